@@ -1,0 +1,65 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later; they make `.venv` themselves.
+
+PYTHON ?= python3
+BACKEND ?= tensorflow
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Quiet the framework's start-up notes; set it to 0 to see them.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test check fmt fmt-check lint types floors bench docs
+.DEFAULT_GOAL := check
+
+# pip is the last thing that venv writes: without it, the environment is only half made.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, and $(PYTHON) is " + sys.version.split()[0] + ": pass PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# An environment that has everything already only gets its stamp.
+$(INSTALLED): requirements-dev.txt pyproject.toml src/perigee/_version.py | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Train a first model and show what Perigee reports.
+demo: $(INSTALLED)
+	$(BIN)/python examples/digits.py
+
+# Keras fixes its backend at import, so each backend is a process: `make test BACKEND=jax`.
+test: $(INSTALLED)
+	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest tests
+
+check: fmt-check lint types floors test
+
+fmt: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only --quiet .
+
+fmt-check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+types: $(INSTALLED)
+	$(BIN)/pyright
+
+# Which module may import which; the contract is in pyproject.toml.
+floors: $(INSTALLED)
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	@set -e; found=; \
+	for script in benchmarks/*.py; do \
+	  [ -e "$$script" ] || continue; \
+	  found=yes; echo "$$script"; KERAS_BACKEND=$(BACKEND) $(BIN)/python "$$script"; \
+	done; \
+	[ -n "$$found" ] || echo "There is no benchmark yet: benchmarks/ holds no script."
+
+# Write the generated pages, then check pages and links.
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate_errors.py
+	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest --quiet tests/test_docs.py

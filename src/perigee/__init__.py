@@ -1,0 +1,61 @@
+"""Custom training steps for Keras 3 models: compiled, fed, checked, measured and logged.
+
+Importing this module imports no framework: each name is loaded when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from perigee._errors import PerigeeError as PerigeeError
+from perigee._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from perigee._averages import Average as Average
+    from perigee._averages import mean as mean
+    from perigee._events import Hook as Hook
+    from perigee._execution import Execution as Execution
+    from perigee._run import Run as Run
+    from perigee._run import evaluate as evaluate
+    from perigee._run import fit as fit
+    from perigee._run import predict as predict
+    from perigee._schedule import Every as Every
+    from perigee._step import Step as Step
+    from perigee._step import clip_by_global_norm as clip_by_global_norm
+    from perigee._step import clip_by_norm as clip_by_norm
+    from perigee._step import clip_by_value as clip_by_value
+    from perigee.diagnostics import Finding as Finding
+    from perigee.steps.supervised import Supervised as Supervised
+    from perigee.writers.history import History as History
+
+_HOMES = {
+    "Average": "perigee._averages",
+    "mean": "perigee._averages",
+    "Hook": "perigee._events",
+    "Execution": "perigee._execution",
+    "Run": "perigee._run",
+    "evaluate": "perigee._run",
+    "fit": "perigee._run",
+    "predict": "perigee._run",
+    "Every": "perigee._schedule",
+    "Step": "perigee._step",
+    "clip_by_global_norm": "perigee._step",
+    "clip_by_norm": "perigee._step",
+    "clip_by_value": "perigee._step",
+    "Finding": "perigee.diagnostics",
+    "Supervised": "perigee.steps.supervised",
+    "History": "perigee.writers.history",
+}
+
+__all__ = ["PerigeeError", "__version__", *sorted(_HOMES)]  # pyright: ignore
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'perigee' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

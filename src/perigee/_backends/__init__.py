@@ -1,0 +1,33 @@
+"""The frameworks: one folder each behind one contract; which one runs is Keras's choice."""
+
+import functools
+import importlib
+from typing import cast
+
+import keras
+
+from perigee._backends._protocol import Backend as Backend
+from perigee._backends._protocol import Capabilities as Capabilities
+from perigee._backends._protocol import Compiled as Compiled
+from perigee._backends._protocol import Mode as Mode
+from perigee._errors import ArgumentError
+
+_WITH_A_ROOM = ("tensorflow",)
+
+
+@functools.cache
+def current() -> Backend:
+    """Return the backend of the framework that Keras runs on.
+
+    Raises:
+        ArgumentError: If Perigee has no room for it.
+    """
+    name = keras.backend.backend()
+    if name not in _WITH_A_ROOM:
+        raise ArgumentError(
+            "KERAS_BACKEND",
+            repr(name),
+            f"one of {', '.join(_WITH_A_ROOM)}.",
+            "set the environment variable KERAS_BACKEND before Keras is imported.",
+        )
+    return cast(Backend, importlib.import_module(f"perigee._backends.{name}").BACKEND)

@@ -1,0 +1,149 @@
+"""The whole contract between Perigee and a framework.
+
+A backend differentiates, compiles and moves tensors. It iterates over no data that it was not
+handed, opens no file and logs nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from perigee._typing import Batch, Tensor, Tree
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+Mode = Literal["eager", "graph", "xla"]
+"""How a function runs: op by op, as a compiled graph, or as a graph compiled by XLA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a framework can do, so that nothing above the backends asks which one it is.
+
+    Attributes:
+        modes: Ways to run a function, the default first.
+        runs_values_in_rehearsal: Whether a rehearsal computes values (or only shapes).
+    """
+
+    modes: tuple[Mode, ...]
+    runs_values_in_rehearsal: bool
+
+
+class Compiled(Protocol):
+    """A function made ready to run many times."""
+
+    traces: int
+    """How often the function's Python code has been run to compile it."""
+
+    def __call__(self, *arguments: Tree) -> Tree:
+        """Run it on trees of tensors; variables are read and written as in the plain function."""
+        ...
+
+
+class Watch(Protocol):
+    """What a rehearsal saw of the framework's own variables."""
+
+    made: list[tuple[Any, np.ndarray]]
+    """Variables that were created, of Keras or of the framework, with their initial values."""
+
+
+class Backend(Protocol):
+    """One framework."""
+
+    name: str
+    capabilities: Capabilities
+
+    def tensors(self, batch: Batch) -> Batch:
+        """Return `batch` with its arrays as tensors of this framework; other leaves stay."""
+        ...
+
+    def to_host(self, tree: Tree) -> Tree:
+        """Return `tree` with its tensors as NumPy arrays. It waits for the device."""
+        ...
+
+    def stacked_on_host(self, tensors: Sequence[Tensor]) -> np.ndarray:
+        """Return tensors of one shape as one array with a first axis more. It waits."""
+        ...
+
+    def is_tensor(self, value: Any) -> bool:
+        """Tell whether `value` is a tensor (not a variable) of this framework."""
+        ...
+
+    def differentiate(
+        self, function: Callable[[], tuple[Tensor, Tree]], variables: Sequence[Any]
+    ) -> tuple[Tree, list[Tensor | None], list[Any]]:
+        """Differentiate the scalar that `function` returns first with respect to variables.
+
+        Args:
+            function: Returns a scalar and anything else.
+            variables: Keras variables.
+
+        Returns:
+            What `function` returned besides the scalar; one gradient for each variable, `None`
+            where the scalar does not depend on it; and trainable variables of the framework that
+            were read although they are no Keras variable.
+        """
+        ...
+
+    def differentiate_inputs(
+        self, function: Callable[..., Tensor], tensors: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """Differentiate the scalar `function(*tensors)` with respect to its arguments."""
+        ...
+
+    def update_if(
+        self, condition: Tensor, update: Callable[[], None], variables: Sequence[Any]
+    ) -> None:
+        """Run `update` if the boolean scalar `condition` is true; else nothing changes at all.
+
+        Args:
+            condition: Boolean scalar tensor; nothing waits for its value.
+            update: Assigns to Keras variables, to none besides `variables`.
+            variables: All that `update` may write.
+        """
+        ...
+
+    def all_finite(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return whether no value is NaN or infinite, a boolean scalar tensor."""
+        ...
+
+    def dense(self, gradient: Tensor) -> Tensor:
+        """Return a gradient as an ordinary tensor, also where the framework has it sparse."""
+        ...
+
+    def plain(self, function: _F) -> _F:
+        """Mark a function of Perigee's own that user code calls while it is compiled.
+
+        A framework that rewrites the Python code of compiled functions leaves it alone.
+        """
+        ...
+
+    def user_code(self, function: _F) -> _F:
+        """Return user code ready to be called from a function marked as `plain`.
+
+        A framework that rewrites the Python code of compiled functions rewrites this.
+        """
+        ...
+
+    def rehearse(self, function: Callable[[], Any]) -> Any:
+        """Run `function` once outside any compiled code, for what can be learned from it."""
+        ...
+
+    def watch(self) -> AbstractContextManager[Watch]:
+        """Record the variables that are created, for as long as the context is open."""
+        ...
+
+    def compile(
+        self, function: Callable[..., Tree], variables: Sequence[Any], mode: Mode
+    ) -> Compiled:
+        """Make `function` ready to run many times.
+
+        Args:
+            function: From trees of tensors to a tree of tensors; reads and writes `variables`.
+            variables: Every Keras variable that it may touch.
+            mode: How it runs.
+        """
+        ...

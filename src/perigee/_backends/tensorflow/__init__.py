@@ -1,0 +1,44 @@
+"""TensorFlow: gradient tapes, functions and variables that change in place."""
+
+from perigee._backends._protocol import Capabilities
+from perigee._backends.tensorflow.compiling import (
+    compile,
+    plain,
+    rehearse,
+    user_code,
+    watch,
+)
+from perigee._backends.tensorflow.gradients import differentiate, differentiate_inputs, update_if
+from perigee._backends.tensorflow.tensors import (
+    all_finite,
+    dense,
+    is_tensor,
+    stacked_on_host,
+    tensors,
+    to_host,
+)
+
+
+class TensorFlow:
+    """The contract of `perigee._backends.Backend`, kept by TensorFlow."""
+
+    name = "tensorflow"
+    capabilities = Capabilities(modes=("graph", "eager", "xla"), runs_values_in_rehearsal=True)
+
+    tensors = staticmethod(tensors)
+    to_host = staticmethod(to_host)
+    stacked_on_host = staticmethod(stacked_on_host)
+    is_tensor = staticmethod(is_tensor)
+    dense = staticmethod(dense)
+    all_finite = staticmethod(all_finite)
+    differentiate = staticmethod(differentiate)
+    differentiate_inputs = staticmethod(differentiate_inputs)
+    update_if = staticmethod(update_if)
+    plain = staticmethod(plain)
+    user_code = staticmethod(user_code)
+    rehearse = staticmethod(rehearse)
+    watch = staticmethod(watch)
+    compile = staticmethod(compile)
+
+
+BACKEND = TensorFlow()

@@ -1,0 +1,185 @@
+"""Functions compiled by TensorFlow."""
+
+import functools
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from perigee._backends._protocol import Mode
+from perigee._typing import Tree
+
+
+@dataclass(slots=True)
+class Watched:
+    """Variables that were created, of Keras or of TensorFlow, with their initial values."""
+
+    made: list[tuple[Any, np.ndarray]] = field(default_factory=list)
+
+
+@contextmanager
+def watch() -> Generator[Watched]:
+    """See `Backend.watch`: variables of Keras hold one of TensorFlow, so one place sees both."""
+    watched = Watched()
+
+    def creator(next_creator: Callable[..., Any], **arguments: Any) -> Any:
+        variable = next_creator(**arguments)
+        with tf.init_scope():
+            watched.made.append((variable, variable.numpy()))
+        return variable
+
+    with tf.variable_creator_scope(creator):
+        yield watched
+
+
+def rehearse(function: Callable[[], Any]) -> Any:
+    """See `Backend.rehearse`: eagerly, so that errors of user code come out as they are.
+
+    Summaries are left out: the step will write them itself when it counts.
+    """
+    with tf.summary.record_if(False):
+        return function()
+
+
+plain = tf.autograph.experimental.do_not_convert
+"""See `Backend.plain`: rewriting Perigee's own code took most of the time of a first trace."""
+
+
+def _invoke(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+_invoke_converted = tf.autograph.to_graph(_invoke)
+
+
+def user_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """See `Backend.user_code`: Python `if` and `for` over tensors work while tracing."""
+    if tf.executing_eagerly():
+        return function
+    return functools.partial(_invoke_converted, function)
+
+
+def compile(function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> "Function":
+    """See `Backend.compile`; TensorFlow finds the variables by itself."""
+    return Function(function, mode)
+
+
+class Function:
+    """A function of trees of tensors, traced once for each structure.
+
+    The first axis of every tensor is left open, so that a ragged last batch needs no second
+    trace; an axis that turns out to vary is opened when it does. XLA needs every size, so there
+    each size is compiled anew.
+    """
+
+    def __init__(self, function: Callable[..., Tree], mode: Mode) -> None:
+        self.traces = 0
+        self._function = function
+        self._mode: Mode = mode
+        self._error: BaseException | None = None
+        self._programs: dict[Any, _Program] = {}
+
+    def __call__(self, *arguments: Tree) -> Tree:
+        """Run the function, compiling it first where it must be."""
+        if self._mode == "eager":
+            return self._function(*arguments)
+        leaves = keras.tree.flatten(arguments)
+        tensors = [leaf for leaf in leaves if _is_tensor(leaf)]
+        program = self._program(arguments, leaves, tensors)
+        self._error = None
+        try:
+            return program(*tensors)
+        except Exception:
+            # What user code raised while it was traced comes out as it was: rewritten code
+            # replaces exceptions by others that quote them.
+            if self._error is not None:
+                raise self._error from None
+            raise
+
+    def _program(self, arguments: Tree, leaves: list[Any], tensors: list[Any]) -> Any:
+        static = tuple(leaf for leaf in leaves if not _is_tensor(leaf))
+        places = tuple(_is_tensor(leaf) for leaf in leaves)
+        key = (_structure(arguments), places, static)
+        program = self._programs.get(key)
+        if program is None:
+            program = _Program(self._untraced(arguments, places, static), self._mode)
+            self._programs[key] = program
+        program.take(tensors)
+        return program.run
+
+    def _untraced(
+        self, arguments: Tree, places: tuple[bool, ...], static: tuple[Any, ...]
+    ) -> Callable[..., Tree]:
+        skeleton = keras.tree.map_structure(lambda _: None, arguments)
+
+        def run(*tensors: Any) -> Tree:
+            self.traces += 1
+            given, rest = iter(tensors), iter(static)
+            leaves = [next(given) if is_tensor else next(rest) for is_tensor in places]
+            try:
+                return self._function(*keras.tree.pack_sequence_as(skeleton, leaves))
+            except Exception as error:
+                self._error = error
+                raise
+
+        return run
+
+
+class _Program:
+    """One structure of arguments, with the signature that covers what was seen so far."""
+
+    def __init__(self, function: Callable[..., Tree], mode: Mode) -> None:
+        self._function = function
+        self._is_xla = mode == "xla"
+        self._specs: list[Any] | None = None
+        self.run: Any = None
+
+    def take(self, tensors: Sequence[Any]) -> None:
+        """Make `run` accept these tensors, compiling anew if it did not yet."""
+        if self._is_xla:
+            if self.run is None:
+                self.run = tf.function(self._function, jit_compile=True, autograph=False)
+            return
+        if self._specs is not None and all(
+            _covers(spec, tensor) for spec, tensor in zip(self._specs, tensors, strict=True)
+        ):
+            return
+        if self._specs is None:
+            self._specs = [_open_spec(tensor) for tensor in tensors]
+        else:
+            self._specs = [
+                spec.most_specific_common_supertype([_open_spec(tensor)]) or _open_spec(tensor)
+                for spec, tensor in zip(self._specs, tensors, strict=True)
+            ]
+        self.run = tf.function(self._function, input_signature=self._specs, autograph=False)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, tf.Tensor | tf.RaggedTensor | tf.SparseTensor)
+
+
+def _structure(tree: Tree) -> Any:
+    """Return something hashable that tells trees of different structure apart."""
+    if isinstance(tree, dict):
+        return (dict, *((key, _structure(tree[key])) for key in sorted(tree)))
+    if isinstance(tree, list | tuple):
+        return (type(tree), *(_structure(item) for item in tree))
+    return None
+
+
+def _open_spec(tensor: Any) -> Any:
+    """Return the type of a tensor with its first axis open."""
+    if not isinstance(tensor, tf.Tensor):
+        return tf.type_spec_from_value(tensor)
+    shape = tensor.shape.as_list()
+    return tf.TensorSpec([None, *shape[1:]] if shape else [], tensor.dtype)
+
+
+def _covers(spec: Any, tensor: Any) -> bool:
+    if isinstance(tensor, tf.Tensor):
+        return spec.dtype == tensor.dtype and spec.shape.is_compatible_with(tensor.shape)
+    return spec.is_compatible_with(tensor)

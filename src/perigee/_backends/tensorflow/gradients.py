@@ -1,0 +1,51 @@
+"""Gradients and conditional updates in TensorFlow."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from perigee._typing import Tensor, Tree
+
+
+def differentiate(
+    function: Callable[[], tuple[Tensor, Tree]], variables: Sequence[Any]
+) -> tuple[Tree, list[Tensor | None], list[Any]]:
+    """See `Backend.differentiate`.
+
+    The outer tape only looks: it records which trainable variables the function reads, so that a
+    `tf.Variable` that Keras does not track is seen. The inner one watches nothing but what was
+    asked for, so that no other part of the function is recorded.
+    """
+    raw = [variable.value for variable in variables]
+    with tf.GradientTape() as reads:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for variable in raw:
+                tape.watch(variable)
+            scalar, rest = function()
+        read = reads.watched_variables()
+        reads.reset()
+    gradients = tape.gradient(scalar, raw)
+    return rest, gradients, list(read)
+
+
+def differentiate_inputs(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """See `Backend.differentiate_inputs`."""
+    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        for tensor in tensors:
+            tape.watch(tensor)
+        scalar = function(*tensors)
+    return tape.gradient(scalar, tensors)
+
+
+def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:
+    """See `Backend.update_if`; TensorFlow finds the written variables by itself."""
+
+    def run() -> Tensor:
+        update()
+        return tf.constant(True)
+
+    tf.cond(tf.convert_to_tensor(condition), run, lambda: tf.constant(False))

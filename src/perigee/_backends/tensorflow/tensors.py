@@ -1,0 +1,50 @@
+"""Tensors of TensorFlow, to and from the host."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from perigee._typing import Batch, Tensor, Tree
+
+
+def tensors(batch: Batch) -> Batch:
+    """See `Backend.tensors`; ragged and sparse tensors stay what they are."""
+    return keras.tree.map_structure(_tensor, batch)
+
+
+def _tensor(value: Any) -> Any:
+    if value is None or isinstance(value, tf.Tensor | tf.RaggedTensor | tf.SparseTensor):
+        return value
+    return tf.convert_to_tensor(value)
+
+
+def to_host(tree: Tree) -> Tree:
+    """See `Backend.to_host`."""
+    return keras.tree.map_structure(
+        lambda value: value.numpy() if isinstance(value, tf.Tensor | tf.RaggedTensor) else value,
+        tree,
+    )
+
+
+def stacked_on_host(tensors: Sequence[Tensor]) -> np.ndarray:
+    """See `Backend.stacked_on_host`."""
+    return np.stack([tensor.numpy() for tensor in tensors])
+
+
+def is_tensor(value: Any) -> bool:
+    """See `Backend.is_tensor`."""
+    return isinstance(value, tf.Tensor)
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """See `Backend.dense`: the gradient of an embedding is a `tf.IndexedSlices`."""
+    return tf.convert_to_tensor(gradient)
+
+
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """See `Backend.all_finite`."""
+    values = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])

@@ -1,0 +1,136 @@
+"""Keras's own callbacks, driven as `fit` drives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from perigee import _state
+from perigee._errors import ArgumentError
+from perigee._step import Step, only_model
+
+_BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+)
+
+
+class KerasCallbacks:
+    """A list of Keras callbacks; see `perigee._protocols.Callbacks`."""
+
+    def __init__(self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any]) -> None:
+        self._model = _Facade(step)
+        self._list = keras.callbacks.CallbackList(list(callbacks), model=self._model, **params)
+        self.wants_batches = any(_overrides_batches(callback) for callback in callbacks)
+
+    @property
+    def stop_requested(self) -> bool:
+        return bool(self._model.stop_training)
+
+    def train_begin(self) -> None:
+        self._model.stop_training = False
+        self._list.on_train_begin()
+
+    def epoch_begin(self, epoch: int) -> None:
+        self._list.on_epoch_begin(epoch)
+
+    def train_batch_begin(self, index: int) -> None:
+        self._list.on_train_batch_begin(index)
+
+    def train_batch_end(self, index: int, logs: Mapping[str, float]) -> None:
+        self._list.on_train_batch_end(index, dict(logs))
+
+    def test_begin(self) -> None:
+        self._list.on_test_begin()
+
+    def test_batch_begin(self, index: int) -> None:
+        self._list.on_test_batch_begin(index)
+
+    def test_batch_end(self, index: int) -> None:
+        self._list.on_test_batch_end(index)
+
+    def test_end(self, logs: Mapping[str, float]) -> None:
+        self._list.on_test_end(dict(logs))
+
+    def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        self._list.on_epoch_end(epoch, dict(logs))
+
+    def train_end(self, logs: Mapping[str, float]) -> None:
+        self._list.on_train_end(dict(logs))
+
+
+def _overrides_batches(callback: Any) -> bool:
+    """Tell whether a callback has batch hooks of its own, on its class or set on the instance."""
+    for name in _BATCH_HOOKS:
+        own = getattr(callback, name)
+        if getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, name):
+            return True
+    return False
+
+
+class _Facade:
+    """What callbacks see as their model: the parts of a `keras.Model` that a Step has.
+
+    What it does not have itself is looked up on the only model of the Step.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self.stop_training = False
+        self.history: Any = None
+
+    @property
+    def optimizer(self) -> Any:
+        """The only optimizer of the Step."""
+        optimizers = _state.track(self._step).optimizers
+        if len(optimizers) == 1:
+            return next(iter(optimizers.values()))
+        raise ArgumentError(
+            "callbacks",
+            f"<a callback that reads model.optimizer of {list(optimizers)}>",
+            "one optimizer, which such a callback acts on.",
+            "write a `pg.Hook`, which holds the optimizer that it means.",
+        )
+
+    def get_weights(self) -> list[Any]:
+        """Return copies of all weights, of all models in order."""
+        return _state.snapshot(self._weights())
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set all weights, in the order of `get_weights`."""
+        _state.restore(self._weights(), list(weights))
+
+    def save_weights(self, filepath: Any, overwrite: bool = True) -> None:
+        """Save the weights of the only model as Keras does."""
+        self._only_model("save_weights").save_weights(filepath, overwrite=overwrite)
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the only model as Keras does."""
+        self._only_model("save").save(filepath, overwrite=overwrite, **kwargs)
+
+    def _weights(self) -> list[Any]:
+        return _state.track(self._step).of_kind("trainable", "non_trainable")
+
+    def _only_model(self, wanted: str) -> keras.Model:
+        model = only_model(self._step)
+        if model is None:
+            raise ArgumentError(
+                "callbacks",
+                f"<a callback that uses model.{wanted}>",
+                "a Step that holds exactly one model.",
+                "write a `pg.Hook`, which holds the model that it means.",
+            )
+        return model
+
+    def __getattr__(self, name: str) -> Any:
+        model = only_model(vars(self)["_step"])
+        if model is None or name.startswith("_") or not hasattr(model, name):
+            raise AttributeError(
+                f"The Step {type(vars(self)['_step']).__name__} has no `{name}` for callbacks; "
+                "write a `pg.Hook`, which holds what it needs."
+            )
+        return getattr(model, name)

@@ -1,0 +1,72 @@
+"""The `perigee` command.
+
+Every import here is paid by `perigee --help`, so no module that it reaches may import a framework.
+"""
+
+from typing import Annotated
+
+import typer
+
+from perigee._cli.pages import all_pages, find_page, near_pages
+from perigee._version import __version__
+
+_UNKNOWN_CODE = 2
+
+app = typer.Typer(
+    name="perigee",
+    help="Run custom training steps for Keras 3 models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    app(prog_name="perigee")
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"perigee {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[  # read by its callback
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Run custom training steps for Keras 3 models."""
+
+
+@app.command()
+def explain(
+    code: Annotated[
+        str | None,
+        typer.Argument(help="A code such as PG101, or the name of an error."),
+    ] = None,
+) -> None:
+    """Explain an error by its code: what it means and what usually causes it."""
+    if code is None:
+        for page in all_pages().values():
+            typer.echo(f"{page.code}  {page.name}: {page.summary}")
+        return
+    page = find_page(code)
+    if page is None:
+        typer.echo(_unknown(code), err=True)
+        raise typer.Exit(_UNKNOWN_CODE)
+    also = f" (also caught as {', '.join(page.caught_as)})" if page.caught_as else ""
+    typer.echo(f"{page.name} [{page.code}]{also}\n\n{page.text}")
+
+
+def _unknown(code: str) -> str:
+    lines = [f"No error has the code {code!r}."]
+    near = near_pages(code)
+    if near:
+        lines.append("Did you mean one of these?")
+        lines += [f"  {page.code}  {page.name}" for page in near]
+    lines.append("`perigee explain` lists all codes.")
+    return "\n".join(lines)

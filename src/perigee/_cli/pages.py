@@ -1,0 +1,88 @@
+"""The pages behind `perigee explain`: one for each code, written in the class that has it."""
+
+import difflib
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from perigee._errors import PerigeeError
+
+_MOST_SUGGESTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What there is to read about one code.
+
+    Attributes:
+        code: Such as `"PG101"`.
+        name: The class that has the code.
+        caught_as: The built-in exceptions that catch it too.
+        subject: What the codes around it are about; empty for the root of all errors.
+        text: The explanation, in Markdown, beginning with one sentence that sums it up.
+    """
+
+    code: str
+    name: str
+    caught_as: tuple[str, ...]
+    subject: str
+    text: str
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the explanation."""
+        return self.text.partition("\n\n")[0].replace("\n", " ")
+
+
+def all_pages() -> dict[str, Page]:
+    """Return every page by its code, in the order of the codes."""
+    pages = [_page_of(error) for error in _errors_below(PerigeeError)]
+    return {page.code: page for page in sorted(pages, key=lambda page: page.code)}
+
+
+def find_page(asked: str) -> Page | None:
+    """Return the page for a code or a class name, however it is capitalized; `None` if unknown."""
+    wanted = _normalized(asked)
+    for page in all_pages().values():
+        if wanted in (page.code, page.name.upper()):
+            return page
+    return None
+
+
+def near_pages(asked: str) -> list[Page]:
+    """Return the pages whose codes or names look most like what was asked for, at most five."""
+    pages = all_pages()
+    by_label = pages | {page.name.upper(): page for page in pages.values()}
+    labels = difflib.get_close_matches(_normalized(asked), by_label, n=_MOST_SUGGESTED)
+    return sorted({by_label[label] for label in labels}, key=lambda page: page.code)
+
+
+def _normalized(asked: str) -> str:
+    asked = asked.strip().strip("[]").upper()
+    return f"PG{asked}" if asked.isdigit() else asked
+
+
+def _errors_below(error: type[PerigeeError]) -> Iterator[type[PerigeeError]]:
+    # A class that only inherits its code is a variant of the one above, not a page of its own.
+    if "code" in vars(error):
+        yield error
+    for subclass in error.__subclasses__():
+        yield from _errors_below(subclass)
+
+
+def _page_of(error: type[PerigeeError]) -> Page:
+    # The facts that an error keeps are documented for readers of the code, not of the page.
+    text = (inspect.getdoc(error) or "").partition("\n\nAttributes:")[0]
+    subject = inspect.getdoc(sys.modules[error.__module__]) or ""
+    return Page(
+        code=error.code,
+        name=error.__name__,
+        caught_as=tuple(
+            base.__name__
+            for base in error.__bases__
+            if base is not Exception and not issubclass(base, PerigeeError)
+        ),
+        subject="" if error is PerigeeError else subject.partition("\n")[0].rstrip("."),
+        text=text,
+    )

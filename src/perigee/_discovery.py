@@ -1,0 +1,495 @@
+"""The rehearsal: one run of a step that leaves no trace, before anything is compiled.
+
+It builds lazy layers, builds each optimizer on the union of the variables that it updates, sees
+which metrics are updated and what returned values depend on, and refuses what is certainly wrong
+while user code still runs as plain Python, so that its errors come out as they are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from perigee import _backends, _state
+from perigee._averages import Average, Term
+from perigee._errors import (
+    AccumulationError,
+    LogNameError,
+    LogValueError,
+    OptimizerSetError,
+    RegularizationTwiceError,
+    SharedVariableError,
+    StepReturnError,
+    UntrackedVariablesError,
+    VariableMadeInStepError,
+)
+from perigee._state import Tracked
+from perigee._step import (
+    Accumulator,
+    Gradients,
+    LossScale,
+    Method,
+    Step,
+    call,
+    current_frame,
+    layers_of,
+)
+from perigee._step import internals as internals_of
+from perigee._typing import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class LossCall:
+    """One call of a Keras loss object during a rehearsal.
+
+    Attributes:
+        loss: The loss object.
+        y_true: Labels, as given to it.
+        y_pred: Predictions, as given to it.
+    """
+
+    loss: keras.losses.Loss
+    y_true: Any
+    y_pred: Any
+
+
+Observer = Callable[[LossCall], None]
+"""Looks at a call of a loss before it runs; raises what is certainly wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What is known of a step after its rehearsal.
+
+    Attributes:
+        tracked: What the Step holds, built.
+        kinds: For each returned name, `"mean"` to be averaged over the steps, or `"last"` where
+            the value covers the pass so far already (it depends on metric state).
+        metrics: Metrics that the step updates, by the name under which they are logged.
+        updated: For each optimizer by path, the variables that it updates.
+        written: Variables that are not the same afterwards.
+        volatile: Attribute paths of Python values that the step itself changes.
+        called_losses: Whether the step called Keras loss objects.
+    """
+
+    tracked: Tracked
+    kinds: Mapping[str, Literal["mean", "last"]]
+    metrics: Mapping[str, keras.Metric]
+    updated: Mapping[str, Sequence[Any]]
+    written: Sequence[Any]
+    volatile: frozenset[str]
+    called_losses: bool
+
+    @property
+    def uncovered(self) -> list[str]:
+        """Names of trainable variables that no optimizer updates."""
+        covered = {id(v) for variables in self.updated.values() for v in variables}
+        entries = self.tracked.entries
+        return [e.name for e in entries if e.kind == "trainable" and id(e.variable) not in covered]
+
+
+def rehearse(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    *,
+    observers: Sequence[Observer] = (),
+    accumulate: int = 1,
+) -> Rehearsal:
+    """Run one method of a Step once, and put everything back.
+
+    Args:
+        step: The Step.
+        method: Which of its methods.
+        batch: Tensors.
+        observers: Look at each call of a loss object.
+        accumulate: Micro-batches an update; more than 1 is checked to be exact.
+
+    Returns:
+        What was learned. Lazy layers and optimizers are built afterwards, which is the only trace.
+    """
+    before = _state.track(step)
+    _prepare_loss_scale(step, before)
+    recorder = _Recorder(step, before, observers, accumulate > 1)
+    with _undone(before.variables) as undo, _backends.current().watch() as watch:
+        undo.made = watch.made
+        returned = _run(step, method, batch, recorder)
+        after = _state.track(step)
+        _refuse_made(after, watch.made, recorder)
+        changed = _changed(before.variables, undo.values) + _changed_since_made(after, watch.made)
+    recorder.build_optimizers(after)
+    built = _state.track(step)
+    if accumulate > 1:
+        _prepare_accumulators(step, built, recorder)
+        built = _state.track(step)
+    if method == "predict_step":
+        kinds: dict[str, Literal["mean", "last"]] = {}
+    else:
+        _check_logs(method, returned)
+        kinds = _kinds(step, method, batch, returned, recorder, built)
+        _check_names(method, kinds, recorder, built)
+    return Rehearsal(
+        tracked=built,
+        kinds=kinds,
+        metrics=_logged_names(recorder.metrics, built),
+        updated={built.path_of(o): v for o, v in recorder.updates},
+        written=changed,
+        volatile=_volatile(before, after),
+        called_losses=recorder.called_losses,
+    )
+
+
+# Running it, and undoing it.
+
+
+@dataclass(slots=True)
+class _Undo:
+    values: list[np.ndarray]
+    made: list[Any] = field(default_factory=list)
+
+
+@contextmanager
+def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
+    """Give variables, those made meanwhile and the host's random state back what they had."""
+    python, numpy = random.getstate(), np.random.get_state()
+    undo = _Undo(_state.snapshot(variables))
+    try:
+        yield undo
+    finally:
+        _state.restore(variables, undo.values)
+        for variable, initial in undo.made:
+            variable.assign(initial)
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _run(step: Step, method: Method, batch: Batch, recorder: _Recorder) -> Any:
+    backend = _backends.current()
+    with recorder.listening():
+        return backend.rehearse(lambda: call(step, method, batch, recorder=recorder)[0])
+
+
+def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any]:
+    now = _state.snapshot(variables)
+    return [
+        variable
+        for variable, old, new in zip(variables, values, now, strict=True)
+        if old.tobytes() != new.tobytes()
+    ]
+
+
+def _changed_since_made(tracked: Tracked, made: Sequence[Any]) -> list[Any]:
+    initial = {id(raw): value for raw, value in made}
+    initial |= {id(v): initial[id(v.value)] for v in tracked.variables if id(v.value) in initial}
+    found = [v for v in tracked.variables if id(v) in initial]
+    return _changed(found, [initial[id(v)] for v in found])
+
+
+def _volatile(before: Tracked, after: Tracked) -> frozenset[str]:
+    missing = object()
+    return frozenset(k for k, v in after.plain.items() if before.plain.get(k, missing) != v)
+
+
+def _prepare_loss_scale(step: Step, tracked: Tracked) -> None:
+    own = internals_of(step)
+    if own.loss_scale is None and any(
+        getattr(layer, "compute_dtype", None) == "float16" for layer in layers_of(tracked)
+    ):
+        own.loss_scale = LossScale()
+
+
+def _prepare_accumulators(step: Step, tracked: Tracked, recorder: _Recorder) -> None:
+    own = internals_of(step)
+    for optimizer, variables in recorder.updates:
+        path = tracked.path_of(optimizer)
+        known = own.accumulators.get(path)
+        if known is None or known.optimizer is not optimizer:
+            own.accumulators[path] = Accumulator(optimizer, variables)
+
+
+# What it learns while it runs.
+
+
+class _Recorder:
+    """Learns what a step does, and refuses what is certainly wrong. See `_step.Recorder`."""
+
+    def __init__(
+        self, step: Step, tracked: Tracked, observers: Sequence[Observer], accumulates: bool
+    ) -> None:
+        self.updates: list[tuple[Any, list[Any]]] = []
+        self.metrics: dict[int, keras.Metric] = {}
+        self.called_losses = False
+        self.results: list[Any] = []
+        self._step, self._tracked = step, tracked
+        self._observers = observers
+        self._accumulates = accumulates
+
+    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
+        tracked = _state.track(self._step)
+        known = {id(v.value) for v in tracked.variables} | {id(v) for v in tracked.variables}
+        untracked = [v for v in read if id(v) not in known]
+        if untracked:
+            raise UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
+
+    def applied(self, optimizer: Any, gradients: Gradients) -> None:
+        self._refuse_altered(gradients)
+        variables = gradients.variables
+        ids = {id(v) for v in variables}
+        tracked = _state.track(self._step)
+        for other, others in self.updates:
+            if other is optimizer:
+                if {id(v) for v in others} != ids:
+                    raise OptimizerSetError(
+                        tracked.path_of(optimizer),
+                        tracked.names_of(others),
+                        tracked.names_of(variables),
+                    )
+                if self._accumulates:
+                    raise AccumulationError(
+                        "one optimizer is applied several times a step",
+                        "take the updates apart, or leave `accumulate` out.",
+                    )
+                return
+            shared = [v for v in others if id(v) in ids]
+            if shared:
+                raise SharedVariableError(
+                    tracked.names_of(shared), tracked.path_of(other), tracked.path_of(optimizer)
+                )
+        self.updates.append((optimizer, list(variables)))
+
+    def _refuse_altered(self, gradients: Gradients) -> None:
+        if self._accumulates and gradients.is_altered:
+            raise AccumulationError(
+                "gradients are altered between `gradients` and `apply`, and what is true of the "
+                "gradient of a micro-batch need not be true of the mean",
+                "clip in the optimizer (`global_clipnorm=...`), which sees the mean.",
+            )
+
+    def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
+        weighted = sum(term.is_weighted for term in terms)
+        if self._accumulates and weighted and len(terms) > 1:
+            raise AccumulationError(
+                "the loss adds terms that are divided by different counts",
+                "divide all terms by the same count, or leave `accumulate` out.",
+            )
+
+    def read_losses(self, layer: keras.Layer, terms: int) -> None:
+        frame = current_frame()
+        if terms and frame is not None and frame.depth and frame.adds_losses:
+            raise RegularizationTwiceError(layer.name, terms)
+
+    def read_variable(self, variable: Any) -> None:
+        frame = current_frame()
+        if frame is None or not frame.depth:
+            return
+        if any(variable is v for _, variables in self.updates for v in variables):
+            raise AccumulationError(
+                f"a later objective reads {self._tracked.name_of(variable)!r}, which an earlier "
+                "update of the step changes",
+                "take the updates apart, or leave `accumulate` out.",
+            )
+
+    def build_optimizers(self, tracked: Tracked) -> None:
+        """Build each optimizer on the variables that it was asked to update."""
+        for optimizer, variables in self.updates:
+            if not optimizer.built:
+                optimizer.build(variables)
+                optimizer.built = True
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Patch, for as long as the context is open, the public methods that tell what happens."""
+        with ExitStack() as stack:
+            stack.enter_context(_patched(keras.losses.Loss, "__call__", self._loss_call))
+            losses = keras.Layer.losses.fget
+            stack.enter_context(
+                _patched(keras.Layer, "losses", lambda _: property(self._losses(losses)))
+            )
+            for metric in self._tracked.metrics.values():
+                stack.enter_context(_patched(metric, "update_state", self._updates(metric)))
+                stack.enter_context(_patched(metric, "result", self._result))
+            if self._accumulates:
+                value = keras.Variable.value.fget
+                stack.enter_context(
+                    _patched(keras.Variable, "value", lambda _: property(self._reads(value)))
+                )
+            yield
+
+    def _loss_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call_loss(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+            self.called_losses = True
+            for observe in self._observers:
+                observe(LossCall(loss, y_true, y_pred))
+            return original(loss, y_true, y_pred, *args, **kwargs)
+
+        return call_loss
+
+    def _losses(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def losses(layer: keras.Layer) -> Any:
+            found = original(layer)
+            self.read_losses(layer, len(found))
+            return found
+
+        return losses
+
+    def _updates(self, metric: keras.Metric) -> Callable[..., Any]:
+        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+            def update_state(*args: Any, **kwargs: Any) -> Any:
+                self.metrics[id(metric)] = metric
+                return original(*args, **kwargs)
+
+            return update_state
+
+        return patch
+
+    def _result(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def result(*args: Any, **kwargs: Any) -> Any:
+            value = original(*args, **kwargs)
+            self.results.append(value)
+            return value
+
+        return result
+
+    def _reads(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def value(variable: Any) -> Any:
+            self.read_variable(variable)
+            return original(variable)
+
+        return value
+
+
+@contextmanager
+def _patched(owner: Any, name: str, patch: Callable[[Any], Any]) -> Generator[None]:
+    """Replace a public attribute by `patch(attribute)`, and put it back."""
+    held = vars(owner).get(name)
+    setattr(owner, name, patch(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        if held is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, held)
+
+
+# What is made of it.
+
+
+def _refuse_made(tracked: Tracked, made: Sequence[Any], recorder: _Recorder) -> None:
+    """Refuse variables that the step made and that nothing holds."""
+    held = {id(v) for v in tracked.variables} | {id(v.value) for v in tracked.variables}
+    for optimizer, _ in recorder.updates:
+        held |= {id(v.value) for v in optimizer.variables}
+    loose = [v for v, _ in made if id(v) not in held and not _is_global_seed(v)]
+    if loose:
+        raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
+
+
+def _is_global_seed(variable: Any) -> bool:
+    # Keras makes its one global seed generator at the first unseeded draw.
+    return "seed_generator_state" in variable.name
+
+
+def _check_logs(method: Method, returned: Any) -> None:
+    if not isinstance(returned, Mapping):
+        given = "nothing" if returned is None else f"a {type(returned).__name__}"
+        if isinstance(returned, tuple | list):
+            names = ["loss", *(f"value_{i}" for i in range(1, len(returned)))]
+            suggestion = "{" + ", ".join(f'"{name}": ...' for name in names) + "}"
+        else:
+            suggestion = '{"loss": loss}'
+        raise StepReturnError(method, given, suggestion)
+    for name, value in returned.items():
+        if not isinstance(name, str):
+            raise LogValueError(method, str(name), "a value under a name that is no string")
+        if isinstance(value, Average | int | float | np.generic):
+            continue
+        shape = getattr(value, "shape", None)
+        if shape is None or isinstance(value, str):
+            raise LogValueError(method, name, f"a {type(value).__name__}")
+        if len(shape) > 1:
+            raise LogValueError(method, name, f"a tensor of shape {tuple(shape)}")
+
+
+def _check_names(
+    method: Method, kinds: Mapping[str, str], recorder: _Recorder, tracked: Tracked
+) -> None:
+    for metric in recorder.metrics.values():
+        if kinds.get(metric.name) == "mean":
+            raise LogNameError(method, metric.name, tracked.path_of(metric))
+
+
+def _logged_names(metrics: Mapping[int, keras.Metric], tracked: Tracked) -> dict[str, keras.Metric]:
+    """Name each updated metric: its own name, or its attribute path where two share one."""
+    names = [metric.name for metric in metrics.values()]
+    return {
+        (m.name if names.count(m.name) == 1 else tracked.path_of(m)): m for m in metrics.values()
+    }
+
+
+def _kinds(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    returned: Mapping[str, Any],
+    recorder: _Recorder,
+    tracked: Tracked,
+) -> dict[str, Literal["mean", "last"]]:
+    """Find the returned values that depend on metric state: they cover the pass already.
+
+    A value that is a metric's result is known by identity. What is computed from results is found
+    by running the step again from the same state, once as it is and once with the metrics'
+    variables changed; a step whose values differ between equal runs is left to identity.
+    """
+    results = {id(leaf) for leaf in keras.tree.flatten(recorder.results)}
+    kinds: dict[str, Literal["mean", "last"]] = {
+        name: "last" if id(value) in results else "mean" for name, value in returned.items()
+    }
+    if not recorder.results or "mean" not in kinds.values():
+        return kinds
+    first = probe(step, method, batch, tracked)
+    again = probe(step, method, batch, tracked)
+    moved = probe(step, method, batch, tracked, change_metrics=True)
+    for name in kinds:
+        if _equal(first[name], again[name]) and not _equal(first[name], moved[name]):
+            kinds[name] = "last"
+    return kinds
+
+
+def probe(
+    step: Step, method: Method, batch: Batch, tracked: Tracked, change_metrics: bool = False
+) -> Mapping[str, Any]:
+    """Run a step once more, put everything back, and return its values on the host.
+
+    Args:
+        step: The Step, rehearsed before.
+        method: Which of its methods.
+        batch: Tensors.
+        tracked: What the Step holds.
+        change_metrics: Whether metric variables begin with other values than they have.
+    """
+    backend = _backends.current()
+    with _undone(tracked.variables):
+        if change_metrics:
+            for variable in tracked.of_kind("metric"):
+                variable.assign(variable + keras.ops.ones_like(variable) * 3)
+        returned = backend.rehearse(lambda: call(step, method, batch)[0])
+        return backend.to_host(
+            {
+                name: list(value.tree_flatten()[0]) if isinstance(value, Average) else value
+                for name, value in returned.items()
+            }
+        )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return all(
+        x is y or np.allclose(x, y, rtol=1e-5, atol=0, equal_nan=True)
+        for x, y in zip(keras.tree.flatten(a), keras.tree.flatten(b), strict=True)
+    )

@@ -1,0 +1,110 @@
+"""Errors about data and feeds (PG3xx)."""
+
+from collections.abc import Sequence
+
+from perigee._errors._tree import PerigeeError
+
+
+class EmptyDataError(PerigeeError, ValueError):
+    """The data holds no batch at all."""
+
+    code = "PG301"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        super().__init__(
+            f"The data ({kind}) holds no batch.",
+            expected="at least one batch a pass.",
+            fix="check filters and paths; with `drop_remainder=True` the data must hold at least "
+            "one full batch; an iterator that was used up must be made again (pass the generator "
+            "function instead).",
+        )
+
+
+class DataEndedError(PerigeeError, ValueError):
+    """The data ended before the epochs or steps that were asked for, and cannot begin again."""
+
+    code = "PG302"
+
+    def __init__(self, kind: str, drawn: int, wanted: str) -> None:
+        self.kind, self.drawn, self.wanted = kind, drawn, wanted
+        super().__init__(
+            f"The data ({kind}) ended after {drawn} batches; {wanted} were asked for.",
+            expected="data that can be passed over as often as needed.",
+            fix="pass the generator function instead of a generator that it made, or ask for no "
+            "more than there is.",
+        )
+
+
+class BatchChangedError(PerigeeError, ValueError):
+    """A batch has another structure, dtype or rank than the batches before it."""
+
+    code = "PG303"
+
+    def __init__(self, batch: int, first: str, now: str) -> None:
+        self.batch, self.first, self.now = batch, first, now
+        super().__init__(
+            f"Batch {batch} differs in structure, dtype or rank:",
+            items=[f"first batch: {first}", f"this batch: {now}"],
+            expected="batches of one structure, dtype and rank; only sizes may differ.",
+            fix="make the data yield the same structure each time (cast and reshape there).",
+        )
+
+
+class InfiniteDataError(PerigeeError, ValueError):
+    """Epochs were asked for on data that never ends."""
+
+    code = "PG304"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        super().__init__(
+            f"The data ({kind}) never ends, so it has no epochs.",
+            expected="`steps_per_epoch`, or `steps` instead of `epochs`.",
+            fix="pass `steps_per_epoch=...`, or drop `.repeat()` from the data.",
+        )
+
+
+class DataTypeError(PerigeeError, TypeError):
+    """Data of a kind that Perigee does not take."""
+
+    code = "PG305"
+
+    def __init__(self, kind: str, fix: str) -> None:
+        self.kind = kind
+        super().__init__(
+            f"Data of type {kind} is not supported.",
+            expected="NumPy arrays (alone, or in a tuple or dict), a `tf.data.Dataset`, a "
+            "`keras.utils.PyDataset`, or an iterable of batches.",
+            fix=fix,
+        )
+
+
+class ArrayLengthError(PerigeeError, ValueError):
+    """Arrays of one data set have different numbers of rows."""
+
+    code = "PG306"
+
+    def __init__(self, lengths: Sequence[str]) -> None:
+        self.lengths = tuple(lengths)
+        super().__init__(
+            "The arrays differ in length:",
+            items=self.lengths,
+            expected="the same number of rows in each.",
+            fix="a tuple or dict of arrays is one data set; pass a list for a sequence of batches.",
+        )
+
+
+class PositionError(PerigeeError, ValueError):
+    """The data cannot stand at the position that was asked for."""
+
+    code = "PG307"
+
+    def __init__(self, kind: str, passes: int, batches: int, why: str) -> None:
+        self.kind, self.passes, self.batches, self.why = kind, passes, batches, why
+        super().__init__(
+            f"The data ({kind}) cannot stand at batch {batches} of pass {passes}: {why}.",
+            expected="a position that this data has had, or can reach.",
+            fix="use the same data, batch size and filters as when the position was saved, and a "
+            "generator function instead of a generator that it made.",
+        )

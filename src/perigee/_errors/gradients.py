@@ -1,0 +1,181 @@
+"""Errors about gradients, variables and optimizers (PG1xx)."""
+
+from collections.abc import Sequence
+
+from perigee._errors._tree import PerigeeError
+
+
+class UnusedVariablesError(PerigeeError, ValueError):
+    """No gradient reached some of the variables that an optimizer was asked to update.
+
+    The loss does not depend on them, so an update would silently leave them as they are. Usual
+    causes: the forward pass ran outside the objective, so its result is a constant there; the loss
+    was computed from something else than the model's output; `argmax`, NumPy or an integer cast
+    cut the path; the variables belong to a part of the model that this loss does not use.
+
+    Filtering the missing gradients out, as many tutorials advise, hides the fault and builds the
+    optimizer on the wrong set of variables.
+    """
+
+    code = "PG101"
+
+    def __init__(self, unused: Sequence[str], total: int) -> None:
+        self.unused = tuple(unused)
+        self.total = total
+        super().__init__(
+            f"No gradient reached {len(self.unused)} of {total} trainable variables:",
+            items=self.unused,
+            expected="the objective depends on each variable that it is differentiated for.",
+            fix="compute the loss from the output of the model call made inside the objective, "
+            "without argmax, NumPy or integer casts on the way, or pass `variables=` with only "
+            "the ones that this optimizer trains.",
+        )
+
+
+class UntrackedVariablesError(PerigeeError, ValueError):
+    """The objective reads trainable variables that the Step does not hold.
+
+    They would be neither trained nor saved. The usual cause is a `tf.Variable` (or a
+    `torch.nn.Parameter`) in a Keras 3 layer: Keras tracks only its own variables, so the layer
+    seems complete and its weight never moves.
+    """
+
+    code = "PG102"
+
+    def __init__(self, untracked: Sequence[str]) -> None:
+        self.untracked = tuple(untracked)
+        super().__init__(
+            f"The objective reads {len(self.untracked)} trainable variables that nothing tracks:",
+            items=self.untracked,
+            expected="every trainable variable belongs to a model, layer or `keras.Variable` "
+            "held by the Step.",
+            fix="create it with `self.add_weight(...)` in the layer, or hold a `keras.Variable` "
+            "as an attribute of the Step.",
+        )
+
+
+class VariableMadeInStepError(PerigeeError, RuntimeError):
+    """The step creates variables each time it runs, so they never learn anything.
+
+    A layer, an optimizer, a metric or a variable that is made inside `train_step` is new in every
+    call (or in every compilation). It must be made once, in `__init__`, and held by the Step.
+    """
+
+    code = "PG103"
+
+    def __init__(self, made: Sequence[str]) -> None:
+        self.made = tuple(made)
+        super().__init__(
+            f"The step made {len(self.made)} variables that the Step does not hold:",
+            items=self.made,
+            expected="layers, optimizers, metrics and variables are made once, in `__init__`.",
+            fix="make them in `__init__` and keep them as attributes of the Step.",
+        )
+
+
+class SharedVariableError(PerigeeError, ValueError):
+    """Two optimizers update the same variable in one step.
+
+    Each would keep its own slots and both would move the variable, one after the other, from
+    gradients taken at different points.
+    """
+
+    code = "PG104"
+
+    def __init__(self, shared: Sequence[str], first: str, second: str) -> None:
+        self.shared, self.first, self.second = tuple(shared), first, second
+        super().__init__(
+            f"{len(self.shared)} variables are updated by both {first!r} and {second!r}:",
+            items=self.shared,
+            expected="each trainable variable belongs to exactly one optimizer of a step.",
+            fix="pass `variables=` so that the groups do not overlap.",
+        )
+
+
+class OptimizerSetError(PerigeeError, ValueError):
+    """One optimizer is applied to two different sets of variables in one step.
+
+    Its update counter would advance twice a step, so learning-rate schedules and Adam's bias
+    correction would run at the wrong rate.
+    """
+
+    code = "PG105"
+
+    def __init__(self, optimizer: str, first: Sequence[str], second: Sequence[str]) -> None:
+        self.optimizer, self.first, self.second = optimizer, tuple(first), tuple(second)
+        super().__init__(
+            f"{optimizer!r} is applied to {len(self.first)} variables and then, in the same step, "
+            f"to {len(self.second)} others:",
+            items=[*self.first[:2], *self.second[:2]],
+            expected="one optimizer updates one set of variables in a step.",
+            fix="minimize one objective over all of them, or give each set its own optimizer.",
+        )
+
+
+class OptimizerVariablesError(PerigeeError, ValueError):
+    """An optimizer was built on other variables than it is now asked to update.
+
+    It happens when a model has grown or been unfrozen after training began, or when an optimizer
+    was first applied to a filtered list of gradients.
+    """
+
+    code = "PG106"
+
+    def __init__(self, optimizer: str, unknown: Sequence[str]) -> None:
+        self.optimizer, self.unknown = optimizer, tuple(unknown)
+        super().__init__(
+            f"{optimizer!r} was built without {len(self.unknown)} of the variables given to it:",
+            items=self.unknown,
+            expected="an optimizer updates the variables that it was built with.",
+            fix="make a new optimizer for the new phase and assign it to the Step.",
+        )
+
+
+class VariablesArgumentError(PerigeeError, ValueError):
+    """`variables=` does not name variables, or was left out where that is ambiguous."""
+
+    code = "PG107"
+
+    def __init__(self, given: str, candidates: Sequence[str] = ()) -> None:
+        self.given, self.candidates = given, tuple(candidates)
+        super().__init__(
+            f"The variables to differentiate for are not clear: {given}.",
+            items=self.candidates,
+            expected="a model, a layer, or a list of built `keras.Variable`s; leaving it out "
+            "works for a Step that holds exactly one model.",
+            fix="pass `variables=self.model` (or the list of variables that this optimizer "
+            "trains).",
+        )
+
+
+class GradientCountError(PerigeeError, ValueError):
+    """Gradients were replaced by a list that does not match the variables they belong to."""
+
+    code = "PG108"
+
+    def __init__(self, given: int, variables: int) -> None:
+        self.given, self.variables = given, variables
+        super().__init__(
+            f"{given} gradients were given for {variables} variables.",
+            expected="one gradient for each variable, in the same order.",
+            fix="keep the order and the length of the gradients, missing ones included.",
+        )
+
+
+class OptimizerAccumulationError(PerigeeError, ValueError):
+    """An optimizer accumulates gradients by itself (`gradient_accumulation_steps`).
+
+    Keras reads learning-rate schedules and averages weights once a micro-batch there, weighs
+    ragged micro-batches alike, and keeps what is left over for the next epoch.
+    """
+
+    code = "PG109"
+
+    def __init__(self, optimizer: str, steps: int) -> None:
+        self.optimizer, self.steps = optimizer, steps
+        super().__init__(
+            f"{optimizer!r} has gradient_accumulation_steps={steps}, which counts micro-batches "
+            "as updates.",
+            expected="schedules, averages and counters advance once an update.",
+            fix=f"leave it out of the optimizer and pass `accumulate={steps}` to `fit`.",
+        )

@@ -1,0 +1,205 @@
+"""Errors about losses, labels and averages (PG2xx)."""
+
+from collections.abc import Sequence
+
+from perigee._errors._tree import PerigeeError
+
+
+class LossShapeError(PerigeeError, ValueError):
+    """An objective returned something that is neither a mean nor one value an example.
+
+    A matrix of losses usually comes from labels of shape `(batch,)` and predictions of shape
+    `(batch, 1)`, which broadcast to `(batch, batch)` in hand-written arithmetic.
+    """
+
+    code = "PG201"
+
+    def __init__(self, shape: Sequence[int | None], batch: int | None = None) -> None:
+        self.shape, self.batch = tuple(shape), batch
+        super().__init__(
+            f"The objective returned a loss of shape {self.shape}"
+            + (f" for a batch of {batch}." if batch is not None else "."),
+            expected="a scalar (the mean over the batch), one value an example of shape "
+            "`(batch,)`, or `pg.mean(values, weights)`.",
+            fix="average over the other axes, or use `pg.mean(values)`; where the shape is "
+            "(batch, batch), give labels and predictions the same shape first.",
+        )
+
+
+class LossTypeError(PerigeeError, TypeError):
+    """An objective returned a loss that cannot be differentiated: no tensor, or not floating."""
+
+    code = "PG202"
+
+    def __init__(self, given: str) -> None:
+        self.given = given
+        super().__init__(
+            f"The objective returned {given} as its loss.",
+            expected="a floating tensor computed from the model's output, or `(loss, aux)`.",
+            fix="return the loss tensor itself, without `float()`, `.numpy()` or integer casts.",
+        )
+
+
+class BroadcastError(PerigeeError, ValueError):
+    """Labels and predictions have shapes that broadcast, so every label meets wrong predictions."""
+
+    code = "PG203"
+
+    def __init__(
+        self, where: str, y_true: Sequence[int | None], y_pred: Sequence[int | None]
+    ) -> None:
+        self.where, self.y_true, self.y_pred = where, tuple(y_true), tuple(y_pred)
+        super().__init__(
+            f"{where} compares labels of shape {self.y_true} with predictions of shape "
+            f"{self.y_pred}, which broadcast.",
+            expected="labels and predictions of the same shape.",
+            fix="reshape one of them: `y[:, None]` gives labels a second axis, "
+            "`ops.squeeze(y_pred, -1)` takes it from the predictions.",
+        )
+
+
+class LabelEncodingError(PerigeeError, ValueError):
+    """Integer class ids meet a loss for one-hot labels, or the reverse."""
+
+    code = "PG204"
+
+    def __init__(
+        self, loss: str, y_true: Sequence[int | None], y_pred: Sequence[int | None], instead: str
+    ) -> None:
+        self.loss, self.y_true, self.y_pred, self.instead = (
+            loss,
+            tuple(y_true),
+            tuple(y_pred),
+            instead,
+        )
+        ids = instead.startswith("Sparse")
+        super().__init__(
+            f"{loss} got labels of shape {self.y_true} for predictions of shape {self.y_pred}: "
+            + ("integer class ids." if ids else "one value for each class."),
+            expected="one-hot rows or probabilities for `CategoricalCrossentropy`, class ids for "
+            "`SparseCategoricalCrossentropy`.",
+            fix=f"use `{instead}`, or encode the labels the other way.",
+        )
+
+
+class LabelRangeError(PerigeeError, ValueError):
+    """A label lies outside the classes that the model predicts.
+
+    On the CPU some kernels raise, under XLA and on a GPU the loss becomes NaN or the label is
+    clamped, without a word.
+    """
+
+    code = "PG205"
+
+    def __init__(self, loss: str, label: int | float, row: int, low: float, high: float) -> None:
+        self.loss, self.label, self.row, self.low, self.high = loss, label, row, low, high
+        super().__init__(
+            f"{loss} got label {label} at row {row} of the batch.",
+            expected=f"labels from {low} to {high}, as the predictions have room for.",
+            fix="give the model one output for each class, or map the labels to that range.",
+        )
+
+
+class LogitsError(PerigeeError, ValueError):
+    """A loss that wants probabilities gets scores, or the reverse.
+
+    Training runs and the loss falls, to a floor that has nothing to do with the data.
+    """
+
+    code = "PG206"
+
+    def __init__(self, loss: str, from_logits: bool, low: float, high: float) -> None:
+        self.loss, self.from_logits, self.low, self.high = loss, from_logits, low, high
+        seen = "probabilities (rows that sum to 1)" if from_logits else "scores"
+        super().__init__(
+            f"{loss}(from_logits={from_logits}) got {seen}, from {low:.3g} to {high:.3g}.",
+            expected="scores for `from_logits=True`, probabilities for `from_logits=False`.",
+            fix="drop the softmax, or pass from_logits=False."
+            if from_logits
+            else "pass from_logits=True, or end the model with a softmax or sigmoid.",
+        )
+
+
+class InnerLossError(PerigeeError, ValueError):
+    """A gradient taken inside another objective, or for tensors, needs a scalar.
+
+    A mean would make a gradient penalty too small by the batch size, a sum would make a loss too
+    large; only the author knows which is meant.
+    """
+
+    code = "PG207"
+
+    def __init__(self, shape: Sequence[int | None]) -> None:
+        self.shape = tuple(shape)
+        super().__init__(
+            f"An inner objective returned values of shape {self.shape}.",
+            expected="a scalar: gradients inside an objective or for tensors are never averaged.",
+            fix="sum it (`ops.sum(...)`) for gradients of each example, or average it yourself.",
+        )
+
+
+class RegularizationTwiceError(PerigeeError, ValueError):
+    """The objective reads `model.losses` although they are added by themselves.
+
+    Weight penalties and `add_loss` terms of everything that an objective differentiates are added
+    once by `minimize` and `gradients`.
+    """
+
+    code = "PG208"
+
+    def __init__(self, layer: str, terms: int) -> None:
+        self.layer, self.terms = layer, terms
+        super().__init__(
+            f"The objective reads the {terms} losses of {layer!r}, which are also added by "
+            "themselves.",
+            expected="regularization and `add_loss` terms counted once.",
+            fix="leave `model.losses` out of the objective, or pass `add_losses=False`.",
+        )
+
+
+class AccumulationError(PerigeeError, ValueError):
+    """`accumulate` was asked for where it cannot equal the step on the large batch."""
+
+    code = "PG209"
+
+    def __init__(self, why: str, fix: str) -> None:
+        self.why = why
+        super().__init__(
+            f"This step cannot be accumulated exactly: {why}.",
+            expected="an update that equals the one of the large batch.",
+            fix=fix,
+        )
+
+
+class AverageError(PerigeeError, TypeError):
+    """An `Average` was used in a way that would lose its count."""
+
+    code = "PG210"
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        super().__init__(
+            f"An Average does not support {operation}.",
+            expected="`+` with another average or a scalar, or multiplication by a scalar.",
+            fix="compute on the values first and call `pg.mean(values, weights)` on the result.",
+        )
+
+
+class PairingError(PerigeeError, ValueError):
+    """The loss does not depend on which label belongs to which example.
+
+    Rolling the labels by one row leaves the loss as it is, while changing their values does not:
+    each label is compared with every prediction. It happens when `(batch,)` labels and
+    `(batch, 1)` predictions broadcast to `(batch, batch)` in hand-written arithmetic.
+    """
+
+    code = "PG211"
+
+    def __init__(self, leaf: str, shape: Sequence[int | None]) -> None:
+        self.leaf, self.shape = leaf, tuple(shape)
+        super().__init__(
+            f"Rolling {leaf} of shape {self.shape} by one row does not change the loss.",
+            expected="each label is compared with the prediction of its own example.",
+            fix="give labels and predictions the same shape: `y[:, None]`, or "
+            "`ops.squeeze(y_pred, -1)`.",
+        )

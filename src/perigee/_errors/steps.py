@@ -1,0 +1,127 @@
+"""Errors about what a Step is and what its methods return (PG4xx)."""
+
+from collections.abc import Sequence
+
+from perigee._errors._tree import PerigeeError
+
+
+class MissingMethodError(PerigeeError, NotImplementedError):
+    """The Step has no method of the kind that was asked to run."""
+
+    code = "PG401"
+
+    def __init__(self, step: str, method: str) -> None:
+        self.step, self.method = step, method
+        super().__init__(
+            f"{step} has no `{method}`.",
+            expected=f"a method `{method}(self, batch)`.",
+            fix=f"write `def {method}(self, batch): ...` in the class.",
+        )
+
+
+class StepReturnError(PerigeeError, TypeError):
+    """A step returned something else than a dict of scalars to log."""
+
+    code = "PG402"
+
+    def __init__(self, method: str, given: str, suggestion: str) -> None:
+        self.method, self.given, self.suggestion = method, given, suggestion
+        super().__init__(
+            f"`{method}` returned {given}.",
+            expected="a flat dict from names to scalars, or to one value an example.",
+            fix=f"end it with `return {suggestion}`.",
+        )
+
+
+class LogValueError(PerigeeError, TypeError):
+    """A value to log is no scalar, no vector of one value an example, and no Average."""
+
+    code = "PG403"
+
+    def __init__(self, method: str, name: str, given: str) -> None:
+        self.method, self.name, self.given = method, name, given
+        super().__init__(
+            f"`{method}` returned {given} under {name!r}.",
+            expected="a number: a scalar (the batch's mean), a vector `(batch,)`, or "
+            "`pg.mean(values, weights)`.",
+            fix="average it over all axes but the first, or leave it out of the dict.",
+        )
+
+
+class LogNameError(PerigeeError, ValueError):
+    """A returned value has the name of a metric that the step updates.
+
+    Both would be logged under one name; Keras's `fit` drops one of them without a word.
+    """
+
+    code = "PG404"
+
+    def __init__(self, method: str, name: str, metric: str) -> None:
+        self.method, self.name, self.metric = method, name, metric
+        super().__init__(
+            f"`{method}` returns a value named {name!r}, and updates the metric {metric!r} of "
+            "that name.",
+            expected="each name is logged from one place.",
+            fix=f"leave {name!r} out of the returned dict (updated metrics are logged by "
+            "themselves), or rename one of them.",
+        )
+
+
+class ForeignKerasError(PerigeeError, TypeError):
+    """A Keras 2 object (`tf_keras`) stands in a Keras 3 Step."""
+
+    code = "PG405"
+
+    def __init__(self, path: str, kind: str) -> None:
+        self.path, self.kind = path, kind
+        super().__init__(
+            f"{path} is a {kind} of Keras 2 (`tf_keras`).",
+            expected="objects of Keras 3 (`import keras`).",
+            fix="import layers, optimizers, losses and metrics from `keras`, and unset "
+            "TF_USE_LEGACY_KERAS.",
+        )
+
+
+class OptimizerGroupsError(PerigeeError, ValueError):
+    """The groups of variables given to several optimizers do not cover the model exactly."""
+
+    code = "PG406"
+
+    def __init__(self, missing: Sequence[str], doubled: Sequence[str]) -> None:
+        self.missing, self.doubled = tuple(missing), tuple(doubled)
+        super().__init__(
+            f"{len(self.missing)} trainable variables are in no optimizer's group and "
+            f"{len(self.doubled)} in several:",
+            items=[*self.missing, *self.doubled],
+            expected="each trainable variable of the model in exactly one group.",
+            fix="give the remaining layers a group, or freeze them with `trainable = False`.",
+        )
+
+
+class OutputsError(PerigeeError, ValueError):
+    """Losses, metrics or weights do not match the outputs of the model."""
+
+    code = "PG407"
+
+    def __init__(self, what: str, given: Sequence[str], outputs: Sequence[str]) -> None:
+        self.what, self.given, self.outputs = what, tuple(given), tuple(outputs)
+        super().__init__(
+            f"{what} is given for {list(self.given)}, and the outputs are {list(self.outputs)}.",
+            expected="one entry for each output, by name or in order; `None` leaves one out.",
+            fix=f"match {what} to the outputs of the model.",
+        )
+
+
+class NonFiniteError(PerigeeError, FloatingPointError):
+    """A value that a step returned became NaN or infinite."""
+
+    code = "PG408"
+
+    def __init__(self, name: str, value: float, step: int) -> None:
+        self.name, self.value, self.step = name, value, step
+        super().__init__(
+            f"{name!r} was {value} at step {step}.",
+            expected="finite values.",
+            fix="lower the learning rate, clip the gradients, or look for NaN in the data; "
+            '`nonfinite="stop"` ends the training there without an error.',
+        )

@@ -1,0 +1,100 @@
+"""Measuring and predicting: passes over data that leave the Step as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _backends, _state
+from perigee._averages import Tally
+from perigee._execution import Program, logged_metrics
+from perigee._protocols import Callbacks, Feed
+from perigee._typing import Batch, Tree
+
+_ROWS_BETWEEN_READS = 64
+
+Programs = Callable[[Batch], Program]
+"""Returns the program for batches like the one given."""
+
+
+def evaluate(
+    programs: Programs, feed: Feed, steps: int | None, callbacks: Callbacks | None = None
+) -> dict[str, float]:
+    """Run `test_step` over a pass of the feed, and return exact means and metrics.
+
+    Metrics begin anew, seed generators at their first draw; whatever the step writes is put back
+    afterwards, so that training does not depend on how often it is measured.
+
+    Args:
+        programs: Gives the program of the step.
+        feed: Where batches come from.
+        steps: Batches to draw; `None` draws to the end of the pass.
+        callbacks: Are told of each batch.
+    """
+    first = _backends.current().tensors(feed.peek())
+    program = programs(first)
+    tracked = program.rehearsal.tracked
+    touched = _touched(program)
+    saved = _state.snapshot(touched)  # waits for the training that is under way
+    try:
+        for metric in tracked.metrics.values():
+            metric.reset_state()
+        _state.rewind_seeds(tracked)
+        tally = Tally()
+        rows: list[Any] = []
+        index = 0
+        for batch in _batches(feed, steps):
+            if callbacks is not None:
+                callbacks.test_batch_begin(index)
+            rows.append(program.run(batch))
+            if callbacks is not None:
+                callbacks.test_batch_end(index)
+            index += 1
+            if len(rows) == _ROWS_BETWEEN_READS:
+                _read(program, rows, tally)
+        _read(program, rows, tally)
+        return {**tally.means(), **logged_metrics(program.rehearsal)}
+    finally:
+        _state.restore(touched, saved)
+
+
+def predict(programs: Programs, feed: Feed, steps: int | None) -> Tree:
+    """Run `predict_step` over a pass of the feed, and return its results put together on axis 0."""
+    backend = _backends.current()
+    program = programs(backend.tensors(feed.peek()))
+    touched = _touched(program)
+    saved = _state.snapshot(touched)
+    try:
+        _state.rewind_seeds(program.rehearsal.tracked)
+        parts = [backend.to_host(program.run(batch)) for batch in _batches(feed, steps)]
+    finally:
+        _state.restore(touched, saved)
+    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _touched(program: Program) -> list[Any]:
+    """Return what a pass may write: what the rehearsal wrote, and all state that is no weight."""
+    rehearsal = program.rehearsal
+    touched = {id(v): v for v in rehearsal.tracked.of_kind("metric", "seed", "variable")}
+    touched |= {id(v): v for v in rehearsal.written}
+    return list(touched.values())
+
+
+def _batches(feed: Feed, steps: int | None) -> Any:
+    drawn = 0
+    while steps is None or drawn < steps:
+        batch = feed.draw()
+        if batch is None:
+            return
+        drawn += 1
+        yield _backends.current().tensors(batch)
+
+
+def _read(program: Program, rows: list[Any], tally: Tally) -> None:
+    """Add rows to the tally and forget them. It waits for the device."""
+    if rows:
+        tally.add(program.columns, _backends.current().stacked_on_host(rows))
+        rows.clear()

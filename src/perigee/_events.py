@@ -1,0 +1,141 @@
+"""What the loop tells hooks and writers: four events, each a small record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from perigee._clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Training is about to begin.
+
+    Attributes:
+        step: The Step that is trained.
+        clock: Where it begins.
+        epochs: How many epochs are planned, or `None` where steps count.
+        steps: How many steps are planned in all, or `None`.
+        steps_per_epoch: Steps an epoch, or `None` where the data does not tell.
+        seconds: Time of the event, in seconds since `fit` was called.
+    """
+
+    step: Any
+    clock: Clock
+    epochs: int | None
+    steps: int | None
+    steps_per_epoch: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepsDone:
+    """Some steps are finished.
+
+    Attributes:
+        clock: After these steps.
+        count: How many steps this event reports.
+        read: Returns the exact means of the epoch so far, by name. It waits for the device: call
+            it when the numbers are looked at, not each time.
+        stop: Call it with a reason to end the training after this event.
+        seconds: Time of the event, in seconds since `fit` was called.
+    """
+
+    clock: Clock
+    count: int
+    read: Callable[[], Mapping[str, float]]
+    stop: Callable[[str], None]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Exact values are known: of an epoch, of a validation, or of a window of steps.
+
+    Attributes:
+        clock: After the steps that the values cover.
+        scope: `"epoch"` (training values and, if it ended with one, those of the validation,
+            prefixed `val_`), `"validation"` (one in mid-epoch, prefixed too) or `"steps"`.
+        values: Name to exact mean.
+        stop: Call it with a reason to end the training after this event.
+        seconds: Time of the event, in seconds since `fit` was called.
+    """
+
+    clock: Clock
+    scope: Literal["epoch", "validation", "steps"]
+    values: Mapping[str, float]
+    stop: Callable[[str], None]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Training is over, however it ended.
+
+    Attributes:
+        clock: Where it ended.
+        reason: Why: `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, what a hook asked for, or
+            `"error: ..."`.
+        seconds: Time of the event, in seconds since `fit` was called.
+    """
+
+    clock: Clock
+    reason: str
+    seconds: float
+
+
+class Hook:
+    """Something to do while training: override any of the four methods.
+
+    Hooks are called in the order in which they are given, writers after them. An exception ends
+    the training and comes out as it is.
+    """
+
+    def on_start(self, event: Started) -> None:
+        """Training is about to begin."""
+
+    def on_steps(self, event: StepsDone) -> None:
+        """Some steps are finished; with compiled blocks this may be many at once."""
+
+    def on_record(self, event: Recorded) -> None:
+        """Exact values of an epoch, a validation or a window of steps are known."""
+
+    def on_end(self, event: Ended) -> None:
+        """Training is over; also called when it ends with an error."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what must survive a restart: numbers, strings, lists and dicts of them."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+
+
+@dataclass(slots=True)
+class Hooks:
+    """Several hooks as one: each event goes to each of them in order."""
+
+    hooks: list[Hook] = field(default_factory=list)
+
+    def start(self, event: Started) -> None:
+        for hook in self.hooks:
+            hook.on_start(event)
+
+    def steps(self, event: StepsDone) -> None:
+        for hook in self.hooks:
+            hook.on_steps(event)
+
+    def record(self, event: Recorded) -> None:
+        for hook in self.hooks:
+            hook.on_record(event)
+
+    def end(self, event: Ended) -> None:
+        """Tell each hook that training is over, also when one of them raises; raise the first."""
+        raised: Exception | None = None
+        for hook in self.hooks:
+            try:
+                hook.on_end(event)
+            except Exception as error:  # each hook must hear of the end
+                raised = raised or error
+        if raised is not None:
+            raise raised

@@ -1,0 +1,301 @@
+"""THE loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from perigee import _backends
+from perigee._averages import Tally
+from perigee._clock import Clock
+from perigee._errors import DataEndedError, NonFiniteError
+from perigee._events import Ended, Hooks, Recorded, Started, StepsDone
+from perigee._execution import Program, finalize, learning_rates, logged_metrics
+from perigee._protocols import Callbacks, Feed
+from perigee._schedule import Every
+from perigee._typing import Batch
+
+_ROWS_BETWEEN_READS = 64
+"""Steps whose logged values may wait on the device before they are read and checked."""
+
+Nonfinite = Literal["raise", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How far and how to train.
+
+    Attributes:
+        epochs: Epochs to train, or `None` where steps count.
+        steps: Steps to train, or `None` where epochs count.
+        steps_per_epoch: Steps an epoch; `None` makes an epoch of each pass over the data.
+        accumulate: Micro-batches an update.
+        nonfinite: What happens when a logged value is NaN or infinite.
+        validate_every: When to validate.
+        record_every: When to record the means of a window of steps; `None` never.
+    """
+
+    epochs: int | None
+    steps: int | None
+    steps_per_epoch: int | None
+    accumulate: int
+    nonfinite: Nonfinite
+    validate_every: Every
+    record_every: Every | None
+
+
+@dataclass(slots=True)
+class Training:
+    """What the loop works with.
+
+    Attributes:
+        step: The Step, for events.
+        plan: How far and how.
+        feed: Where batches come from.
+        programs: Returns the program for batches like the one given; asked at every epoch, so
+            that a Step which has changed is compiled anew.
+        validate: Measures the Step on the validation data, values unprefixed; or `None`.
+        hooks: Are told what happens.
+        callbacks: Keras's callbacks, or `None`.
+        now: Seconds since training was asked for.
+        clock: How far it has come.
+    """
+
+    step: Any
+    plan: Plan
+    feed: Feed
+    programs: Callable[[Batch], Program]
+    validate: Callable[[], Mapping[str, float]] | None
+    hooks: Hooks
+    callbacks: Callbacks | None
+    now: Callable[[], float]
+    clock: Clock = field(default_factory=Clock)
+    _asked: str | None = None
+    _validated: tuple[int, Mapping[str, float]] = field(default=(-1, {}))
+
+    def run(self) -> str:
+        """Train until something says stop, and return what did.
+
+            until stop:
+                batch   <- the next one, of this epoch
+                row     <- run the step on it        the values stay on the device
+                clock   += 1
+                every so many rows: read them, look for non-finite ones
+                if due: record a window    if due: validate
+                at the end of the epoch: update what was accumulated, read metrics, validate,
+                    record, tell the callbacks
+            always: say that it ended
+
+        Returns:
+            `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, or what a hook or callback asked for.
+        """
+        plan = self.plan
+        self.hooks.start(
+            Started(
+                self.step, self.clock, plan.epochs, plan.steps, self._steps_per_epoch(), self.now()
+            )
+        )
+        reason = "error"
+        logs: Mapping[str, float] = {}
+        program: Program | None = None
+        try:
+            if self.callbacks:
+                self.callbacks.train_begin()
+            while (stop := self._reason_to_stop()) is None:
+                program, logs = self._epoch()
+            reason = stop
+            if program is not None:
+                finalize(program.rehearsal)
+            if self.callbacks:
+                self.callbacks.train_end(logs)
+        except BaseException as error:
+            reason = f"error: {type(error).__name__}"
+            _note(error, self.clock)
+            raise
+        finally:
+            self.hooks.end(Ended(self.clock, reason, self.now()))
+        return reason
+
+    def _epoch(self) -> tuple[Program, Mapping[str, float]]:
+        """Train one epoch, or what is left before the training stops."""
+        if self.callbacks:
+            self.callbacks.epoch_begin(self.clock.epoch)
+        first = _backends.current().tensors(self.feed.peek())
+        program = self.programs(first)
+        for metric in program.rehearsal.tracked.metrics.values():
+            metric.reset_state()
+        values = _Values(program, self.plan.nonfinite)
+        is_whole = False
+        while self._reason_to_stop() is None:
+            if not self._step(program, values):
+                is_whole = True
+                break
+            if self.clock.batch == self.plan.steps_per_epoch:
+                is_whole = True
+                break
+        else:
+            is_whole = self.clock.batch == self._steps_per_epoch()
+        if self.clock.batch % self.plan.accumulate:
+            program.flush()
+        means = values.means(self.clock)
+        self._asked = self._asked or values.stop
+        trained = {**means, **logged_metrics(program.rehearsal)}
+        epoch = self.clock.epoch
+        if is_whole:
+            self.clock = self.clock.after_epoch()
+        is_over = self._reason_to_stop() is not None and not is_whole
+        validated: Mapping[str, float] = {}
+        if self.plan.validate_every.is_due(self.clock) or is_over:
+            validated = self._validate()
+        logs = {**trained, **validated, **learning_rates(program.rehearsal)}
+        self._record("epoch", logs)
+        if self.callbacks:
+            self.callbacks.epoch_end(epoch, logs)
+        return program, logs
+
+    def _step(self, program: Program, values: _Values) -> bool:
+        """Train on one batch; return false where the epoch has no more."""
+        batch = self._draw()
+        if batch is None:
+            return False
+        index = self.clock.batch
+        if self.callbacks and self.callbacks.wants_batches:
+            self.callbacks.train_batch_begin(index)
+        values.add(program.run(_backends.current().tensors(batch)))
+        self.clock = self.clock.after_steps(1)
+        if self.plan.accumulate > 1 and self.clock.batch % self.plan.accumulate == 0:
+            program.flush()
+        if values.is_full:
+            values.read(self.clock)
+            self._asked = self._asked or values.stop
+        read = self._reader(values, program)
+        self.hooks.steps(StepsDone(self.clock, 1, read, self._ask, self.now()))
+        if self.callbacks and self.callbacks.wants_batches:
+            self.callbacks.train_batch_end(index, read())
+        every = self.plan.record_every
+        if every is not None and every.is_due(self.clock):
+            self._record(
+                "steps", {**values.window(self.clock), **learning_rates(program.rehearsal)}
+            )
+        due = self.plan.validate_every
+        if due.steps is not None and due.is_due(self.clock):
+            self._record("validation", self._validate())
+        return True
+
+    def _draw(self) -> Batch | None:
+        """Return the next batch of the epoch, or `None` at its end.
+
+        With `steps_per_epoch` an epoch goes on over the end of a pass.
+        """
+        batch = self.feed.draw()
+        if batch is None and self.plan.steps_per_epoch is not None:
+            try:
+                batch = self.feed.draw()
+            except DataEndedError as error:
+                wanted = f"{self.plan.steps_per_epoch} steps an epoch"
+                raise DataEndedError(error.kind, self.clock.step, wanted) from None
+        return batch
+
+    def _validate(self) -> dict[str, float]:
+        """Measure on the validation data, once at each step; names come back with `val_`."""
+        if self.validate is None:
+            return {}
+        at, values = self._validated
+        if at != self.clock.step:
+            if self.callbacks:
+                self.callbacks.test_begin()
+            values = self.validate()
+            if self.callbacks:
+                self.callbacks.test_end(values)
+            self._validated = self.clock.step, values
+        return {f"val_{name}": value for name, value in values.items()}
+
+    def _record(
+        self, scope: Literal["epoch", "validation", "steps"], values: Mapping[str, float]
+    ) -> None:
+        if values:
+            self.hooks.record(Recorded(self.clock, scope, values, self._ask, self.now()))
+
+    def _reader(self, values: _Values, program: Program) -> Callable[[], Mapping[str, float]]:
+        def read() -> Mapping[str, float]:
+            return {**values.means(self.clock), **logged_metrics(program.rehearsal)}
+
+        return read
+
+    def _ask(self, reason: str) -> None:
+        self._asked = self._asked or reason
+
+    def _reason_to_stop(self) -> str | None:
+        plan, clock = self.plan, self.clock
+        if self._asked is not None:
+            return self._asked
+        if self.callbacks and self.callbacks.stop_requested:
+            return "asked by a callback"
+        if plan.steps is not None and clock.step >= plan.steps:
+            return "steps"
+        if plan.epochs is not None and clock.epoch >= plan.epochs:
+            return "epochs"
+        return None
+
+    def _steps_per_epoch(self) -> int | None:
+        return self.plan.steps_per_epoch or self.feed.length
+
+
+class _Values:
+    """The logged values of an epoch: rows on the device, tallies on the host."""
+
+    def __init__(self, program: Program, nonfinite: Nonfinite) -> None:
+        self.stop: str | None = None
+        self._program, self._nonfinite = program, nonfinite
+        self._rows: list[Any] = []
+        self._epoch, self._window = Tally(), Tally()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._rows) >= _ROWS_BETWEEN_READS
+
+    def add(self, row: Any) -> None:
+        self._rows.append(row)
+
+    def read(self, clock: Clock) -> None:
+        """Take the rows to the host. It waits for the device; `clock` is after the last of them."""
+        if not self._rows:
+            return
+        rows = _backends.current().stacked_on_host(self._rows)
+        self._rows.clear()
+        self._refuse_nonfinite(rows, clock)
+        self._epoch.add(self._program.columns, rows)
+        self._window.add(self._program.columns, rows)
+
+    def means(self, clock: Clock) -> Mapping[str, float]:
+        """Return the means of the epoch so far."""
+        self.read(clock)
+        return self._epoch.means()
+
+    def window(self, clock: Clock) -> Mapping[str, float]:
+        """Return the means since the last call."""
+        self.read(clock)
+        means = self._window.means()
+        self._window = Tally()
+        return means
+
+    def _refuse_nonfinite(self, rows: np.ndarray, clock: Clock) -> None:
+        bad = np.argwhere(~np.isfinite(rows[..., 0]))
+        if len(bad) == 0 or self.stop is not None:
+            return
+        row, column = (int(i) for i in bad[0])
+        if self._nonfinite == "stop":
+            self.stop = "non-finite"
+            return
+        name = self._program.columns[column].name
+        raise NonFiniteError(name, float(rows[row, column, 0]), clock.step - len(rows) + row + 1)
+
+
+def _note(error: BaseException, clock: Clock) -> None:
+    error.add_note(
+        f"While training with Perigee: after step {clock.step}, epoch {clock.epoch + 1}, "
+        f"batch {clock.batch + 1} of the epoch."
+    )

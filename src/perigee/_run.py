@@ -1,0 +1,339 @@
+"""`fit`, `evaluate` and `predict`: the only place where the rooms meet."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike, fspath
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _backends, _evaluation, diagnostics
+from perigee._callbacks import KerasCallbacks
+from perigee._errors import ArgumentError, InfiniteDataError, MissingMethodError
+from perigee._events import Hook, Hooks
+from perigee._execution import Choice, Execution, Program, program
+from perigee._loop import Nonfinite, Plan, Training
+from perigee._protocols import Feed
+from perigee._schedule import Every
+from perigee._step import Method, Step
+from perigee._typing import Batch, Tree
+from perigee.data import open_feed
+from perigee.diagnostics import Finding
+from perigee.writers.history import History
+from perigee.writers.json_lines import JsonLines
+from perigee.writers.run_directory import RunDirectory
+from perigee.writers.terminal import Progress, terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A directory that keeps what happens: `run.json` and `metrics.jsonl`.
+
+    Args:
+        path: The directory; it is made, and must not hold a run yet.
+        record_every: When to write the means of a window of steps; each epoch is written anyway.
+    """
+
+    path: str | PathLike[str]
+    record_every: Every | None = Every(steps=100)
+
+
+class PerigeeWarning(UserWarning):
+    """Something is probably wrong; the same is on `History.findings`."""
+
+
+def fit(
+    step: Step,
+    data: Any,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    batch_size: int | None = None,
+    shuffle: bool | None = None,
+    validation: Any = None,
+    validation_steps: int | None = None,
+    validate_every: Every | None = None,
+    accumulate: int = 1,
+    nonfinite: Nonfinite = "raise",
+    run: Run | str | PathLike[str] | None = None,
+    callbacks: Sequence[Any] = (),
+    execution: Execution | Choice = "auto",
+    progress: Progress = "auto",
+    seed: int | None = None,
+) -> History:
+    """Train a Step.
+
+    Every logged value is the exact mean over the examples that it covers, ragged last batch
+    included; metrics held by the Step are reset at each epoch and read once at its end.
+
+    Args:
+        step: The Step, trained in place.
+        data: Arrays (a tuple or dict of them is one data set), a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, an iterable of batches, or a generator function.
+        epochs: Passes over the data (or stretches of `steps_per_epoch`); 1 if neither `epochs`
+            nor `steps` is given.
+        steps: Steps to train in all, over as many passes as they need.
+        steps_per_epoch: Steps an epoch; needed for data that never ends.
+        batch_size: Rows a batch, 32 by default; for arrays only.
+        shuffle: Whether arrays and PyDatasets are drawn in another order each epoch; `True` by
+            default.
+        validation: Data for `test_step`, of any of these kinds.
+        validation_steps: Batches a validation; `None` uses the whole pass.
+        validate_every: When to validate; the end of each epoch by default.
+        accumulate: Micro-batches an update, each of `batch_size`: equal to one update on all of
+            them together. What is left over at the end of an epoch makes an update of its own.
+        nonfinite: `"raise"` an error when a returned value is NaN or infinite, or `"stop"`.
+        run: A directory (or a `Run`) that keeps `run.json` and `metrics.jsonl`.
+        callbacks: Keras callbacks and `Hook`s.
+        execution: `"auto"`, `"graph"`, `"xla"`, or `"eager"` for debugging.
+        progress: `"auto"`, `"bar"`, `"lines"` or `"off"`.
+        seed: Of the order of the data; `None` draws one from NumPy's global generator, so that
+            `keras.utils.set_random_seed` repeats it.
+
+    Returns:
+        A `History`.
+
+    Raises:
+        ArgumentError: If arguments contradict each other.
+        PerigeeError: For what is certainly wrong with the step or the data; see the error codes.
+    """
+    began = time.perf_counter()
+    _check_step(step, "train_step")
+    if validation is not None:
+        _check_step(step, "test_step")
+    plan = _plan(
+        epochs, steps, steps_per_epoch, accumulate, nonfinite, validate_every, validation, run
+    )
+    seed = int(np.random.randint(2**31 - 1)) if seed is None else seed
+    run = Run(run) if isinstance(run, str | PathLike) else run
+    execution = _execution(execution)
+    hooks, keras_callbacks = _sorted_callbacks(callbacks)
+    params = {"epochs": plan.epochs, "steps": plan.steps_per_epoch, "verbose": 0}
+    adapted = KerasCallbacks(keras_callbacks, step, params) if keras_callbacks else None
+    history = History()
+    feed = open_feed(data, batch_size=batch_size, shuffle=shuffle is not False, seed=seed)
+    validation_feed: Feed | None = None
+    try:
+        _check_endless(feed, plan)
+        if validation is not None:
+            validation_feed = _evaluation_feed(validation, batch_size, validation_steps)
+        programs = _Programs(step, "train_step", execution, accumulate, history)
+        programs(
+            _backends.current().tensors(feed.peek())
+        )  # refuses a bad step before a run is made
+        writers: list[Hook] = [] if run is None else _run_writers(run, seed)
+        shown = terminal(progress)
+        training = Training(
+            step=step,
+            plan=plan,
+            feed=feed,
+            programs=programs,
+            validate=None
+            if validation_feed is None
+            else partial(
+                _evaluation.evaluate,
+                _Programs(step, "test_step", execution),
+                validation_feed,
+                validation_steps,
+                adapted,
+            ),
+            hooks=Hooks([history, *hooks, *writers, *([shown] if shown else [])]),
+            callbacks=adapted,
+            now=lambda: time.perf_counter() - began,
+        )
+        training.run()
+    finally:
+        feed.close()
+        if validation_feed is not None:
+            validation_feed.close()
+    return history
+
+
+def evaluate(
+    step: Step,
+    data: Any,
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    execution: Execution | Choice = "auto",
+) -> dict[str, float]:
+    """Measure a Step by its `test_step`, and leave it as it was.
+
+    Args:
+        step: The Step.
+        data: As in `fit`; arrays are drawn in order.
+        steps: Batches to draw; `None` uses the whole pass.
+        batch_size: Rows a batch, 32 by default; for arrays only.
+        execution: As in `fit`.
+
+    Returns:
+        Name to exact mean, and every metric that the step updates.
+    """
+    _check_step(step, "test_step")
+    feed = _evaluation_feed(data, batch_size, steps)
+    try:
+        programs = _Programs(step, "test_step", _execution(execution))
+        return _evaluation.evaluate(programs, feed, steps)
+    finally:
+        feed.close()
+
+
+def predict(
+    step: Step,
+    data: Any,
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    execution: Execution | Choice = "auto",
+) -> Tree:
+    """Run `predict_step` over data, and leave the Step as it was.
+
+    Args:
+        step: The Step.
+        data: As in `fit`; arrays are drawn in order.
+        steps: Batches to draw; `None` uses the whole pass.
+        batch_size: Rows a batch, 32 by default; for arrays only.
+        execution: As in `fit`.
+
+    Returns:
+        What `predict_step` returned, as NumPy arrays put together on axis 0.
+    """
+    _check_step(step, "predict_step")
+    feed = _evaluation_feed(data, batch_size, steps)
+    try:
+        programs = _Programs(step, "predict_step", _execution(execution))
+        return _evaluation.predict(programs, feed, steps)
+    finally:
+        feed.close()
+
+
+class _Programs:
+    """Gives the program of one method, and reports what its rehearsal found, once."""
+
+    def __init__(
+        self,
+        step: Step,
+        method: Method,
+        execution: Execution,
+        accumulate: int = 1,
+        history: History | None = None,
+    ) -> None:
+        self._step, self._execution = step, execution
+        self._method: Method = method
+        self._accumulate, self._history = accumulate, history
+        self._checked: Any = None
+
+    def __call__(self, batch: Batch) -> Program:
+        found = program(
+            self._step,
+            self._method,
+            batch,
+            self._execution,
+            observers=diagnostics.LOSS_CALL_CHECKS,
+            accumulate=self._accumulate,
+        )
+        if self._history is not None and found.rehearsal is not self._checked:
+            self._checked = found.rehearsal
+            self._report(diagnostics.after_rehearsal(self._step, found.rehearsal, batch))
+        return found
+
+    def _report(self, findings: Sequence[Finding]) -> None:
+        assert self._history is not None
+        known = {str(finding) for finding in self._history.findings}
+        new = [finding for finding in findings if str(finding) not in known]
+        self._history.findings = [*self._history.findings, *new]
+        for finding in new:
+            warnings.warn(str(finding), PerigeeWarning, stacklevel=4)
+
+
+def _plan(
+    epochs: int | None,
+    steps: int | None,
+    steps_per_epoch: int | None,
+    accumulate: int,
+    nonfinite: Nonfinite,
+    validate_every: Every | None,
+    validation: Any,
+    run: Any,
+) -> Plan:
+    counts = {"epochs": epochs, "steps": steps, "steps_per_epoch": steps_per_epoch}
+    counts["accumulate"] = accumulate
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
+            raise ArgumentError(name, repr(value), "a whole number, at least 1.", "count from 1.")
+    if nonfinite not in ("raise", "stop"):
+        raise ArgumentError("nonfinite", repr(nonfinite), '"raise" or "stop".', "choose one.")
+    if validate_every is not None and validation is None:
+        raise ArgumentError(
+            "validate_every", repr(validate_every), "`validation` data.", "pass `validation=...`."
+        )
+    if epochs is None and steps is None:
+        epochs = 1
+    record_every = run.record_every if isinstance(run, Run) else Run("").record_every
+    return Plan(
+        epochs=epochs,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        accumulate=accumulate,
+        nonfinite=nonfinite,
+        validate_every=validate_every or Every(epochs=1),
+        record_every=record_every if run is not None else None,
+    )
+
+
+def _check_step(step: Any, method: Method) -> None:
+    if not isinstance(step, Step):
+        raise ArgumentError(
+            "step",
+            type(step).__name__,
+            "an instance of a subclass of `pg.Step`.",
+            "subclass `pg.Step`, or use `pg.Supervised(model, optimizer, loss)`.",
+        )
+    if getattr(type(step), method) is getattr(Step, method) and method not in vars(step):
+        raise MissingMethodError(type(step).__name__, method)
+
+
+def _check_endless(feed: Feed, plan: Plan) -> None:
+    if feed.is_infinite and plan.epochs is not None and plan.steps_per_epoch is None:
+        raise InfiniteDataError(feed.kind)
+
+
+def _evaluation_feed(data: Any, batch_size: int | None, steps: int | None) -> Feed:
+    is_arrays = isinstance(data, np.ndarray | tuple | dict)
+    feed = open_feed(data, batch_size=batch_size if is_arrays else None, shuffle=False)
+    if feed.is_infinite and steps is None:
+        feed.close()
+        raise InfiniteDataError(feed.kind)
+    return feed
+
+
+def _execution(given: Execution | Choice) -> Execution:
+    return given if isinstance(given, Execution) else Execution(given)
+
+
+def _sorted_callbacks(callbacks: Any) -> tuple[list[Hook], list[Any]]:
+    """Tell hooks from Keras callbacks."""
+    given = list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]
+    hooks = [c for c in given if isinstance(c, Hook)]
+    others = [c for c in given if not isinstance(c, Hook)]
+    for other in others:
+        if not isinstance(other, keras.callbacks.Callback):
+            raise ArgumentError(
+                "callbacks",
+                type(other).__name__,
+                "`keras.callbacks.Callback`s and `pg.Hook`s.",
+                "subclass one of them.",
+            )
+    return hooks, others
+
+
+def _run_writers(run: Run, seed: int) -> list[Hook]:
+    backend = _backends.current().name
+    return [RunDirectory(fspath(run.path), backend=backend, seed=seed), JsonLines(fspath(run.path))]

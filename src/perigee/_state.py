@@ -1,0 +1,250 @@
+"""What a Step holds: its objects and variables, found and named by attribute path."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee._errors import ForeignKerasError
+
+Kind = Literal["trainable", "non_trainable", "metric", "seed", "optimizer", "variable"]
+
+INTERNALS = "_perigee"
+"""Attribute under which a Step keeps what Perigee itself needs; not searched like the others."""
+
+
+class Holder:
+    """Something whose attributes are searched for models, optimizers, metrics and variables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One variable of a Step.
+
+    Attributes:
+        key: Attribute path of the owner, index among its variables, and the variable's name. The
+            index tells apart what Keras names alike; automatic names differ between instances.
+        name: For people: the attribute path and the variable's own path in the owner.
+        variable: The variable itself.
+        kind: What it is for.
+    """
+
+    key: str
+    name: str
+    variable: Any
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """Everything that a Step holds, in the order of its attributes; each object once.
+
+    Attributes:
+        entries: Every variable.
+        models: Models and layers by attribute path.
+        optimizers: By attribute path.
+        metrics: By attribute path, those inside models and layers included.
+        plain: Python values by attribute path: what a compiled step has built in as constants.
+    """
+
+    entries: tuple[Entry, ...]
+    models: Mapping[str, keras.Layer]
+    optimizers: Mapping[str, keras.optimizers.Optimizer]
+    metrics: Mapping[str, keras.Metric]
+    plain: Mapping[str, Any]
+
+    @property
+    def variables(self) -> list[Any]:
+        """Every variable, in order."""
+        return [entry.variable for entry in self.entries]
+
+    def of_kind(self, *kinds: Kind) -> list[Any]:
+        """Return the variables of these kinds, in order."""
+        return [entry.variable for entry in self.entries if entry.kind in kinds]
+
+    def name_of(self, variable: Any) -> str:
+        """Return the readable path of a variable; its own path where nothing holds it."""
+        for entry in self.entries:
+            if entry.variable is variable:
+                return entry.name
+        return str(getattr(variable, "path", None) or getattr(variable, "name", variable))
+
+    def names_of(self, variables: Sequence[Any]) -> list[str]:
+        """Return the readable paths of variables."""
+        names = {id(entry.variable): entry.name for entry in self.entries}
+        return [names.get(id(v)) or self.name_of(v) for v in variables]
+
+    def path_of(self, thing: Any) -> str:
+        """Return the attribute path of an optimizer, model or metric; its own name if not held."""
+        for held in (self.optimizers, self.models, self.metrics):
+            for path, other in held.items():
+                if other is thing:
+                    return path
+        return str(getattr(thing, "name", thing))
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """Return what a compiled step depends on: it must be compiled again when this changes."""
+        variables = [(e.key, id(e.variable), bool(e.variable.trainable)) for e in self.entries]
+        optimizers = [(path, id(optimizer)) for path, optimizer in self.optimizers.items()]
+        return tuple(variables), tuple(optimizers), tuple(self.plain.items())
+
+
+def track(root: Holder) -> Tracked:
+    """Find everything that `root` holds.
+
+    Attributes are searched in the order in which they were set, also inside lists, tuples, dicts
+    and other Steps. An object reached twice belongs to the first path.
+
+    Raises:
+        ForeignKerasError: If it holds an object of Keras 2.
+    """
+    search = _Search()
+    search.holder(root, "")
+    return Tracked(
+        tuple(search.entries), search.models, search.optimizers, search.metrics, search.plain
+    )
+
+
+@dataclass(slots=True)
+class _Search:
+    entries: list[Entry] = field(default_factory=list)
+    models: dict[str, Any] = field(default_factory=dict)
+    optimizers: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    plain: dict[str, Any] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set)
+    _kept: list[Any] = field(default_factory=list)
+
+    def holder(self, holder: Holder, path: str) -> None:
+        if id(holder) in self._seen:
+            return
+        self._seen.add(id(holder))
+        for name, value in vars(holder).items():
+            if name == INTERNALS:
+                for key, variable in value.variables.items():
+                    self._variable(variable, f"perigee/{_join(path, key)}", 0, "variable")
+            else:
+                self.value(value, _join(path, name))
+
+    def value(self, value: Any, path: str) -> None:
+        if isinstance(value, Holder):
+            self.holder(value, path)
+        elif isinstance(value, keras.Layer):
+            self._layer(value, path)
+        elif isinstance(value, keras.optimizers.Optimizer):
+            self._optimizer(value, path)
+        elif isinstance(value, keras.Metric):
+            self._metric(value, path)
+        elif isinstance(value, keras.random.SeedGenerator):
+            self._variable(value.state, path, 0, "seed")
+        elif isinstance(value, keras.Variable):
+            self._variable(value, path, 0, "trainable" if value.trainable else "variable")
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                self.value(item, _join(path, str(key)))
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self.value(item, _join(path, str(index)))
+        elif isinstance(value, int | float | str | bytes | bool | type(None) | np.generic):
+            self.plain[path] = value
+        else:
+            _refuse_keras_2(value, path)
+            self.plain[path] = id(value)
+
+    def _layer(self, layer: keras.Layer, path: str) -> None:
+        if id(layer) in self._seen:
+            return
+        self._seen.add(id(layer))
+        self.models[path] = layer
+        trainable = {id(v) for v in layer.trainable_variables}
+        weights = {id(v) for v in layer.weights}
+        for index, variable in enumerate(layer.variables):
+            kind: Kind = (
+                "trainable"
+                if id(variable) in trainable
+                else "non_trainable"
+                if id(variable) in weights
+                else "seed"
+            )
+            self._variable(variable, path, index, kind, within=layer.name)
+        for metric in layer.metrics:
+            self._metric(metric, _join(path, metric.name))
+
+    def _optimizer(self, optimizer: Any, path: str) -> None:
+        if id(optimizer) in self._seen:
+            return
+        self._seen.add(id(optimizer))
+        self.optimizers[path] = optimizer
+        for index, variable in enumerate(optimizer.variables):
+            self._variable(variable, path, index, "optimizer", within=optimizer.name)
+
+    def _metric(self, metric: keras.Metric, path: str) -> None:
+        if id(metric) in self._seen:
+            return
+        self._seen.add(id(metric))
+        self.metrics[path] = metric
+        for index, variable in enumerate(metric.variables):
+            self._variable(variable, path, index, "metric", within=metric.name)
+
+    def _variable(self, variable: Any, path: str, index: int, kind: Kind, within: str = "") -> None:
+        if id(variable) in self._seen:
+            return
+        self._seen.add(id(variable))
+        own = variable.path.removeprefix(f"{within}/") if within else variable.name
+        name = _join(path, own) if within else path
+        self.entries.append(Entry(f"{path}/{index}/{variable.name}", name, variable, kind))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
+
+
+def _refuse_keras_2(value: Any, path: str) -> None:
+    for base in type(value).__mro__:
+        if base.__module__.partition(".")[0] == "tf_keras":
+            raise ForeignKerasError(path, type(value).__name__)
+
+
+def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
+    """Copy the values of variables to the host. It waits for the device."""
+    return [np.array(ops.convert_to_numpy(v.value), copy=True, order="C") for v in variables]
+
+
+def restore(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    """Give variables back the values that `snapshot` took."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def rewind_seeds(tracked: Tracked) -> None:
+    """Set every seed generator to its first draw: Keras keeps (seed, number of draws)."""
+    for variable in tracked.of_kind("seed"):
+        state = np.array(ops.convert_to_numpy(variable.value), copy=True)
+        state[1:] = 0
+        variable.assign(state)
+
+
+def nested_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """Yield a layer and all layers inside it, without private attributes of Keras."""
+    seen: set[int] = set()
+    waiting: list[Any] = [layer]
+    while waiting:
+        value = waiting.pop(0)
+        if isinstance(value, keras.Layer):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            yield value
+            waiting.extend(getattr(value, "layers", ()))
+            waiting.extend(v for v in vars(value).values() if _may_hold_layers(v))
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+
+
+def _may_hold_layers(value: Any) -> bool:
+    return isinstance(value, keras.Layer | list | tuple | dict)

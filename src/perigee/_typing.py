@@ -1,0 +1,12 @@
+"""Names for what has no useful static type: tensors and trees of them."""
+
+from typing import Any, TypeAlias
+
+Tensor: TypeAlias = Any
+"""A tensor of the framework that runs: `tf.Tensor`, `jax.Array` or `torch.Tensor`."""
+
+Batch: TypeAlias = Any
+"""A tree (tuples, lists, dicts) of arrays or tensors whose first axis counts the examples."""
+
+Tree: TypeAlias = Any
+"""A tree of anything."""

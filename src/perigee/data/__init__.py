@@ -1,0 +1,8 @@
+"""Feeds: any data that Keras takes, as batches in order with a known position."""
+
+from perigee.data._open import open_feed as open_feed
+from perigee.data._passes import PassFeed as PassFeed
+from perigee.data.arrays import ArrayFeed as ArrayFeed
+from perigee.data.iterables import IterableFeed as IterableFeed
+from perigee.data.pydataset import PyDatasetFeed as PyDatasetFeed
+from perigee.data.tf_data import TFDatasetFeed as TFDatasetFeed

@@ -1,0 +1,219 @@
+"""What all feeds share: one batch of foresight, the position, and the end of a pass."""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any, ClassVar, Final
+
+from perigee._errors import (
+    BatchChangedError,
+    DataEndedError,
+    DataTypeError,
+    EmptyDataError,
+    PerigeeError,
+    PositionError,
+)
+from perigee._protocols import Position
+from perigee._typing import Batch
+from perigee.data._spec import describe, signature
+
+END: Final = object()
+"""What `_take` returns after the last batch of a pass."""
+
+
+class PassFeed(ABC):
+    """A feed that draws one pass over its data after another.
+
+    Subclasses say how a pass is opened and how the next batch is taken from it. Everything else
+    is here: peeking, counting, the `None` at the end of each pass, the errors of empty data, the
+    check that batches keep their structure, and the note on exceptions of user code.
+
+    An exception leaves the position where it was. The pass is opened again at the next draw, so
+    that a batch that failed is tried again instead of being lost.
+    """
+
+    seeks_directly: bool = False
+    """Whether any position is reached without drawing the batches before it."""
+
+    checks_batches: ClassVar[bool] = True
+    """Whether batches could differ in structure, dtype or rank, and are compared."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._ahead: deque[Batch] = deque()  # taken but not drawn; may hold the end of a pass
+        self._position = Position()  # of the next batch to be drawn
+        self._cursor = Position()  # of the next batch to be taken; ahead of the position
+        self._is_open = False  # whether `_take` can go on from the cursor
+        self._pass_batches: int | None = None  # of the pass that ended last
+        self._first: tuple[Any, Batch] | None = None  # signature, and shapes, of the first batch
+
+    @property
+    @abstractmethod
+    def length(self) -> int | None:
+        """Batches a pass; `None` where the data does not tell."""
+
+    @property
+    def is_infinite(self) -> bool:
+        """Whether a pass is known never to end."""
+        return False
+
+    @property
+    def position(self) -> Position:
+        """Where the next batch will be drawn; batches that were only peeked at do not count."""
+        return self._position
+
+    @abstractmethod
+    def _open(self, position: Position) -> None:
+        """Make ready to take the batch at `position` and those that follow it in its pass."""
+
+    @abstractmethod
+    def _take(self, position: Position) -> Batch:
+        """Return the batch at `position`, or `END`; called with one position after another.
+
+        A `StopIteration` of user code must leave it: only the end of the data becomes `END`.
+        """
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Drop what the pass under way holds (an order, an iterator, work in progress)."""
+
+    def _end_pass(self) -> None:  # noqa: B027
+        """A pass is over. Most data need not know."""
+
+    def peek(self) -> Batch:
+        """Return the next batch without drawing it.
+
+        At the end of a pass, where the next draw returns `None`, it is the first batch of the pass
+        that follows.
+
+        Raises:
+            EmptyDataError: If the data holds no batch.
+            DataEndedError: If the data is used up and gives no other pass.
+        """
+        for batch in self._ahead:
+            if batch is not END:
+                return batch
+        while True:
+            batch = self._fetch()
+            self._ahead.append(batch)
+            if batch is not END:
+                return batch
+
+    def draw(self) -> Batch | None:
+        """Return the next batch, or `None` once at the end of each pass.
+
+        Raises:
+            EmptyDataError: If the data holds no batch.
+            DataEndedError: If the data is used up and gives no other pass.
+            BatchChangedError: If the batch differs from the first one in structure, dtype or rank.
+        """
+        batch = self._ahead.popleft() if self._ahead else self._fetch()
+        self._position = _after(self._position, batch)
+        return None if batch is END else batch
+
+    def seek(self, position: Position) -> None:
+        """Stand at `position`, so that the next draw returns the batch that follows it.
+
+        Where `seeks_directly` is false, the batches in between are drawn and dropped, whole passes
+        included, so that data that carries state from pass to pass arrives in the same state. A
+        position that lies behind is reached from the beginning of its pass.
+
+        Raises:
+            PositionError: If the data has no such position.
+        """
+        if self.seeks_directly:
+            self._jump(position)
+            return
+        if self.is_infinite and position.passes > self._position.passes:
+            raise self._position_error(position, "a pass never ends")
+        if _order(position) < _order(self._position):
+            self._jump(position)
+        while self._position.passes < position.passes:
+            self.draw()
+        while self._position.batches < position.batches:
+            if self.draw() is None:
+                raise self._position_error(position, f"it holds {self._pass_batches} batches")
+
+    def state(self) -> dict[str, Any]:
+        """Return the position and, under `"data"`, what must be the same for it to have a meaning.
+
+        The position of batches that were drawn counts, not that of batches prefetched.
+        """
+        return {
+            "kind": self.kind,
+            "passes": self._position.passes,
+            "batches": self._position.batches,
+            "data": self._facts(),
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what the order and the shapes of the batches depend on, as plain values."""
+        return {}
+
+    def close(self) -> None:
+        """Stop workers and let go of the pass under way. It may be called twice."""
+        self._let_go()
+        self._is_open = False
+        self._ahead.clear()
+
+    def _jump(self, position: Position) -> None:
+        self._let_go()
+        self._is_open = False
+        self._ahead.clear()
+        self._position = self._cursor = position
+
+    def _position_error(self, position: Position, why: str) -> PositionError:
+        return PositionError(self.kind, position.passes, position.batches, why)
+
+    def _fetch(self) -> Batch:
+        """Take one batch, or the end of a pass, and check it."""
+        cursor = self._cursor
+        try:
+            if not self._is_open:
+                self._open(cursor)
+                self._is_open = True
+            batch = self._take(cursor)
+            if batch is END:
+                self._check_end(cursor)
+                self._end_pass()
+                self._pass_batches = cursor.batches
+                self._is_open = False
+            elif self.checks_batches:
+                self._check_batch(batch, cursor)
+        except BaseException as error:  # also an interrupt: a generator is finished by it
+            self._is_open = False
+            self._let_go()
+            if not isinstance(error, PerigeeError):
+                where = f"batch {cursor.batches} of pass {cursor.passes} (both counted from 0)"
+                error.add_note(f"Raised by the data ({self.kind}) at {where}.")
+            raise
+        self._cursor = _after(cursor, batch)
+        return batch
+
+    def _check_end(self, cursor: Position) -> None:
+        if cursor.batches > 0:
+            return
+        if self._pass_batches is None:
+            raise EmptyDataError(self.kind)
+        raise DataEndedError(self.kind, self._pass_batches, "another pass")
+
+    def _check_batch(self, batch: Batch, cursor: Position) -> None:
+        if batch is None:
+            raise DataTypeError(
+                f"NoneType (batch {cursor.batches} of the {self.kind})",
+                "return or yield the batch; a missing `return` gives None.",
+            )
+        now = signature(batch)
+        if self._first is None:
+            self._first = now, describe(batch)
+        elif now != self._first[0]:
+            raise BatchChangedError(cursor.batches, self._first[1], describe(batch))
+
+
+def _after(position: Position, batch: Batch) -> Position:
+    if batch is END:
+        return Position(position.passes + 1, 0)
+    return Position(position.passes, position.batches + 1)
+
+
+def _order(position: Position) -> tuple[int, int]:
+    return position.passes, position.batches

@@ -1,0 +1,197 @@
+"""Trees of arrays: walking them, bringing their leaves to one form, telling them apart."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee._errors import DataTypeError
+from perigee._typing import Batch, Tree
+
+_PLAIN = (bool, int, float, str, bytes)
+_MOST_DESCRIBED = 8
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
+    """Apply `function` to every leaf of tuples, lists and dicts; `None` stays `None`.
+
+    Named tuples keep their type, other mappings than dicts become dicts.
+    """
+    if type(tree) is np.ndarray:  # the most frequent leaf, before the slower checks
+        return function(tree)
+    if isinstance(tree, tuple):
+        items = [map_leaves(function, item) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    if isinstance(tree, list):
+        return [map_leaves(function, item) for item in tree]
+    if isinstance(tree, Mapping):
+        return {key: map_leaves(function, item) for key, item in tree.items()}
+    return None if tree is None else function(tree)
+
+
+def leaves_with_paths(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each leaf with its path, such as `"[0]['image']"`; `None` is passed over.
+
+    A list of plain numbers or strings is one leaf: it was meant as an array.
+    """
+    if isinstance(tree, (tuple, list)) and not is_plain_column(tree):
+        for index, item in enumerate(tree):
+            yield from leaves_with_paths(item, f"{path}[{index}]")
+    elif isinstance(tree, Mapping):
+        for key, item in tree.items():
+            yield from leaves_with_paths(item, f"{path}[{key!r}]")
+    elif tree is not None:
+        yield path, tree
+
+
+def signature(batch: Batch) -> Any:
+    """Return what must not change from batch to batch: structure, dtypes and ranks.
+
+    Signatures compare with `==`. It costs about a microsecond for two arrays, so every batch of a
+    feed can be checked.
+    """
+    kind = type(batch)
+    if kind is np.ndarray:
+        dtype = batch.dtype
+        # The length of the longest string in a batch is a size, not a type.
+        return (dtype.kind if dtype.kind in "SU" else dtype, batch.ndim)
+    if batch is None:
+        return None
+    if isinstance(batch, Mapping):
+        return {key: signature(item) for key, item in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        if is_plain_column(batch):
+            return (kind, type(batch[0]))
+        return (kind, [signature(item) for item in batch])
+    dtype = getattr(batch, "dtype", None)
+    return kind if dtype is None else (dtype, len(batch.shape))
+
+
+def is_plain_column(items: tuple[Any, ...] | list[Any]) -> bool:
+    """Tell whether it is one value an example, as plain numbers or strings, not a structure.
+
+    A torch `DataLoader` collates strings to a list of them, whose length is that of the batch.
+    """
+    return bool(items) and type(items[0]) in _PLAIN and all(type(item) in _PLAIN for item in items)
+
+
+def describe(batch: Batch) -> str:
+    """Return a batch as a reader would write it: `(float32 (32, 64), int64 (32,))`."""
+    if batch is None:
+        return "None"
+    if isinstance(batch, Mapping):
+        return "{" + _listed([f"{key!r}: {describe(item)}" for key, item in batch.items()]) + "}"
+    if isinstance(batch, (tuple, list)):
+        if is_plain_column(batch):
+            return f"{type(batch).__name__} of {len(batch)} {type(batch[0]).__name__}"
+        inner = _listed([describe(item) for item in batch])
+        if isinstance(batch, list):
+            return f"[{inner}]"
+        return f"({inner},)" if len(batch) == 1 else f"({inner})"
+    dtype = getattr(batch, "dtype", None)
+    if dtype is None:
+        return type(batch).__name__
+    name = getattr(dtype, "name", str(dtype)).removeprefix("torch.")
+    return f"{name} {tuple(batch.shape)}"
+
+
+def _listed(items: list[str]) -> str:
+    left_out = len(items) - _MOST_DESCRIBED
+    shown = items[:_MOST_DESCRIBED]
+    return ", ".join([*shown, f"... {left_out} more"] if left_out > 0 else shown)
+
+
+def floatx() -> np.dtype[Any]:
+    """Return the floating dtype that Keras computes in."""
+    name = keras.config.floatx()
+    if name == "bfloat16":
+        import ml_dtypes  # registers the name with NumPy
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Tell whether it is a floating dtype, those that NumPy does not know (bfloat16) included."""
+    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
+
+
+def framework_of(leaf: Any) -> str | None:
+    """Return the framework of a tensor, in Keras's words; `None` for everything else."""
+    root = type(leaf).__module__.partition(".")[0]
+    if root in ("tensorflow", "torch", "jax"):
+        return root
+    return "jax" if root == "jaxlib" else None
+
+
+def is_array_like(leaf: Any) -> bool:
+    """Tell whether it can become a NumPy array: arrays, tensors, data frames."""
+    return hasattr(leaf, "__array__") or hasattr(leaf, "to_numpy")
+
+
+def refusal(leaf: Any) -> DataTypeError | None:
+    """Return why an array cannot be taken: sparse, ragged and masked ones, by name."""
+    kind = type(leaf).__name__
+    root = type(leaf).__module__
+    if root.startswith("scipy.sparse"):
+        return DataTypeError(kind, "make it dense with `.toarray()`.")
+    if root.startswith("jax.experimental.sparse"):
+        return DataTypeError(kind, "make it dense with `.todense()`.")
+    if root.startswith("tensorflow"):
+        if kind.startswith("Ragged"):
+            return DataTypeError(kind, "pad it with `.to_tensor()`, or batch it by `tf.data`.")
+        if kind.startswith(("SparseTensor", "IndexedSlices")):
+            return DataTypeError(kind, "make it dense with `tf.sparse.to_dense(...)`.")
+    layout = str(getattr(leaf, "layout", "torch.strided"))
+    if root.startswith("torch") and layout != "torch.strided":
+        return DataTypeError(f"{kind} ({layout})", "make it dense with `.to_dense()`.")
+    if isinstance(leaf, np.ma.MaskedArray):
+        return DataTypeError(kind, "fill it with `.filled(value)`, and pass the mask by itself.")
+    return None
+
+
+def to_numpy(leaf: Any) -> Any:
+    """Return an array, data frame or tensor of any framework as a NumPy array, shared if it can be.
+
+    A tensor on an accelerator is copied to the host, which waits for the device.
+    """
+    if framework_of(leaf) == "torch":
+        leaf = leaf.detach().cpu()
+        if str(leaf.dtype) == "torch.bfloat16":  # NumPy has no such dtype, torch no way to it
+            leaf = leaf.float()
+        return leaf.numpy()
+    if hasattr(leaf, "to_numpy"):  # pandas and its likes
+        return np.asarray(leaf.to_numpy())
+    return np.asarray(leaf)
+
+
+def batch_converter() -> Callable[[Batch], Batch]:
+    """Return a function that brings batches of Python data to the form in which a step takes them.
+
+    NumPy arrays keep their dtype, but floating ones become Keras's `floatx`, as in `fit`. Tensors
+    of the framework that runs stay as they are, those of another become NumPy arrays. Data frames
+    become arrays. What is no array stays.
+    """
+    target = floatx()
+    native = keras.config.backend()
+
+    def convert(leaf: Any) -> Any:
+        if type(leaf) is not np.ndarray and not isinstance(leaf, np.generic):
+            if framework_of(leaf) == native:
+                return leaf
+            error = refusal(leaf)
+            if error is not None:
+                raise error
+            if not is_array_like(leaf):
+                return leaf
+            leaf = to_numpy(leaf)
+        dtype = leaf.dtype
+        if dtype != target and is_floating(dtype):
+            return leaf.astype(target)
+        return leaf
+
+    def convert_batch(batch: Batch) -> Batch:
+        return map_leaves(convert, batch)
+
+    return convert_batch

@@ -1,0 +1,152 @@
+"""Arrays in memory: one data set, cut into batches here."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perigee._errors import ArrayLengthError, DataTypeError, EmptyDataError
+from perigee._protocols import Position
+from perigee._typing import Batch, Tree
+from perigee.data._order import permutation
+from perigee.data._passes import END, PassFeed
+from perigee.data._spec import (
+    describe,
+    floatx,
+    is_array_like,
+    is_floating,
+    leaves_with_paths,
+    map_leaves,
+    refusal,
+    to_numpy,
+)
+
+
+class ArrayFeed(PassFeed):
+    """Batches of rows of arrays, shuffled or in order; the last one may be smaller.
+
+    Floating arrays are cast to Keras's `floatx` once. All others are used as they are, without a
+    copy, and unshuffled batches are views of them.
+
+    Args:
+        arrays: An array, or tuples and dicts of arrays, nested as needed; `None` stays `None`.
+            Tensors of any framework and data frames are arrays too.
+        batch_size: Rows a batch, at least 1.
+        shuffle: Whether each pass draws the rows in another order.
+        seed: What, together with the number of the pass, decides the order.
+
+    Attributes:
+        arrays: The arrays as NumPy arrays, in the same structure.
+        rows: Their common number of rows.
+        batch_size: Rows a batch.
+        shuffle: Whether the rows are shuffled.
+        seed: Of the order.
+
+    Raises:
+        ArrayLengthError: If the arrays differ in length.
+        EmptyDataError: If there is no row.
+        DataTypeError: If something is no array, or is sparse, ragged, masked or without rows.
+    """
+
+    seeks_directly = True
+    checks_batches = False
+
+    def __init__(self, arrays: Tree, *, batch_size: int, shuffle: bool, seed: int) -> None:
+        super().__init__("arrays")
+        named = [(path, _as_array(leaf, path)) for path, leaf in leaves_with_paths(arrays)]
+        leaves = iter([array for _, array in named])
+        self.arrays: Tree = map_leaves(lambda _: next(leaves), arrays)
+        lengths = {path: len(array) for path, array in named}
+        if len(set(lengths.values())) > 1:
+            raise ArrayLengthError([f"{path}: {rows} rows" for path, rows in lengths.items()])
+        self.rows = next(iter(lengths.values()), 0)
+        if self.rows == 0:
+            raise EmptyDataError(self.kind)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self._order: NDArray[np.int64] | None = None
+
+    @property
+    def length(self) -> int:
+        """Batches a pass."""
+        return -(-self.rows // self.batch_size)
+
+    def permutation(self, pass_index: int) -> NDArray[np.int64]:
+        """Return the rows in the order in which a pass draws them, shape `(rows,)`."""
+        if self.shuffle:
+            return permutation(self.seed, pass_index, self.rows)
+        return np.arange(self.rows)
+
+    def seek(self, position: Position) -> None:
+        """Stand at `position`, in constant time.
+
+        Raises:
+            PositionError: If a pass has fewer batches.
+        """
+        if position.batches > self.length:
+            raise self._position_error(position, f"it holds {self.length} batches a pass")
+        super().seek(position)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+        }
+
+    def _open(self, position: Position) -> None:
+        self._order = self.permutation(position.passes) if self.shuffle else None
+
+    def _take(self, position: Position) -> Batch:
+        start = position.batches * self.batch_size
+        if start >= self.rows:
+            return END
+        stop = min(start + self.batch_size, self.rows)
+        rows = slice(start, stop) if self._order is None else self._order[start:stop]
+        return map_leaves(lambda array: array[rows], self.arrays)
+
+    def _let_go(self) -> None:
+        self._order = None
+
+
+def _as_array(leaf: Any, path: str) -> NDArray[Any]:
+    """Return a leaf as an array with rows, in a dtype that every framework takes."""
+    _refuse(leaf, path)
+    array = to_numpy(leaf)
+    if is_floating(array.dtype):
+        return array.astype(floatx(), copy=False)
+    if array.dtype.kind not in "biucSUO" or (array.dtype.kind == "O" and not _is_text(array)):
+        raise DataTypeError(
+            _at(f"array of dtype {array.dtype}", path),
+            "make it an array of numbers or strings with `.astype(...)`: pad rows of several "
+            "lengths, and split columns of several types into a dict of arrays.",
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _refuse(leaf: Any, path: str) -> None:
+    error = refusal(leaf)
+    if error is not None:
+        raise DataTypeError(_at(error.kind, path), error.fix)
+    if isinstance(leaf, (tuple, list)):
+        raise DataTypeError(_at(describe(leaf), path), "make it an array with `np.asarray(...)`.")
+    if not is_array_like(leaf):
+        raise DataTypeError(
+            _at(type(leaf).__name__, path),
+            "put only arrays into a tuple or dict, and pass anything else as the data itself.",
+        )
+    if np.ndim(leaf) == 0:
+        raise DataTypeError(
+            _at(f"{type(leaf).__name__} of shape ()", path),
+            "give it a first axis that counts the examples.",
+        )
+
+
+def _is_text(array: NDArray[Any]) -> bool:
+    return all(isinstance(item, (str, bytes)) for item in array.flat)
+
+
+def _at(kind: str, path: str) -> str:
+    return f"{kind} (at {path})" if path else kind

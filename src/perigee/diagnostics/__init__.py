@@ -1,0 +1,24 @@
+"""Checks: what is certainly wrong raises, what is probably wrong is a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from perigee._discovery import LossCall, Rehearsal
+from perigee._step import Step
+from perigee.diagnostics import coverage, labels, pairing
+from perigee.diagnostics._finding import Finding as Finding
+
+LOSS_CALL_CHECKS: Sequence[Callable[[LossCall], None]] = (labels.check,)
+"""Look at each call of a Keras loss in the first batch, before the loss runs."""
+
+
+def after_rehearsal(step: Step, rehearsal: Rehearsal, batch: Any) -> list[Finding]:
+    """Run what is known to be cheap and certain once a step has been rehearsed.
+
+    Raises:
+        PairingError: If the loss does not depend on which label belongs to which example.
+    """
+    pairing.check(step, rehearsal, batch)
+    return coverage.check(rehearsal)

@@ -1,0 +1,34 @@
+"""What a diagnostic returns: something probably wrong, in the same four parts as an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from perigee._errors import compose
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is probably wrong, or worth knowing.
+
+    Attributes:
+        code: Stable identifier of the rule, such as `"PG110"`.
+        name: Of the rule, for people.
+        severity: `"error"`, `"warning"` or `"hint"`.
+        happened: What was seen, with values.
+        expected: What would have been right.
+        fix: What to change.
+        items: The things that it is about, by path.
+    """
+
+    code: str
+    name: str
+    severity: Literal["error", "warning", "hint"]
+    happened: str
+    expected: str
+    fix: str
+    items: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return compose(self.name, self.code, self.happened, self.expected, self.fix, self.items)

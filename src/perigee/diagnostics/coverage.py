@@ -1,0 +1,25 @@
+"""PG110: a trainable variable that no optimizer of the step updates."""
+
+from __future__ import annotations
+
+from perigee._discovery import Rehearsal
+from perigee.diagnostics._finding import Finding
+
+
+def check(rehearsal: Rehearsal) -> list[Finding]:
+    """Find trainable variables that nothing updates; silent for steps with raw gradient tapes."""
+    if not rehearsal.updated or not rehearsal.uncovered:
+        return []
+    uncovered = tuple(rehearsal.uncovered)
+    return [
+        Finding(
+            code="PG110",
+            name="UncoveredVariables",
+            severity="warning",
+            happened=f"No optimizer of the step updates {len(uncovered)} trainable variables:",
+            items=uncovered,
+            expected="trainable variables are trained; others are frozen.",
+            fix="set `trainable = False` on what is meant to stay as it is, or pass the variables "
+            "to an optimizer.",
+        )
+    ]

@@ -1,0 +1,98 @@
+"""PG203 to PG206: labels and predictions that do not fit each other or the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends
+from perigee._discovery import LossCall
+from perigee._errors import BroadcastError, LabelEncodingError, LabelRangeError, LogitsError
+
+_SPARSE = keras.losses.SparseCategoricalCrossentropy
+_CATEGORICAL = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
+_BINARY = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
+_SUM_TOLERANCE = 2e-2  # a row of float16 probabilities sums to 1 within this
+
+
+def check(call: LossCall) -> None:
+    """Refuse a call of a Keras loss whose labels or predictions cannot be meant."""
+    y_true, y_pred = call.y_true, call.y_pred
+    if not (hasattr(y_true, "shape") and hasattr(y_pred, "shape")):
+        return
+    name = type(call.loss).__name__
+    _check_shapes(call.loss, name, tuple(y_true.shape), tuple(y_pred.shape))
+    if not _backends.current().capabilities.runs_values_in_rehearsal:
+        return
+    true, pred = _host(y_true), _host(y_pred)
+    if pred.size == 0 or true.size == 0:
+        return
+    if isinstance(call.loss, _SPARSE):
+        _check_ids(call.loss, name, true, pred.shape[-1])
+    _check_scale(call.loss, name, pred)
+    if isinstance(call.loss, _BINARY):
+        _check_unit_range(name, true)
+
+
+def _check_shapes(loss: Any, name: str, true: tuple[Any, ...], pred: tuple[Any, ...]) -> None:
+    if isinstance(loss, _SPARSE):
+        if len(true) == len(pred) and len(pred) > 1 and true[-1] == pred[-1] and pred[-1] != 1:
+            raise LabelEncodingError(name, true, pred, "CategoricalCrossentropy")
+        return
+    if isinstance(loss, _CATEGORICAL):
+        is_column = len(true) == len(pred) and true[-1] == 1 and (pred[-1] or 0) > 1
+        if is_column or len(true) == len(pred) - 1:
+            raise LabelEncodingError(name, true, pred, "SparseCategoricalCrossentropy")
+    # Keras brings (batch,) and (batch, 1) to one rank by itself; what differs after that
+    # broadcasts.
+    if len(true) == len(pred) + 1 and true[-1] == 1:
+        true = true[:-1]
+    if len(pred) == len(true) + 1 and pred[-1] == 1:
+        pred = pred[:-1]
+    known = [(a, b) for a, b in zip(true, pred, strict=False) if a is not None and b is not None]
+    if len(true) != len(pred) or any(a != b and 1 in (a, b) for a, b in known):
+        raise BroadcastError(name, true, pred)
+
+
+def _check_ids(loss: Any, name: str, true: np.ndarray, classes: int) -> None:
+    ignored = getattr(loss, "ignore_class", None)
+    bad = (true < 0) | (true >= classes)
+    if ignored is not None:
+        bad &= true != ignored
+    if bad.any():
+        row = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise LabelRangeError(name, int(true[row]), row[0], 0, classes - 1)
+
+
+def _check_unit_range(name: str, true: np.ndarray) -> None:
+    bad = (true < 0) | (true > 1)
+    if bad.any():
+        row = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise LabelRangeError(name, float(true[row]), row[0], 0, 1)
+
+
+def _check_scale(loss: Any, name: str, pred: np.ndarray) -> None:
+    from_logits = getattr(loss, "from_logits", None)
+    if from_logits is None or not np.isfinite(pred).all():
+        return
+    low, high = float(pred.min()), float(pred.max())
+    in_unit = low >= -_SUM_TOLERANCE and high <= 1 + _SUM_TOLERANCE
+    if isinstance(loss, _BINARY):
+        if not from_logits and not in_unit:
+            raise LogitsError(name, from_logits, low, high)
+        return
+    axis = getattr(loss, "axis", -1)
+    sums = pred.sum(axis=axis)
+    is_distribution = in_unit and bool(np.all(np.abs(sums - 1) < _SUM_TOLERANCE))
+    if not from_logits and not in_unit:
+        raise LogitsError(name, from_logits, low, high)
+    # One row that sums to 1 is a chance; a batch of them, of several classes each, is a softmax.
+    if from_logits and is_distribution and sums.size > 1 and pred.shape[axis] > 1:
+        raise LogitsError(name, from_logits, low, high)
+
+
+def _host(value: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(value), dtype=np.float64)

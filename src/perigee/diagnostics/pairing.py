@@ -1,0 +1,88 @@
+"""PG211: a hand-written loss in which every label meets every prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _backends
+from perigee._discovery import Rehearsal, probe
+from perigee._errors import PairingError
+from perigee._step import Step
+from perigee._typing import Batch
+
+_UNCHANGED = 1e-5
+"""Relative change below which a float32 loss counts as the same: sums in another order."""
+
+_CHANGED = 1e-3
+
+
+def check(step: Step, rehearsal: Rehearsal, batch: Batch) -> None:
+    """Refuse a step whose loss stays the same when labels are rolled by one row.
+
+    Only leaves that look like labels of one value an example are tried, and only where no Keras
+    loss object saw them. Their values must matter: the loss must change when one label does.
+    """
+    if rehearsal.called_losses or "loss" not in rehearsal.kinds:
+        return
+    if not _backends.current().capabilities.runs_values_in_rehearsal:
+        return
+    candidates = _label_leaves(batch)
+    if not candidates:
+        return
+    base = _loss(step, batch, rehearsal)
+    if base is None or _differs(base, _loss(step, batch, rehearsal), _UNCHANGED):
+        return  # a loss that differs between equal runs tells nothing
+    for path, index, leaf in candidates:
+        rolled = _loss(step, _with(batch, index, np.roll(leaf, 1, axis=0)), rehearsal)
+        bumped = _loss(step, _with(batch, index, _bumped(leaf)), rehearsal)
+        if not _differs(base, rolled, _UNCHANGED) and _differs(base, bumped, _CHANGED):
+            raise PairingError(path, leaf.shape)
+
+
+def _label_leaves(batch: Batch) -> list[tuple[str, int, np.ndarray]]:
+    """Return leaves of shape (batch,) or (batch, 1) with differing float or binary values.
+
+    The first leaf of a batch is its input, unless the batch is nothing else.
+    """
+    flat = keras.tree.flatten(batch)
+    found = []
+    for index, leaf in enumerate(flat):
+        shape = tuple(getattr(leaf, "shape", ()))
+        is_column = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+        if index == 0 or not is_column or not _backends.current().is_tensor(leaf):
+            continue
+        value = np.asarray(_backends.current().to_host(leaf))
+        if value.dtype.kind not in "fiub" or len(value) < 3:
+            continue
+        if value.dtype.kind != "f" and len(np.unique(value)) > 2:
+            continue
+        if not np.array_equal(value, np.roll(value, 1, axis=0)):
+            found.append((f"batch[{index}]", index, value))
+    return found
+
+
+def _bumped(leaf: np.ndarray) -> np.ndarray:
+    changed = leaf.copy()
+    if leaf.dtype.kind == "f":
+        changed[0] += 1.0 + abs(changed[0])
+    else:
+        changed[0] = leaf.max() if leaf[0] == leaf.min() else leaf.min()
+    return changed
+
+
+def _with(batch: Batch, index: int, value: np.ndarray) -> Batch:
+    flat = list(keras.tree.flatten(batch))
+    flat[index] = _backends.current().tensors(value)
+    return keras.tree.pack_sequence_as(batch, flat)
+
+
+def _loss(step: Step, batch: Batch, rehearsal: Rehearsal) -> Any:
+    return probe(step, "train_step", batch, rehearsal.tracked)["loss"]
+
+
+def _differs(a: Any, b: Any, tolerance: float) -> bool:
+    a, b = np.mean(np.asarray(a, np.float64)), np.mean(np.asarray(b, np.float64))
+    return not bool(np.isclose(a, b, rtol=tolerance, atol=0, equal_nan=True))

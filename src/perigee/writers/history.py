@@ -1,0 +1,46 @@
+"""The values of each epoch, as Keras's `fit` returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perigee._clock import Clock
+from perigee._events import Ended, Hook, Recorded
+
+
+class History(Hook):
+    """What a training came to.
+
+    Attributes:
+        history: Name to one exact value an epoch; validation values under `val_`. Where a value
+            is missing in some epochs, the list is shorter, as in Keras.
+        epoch: The numbers of the epochs, from 0.
+        stop_reason: Why it ended: `"epochs"`, `"steps"`, `"non-finite"`, or what a hook or
+            callback asked for.
+        clock: Where it ended.
+        findings: What is probably wrong with the step, seen while it was rehearsed.
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+        self.stop_reason: str | None = None
+        self.clock = Clock()
+        self.findings: Sequence[Any] = ()
+
+    def on_record(self, event: Recorded) -> None:
+        """Take in the values of an epoch."""
+        if event.scope == "epoch":
+            self.epoch.append(len(self.epoch))
+            for name, value in event.values.items():
+                self.history.setdefault(name, []).append(value)
+
+    def on_end(self, event: Ended) -> None:
+        """Take in where and why it ended."""
+        self.clock = event.clock
+        self.stop_reason = event.reason
+
+    def __repr__(self) -> str:
+        last = {name: f"{values[-1]:.4g}" for name, values in self.history.items()}
+        return f"History(epochs={len(self.epoch)}, stop_reason={self.stop_reason!r}, last={last})"

@@ -1,0 +1,128 @@
+"""Records as lines of JSON: one file a run, valid after any crash."""
+
+import json
+import math
+import os
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from perigee._events import Ended, Hook, Recorded, Started
+
+FILE_NAME = "metrics.jsonl"
+
+
+class JsonLines(Hook):
+    """Append each record to `metrics.jsonl` in a run directory.
+
+    One line a record, with `kind` (the scope), `step`, `epoch`, `batch`, `seconds` and `values`.
+    JSON has no NaN and no infinity: such a value is `null`, and `nonfinite` says which it was, as
+    in `{"loss": "nan"}`; there is no `nonfinite` where all values are finite.
+
+    A line reaches the operating system in one write when it is recorded, so that another program
+    can follow the file, and a process that is killed leaves at most one torn line at the end. A
+    torn line that an earlier process left is removed before the first new one.
+
+    Args:
+        directory: The run directory, which must exist when training starts.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path = Path(directory) / FILE_NAME
+        self._file: FileIO | None = None
+
+    def on_start(self, event: Started) -> None:
+        """Open the file, so that a directory that cannot be written to is known before step 1."""
+        self.close()
+        _mend(self.path)
+        self._file = FileIO(self.path, "a")
+
+    def on_record(self, event: Recorded) -> None:
+        """Append one line."""
+        if self._file is None:
+            raise ValueError(f"{self.path} is not open: a record came before the start.")
+        line = memoryview(_encode(event))
+        while line:  # one call; another only after the system took a part, to hear the reason why
+            line = line[self._file.write(line) :]
+
+    def on_end(self, event: Ended) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file if it is open."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the records of a `metrics.jsonl`, in order, without a torn last line.
+
+    Values that were not finite are floats again, under `values`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One dict a line, as `JsonLines` describes it.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If a line before the last one is no JSON object.
+    """
+    records, _ = _parse(Path(path).read_bytes())
+    for record in records:
+        for name, word in record.pop("nonfinite", {}).items():
+            record["values"][name] = float(word)
+    return records
+
+
+def _encode(event: Recorded) -> bytes:
+    values = {name: float(value) for name, value in event.values.items()}
+    nonfinite = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
+    record: dict[str, Any] = {
+        "kind": event.scope,
+        "step": event.clock.step,
+        "epoch": event.clock.epoch,
+        "batch": event.clock.batch,
+        "seconds": event.seconds,
+        "values": {name: None if name in nonfinite else value for name, value in values.items()},
+    }
+    if nonfinite:
+        record["nonfinite"] = nonfinite
+    return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """Return the records and how many bytes they take, up to a torn last line."""
+    lines = content.split(b"\n")
+    if not lines[-1]:  # what follows the last newline
+        lines.pop()
+    records: list[dict[str, Any]] = []
+    size_bytes = 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("no JSON object")
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"Line {number} of {len(lines)}: {error}") from error
+        records.append(record)
+        size_bytes += len(line) + 1
+    return records, min(size_bytes, len(content))
+
+
+def _mend(path: Path) -> None:
+    """Make the file end with a whole line, or the next record would be glued to a torn one."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    _, size_bytes = _parse(content)
+    if size_bytes < len(content):
+        os.truncate(path, size_bytes)
+    elif content and not content.endswith(b"\n"):  # whole, but for its newline
+        with path.open("ab") as file:
+            file.write(b"\n")

@@ -1,0 +1,33 @@
+"""The documentation says what the code says, and its links lead somewhere."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from perigee._cli.pages import all_pages
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def test_the_page_of_errors_is_current():
+    render = runpy.run_path(str(ROOT / "docs" / "generate_errors.py"))["render"]
+
+    written = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    assert written == render(), "run `make docs`"
+
+
+def test_every_code_has_a_section():
+    written = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+
+    assert re.findall(r"^#{2,3} (PG\d{3}): ", written, re.MULTILINE) == list(all_pages())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_repository_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+
+    inner = [link for link in links if not re.match(r"[a-z]+:", link)]
+    assert [link for link in inner if not (page.parent / link).exists()] == []

@@ -1,0 +1,63 @@
+"""Rules of the house that neither the linter nor the import contracts can express."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src" / "perigee").rglob("*.py"))
+SCRIPTS = sorted(
+    path for room in ("examples", "benchmarks") for path in (ROOT / room).rglob("*.py")
+)
+SHAPELESS_NAMES = {"utils", "common", "helpers", "core", "base", "misc"}
+
+
+def private_keras_uses(source: str) -> list[int]:
+    """Lines that import, or reach into, `keras.src`."""
+    lines: list[int] = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                reached = [alias.name for alias in names]
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                reached = [module, *(f"{module}.{alias.name}" for alias in names)]
+            case ast.Attribute(value=ast.Name(id="keras"), attr=attr):
+                reached = [f"keras.{attr}"]
+            case _:
+                continue
+        if any(name == "keras.src" or name.startswith("keras.src.") for name in reached):
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import keras.src",
+        "import keras.src.ops as ops",
+        "from keras import src",
+        "from keras.src.trainers import trainer",
+        "import keras\nkeras.src.ops",
+    ],
+)
+def test_the_check_for_private_keras_sees_each_way_in(source):
+    assert private_keras_uses(source) != []
+
+
+def test_the_check_for_private_keras_lets_public_names_pass():
+    assert private_keras_uses("import keras\nfrom keras import ops\nkeras.ops.sources") == []
+
+
+def test_nothing_uses_private_keras():
+    uses = {
+        str(path.relative_to(ROOT)): lines
+        for path in [*SOURCES, *SCRIPTS]
+        if (lines := private_keras_uses(path.read_text(encoding="utf-8")))
+    }
+    assert uses == {}
+
+
+def test_every_module_is_named_for_what_it_holds():
+    shapeless = [path for path in SOURCES if path.stem.strip("_") in SHAPELESS_NAMES]
+    assert shapeless == []
