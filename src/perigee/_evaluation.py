@@ -45,14 +45,12 @@ def evaluate(
         _state.rewind_seeds(tracked)
         tally = Tally()
         rows: list[Any] = []
-        index = 0
-        for batch in _batches(feed, steps):
+        for index, batch in enumerate(_batches(feed, steps)):
             if callbacks is not None:
                 callbacks.test_batch_begin(index)
             rows.append(program.run(batch))
             if callbacks is not None:
                 callbacks.test_batch_end(index)
-            index += 1
             if len(rows) == _ROWS_BETWEEN_READS:
                 _read(program, rows, tally)
         _read(program, rows, tally)

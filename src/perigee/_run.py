@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike, fspath
 from typing import Any
@@ -41,7 +41,7 @@ class Run:
     """
 
     path: str | PathLike[str]
-    record_every: Every | None = Every(steps=100)
+    record_every: Every | None = field(default_factory=lambda: Every(steps=100))
 
 
 class PerigeeWarning(UserWarning):

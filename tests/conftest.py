@@ -1,0 +1,34 @@
+"""What every test begins with: one framework a process, quiet, and seeded."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seed Python, NumPy and Keras alike, so that no test depends on another."""
+    keras.utils.set_random_seed(7)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's digits: images `(1797, 64)` in [0, 1], and labels `(1797,)`."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return (images / 16).astype("float32"), labels.astype("int32")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out, with the reason, what one framework alone can run."""
+    running = keras.backend.backend()
+    for item in items:
+        for name in ("tensorflow", "jax", "torch"):
+            if item.get_closest_marker(f"only_{name}") and running != name:
+                item.add_marker(pytest.mark.skip(reason=f"needs {name}; {running} runs"))
