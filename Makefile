@@ -49,7 +49,7 @@ types: $(INSTALLED)
 
 # Which module may import which; the contract is in pyproject.toml.
 floors: $(INSTALLED)
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 bench: $(INSTALLED)
 	@set -e; found=; \

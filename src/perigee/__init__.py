@@ -12,6 +12,7 @@ from perigee._version import __version__ as __version__
 if TYPE_CHECKING:
     from perigee._averages import Average as Average
     from perigee._averages import mean as mean
+    from perigee._copies import copy_of as copy_of
     from perigee._events import Hook as Hook
     from perigee._execution import Execution as Execution
     from perigee._run import Run as Run
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Average": "perigee._averages",
     "mean": "perigee._averages",
+    "copy_of": "perigee._copies",
     "Hook": "perigee._events",
     "Execution": "perigee._execution",
     "Run": "perigee._run",

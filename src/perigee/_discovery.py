@@ -20,6 +20,7 @@ from perigee import _backends, _state
 from perigee._averages import Average, Term
 from perigee._errors import (
     AccumulationError,
+    KeptTensorError,
     LogNameError,
     LogValueError,
     OptimizerSetError,
@@ -73,7 +74,7 @@ class Rehearsal:
             the value covers the pass so far already (it depends on metric state).
         metrics: Metrics that the step updates, by the name under which they are logged.
         updated: For each optimizer by path, the variables that it updates.
-        written: Variables that are not the same afterwards.
+        written: Variables that the step assigns.
         volatile: Attribute paths of Python values that the step itself changes.
         called_losses: Whether the step called Keras loss objects.
     """
@@ -119,10 +120,11 @@ def rehearse(
     recorder = _Recorder(step, before, observers, accumulate > 1)
     with _undone(before.variables) as undo, _backends.current().watch() as watch:
         undo.made = watch.made
-        returned = _run(step, method, batch, recorder)
+        _run(step, method, batch, recorder, before)
         after = _state.track(step)
         _refuse_made(after, watch.made, recorder)
-        changed = _changed(before.variables, undo.values) + _changed_since_made(after, watch.made)
+        _refuse_kept_tensors(before, after)
+        written = _written(before, after, recorder, undo)
     recorder.build_optimizers(after)
     built = _state.track(step)
     if accumulate > 1:
@@ -131,15 +133,14 @@ def rehearse(
     if method == "predict_step":
         kinds: dict[str, Literal["mean", "last"]] = {}
     else:
-        _check_logs(method, returned)
-        kinds = _kinds(step, method, batch, returned, recorder, built)
+        kinds = _kinds(step, method, batch, recorder, built)
         _check_names(method, kinds, recorder, built)
     return Rehearsal(
         tracked=built,
         kinds=kinds,
         metrics=_logged_names(recorder.metrics, built),
         updated={built.path_of(o): v for o, v in recorder.updates},
-        written=changed,
+        written=written,
         volatile=_volatile(before, after),
         called_losses=recorder.called_losses,
     )
@@ -157,22 +158,31 @@ class _Undo:
 @contextmanager
 def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
     """Give variables, those made meanwhile and the host's random state back what they had."""
-    python, numpy = random.getstate(), np.random.get_state()
+    backend = _backends.current()
+    python, numpy, framework = random.getstate(), np.random.get_state(), backend.random_state()
     undo = _Undo(_state.snapshot(variables))
     try:
         yield undo
     finally:
         _state.restore(variables, undo.values)
         for variable, initial in undo.made:
-            variable.assign(initial)
+            if initial is not None:
+                variable.assign(initial)
         random.setstate(python)
         np.random.set_state(numpy)
+        backend.set_random_state(framework)
 
 
-def _run(step: Step, method: Method, batch: Batch, recorder: _Recorder) -> Any:
-    backend = _backends.current()
+def _run(step: Step, method: Method, batch: Batch, recorder: _Recorder, tracked: Tracked) -> None:
+    def run() -> Any:
+        returned, _ = call(step, method, batch, recorder=recorder)
+        if method != "predict_step":
+            _check_logs(method, returned)
+            recorder.returned(returned)
+        return returned
+
     with recorder.listening():
-        return backend.rehearse(lambda: call(step, method, batch, recorder=recorder)[0])
+        _backends.current().rehearse(run, tracked.variables)
 
 
 def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any]:
@@ -184,11 +194,20 @@ def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any
     ]
 
 
-def _changed_since_made(tracked: Tracked, made: Sequence[Any]) -> list[Any]:
-    initial = {id(raw): value for raw, value in made}
-    initial |= {id(v): initial[id(v.value)] for v in tracked.variables if id(v.value) in initial}
-    found = [v for v in tracked.variables if id(v) in initial]
-    return _changed(found, [initial[id(v)] for v in found])
+def _written(before: Tracked, after: Tracked, recorder: _Recorder, undo: _Undo) -> list[Any]:
+    """Return what the step assigned through Keras, and what is not as it was.
+
+    Assignments that go past Keras's own method are seen only by their effect.
+    """
+    initial = {id(raw): value for raw, value in undo.made if value is not None}
+    for v in after.variables:
+        if id(v.value) in initial:
+            initial[id(v)] = initial[id(v.value)]
+    made = [v for v in after.variables if id(v) in initial]
+    changed = _changed(before.variables, undo.values)
+    changed += _changed(made, [initial[id(v)] for v in made])
+    ids = {id(v) for v in changed} | recorder.assigned
+    return [v for v in after.variables if id(v) in ids]
 
 
 def _volatile(before: Tracked, after: Tracked) -> frozenset[str]:
@@ -225,7 +244,10 @@ class _Recorder:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.metrics: dict[int, keras.Metric] = {}
         self.called_losses = False
-        self.results: list[Any] = []
+        self.assigned: set[int] = set()
+        self.has_results = False
+        self.is_result: dict[str, bool] = {}
+        self._results: list[Any] = []
         self._step, self._tracked = step, tracked
         self._observers = observers
         self._accumulates = accumulates
@@ -295,6 +317,12 @@ class _Recorder:
                 "take the updates apart, or leave `accumulate` out.",
             )
 
+    def returned(self, logs: Mapping[str, Any]) -> None:
+        """The step returned `logs`, in the code that made them."""
+        results = {id(leaf) for leaf in keras.tree.flatten(self._results)}
+        self.is_result = {name: id(value) in results for name, value in logs.items()}
+        self._results.clear()
+
     def build_optimizers(self, tracked: Tracked) -> None:
         """Build each optimizer on the variables that it was asked to update."""
         for optimizer, variables in self.updates:
@@ -311,6 +339,7 @@ class _Recorder:
             stack.enter_context(
                 _patched(keras.Layer, "losses", lambda _: property(self._losses(losses)))
             )
+            stack.enter_context(_patched(keras.Variable, "assign", self._assigns))
             for metric in self._tracked.metrics.values():
                 stack.enter_context(_patched(metric, "update_state", self._updates(metric)))
                 stack.enter_context(_patched(metric, "result", self._result))
@@ -351,10 +380,18 @@ class _Recorder:
     def _result(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def result(*args: Any, **kwargs: Any) -> Any:
             value = original(*args, **kwargs)
-            self.results.append(value)
+            self.has_results = True
+            self._results.append(value)
             return value
 
         return result
+
+    def _assigns(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def assign(variable: Any, value: Any) -> Any:
+            self.assigned.add(id(variable))
+            return original(variable, value)
+
+        return assign
 
     def _reads(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def value(variable: Any) -> Any:
@@ -394,6 +431,18 @@ def _refuse_made(tracked: Tracked, made: Sequence[Any], recorder: _Recorder) -> 
 def _is_global_seed(variable: Any) -> bool:
     # Keras makes its one global seed generator at the first unseeded draw.
     return "seed_generator_state" in variable.name
+
+
+def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:
+    """Refuse tensors that the step kept as attributes, where steps are compiled.
+
+    Compiled, such an attribute is set once, to something that stands for a tensor and is none.
+    """
+    if _backends.current().capabilities.modes[0] == "eager":
+        return
+    kept = [path for path, value in after.tensors.items() if before.tensors.get(path) is not value]
+    if kept:
+        raise KeptTensorError(kept)
 
 
 def _check_logs(method: Method, returned: Any) -> None:
@@ -437,7 +486,6 @@ def _kinds(
     step: Step,
     method: Method,
     batch: Batch,
-    returned: Mapping[str, Any],
     recorder: _Recorder,
     tracked: Tracked,
 ) -> dict[str, Literal["mean", "last"]]:
@@ -447,45 +495,54 @@ def _kinds(
     by running the step again from the same state, once as it is and once with the metrics'
     variables changed; a step whose values differ between equal runs is left to identity.
     """
-    results = {id(leaf) for leaf in keras.tree.flatten(recorder.results)}
     kinds: dict[str, Literal["mean", "last"]] = {
-        name: "last" if id(value) in results else "mean" for name, value in returned.items()
+        name: "last" if is_result else "mean" for name, is_result in recorder.is_result.items()
     }
-    if not recorder.results or "mean" not in kinds.values():
+    if not recorder.has_results or "mean" not in kinds.values():
         return kinds
-    first = probe(step, method, batch, tracked)
-    again = probe(step, method, batch, tracked)
-    moved = probe(step, method, batch, tracked, change_metrics=True)
+    probe = Probe(step, method, tracked)
+    first, again, moved = probe(batch), probe(batch), probe(batch, change_metrics=True)
     for name in kinds:
         if _equal(first[name], again[name]) and not _equal(first[name], moved[name]):
             kinds[name] = "last"
     return kinds
 
 
-def probe(
-    step: Step, method: Method, batch: Batch, tracked: Tracked, change_metrics: bool = False
-) -> Mapping[str, Any]:
-    """Run a step once more, put everything back, and return its values on the host.
+class Probe:
+    """A step to be run again and again from the same state, to compare what it returns."""
 
-    Args:
-        step: The Step, rehearsed before.
-        method: Which of its methods.
-        batch: Tensors.
-        tracked: What the Step holds.
-        change_metrics: Whether metric variables begin with other values than they have.
-    """
-    backend = _backends.current()
-    with _undone(tracked.variables):
-        if change_metrics:
-            for variable in tracked.of_kind("metric"):
-                variable.assign(variable + keras.ops.ones_like(variable) * 3)
-        returned = backend.rehearse(lambda: call(step, method, batch)[0])
-        return backend.to_host(
-            {
-                name: list(value.tree_flatten()[0]) if isinstance(value, Average) else value
-                for name, value in returned.items()
-            }
+    def __init__(self, step: Step, method: Method, tracked: Tracked) -> None:
+        self._tracked = tracked
+        self._run = _backends.current().compile(
+            lambda batch: call(step, method, batch)[0], tracked.variables, "eager"
         )
+
+    def __call__(
+        self, batch: Batch, change_metrics: bool = False, change_weights: bool = False
+    ) -> Mapping[str, Any]:
+        """Run the step on a batch, put everything back, and return its values on the host.
+
+        Args:
+            batch: Tensors.
+            change_metrics: Whether metric variables begin with other values than they have.
+            change_weights: Whether trainable variables do, the same ones in each call.
+        """
+        with _undone(self._tracked.variables):
+            if change_weights:
+                draw = np.random.default_rng(0)
+                for variable in self._tracked.of_kind("trainable"):
+                    noise = draw.normal(scale=0.1, size=tuple(variable.shape))
+                    variable.assign(variable + keras.ops.cast(noise, variable.dtype))
+            if change_metrics:
+                for variable in self._tracked.of_kind("metric"):
+                    variable.assign(variable + keras.ops.ones_like(variable) * 3)
+            returned = self._run(batch)
+            return _backends.current().to_host(
+                {
+                    name: list(value.tree_flatten()[0]) if isinstance(value, Average) else value
+                    for name, value in returned.items()
+                }
+            )
 
 
 def _equal(a: Any, b: Any) -> bool:

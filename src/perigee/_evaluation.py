@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -37,12 +38,9 @@ def evaluate(
     first = _backends.current().tensors(feed.peek())
     program = programs(first)
     tracked = program.rehearsal.tracked
-    touched = _touched(program)
-    saved = _state.snapshot(touched)  # waits for the training that is under way
-    try:
+    with _undone(program):
         for metric in tracked.metrics.values():
             metric.reset_state()
-        _state.rewind_seeds(tracked)
         tally = Tally()
         rows: list[Any] = []
         for index, batch in enumerate(_batches(feed, steps)):
@@ -55,22 +53,33 @@ def evaluate(
                 _read(program, rows, tally)
         _read(program, rows, tally)
         return {**tally.means(), **logged_metrics(program.rehearsal)}
-    finally:
-        _state.restore(touched, saved)
 
 
 def predict(programs: Programs, feed: Feed, steps: int | None) -> Tree:
     """Run `predict_step` over a pass of the feed, and return its results put together on axis 0."""
     backend = _backends.current()
     program = programs(backend.tensors(feed.peek()))
+    with _undone(program):
+        parts = [backend.to_host(program.run(batch)) for batch in _batches(feed, steps)]
+    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+@contextmanager
+def _undone(program: Program) -> Generator[None]:
+    """Begin at the first draw of every seed; put back afterwards whatever a pass may write.
+
+    It waits for the training that is under way.
+    """
+    backend = _backends.current()
     touched = _touched(program)
-    saved = _state.snapshot(touched)
+    saved, framework = _state.snapshot(touched), backend.random_state()
     try:
         _state.rewind_seeds(program.rehearsal.tracked)
-        parts = [backend.to_host(program.run(batch)) for batch in _batches(feed, steps)]
+        backend.rewind_random_state()
+        yield
     finally:
         _state.restore(touched, saved)
-    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+        backend.set_random_state(framework)
 
 
 def _touched(program: Program) -> list[Any]:

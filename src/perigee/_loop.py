@@ -75,6 +75,7 @@ class Training:
     clock: Clock = field(default_factory=Clock)
     _asked: str | None = None
     _validated: tuple[int, Mapping[str, float]] = field(default=(-1, {}))
+    _window: Tally = field(default_factory=Tally)
 
     def run(self) -> str:
         """Train until something says stop, and return what did.
@@ -93,15 +94,14 @@ class Training:
             `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, or what a hook or callback asked for.
         """
         plan = self.plan
-        self.hooks.start(
-            Started(
-                self.step, self.clock, plan.epochs, plan.steps, self._steps_per_epoch(), self.now()
-            )
+        started = Started(
+            self.step, self.clock, plan.epochs, plan.steps, self._steps_per_epoch(), self.now()
         )
         reason = "error"
         logs: Mapping[str, float] = {}
         program: Program | None = None
         try:
+            self.hooks.start(started)
             if self.callbacks:
                 self.callbacks.train_begin()
             while (stop := self._reason_to_stop()) is None:
@@ -127,7 +127,7 @@ class Training:
         program = self.programs(first)
         for metric in program.rehearsal.tracked.metrics.values():
             metric.reset_state()
-        values = _Values(program, self.plan.nonfinite)
+        values = _Values(program, self.plan.nonfinite, self._window)
         is_whole = False
         while self._reason_to_stop() is None:
             if not self._step(program, values):

@@ -118,7 +118,9 @@ def fit(
     params = {"epochs": plan.epochs, "steps": plan.steps_per_epoch, "verbose": 0}
     adapted = KerasCallbacks(keras_callbacks, step, params) if keras_callbacks else None
     history = History()
-    feed = open_feed(data, batch_size=batch_size, shuffle=shuffle is not False, seed=seed)
+    feed = open_feed(
+        data, batch_size=batch_size, shuffle=shuffle, seed=seed, shuffles_by_default=True
+    )
     validation_feed: Feed | None = None
     try:
         _check_endless(feed, plan)
@@ -307,7 +309,7 @@ def _check_endless(feed: Feed, plan: Plan) -> None:
 
 def _evaluation_feed(data: Any, batch_size: int | None, steps: int | None) -> Feed:
     is_arrays = isinstance(data, np.ndarray | tuple | dict)
-    feed = open_feed(data, batch_size=batch_size if is_arrays else None, shuffle=False)
+    feed = open_feed(data, batch_size=batch_size if is_arrays else None)
     if feed.is_infinite and steps is None:
         feed.close()
         raise InfiniteDataError(feed.kind)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from perigee import _backends
 from perigee._errors import ForeignKerasError
 
 Kind = Literal["trainable", "non_trainable", "metric", "seed", "optimizer", "variable"]
@@ -48,6 +49,7 @@ class Tracked:
         optimizers: By attribute path.
         metrics: By attribute path, those inside models and layers included.
         plain: Python values by attribute path: what a compiled step has built in as constants.
+        tensors: Tensors held as attributes, by attribute path.
     """
 
     entries: tuple[Entry, ...]
@@ -55,6 +57,7 @@ class Tracked:
     optimizers: Mapping[str, keras.optimizers.Optimizer]
     metrics: Mapping[str, keras.Metric]
     plain: Mapping[str, Any]
+    tensors: Mapping[str, Any]
 
     @property
     def variables(self) -> list[Any]:
@@ -104,7 +107,12 @@ def track(root: Holder) -> Tracked:
     search = _Search()
     search.holder(root, "")
     return Tracked(
-        tuple(search.entries), search.models, search.optimizers, search.metrics, search.plain
+        tuple(search.entries),
+        search.models,
+        search.optimizers,
+        search.metrics,
+        search.plain,
+        search.tensors,
     )
 
 
@@ -115,6 +123,7 @@ class _Search:
     optimizers: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Any] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
     _kept: list[Any] = field(default_factory=list)
 
@@ -152,6 +161,8 @@ class _Search:
             self.plain[path] = value
         else:
             _refuse_keras_2(value, path)
+            if _backends.current().is_tensor(value):
+                self.tensors[path] = value
             self.plain[path] = id(value)
 
     def _layer(self, layer: keras.Layer, path: str) -> None:

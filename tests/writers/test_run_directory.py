@@ -283,7 +283,7 @@ def test_there_is_no_commit_outside_a_checkout_or_without_git(tmp_path, monkeypa
 def test_a_git_that_hangs_is_given_up(tmp_path, monkeypatch):
     hanging = tmp_path / "bin" / "git"
     hanging.parent.mkdir()
-    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    hanging.write_text("#!/bin/sh\necho 0123abc\nexec sleep 60\n")
     hanging.chmod(0o755)
     monkeypatch.setenv("PATH", f"{hanging.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(run_directory, "_GIT_TIMEOUT_SECS", 0.05)

@@ -12,7 +12,7 @@ from perigee._backends._protocol import Compiled as Compiled
 from perigee._backends._protocol import Mode as Mode
 from perigee._errors import ArgumentError
 
-_WITH_A_ROOM = ("tensorflow",)
+_WITH_A_ROOM = ("tensorflow", "jax", "torch")
 
 
 @functools.cache

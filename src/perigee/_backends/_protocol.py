@@ -25,11 +25,9 @@ class Capabilities:
 
     Attributes:
         modes: Ways to run a function, the default first.
-        runs_values_in_rehearsal: Whether a rehearsal computes values (or only shapes).
     """
 
     modes: tuple[Mode, ...]
-    runs_values_in_rehearsal: bool
 
 
 class Compiled(Protocol):
@@ -46,8 +44,9 @@ class Compiled(Protocol):
 class Watch(Protocol):
     """What a rehearsal saw of the framework's own variables."""
 
-    made: list[tuple[Any, np.ndarray]]
-    """Variables that were created, of Keras or of the framework, with their initial values."""
+    made: list[tuple[Any, np.ndarray | None]]
+    """Variables that were created, of Keras or of the framework, with their initial values;
+    `None` where what is assigned in a rehearsal does not stay."""
 
 
 class Backend(Protocol):
@@ -128,8 +127,36 @@ class Backend(Protocol):
         """
         ...
 
-    def rehearse(self, function: Callable[[], Any]) -> Any:
-        """Run `function` once outside any compiled code, for what can be learned from it."""
+    def rehearse(self, function: Callable[[], Any], variables: Sequence[Any]) -> Any:
+        """Run `function` once, for what can be learned from it.
+
+        Args:
+            function: Returns a tree of tensors; reads and writes `variables`. What it writes may
+                stay or not: the caller puts it back.
+            variables: Every Keras variable that it may touch, but for those that it makes.
+        """
+        ...
+
+    def random_state(self) -> Any:
+        """Return the state of the framework's global generator, `None` where it has none.
+
+        What Keras draws from its own seed generators is state of variables and not meant here.
+        """
+        ...
+
+    def set_random_state(self, state: Any) -> None:
+        """Take back what `random_state` returned."""
+        ...
+
+    def rewind_random_state(self) -> None:
+        """Set the framework's global generator to a fixed state."""
+        ...
+
+    def observe(self, tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
+        """Call `look` with the values of tensors as NumPy arrays, during a rehearsal.
+
+        It is called at once, or when the rehearsal has run where values are known only then.
+        """
         ...
 
     def watch(self) -> AbstractContextManager[Watch]:

@@ -32,9 +32,11 @@ from perigee._errors.losses import RegularizationTwiceError as RegularizationTwi
 from perigee._errors.runs import ArgumentError as ArgumentError
 from perigee._errors.runs import RunExistsError as RunExistsError
 from perigee._errors.steps import ForeignKerasError as ForeignKerasError
+from perigee._errors.steps import KeptTensorError as KeptTensorError
 from perigee._errors.steps import LogNameError as LogNameError
 from perigee._errors.steps import LogValueError as LogValueError
 from perigee._errors.steps import MissingMethodError as MissingMethodError
+from perigee._errors.steps import ModelCopyError as ModelCopyError
 from perigee._errors.steps import NonFiniteError as NonFiniteError
 from perigee._errors.steps import OptimizerGroupsError as OptimizerGroupsError
 from perigee._errors.steps import OutputsError as OutputsError

@@ -82,6 +82,26 @@ class ForeignKerasError(PerigeeError, TypeError):
         )
 
 
+class KeptTensorError(PerigeeError, TypeError):
+    """The step keeps tensors as attributes of the Step.
+
+    A compiled step runs its Python code once, so the attribute would hold a placeholder of that
+    one run: never a value, and an error wherever it is used.
+    """
+
+    code = "PG410"
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = tuple(paths)
+        super().__init__(
+            f"The step keeps {len(self.paths)} tensors as attributes:",
+            items=self.paths,
+            expected="tensors leave a step through what it returns, and state lives in variables.",
+            fix="return the value, or hold a `keras.Variable(..., trainable=False)` made in "
+            "`__init__` and `assign` to it.",
+        )
+
+
 class OptimizerGroupsError(PerigeeError, ValueError):
     """The groups of variables given to several optimizers do not cover the model exactly."""
 
@@ -124,4 +144,24 @@ class NonFiniteError(PerigeeError, FloatingPointError):
             expected="finite values.",
             fix="lower the learning rate, clip the gradients, or look for NaN in the data; "
             '`nonfinite="stop"` ends the training there without an error.',
+        )
+
+
+class ModelCopyError(PerigeeError, ValueError):
+    """A model has no exact copy.
+
+    A copy is made anew from the model's config and then gets its weights. That needs a class whose
+    `get_config` gives everything that `__init__` takes, a `from_config` that makes new layers, and
+    a `build` that makes every weight. Keras refuses `Lambda` layers around Python lambdas.
+    """
+
+    code = "PG409"
+
+    def __init__(self, model: str, why: str) -> None:
+        self.model, self.why = model, why
+        super().__init__(
+            f"{model} cannot be copied: {why}.",
+            expected="a built model that Keras can make anew from its config.",
+            fix="build it first, write `get_config`, or make the second model by the code that "
+            "made the first and copy with `second.set_weights(first.get_weights())`.",
         )

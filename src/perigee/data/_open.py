@@ -52,11 +52,11 @@ def open_feed(
     """
     _check_numbers(batch_size, seed)
     if is_tf_dataset(data):
-        _refuse_argument("batch_size", batch_size, "tf.data.Dataset", "`.batch(...)`")
-        _refuse_argument("shuffle", shuffle, "tf.data.Dataset", "`.shuffle(...)`")
+        _refuse_argument("batch_size", batch_size, "a tf.data.Dataset", "`.batch(...)`")
+        _refuse_argument("shuffle", shuffle, "a tf.data.Dataset", "`.shuffle(...)`")
         return TFDatasetFeed(data)
     if isinstance(data, keras.utils.PyDataset):
-        _refuse_argument("batch_size", batch_size, "PyDataset", "its `__getitem__`")
+        _refuse_argument("batch_size", batch_size, "a PyDataset", "its `__getitem__`")
         if shuffle is None:
             shuffle = shuffles_by_default and data.num_batches is not None
         return PyDatasetFeed(data, shuffle=shuffle, seed=seed)
@@ -70,8 +70,8 @@ def open_feed(
     fix = _why_not(data)
     if fix is not None:
         raise DataTypeError(type(data).__name__, fix)
-    _refuse_argument("batch_size", batch_size, "iterable", "what it yields")
-    _refuse_argument("shuffle", shuffle, "iterable", "what it yields")
+    _refuse_argument("batch_size", batch_size, "an iterable", "what it yields")
+    _refuse_argument("shuffle", shuffle, "an iterable", "what it yields")
     return IterableFeed(data)
 
 
@@ -97,7 +97,7 @@ def _refuse_argument(name: str, given: Any, kind: str, place: str) -> None:
     raise ArgumentError(
         name,
         repr(given),
-        f"`{name}` is for {takers} only; this data is a {kind}, which makes its own batches.",
+        f"`{name}` is for {takers} only; this data is {kind}, which makes its own batches.",
         f"leave it out, and set it in {place}.",
     )
 

@@ -12,7 +12,7 @@ def permutation(seed: int, pass_index: int, size: int) -> NDArray[np.int64]:
     and promises nothing for `Generator.permutation`.
 
     >>> permutation(seed=0, pass_index=0, size=5).tolist()
-    [0, 2, 3, 4, 1]
+    [0, 2, 1, 4, 3]
 
     Args:
         seed: At least 0 and below 2**64.

@@ -115,6 +115,11 @@ def _as_array(leaf: Any, path: str) -> NDArray[Any]:
     """Return a leaf as an array with rows, in a dtype that every framework takes."""
     _refuse(leaf, path)
     array = to_numpy(leaf)
+    if array.ndim == 0:
+        raise DataTypeError(
+            _at(f"{type(leaf).__name__} of shape ()", path),
+            "give it a first axis that counts the examples.",
+        )
     if is_floating(array.dtype):
         return array.astype(floatx(), copy=False)
     if array.dtype.kind not in "biucSUO" or (array.dtype.kind == "O" and not _is_text(array)):
@@ -136,11 +141,6 @@ def _refuse(leaf: Any, path: str) -> None:
         raise DataTypeError(
             _at(type(leaf).__name__, path),
             "put only arrays into a tuple or dict, and pass anything else as the data itself.",
-        )
-    if np.ndim(leaf) == 0:
-        raise DataTypeError(
-            _at(f"{type(leaf).__name__} of shape ()", path),
-            "give it a first axis that counts the examples.",
         )
 
 

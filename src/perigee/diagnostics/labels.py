@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from perigee import _backends
 from perigee._discovery import LossCall
@@ -25,15 +25,17 @@ def check(call: LossCall) -> None:
         return
     name = type(call.loss).__name__
     _check_shapes(call.loss, name, tuple(y_true.shape), tuple(y_pred.shape))
-    if not _backends.current().capabilities.runs_values_in_rehearsal:
+    _backends.current().observe((y_true, y_pred), partial(_check_values, call.loss, name))
+
+
+def _check_values(loss: Any, name: str, true: np.ndarray, pred: np.ndarray) -> None:
+    if pred.size == 0 or true.size == 0 or pred.dtype.kind not in "fV":
         return
-    true, pred = _host(y_true), _host(y_pred)
-    if pred.size == 0 or true.size == 0:
-        return
-    if isinstance(call.loss, _SPARSE):
-        _check_ids(call.loss, name, true, pred.shape[-1])
-    _check_scale(call.loss, name, pred)
-    if isinstance(call.loss, _BINARY):
+    true, pred = true.astype(np.float64), pred.astype(np.float64)
+    if isinstance(loss, _SPARSE):
+        _check_ids(loss, name, true, pred.shape[-1])
+    _check_scale(loss, name, pred)
+    if isinstance(loss, _BINARY):
         _check_unit_range(name, true)
 
 
@@ -92,7 +94,3 @@ def _check_scale(loss: Any, name: str, pred: np.ndarray) -> None:
     # One row that sums to 1 is a chance; a batch of them, of several classes each, is a softmax.
     if from_logits and is_distribution and sums.size > 1 and pred.shape[axis] > 1:
         raise LogitsError(name, from_logits, low, high)
-
-
-def _host(value: Any) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(value), dtype=np.float64)

@@ -357,7 +357,7 @@ class _LiveLine:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         width = options.max_width
-        line = Text("  ".join(self.labels), no_wrap=True, end="")
+        line = Text("  ".join(self.labels), no_wrap=True, end="")  # cropped by Rich
         kept = 0  # where there is no room for all, the first value matters more than the pace
         for name, value in self.values[:1]:
             kept = len("  ") + min(cell_len(name), _ROOM_FOR_NAME) + len(f" {value} …")
@@ -367,7 +367,6 @@ class _LiveLine:
             if line.cell_len + 2 + len(fact) + kept <= width:
                 line.append("  ").append(fact)
         self._append_values(line, width)
-        line.truncate(width, overflow="crop")
         yield line
 
     def _append_bar(self, line: Text, fraction: float, cells: int) -> None:

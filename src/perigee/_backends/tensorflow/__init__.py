@@ -1,8 +1,10 @@
+# pyright: basic
 """TensorFlow: gradient tapes, functions and variables that change in place."""
 
 from perigee._backends._protocol import Capabilities
 from perigee._backends.tensorflow.compiling import (
     compile,
+    observe,
     plain,
     rehearse,
     user_code,
@@ -13,6 +15,9 @@ from perigee._backends.tensorflow.tensors import (
     all_finite,
     dense,
     is_tensor,
+    random_state,
+    rewind_random_state,
+    set_random_state,
     stacked_on_host,
     tensors,
     to_host,
@@ -23,12 +28,15 @@ class TensorFlow:
     """The contract of `perigee._backends.Backend`, kept by TensorFlow."""
 
     name = "tensorflow"
-    capabilities = Capabilities(modes=("graph", "eager", "xla"), runs_values_in_rehearsal=True)
+    capabilities = Capabilities(modes=("graph", "eager", "xla"))
 
     tensors = staticmethod(tensors)
     to_host = staticmethod(to_host)
     stacked_on_host = staticmethod(stacked_on_host)
     is_tensor = staticmethod(is_tensor)
+    random_state = staticmethod(random_state)
+    set_random_state = staticmethod(set_random_state)
+    rewind_random_state = staticmethod(rewind_random_state)
     dense = staticmethod(dense)
     all_finite = staticmethod(all_finite)
     differentiate = staticmethod(differentiate)
@@ -37,6 +45,7 @@ class TensorFlow:
     plain = staticmethod(plain)
     user_code = staticmethod(user_code)
     rehearse = staticmethod(rehearse)
+    observe = staticmethod(observe)
     watch = staticmethod(watch)
     compile = staticmethod(compile)
 

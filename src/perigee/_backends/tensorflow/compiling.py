@@ -1,24 +1,17 @@
+# pyright: basic
 """Functions compiled by TensorFlow."""
 
 import functools
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from perigee._backends._protocol import Mode
+from perigee._backends._watching import Watched
 from perigee._typing import Tree
-
-
-@dataclass(slots=True)
-class Watched:
-    """Variables that were created, of Keras or of TensorFlow, with their initial values."""
-
-    made: list[tuple[Any, np.ndarray]] = field(default_factory=list)
 
 
 @contextmanager
@@ -36,13 +29,30 @@ def watch() -> Generator[Watched]:
         yield watched
 
 
-def rehearse(function: Callable[[], Any]) -> Any:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> Any:
     """See `Backend.rehearse`: eagerly, so that errors of user code come out as they are.
 
     Summaries are left out: the step will write them itself when it counts.
     """
-    with tf.summary.record_if(False):
+    with _no_summaries():
         return function()
+
+
+@contextmanager
+def _no_summaries() -> Generator[None]:
+    original = tf.summary.record_if
+    # The innermost condition decides, so one that the step sets itself must not be heard.
+    tf.summary.record_if = lambda condition: original(False)
+    try:
+        with original(False):
+            yield
+    finally:
+        tf.summary.record_if = original
+
+
+def observe(tensors: Sequence[Any], look: Callable[..., None]) -> None:
+    """See `Backend.observe`: the values are there."""
+    look(*(tf.convert_to_tensor(tensor).numpy() for tensor in tensors))
 
 
 plain = tf.autograph.experimental.do_not_convert

@@ -1,3 +1,4 @@
+# pyright: basic
 """Gradients and conditional updates in TensorFlow."""
 
 from collections.abc import Callable, Sequence

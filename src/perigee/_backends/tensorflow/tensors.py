@@ -1,3 +1,4 @@
+# pyright: basic
 """Tensors of TensorFlow, to and from the host."""
 
 from collections.abc import Sequence
@@ -48,3 +49,16 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     """See `Backend.all_finite`."""
     values = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
+
+
+def random_state() -> None:
+    """See `Backend.random_state`: stateful operations keep theirs where it cannot be read."""
+    return None
+
+
+def set_random_state(state: None) -> None:
+    """See `Backend.set_random_state`: there is none."""
+
+
+def rewind_random_state() -> None:
+    """See `Backend.rewind_random_state`: there is none."""

@@ -1,0 +1,36 @@
+"""Seeing which variables are made: shared by the frameworks whose variables are all Keras's."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@dataclass(slots=True)
+class Watched:
+    """Variables that were created, with their initial values where they change in place."""
+
+    made: list[tuple[Any, np.ndarray | None]] = field(default_factory=list)
+
+
+@contextmanager
+def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
+    """Record the Keras variables that are created, for as long as the context is open."""
+    watched = Watched()
+    original = keras.Variable.__init__
+
+    def init(variable: Any, *args: Any, **kwargs: Any) -> None:
+        original(variable, *args, **kwargs)
+        value = np.array(keras.ops.convert_to_numpy(variable)) if change_in_place else None
+        watched.made.append((variable, value))
+
+    keras.Variable.__init__ = init
+    try:
+        yield watched
+    finally:
+        keras.Variable.__init__ = original

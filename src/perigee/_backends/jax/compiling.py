@@ -1,0 +1,119 @@
+# pyright: basic
+"""Functions compiled by JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import jax
+import keras
+import numpy as np
+
+from perigee._backends._protocol import Mode
+from perigee._backends._watching import Watched, watch_keras_variables
+from perigee._backends.jax.scopes import Scope
+from perigee._typing import Tensor, Tree
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_rehearsals: list[list[tuple[Callable[..., None], list[np.ndarray]]]] = []
+"""What was observed in each rehearsal under way, to be looked at when its values are known."""
+
+
+def plain(function: _F) -> _F:
+    """See `Backend.plain`: JAX rewrites no code."""
+    return function
+
+
+def user_code(function: _F) -> _F:
+    """See `Backend.user_code`: JAX rewrites no code."""
+    return function
+
+
+def watch() -> AbstractContextManager[Watched]:
+    """See `Backend.watch`."""
+    return watch_keras_variables(change_in_place=False)
+
+
+def is_rehearsing() -> bool:
+    """Tell whether a rehearsal is under way."""
+    return bool(_rehearsals)
+
+
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> Any:
+    """See `Backend.rehearse`: compiled as a whole, for single operations take longer.
+
+    Variables keep their values: what the function assigns stays in the scope. Only what it
+    returns and what is observed is computed; the rest is left out by the compiler.
+    """
+
+    def pure(values: Sequence[Tensor]) -> Any:
+        with Scope(zip(variables, values, strict=True)):
+            return function()
+
+    _rehearsals.append([])
+    try:
+        # Variables that are made inside get their values when the outer scope ends, outside the
+        # trace.
+        with keras.StatelessScope():
+            returned = jax.jit(pure)([variable.value for variable in variables])
+        jax.effects_barrier()
+        observed = _rehearsals[-1]
+    finally:
+        _rehearsals.pop()
+    for look, arrays in observed:
+        look(*arrays)
+    return returned
+
+
+def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
+    """See `Backend.observe`: values are known when the rehearsal has run."""
+    observed = _rehearsals[-1]
+    jax.debug.callback(
+        lambda *arrays: observed.append((look, [np.array(a) for a in arrays])), *tensors
+    )
+
+
+def compile(function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> Function:
+    """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager."""
+    return Function(function, variables, mode)
+
+
+class Function:
+    """A function of trees of arrays, compiled once for each structure and size."""
+
+    def __init__(self, function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> None:
+        self.traces = 0
+        self._function, self._variables = function, list(variables)
+        self._is_eager = mode == "eager"
+        self._assigned: list[int] = []
+        # The old values are given up: the new ones take their memory.
+        self._compiled = jax.jit(self._pure, donate_argnums=0)
+
+    def __call__(self, *arguments: Tree) -> Tree:
+        """Run the function, compiling it first where it must be."""
+        if self._is_eager:
+            return self._function(*arguments)
+        values = _unshared([variable.value for variable in self._variables])
+        result, values = self._compiled(values, arguments)
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+        return result
+
+    def _pure(self, values: Sequence[Tensor], arguments: Tree) -> tuple[Tree, list[Tensor]]:
+        self.traces += 1
+        with Scope(zip(self._variables, values, strict=True)) as scope:
+            result = self._function(*arguments)
+        return result, [scope.value_of(variable) for variable in self._variables]
+
+
+def _unshared(values: list[Tensor]) -> list[Tensor]:
+    """Copy arrays that several variables share: memory can be given up only once."""
+    seen: set[int] = set()
+    for index, value in enumerate(values):
+        if id(value) in seen:
+            values[index] = value.copy()
+        seen.add(id(value))
+    return values

@@ -1,0 +1,142 @@
+# pyright: basic
+"""Gradients and conditional updates in JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from perigee._backends.jax import compiling
+from perigee._backends.jax.scopes import Scope
+from perigee._typing import Tensor, Tree
+
+
+def differentiate(
+    function: Callable[[], tuple[Tensor, Tree]], variables: Sequence[Any]
+) -> tuple[Tree, list[Tensor | None], list[Any]]:
+    """See `Backend.differentiate`; variables of the framework itself do not exist here."""
+    trace = _Trace(lambda values: function(), variables)
+    values = [variable.value for variable in variables]
+    gradients, carried = jax.grad(trace, has_aux=True)(values)
+    rest = trace.hand_out(carried)
+    return rest, _without_unreached(trace, values, gradients), []
+
+
+def differentiate_inputs(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """See `Backend.differentiate_inputs`."""
+    trace = _Trace(lambda values: (function(*values), None), ())
+    values = [jnp.asarray(tensor) for tensor in tensors]
+    gradients, carried = jax.grad(trace, has_aux=True)(values)
+    trace.hand_out(carried)
+    return _without_unreached(trace, values, gradients)
+
+
+class _Trace:
+    """A function of values that runs code which reads and assigns variables.
+
+    Tensors leave a trace only as its results: what the code returns is split into tensors, which
+    are carried out, and the rest, which is kept aside.
+    """
+
+    def __init__(
+        self, function: Callable[[Sequence[Tensor]], tuple[Tensor, Tree]], variables: Sequence[Any]
+    ) -> None:
+        self._function, self._variables = function, variables
+
+    def __call__(self, values: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        with Scope(zip(self._variables, values, strict=False)) as scope:
+            scalar, rest = self._function(values)
+        self._assigned = list(scope.assigned.values())
+        self._rest = Split(rest)
+        return scalar, [*self._rest.tensors, *(scope.value_of(v) for v in self._assigned)]
+
+    def hand_out(self, carried: Sequence[Tensor]) -> Tree:
+        """Assign what was assigned inside, outside; return what the code returned."""
+        count = len(self._rest.tensors)
+        for variable, value in zip(self._assigned, carried[count:], strict=True):
+            variable.assign(value)
+        return self._rest.joined(carried[:count])
+
+
+class Split:
+    """A tree taken apart into tensors and the rest."""
+
+    def __init__(self, tree: Tree) -> None:
+        leaves, self._structure = jax.tree_util.tree_flatten(tree, is_leaf=_register)
+        self._places = [isinstance(leaf, jax.Array) for leaf in leaves]
+        self._others = [leaf for leaf in leaves if not isinstance(leaf, jax.Array)]
+        self.tensors = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+
+    def joined(self, tensors: Sequence[Tensor]) -> Tree:
+        """Return the tree with other tensors in place of its own."""
+        given, others = iter(tensors), iter(self._others)
+        leaves = [next(given) if is_tensor else next(others) for is_tensor in self._places]
+        return jax.tree_util.tree_unflatten(self._structure, leaves)
+
+
+_registered: set[type] = set()
+
+
+def _register(value: Any) -> bool:
+    """Teach JAX a class that says how to flatten it, when one is met; never a leaf."""
+    kind = type(value)
+    if hasattr(kind, "tree_unflatten") and kind not in _registered:
+        _registered.add(kind)
+        jax.tree_util.register_pytree_node_class(kind)
+    return False
+
+
+def _without_unreached(
+    trace: _Trace, values: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Put `None` for values that the scalar does not depend on: JAX gives zeros.
+
+    Only while rehearsing: the extra trace costs time. Whether a gradient is a structural zero is
+    told by the transposition rule of an identity around each value; neither zeros in the numbers
+    (a dead unit, a factor of 0) nor dependencies in the traced program tell it.
+    """
+    if not compiling.is_rehearsing():
+        return list(gradients)
+    reached = [False] * len(values)
+
+    def tagged(values: Sequence[Tensor]) -> Tensor:
+        return trace([_tag(index, reached)(value) for index, value in enumerate(values)])[0]
+
+    jax.eval_shape(jax.grad(tagged), list(values))
+    return [g if is_reached else None for g, is_reached in zip(gradients, reached, strict=True)]
+
+
+def _tag(index: int, reached: list[bool]) -> Callable[[Tensor], Tensor]:
+    @jax.custom_vjp
+    def identity(x: Tensor) -> Tensor:
+        return x
+
+    def backward(_: None, cotangent: Any) -> tuple[Tensor]:
+        if isinstance(cotangent, SymbolicZero):
+            zero: Any = cotangent
+            return (jnp.zeros(zero.shape, zero.dtype),)
+        reached[index] = True
+        return (cotangent,)
+
+    identity.defvjp(lambda x: (x.value, None), backward, symbolic_zeros=True)
+    return identity
+
+
+def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:
+    """See `Backend.update_if`."""
+
+    def run(values: Sequence[Tensor]) -> list[Tensor]:
+        with Scope(zip(variables, values, strict=True)) as scope:
+            update()
+        return [scope.value_of(variable) for variable in variables]
+
+    before = [variable.value for variable in variables]
+    after = jax.lax.cond(jnp.asarray(condition, bool), run, list, before)
+    for variable, value in zip(variables, after, strict=True):
+        variable.assign(value)

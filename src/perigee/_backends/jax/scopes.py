@@ -1,0 +1,59 @@
+# pyright: basic
+"""Scopes in which Keras variables seem to change while JAX traces pure functions.
+
+A `keras.StatelessScope` replaces the one around it instead of standing inside it: what the outer
+one holds is invisible in the inner one. `Scope` looks outward, and remembers which variables were
+assigned, so that their new values can be handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from perigee._typing import Tensor
+
+_open: list[Scope] = []
+
+
+class Scope(keras.StatelessScope):
+    """Values of variables for the code inside; what is not set here is looked up outside."""
+
+    def __init__(self, mapping: Iterable[tuple[Any, Tensor]] = ()) -> None:
+        # Without collecting, `add_loss` terms would vanish without a word.
+        super().__init__(state_mapping=list(mapping), collect_losses=True)
+        self.assigned: dict[int, Any] = {}
+        self._outer = innermost()
+
+    def __enter__(self) -> Scope:
+        super().__enter__()
+        _open.append(self)
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        _open.pop()
+        super().__exit__(*details)
+
+    def get_current_value(self, variable: Any) -> Tensor | None:
+        """Return the value here or in the nearest scope outside that has one."""
+        value = super().get_current_value(variable)
+        if value is None and self._outer is not None:
+            return self._outer.get_current_value(variable)
+        return value
+
+    def add_update(self, update: tuple[Any, Tensor]) -> None:
+        """Give a variable a new value inside this scope."""
+        self.assigned[id(update[0])] = update[0]
+        super().add_update(update)
+
+    def value_of(self, variable: Any) -> Tensor:
+        """Return the value of a variable as it is at the end of the scope."""
+        value = self.get_current_value(variable)
+        return variable.value if value is None else value
+
+
+def innermost() -> Scope | None:
+    """Return the scope that code runs in now, or `None`."""
+    return _open[-1] if _open else None

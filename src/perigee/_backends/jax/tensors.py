@@ -1,0 +1,80 @@
+# pyright: basic
+"""Arrays of JAX, to and from the host."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from perigee._typing import Batch, Tensor, Tree
+
+
+def tensors(batch: Batch) -> Batch:
+    """See `Backend.tensors`; tensors of other frameworks come over the host."""
+    return keras.tree.map_structure(_tensor, batch)
+
+
+def _tensor(value: Any) -> Any:
+    if value is None or isinstance(value, jax.Array):
+        return value
+    array = _numpy(value)
+    if array.dtype.kind not in "biufcV":
+        return value  # strings stay on the host
+    kept = jax.dtypes.canonicalize_dtype(array.dtype)
+    if array.dtype.kind in "iu" and kept != array.dtype and array.size:
+        limits = np.iinfo(kept)
+        if array.max() > limits.max or array.min() < limits.min:
+            raise OverflowError(
+                f"JAX would cut {array.dtype} values beyond {kept} without a word. Enable 64-bit "
+                "values (`jax_enable_x64`) or map them to smaller numbers."
+            )
+    return jnp.asarray(array)
+
+
+def _numpy(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):  # a torch tensor
+        value = value.detach().cpu()
+    return np.asarray(value)
+
+
+def to_host(tree: Tree) -> Tree:
+    """See `Backend.to_host`."""
+    return keras.tree.map_structure(
+        lambda value: np.asarray(value) if isinstance(value, jax.Array) else value, tree
+    )
+
+
+def stacked_on_host(tensors: Sequence[Tensor]) -> np.ndarray:
+    """See `Backend.stacked_on_host`."""
+    return np.stack(jax.device_get(list(tensors)))
+
+
+def is_tensor(value: Any) -> bool:
+    """See `Backend.is_tensor`; arrays that are being traced count too."""
+    return isinstance(value, jax.Array)
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """See `Backend.dense`: JAX has no sparse gradients."""
+    return gradient
+
+
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """See `Backend.all_finite`."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(tensor)) for tensor in tensors]))
+
+
+def random_state() -> None:
+    """See `Backend.random_state`: JAX has no global generator."""
+    return None
+
+
+def set_random_state(state: None) -> None:
+    """See `Backend.set_random_state`: there is none."""
+
+
+def rewind_random_state() -> None:
+    """See `Backend.rewind_random_state`: there is none."""

@@ -1,0 +1,61 @@
+# pyright: basic
+"""Functions run by torch, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import keras
+import torch
+
+from perigee._backends._protocol import Mode
+from perigee._backends._watching import Watched, watch_keras_variables
+from perigee._typing import Tensor, Tree
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def plain(function: _F) -> _F:
+    """See `Backend.plain`: torch rewrites no code."""
+    return function
+
+
+def user_code(function: _F) -> _F:
+    """See `Backend.user_code`: torch rewrites no code."""
+    return function
+
+
+def watch() -> AbstractContextManager[Watched]:
+    """See `Backend.watch`."""
+    return watch_keras_variables(change_in_place=True)
+
+
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> Any:
+    """See `Backend.rehearse`."""
+    with torch.no_grad():
+        return function()
+
+
+def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
+    """See `Backend.observe`: the values are there."""
+    look(*(keras.ops.convert_to_numpy(tensor) for tensor in tensors))
+
+
+def compile(function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> Function:
+    """See `Backend.compile`."""
+    return Function(function)
+
+
+class Function:
+    """A function run as it is; only what is differentiated is recorded."""
+
+    def __init__(self, function: Callable[..., Tree]) -> None:
+        self.traces = 0
+        self._function = function
+
+    def __call__(self, *arguments: Tree) -> Tree:
+        """Run the function."""
+        with torch.no_grad():
+            return self._function(*arguments)

@@ -1,0 +1,77 @@
+# pyright: basic
+"""Gradients and conditional updates in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import torch
+
+from perigee._typing import Tensor, Tree
+
+_depth = 0
+"""How many functions are being differentiated around the code that runs."""
+
+
+@contextmanager
+def _recording() -> Generator[bool]:
+    """Record for differentiation; tells whether this happens inside another function."""
+    global _depth
+    _depth += 1
+    try:
+        with torch.enable_grad():
+            yield _depth > 1
+    finally:
+        _depth -= 1
+
+
+def differentiate(
+    function: Callable[[], tuple[Tensor, Tree]], variables: Sequence[Any]
+) -> tuple[Tree, list[Tensor | None], list[Any]]:
+    """See `Backend.differentiate`; gradients never gather in `.grad`, so none can be stale."""
+    with _recording() as is_inner:
+        scalar, rest = function()
+        values = [variable.value for variable in variables]
+        gradients = _gradients(scalar, values, is_inner)
+    return rest if is_inner else _detached(rest), gradients, []
+
+
+def differentiate_inputs(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """See `Backend.differentiate_inputs`."""
+    with _recording() as is_inner:
+        values = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        return _gradients(function(*values), values, is_inner)
+
+
+def _gradients(scalar: Tensor, values: Sequence[Tensor], is_inner: bool) -> list[Tensor | None]:
+    if not scalar.requires_grad:
+        return [None for _ in values]
+    return list(torch.autograd.grad(scalar, values, create_graph=is_inner, allow_unused=True))
+
+
+def _detached(tree: Tree) -> Tree:
+    """Let go of what made the tensors of a tree."""
+    if hasattr(tree, "tree_flatten"):
+        parts, rest = tree.tree_flatten()
+        return type(tree).tree_unflatten(rest, _detached(parts))
+    if isinstance(tree, torch.Tensor):
+        return tree.detach()
+    flat = keras.tree.flatten(tree)
+    if len(flat) == 1 and flat[0] is tree:
+        return tree
+    return keras.tree.pack_sequence_as(tree, [_detached(leaf) for leaf in flat])
+
+
+def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:
+    """See `Backend.update_if`: all is updated and then chosen, so that nothing waits."""
+    with torch.no_grad():
+        before = [variable.value.detach().clone() for variable in variables]
+        update()
+        is_true = torch.as_tensor(condition, dtype=torch.bool)
+        for variable, old in zip(variables, before, strict=True):
+            variable.assign(torch.where(is_true, variable.value, old))

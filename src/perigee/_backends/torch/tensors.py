@@ -1,0 +1,74 @@
+# pyright: basic
+"""Tensors of torch, to and from the host."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+
+from perigee._typing import Batch, Tensor, Tree
+
+
+def tensors(batch: Batch) -> Batch:
+    """See `Backend.tensors`; Keras chooses the device."""
+    return keras.tree.map_structure(_tensor, batch)
+
+
+def _tensor(value: Any) -> Any:
+    if value is None or (
+        not torch.is_tensor(value) and np.asarray(value).dtype.kind not in "biufc"
+    ):
+        return value  # strings stay on the host
+    return keras.ops.convert_to_tensor(value if torch.is_tensor(value) else np.asarray(value))
+
+
+def to_host(tree: Tree) -> Tree:
+    """See `Backend.to_host`."""
+    return keras.tree.map_structure(
+        lambda value: _numpy(value) if torch.is_tensor(value) else value, tree
+    )
+
+
+def stacked_on_host(tensors: Sequence[Tensor]) -> np.ndarray:
+    """See `Backend.stacked_on_host`."""
+    return _numpy(torch.stack(list(tensors)))
+
+
+def _numpy(value: Tensor) -> np.ndarray:
+    return keras.ops.convert_to_numpy(value.detach())
+
+
+def is_tensor(value: Any) -> bool:
+    """See `Backend.is_tensor`; parameters belong to variables."""
+    return torch.is_tensor(value) and not isinstance(value, torch.nn.Parameter)
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """See `Backend.dense`."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """See `Backend.all_finite`."""
+    return torch.stack([torch.isfinite(dense(tensor)).all() for tensor in tensors]).all()
+
+
+def random_state() -> Any:
+    """See `Backend.random_state`: Keras's unseeded Dropout draws from torch's own generators."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), devices
+
+
+def set_random_state(state: Any) -> None:
+    """See `Backend.set_random_state`."""
+    host, devices = state
+    torch.set_rng_state(host)
+    if devices:
+        torch.cuda.set_rng_state_all(devices)
+
+
+def rewind_random_state() -> None:
+    """See `Backend.rewind_random_state`."""
+    torch.manual_seed(0)

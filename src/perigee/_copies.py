@@ -1,0 +1,86 @@
+"""Exact copies of models: for averaged weights, target networks and teachers."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import keras
+
+from perigee import _state
+from perigee._errors import ArgumentError, ModelCopyError
+
+_L = TypeVar("_L", bound=keras.Layer)
+
+
+def copy_of(model: _L) -> _L:
+    """Return a second model that begins exactly where this one stands.
+
+    `keras.models.clone_model` gives the second one new random weights; here it has the same
+    weights, statistics, seeds and `trainable` flags. From then on the two share nothing.
+
+    >>> average = pg.copy_of(model)
+    >>> average.trainable = False
+
+    Args:
+        model: A model or layer that is built, and that Keras can make anew from its config.
+
+    Returns:
+        The copy, of the same class, built.
+
+    Raises:
+        ModelCopyError: If there is no exact copy.
+        ArgumentError: If `model` is neither a model nor a layer.
+    """
+    if not isinstance(model, keras.Layer):
+        raise ArgumentError(
+            "model", type(model).__name__, "a `keras.Model` or a layer.", "pass the model itself."
+        )
+    if not model.built:
+        raise _error(model, "it is not built yet, so it has no weights to copy")
+    try:
+        copy: Any = keras.models.clone_model(model)
+    except Exception as error:  # constructors of the user's own classes run here
+        reason = str(error).strip().partition("\n")[0]
+        raise _error(model, f"Keras cannot make it anew ({type(error).__name__}: {reason})") from (
+            error
+        )
+    _refuse_unlike(model, copy)
+    _copy_trainable(model, copy)
+    values = _state.snapshot(model.variables)  # waits for the device
+    _state.restore(copy.variables, values)
+    for variable, value in zip(copy.variables, values, strict=True):
+        if _state.snapshot([variable])[0].tobytes() != value.tobytes():
+            raise _error(model, f"{variable.path!r} did not take the value that it was given")
+    return copy
+
+
+def _error(model: keras.Layer, why: str) -> ModelCopyError:
+    return ModelCopyError(f"{type(model).__name__} {model.name!r}", why)
+
+
+def _refuse_unlike(model: keras.Layer, copy: Any) -> None:
+    """Refuse what was made anew if it is not the same thing, or not a second one."""
+    if type(copy) is not type(model):
+        raise _error(model, f"Keras makes it anew as a {type(copy).__name__}")
+    ours, theirs = model.variables, copy.variables
+    if {id(v) for v in ours} & {id(v) for v in theirs}:
+        raise _error(model, "its config holds its layers themselves, so the two would share them")
+    if len(ours) != len(theirs):
+        why = f"made anew it has {len(theirs)} variables instead of {len(ours)}"
+        raise _error(model, f"{why}, so its config does not say how they are built")
+    for a, b in zip(ours, theirs, strict=True):
+        if (tuple(a.shape), a.dtype) != (tuple(b.shape), b.dtype):
+            raise _error(model, f"made anew, its {a.path!r} has shape {tuple(b.shape)}, {b.dtype}")
+
+
+def _copy_trainable(model: keras.Layer, copy: keras.Layer) -> None:
+    """Set `trainable` as in the model: the config of a subclass tells it of no inner layer."""
+    layers = list(zip(_state.nested_layers(model), _state.nested_layers(copy), strict=False))
+    # Setting it on a layer sets it on all inside, so the outer ones come first.
+    layers.sort(key=lambda pair: -sum(1 for _ in _state.nested_layers(pair[0])))
+    for theirs, ours in layers:
+        if ours.trainable != theirs.trainable:
+            ours.trainable = theirs.trainable
+    for theirs, ours in zip(model.variables, copy.variables, strict=True):
+        if ours.trainable != theirs.trainable:
+            ours.trainable = theirs.trainable
