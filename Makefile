@@ -1,7 +1,9 @@
 # `make demo` and `make test` need nothing but Python 3.11 or later; they make `.venv` themselves.
 
 PYTHON ?= python3
-BACKEND ?= tensorflow
+
+# The frameworks to test: torch where it is installed.
+BACKENDS ?= tensorflow jax $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo torch)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 # Quiet the framework's start-up notes; set it to 0 to see them.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test check fmt fmt-check lint types floors bench docs
+.PHONY: demo torch test check fmt fmt-check lint types floors bench docs
 .DEFAULT_GOAL := check
 
 # pip is the last thing that venv writes: without it, the environment is only half made.
@@ -28,9 +30,14 @@ $(INSTALLED): requirements-dev.txt pyproject.toml src/perigee/_version.py | $(BI
 demo: $(INSTALLED)
 	$(BIN)/python examples/digits.py
 
-# Keras fixes its backend at import, so each backend is a process: `make test BACKEND=jax`.
+torch: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
+
+# Keras fixes its backend at import, so each backend is a process: `make test BACKENDS=jax`.
 test: $(INSTALLED)
-	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest tests
+	@set -e; for backend in $(BACKENDS); do \
+	  echo "== $$backend"; KERAS_BACKEND=$$backend $(BIN)/python -m pytest tests; \
+	done
 
 check: fmt-check lint types floors test
 
@@ -55,11 +62,11 @@ bench: $(INSTALLED)
 	@set -e; found=; \
 	for script in benchmarks/*.py; do \
 	  [ -e "$$script" ] || continue; \
-	  found=yes; echo "$$script"; KERAS_BACKEND=$(BACKEND) $(BIN)/python "$$script"; \
+	  found=yes; echo "$$script"; $(BIN)/python "$$script"; \
 	done; \
 	[ -n "$$found" ] || echo "There is no benchmark yet: benchmarks/ holds no script."
 
 # Write the generated pages, then check pages and links.
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate_errors.py
-	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest --quiet tests/test_docs.py
+	$(BIN)/python -m pytest --quiet tests/test_docs.py

@@ -51,7 +51,9 @@ class Adversaries(pg.Step):
             verdict = self.discriminator(self.generator(noise, training=True), training=True)
             return self.loss(ops.ones_like(verdict), verdict)
 
-        generator_loss = self.minimize(generator_objective, self.generator_optimizer, self.generator)
+        generator_loss = self.minimize(
+            generator_objective, self.generator_optimizer, self.generator
+        )
         return {"discriminator_loss": discriminator_loss, "generator_loss": generator_loss}
 
     def predict_step(self, batch):

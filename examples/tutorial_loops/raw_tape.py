@@ -32,9 +32,7 @@ class RawTape(pg.Step):
             logits = self.model(x, training=True)
             loss = self.loss(y, logits) + tf.add_n(self.model.losses)
         gradients = tape.gradient(loss, self.model.trainable_variables)
-        self.optimizer.apply_gradients(
-            zip(gradients, self.model.trainable_variables, strict=True)
-        )
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
         self.accuracy.update_state(y, logits)
         return {"loss": loss}
 

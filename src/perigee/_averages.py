@@ -27,7 +27,8 @@ class Term:
         count: What the sum is divided by, shape `()`, or `None` for a mean over the examples of
             the batch, whose number is known where the value is taken in.
         is_weighted: Whether the count depends on the data (weights, a mask), so that terms of
-            different batches cannot be put together by the number of examples.
+            different batches cannot be put together by the number of examples. Without a count:
+            the total is a sum over the batch, that of a large batch not the mean of such sums.
     """
 
     total: Tensor
@@ -67,17 +68,22 @@ class Average:
     def __sub__(self, other: Any) -> "Average":
         return self + (-other)
 
+    def __rsub__(self, other: Any) -> "Average":
+        return -self + other
+
     def __truediv__(self, divisor: Any) -> "Average":
         return self * (1.0 / _scalar(divisor, "division by"))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{AverageError(f'`.{name}`')}")
 
-    def _refuse(self, *_: Any) -> Any:
+    def _refuse(self, *_: Any, **__: Any) -> Any:
         raise AverageError("this operation")
 
-    __float__ = __int__ = __bool__ = __array__ = __pow__ = __rtruediv__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = __matmul__ = __abs__ = _refuse
+    __float__ = __int__ = __bool__ = __array__ = __abs__ = _refuse
+    __pow__ = __rpow__ = __rtruediv__ = __floordiv__ = __mod__ = __matmul__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _refuse
+    __hash__ = object.__hash__
 
     def pairs(self, examples: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return each term as (mean, count), shapes `()`, float32.
@@ -205,6 +211,12 @@ class Tally:
             products = np.where(counts[:, index] == 0, 0.0, means[:, index] * counts[:, index])
             self._totals[index] = self._totals.get(index, 0.0) + float(products.sum())
             self._counts[index] = self._counts.get(index, 0.0) + float(counts[:, index].sum())
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._totals.clear()
+        self._counts.clear()
+        self._columns = ()
 
     def means(self) -> Mapping[str, float]:
         """Return the mean of each name over everything added; names that count nothing are out."""

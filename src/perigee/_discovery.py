@@ -50,7 +50,8 @@ class LossCall:
     """One call of a Keras loss object during a rehearsal.
 
     Attributes:
-        loss: The loss object.
+        loss: The loss object. Where one of Perigee's own computes in the place of the user's, its
+            attribute `perigee_stands_for` holds the one that is meant; `None` there means none.
         y_true: Labels, as given to it.
         y_pred: Predictions, as given to it.
     """
@@ -119,10 +120,10 @@ def rehearse(
     _prepare_loss_scale(step, before)
     recorder = _Recorder(step, before, observers, accumulate > 1)
     with _undone(before.variables) as undo, _backends.current().watch() as watch:
-        undo.made = watch.made
+        recorder.made = undo.made = watch.made
         _run(step, method, batch, recorder, before)
         after = _state.track(step)
-        _refuse_made(after, watch.made, recorder)
+        _refuse_made(after, undo)
         _refuse_kept_tensors(before, after)
         written = _written(before, after, recorder, undo)
     recorder.build_optimizers(after)
@@ -138,7 +139,7 @@ def rehearse(
     return Rehearsal(
         tracked=built,
         kinds=kinds,
-        metrics=_logged_names(recorder.metrics, built),
+        metrics=_logged_names(recorder, built),
         updated={built.path_of(o): v for o, v in recorder.updates},
         written=written,
         volatile=_volatile(before, after),
@@ -153,6 +154,21 @@ def rehearse(
 class _Undo:
     values: list[np.ndarray]
     made: list[Any] = field(default_factory=list)
+    global_seed: tuple[Any, np.ndarray | None] | None = None
+
+    def draws(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Keep the state of Keras's global seed generator as it is before its first draw."""
+
+        def next_seed(generator: Any, ordered: bool = True) -> Any:
+            if not ordered and self.global_seed is None:  # how Keras draws where no seed is given
+                try:
+                    value = _state.snapshot([generator.state])[0]
+                except NotImplementedError:  # not known inside a function that the user compiles
+                    value = None
+                self.global_seed = generator.state, value
+            return original(generator, ordered)
+
+        return next_seed
 
 
 @contextmanager
@@ -162,10 +178,12 @@ def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
     python, numpy, framework = random.getstate(), np.random.get_state(), backend.random_state()
     undo = _Undo(_state.snapshot(variables))
     try:
-        yield undo
+        with _patched(keras.random.SeedGenerator, "next", undo.draws):
+            yield undo
     finally:
         _state.restore(variables, undo.values)
-        for variable, initial in undo.made:
+        made = undo.made if undo.global_seed is None else [undo.global_seed, *undo.made]
+        for variable, initial in made:
             if initial is not None:
                 variable.assign(initial)
         random.setstate(python)
@@ -183,6 +201,7 @@ def _run(step: Step, method: Method, batch: Batch, recorder: _Recorder, tracked:
 
     with recorder.listening():
         _backends.current().rehearse(run, tracked.variables)
+    recorder.refuse_late_read()
 
 
 def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any]:
@@ -207,7 +226,8 @@ def _written(before: Tracked, after: Tracked, recorder: _Recorder, undo: _Undo) 
     changed = _changed(before.variables, undo.values)
     changed += _changed(made, [initial[id(v)] for v in made])
     ids = {id(v) for v in changed} | recorder.assigned
-    return [v for v in after.variables if id(v) in ids]
+    seed = [] if undo.global_seed is None else [undo.global_seed[0]]
+    return [*(v for v in after.variables if id(v) in ids), *seed]
 
 
 def _volatile(before: Tracked, after: Tracked) -> frozenset[str]:
@@ -245,16 +265,20 @@ class _Recorder:
         self.metrics: dict[int, keras.Metric] = {}
         self.called_losses = False
         self.assigned: set[int] = set()
+        self.made: Sequence[Any] = ()
         self.has_results = False
         self.is_result: dict[str, bool] = {}
+        self._names: dict[int, str] = {}
         self._results: list[Any] = []
         self._step, self._tracked = step, tracked
         self._observers = observers
         self._accumulates = accumulates
+        self._late_read: str | None = None
 
     def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
         tracked = _state.track(self._step)
         known = {id(v.value) for v in tracked.variables} | {id(v) for v in tracked.variables}
+        known |= {id(v) for v, _ in self.made}  # refused as made in the step, when it has run
         untracked = [v for v in read if id(v) not in known]
         if untracked:
             raise UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
@@ -295,11 +319,24 @@ class _Recorder:
 
     def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
         weighted = sum(term.is_weighted for term in terms)
+        if self._accumulates and any(t.is_weighted and t.count is None for t in terms):
+            raise AccumulationError(
+                "the loss is a sum over the batch, and the mean of the sums of micro-batches is "
+                "not the sum over the large batch",
+                "use a loss that is a mean, or leave `accumulate` out.",
+            )
         if self._accumulates and weighted and len(terms) > 1:
             raise AccumulationError(
                 "the loss adds terms that are divided by different counts",
                 "divide all terms by the same count, or leave `accumulate` out.",
             )
+
+    def names(self, metric: keras.Metric, name: str) -> None:
+        self._names[id(metric)] = name
+
+    def name_of(self, metric: keras.Metric) -> str:
+        """Return what a metric is logged under, unless two share that name."""
+        return self._names.get(id(metric)) or str(metric.name)
 
     def read_losses(self, layer: keras.Layer, terms: int) -> None:
         frame = current_frame()
@@ -311,9 +348,14 @@ class _Recorder:
         if frame is None or not frame.depth:
             return
         if any(variable is v for _, variables in self.updates for v in variables):
+            # Not raised here: Keras replaces what is raised within a layer's call.
+            self._late_read = self._late_read or self._tracked.name_of(variable)
+
+    def refuse_late_read(self) -> None:
+        if self._late_read is not None:
             raise AccumulationError(
-                f"a later objective reads {self._tracked.name_of(variable)!r}, which an earlier "
-                "update of the step changes",
+                f"a later objective reads {self._late_read!r}, which an earlier update of the "
+                "step changes",
                 "take the updates apart, or leave `accumulate` out.",
             )
 
@@ -352,9 +394,11 @@ class _Recorder:
 
     def _loss_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call_loss(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
-            self.called_losses = True
-            for observe in self._observers:
-                observe(LossCall(loss, y_true, y_pred))
+            meant = getattr(loss, "perigee_stands_for", loss)
+            if meant is not None:
+                self.called_losses = True
+                for observe in self._observers:
+                    observe(LossCall(meant, y_true, y_pred))
             return original(loss, y_true, y_pred, *args, **kwargs)
 
         return call_loss
@@ -418,19 +462,16 @@ def _patched(owner: Any, name: str, patch: Callable[[Any], Any]) -> Generator[No
 # What is made of it.
 
 
-def _refuse_made(tracked: Tracked, made: Sequence[Any], recorder: _Recorder) -> None:
-    """Refuse variables that the step made and that nothing holds."""
-    held = {id(v) for v in tracked.variables} | {id(v.value) for v in tracked.variables}
-    for optimizer, _ in recorder.updates:
-        held |= {id(v.value) for v in optimizer.variables}
-    loose = [v for v, _ in made if id(v) not in held and not _is_global_seed(v)]
+def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
+    """Refuse variables that the step made and that nothing holds.
+
+    Keras makes its one global seed generator at the first unseeded draw.
+    """
+    known = [*tracked.variables, *([] if undo.global_seed is None else [undo.global_seed[0]])]
+    held = {id(v) for v in known} | {id(v.value) for v in known}
+    loose = [v for v, _ in undo.made if id(v) not in held]
     if loose:
         raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
-
-
-def _is_global_seed(variable: Any) -> bool:
-    # Keras makes its one global seed generator at the first unseeded draw.
-    return "seed_generator_state" in variable.name
 
 
 def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:
@@ -470,15 +511,18 @@ def _check_names(
     method: Method, kinds: Mapping[str, str], recorder: _Recorder, tracked: Tracked
 ) -> None:
     for metric in recorder.metrics.values():
-        if kinds.get(metric.name) == "mean":
-            raise LogNameError(method, metric.name, tracked.path_of(metric))
+        name = recorder.name_of(metric)
+        if kinds.get(name) == "mean":
+            raise LogNameError(method, name, tracked.path_of(metric))
 
 
-def _logged_names(metrics: Mapping[int, keras.Metric], tracked: Tracked) -> dict[str, keras.Metric]:
+def _logged_names(recorder: _Recorder, tracked: Tracked) -> dict[str, keras.Metric]:
     """Name each updated metric: its own name, or its attribute path where two share one."""
-    names = [metric.name for metric in metrics.values()]
+    metrics = list(recorder.metrics.values())
+    names = [recorder.name_of(metric) for metric in metrics]
     return {
-        (m.name if names.count(m.name) == 1 else tracked.path_of(m)): m for m in metrics.values()
+        (name if names.count(name) == 1 else tracked.path_of(metric)): metric
+        for name, metric in zip(names, metrics, strict=True)
     }
 
 

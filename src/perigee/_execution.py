@@ -200,11 +200,11 @@ def _flat(name: str, result: Any) -> dict[str, float]:
 
 def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
     """Read the learning rate of each optimizer that the step applies. It waits for the device."""
-    held = rehearsal.tracked.optimizers
+    written = {id(variable) for variable in rehearsal.written}
     rates = {
-        path: float(ops.convert_to_numpy(held[path].learning_rate))
-        for path in rehearsal.updated
-        if path in held
+        path: float(ops.convert_to_numpy(optimizer.learning_rate))
+        for path, optimizer in rehearsal.tracked.optimizers.items()
+        if path in rehearsal.updated or id(optimizer.iterations) in written
     }
     if len(rates) == 1:
         return {"learning_rate": next(iter(rates.values()))}

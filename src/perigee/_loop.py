@@ -75,6 +75,7 @@ class Training:
     clock: Clock = field(default_factory=Clock)
     _asked: str | None = None
     _validated: tuple[int, Mapping[str, float]] = field(default=(-1, {}))
+    _program: Program | None = None
     _window: Tally = field(default_factory=Tally)
 
     def run(self) -> str:
@@ -125,6 +126,8 @@ class Training:
             self.callbacks.epoch_begin(self.clock.epoch)
         first = _backends.current().tensors(self.feed.peek())
         program = self.programs(first)
+        if program is not self._program:  # a Step that has changed may log other values
+            self._program, self._window = program, Tally()
         for metric in program.rehearsal.tracked.metrics.values():
             metric.reset_state()
         values = _Values(program, self.plan.nonfinite, self._window)
@@ -170,7 +173,6 @@ class Training:
             program.flush()
         if values.is_full:
             values.read(self.clock)
-            self._asked = self._asked or values.stop
         read = self._reader(values, program)
         self.hooks.steps(StepsDone(self.clock, 1, read, self._ask, self.now()))
         if self.callbacks and self.callbacks.wants_batches:
@@ -183,6 +185,7 @@ class Training:
         due = self.plan.validate_every
         if due.steps is not None and due.is_due(self.clock):
             self._record("validation", self._validate())
+        self._asked = self._asked or values.stop
         return True
 
     def _draw(self) -> Batch | None:
@@ -247,11 +250,11 @@ class Training:
 class _Values:
     """The logged values of an epoch: rows on the device, tallies on the host."""
 
-    def __init__(self, program: Program, nonfinite: Nonfinite) -> None:
+    def __init__(self, program: Program, nonfinite: Nonfinite, window: Tally) -> None:
         self.stop: str | None = None
         self._program, self._nonfinite = program, nonfinite
         self._rows: list[Any] = []
-        self._epoch, self._window = Tally(), Tally()
+        self._epoch, self._window = Tally(), window  # a window may begin in an earlier epoch
 
     @property
     def is_full(self) -> bool:
@@ -279,7 +282,7 @@ class _Values:
         """Return the means since the last call."""
         self.read(clock)
         means = self._window.means()
-        self._window = Tally()
+        self._window.clear()
         return means
 
     def _refuse_nonfinite(self, rows: np.ndarray, clock: Clock) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import keras
 import numpy as np
 
 from perigee import _backends, _evaluation, diagnostics
 from perigee._callbacks import KerasCallbacks
-from perigee._errors import ArgumentError, InfiniteDataError, MissingMethodError
+from perigee._errors import (
+    ArgumentError,
+    InfiniteDataError,
+    MissingMethodError,
+    UnknownArgumentError,
+)
 from perigee._events import Hook, Hooks
 from perigee._execution import Choice, Execution, Program, program
 from perigee._loop import Nonfinite, Plan, Training
@@ -48,6 +55,40 @@ class PerigeeWarning(UserWarning):
     """Something is probably wrong; the same is on `History.findings`."""
 
 
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+_KERAS_WORDS = {
+    "x": "pass the arrays as one data set: `data=(x, y)`.",
+    "y": "pass the arrays as one data set: `data=(x, y)`.",
+    "validation_data": "it is called `validation`.",
+    "validation_split": "split the arrays yourself and pass `validation=(x, y)`.",
+    "validation_freq": "pass `validate_every=pg.Every(epochs=...)`.",
+    "validation_batch_size": "`batch_size` is used for validation arrays too.",
+    "sample_weight": "make it part of the batch: `data=(x, y, sample_weight)`.",
+    "class_weight": "it is an argument of `pg.Supervised`.",
+    "verbose": 'it is called `progress`: "auto", "bar", "lines" or "off".',
+    "initial_epoch": "leave it out: `epochs` count from this call.",
+}
+
+
+def _named(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Answer arguments that do not exist with what was probably meant."""
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        for name in kwargs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                meant = _KERAS_WORDS.get(name) or (f"did you mean `{near[0]}`?" if near else None)
+                raise UnknownArgumentError(function.__name__, name, meant, known)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_named
 def fit(
     step: Step,
     data: Any,
@@ -139,7 +180,7 @@ def fit(
             programs=programs,
             validate=None
             if validation_feed is None
-            else partial(
+            else functools.partial(
                 _evaluation.evaluate,
                 _Programs(step, "test_step", execution),
                 validation_feed,
@@ -158,6 +199,7 @@ def fit(
     return history
 
 
+@_named
 def evaluate(
     step: Step,
     data: Any,
@@ -187,6 +229,7 @@ def evaluate(
         feed.close()
 
 
+@_named
 def predict(
     step: Step,
     data: Any,

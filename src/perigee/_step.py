@@ -292,6 +292,17 @@ class Gradients(Sequence[Any]):
             raise GradientCountError(len(values), len(self.variables))
         return Gradients(values, self.variables, self.returned, self.weight, is_altered=True)
 
+    @_plain
+    def of(self, variables: Sequence[Any]) -> Gradients:
+        """Return the part that belongs to some of the variables, unaltered.
+
+        Args:
+            variables: Any of `self.variables`, in any order.
+        """
+        values = {id(v): value for v, value in zip(self.variables, self.values, strict=True)}
+        part = [values[id(v)] for v in variables]
+        return Gradients(part, list(variables), self.returned, self.weight, self.is_altered)
+
 
 @_plain
 def clip_by_value(gradients: Gradients, limit: float) -> Gradients:
@@ -351,6 +362,10 @@ class Recorder(Protocol):
 
     def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
         """A loss made of `terms` was taken in; layers added terms of their own to it or not."""
+        ...
+
+    def names(self, metric: keras.Metric, name: str) -> None:
+        """A metric that the step updates is to be logged as `name`, not under its own name."""
         ...
 
 
@@ -438,13 +453,20 @@ def update(
                 raise
             tracked = _state.track(step)
             raise OptimizerVariablesError(
-                tracked.path_of(optimizer), tracked.names_of(variables)
+                tracked.path_of(optimizer), tracked.names_of(_unknown(optimizer, variables))
             ) from error
 
     if when is None:
         run()
     else:
         backend.update_if(when, run, [*variables, *optimizer.variables])
+
+
+def _unknown(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
+    """Return the variables that an optimizer was not built with; Keras names only the first."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    known = {id(v) for v in getattr(inner, "_trainable_variables", ())}
+    return [v for v in variables if id(v) not in known]
 
 
 # What Perigee keeps on a Step.
@@ -668,7 +690,8 @@ def _inner_scalar(returned: Any) -> Tensor:
 def _check_loss(loss: Any, examples: Any) -> None:
     if isinstance(loss, Average):
         return
-    if not hasattr(loss, "shape") or not hasattr(loss, "dtype") or isinstance(loss, np.ndarray):
+    is_host = isinstance(loss, np.ndarray | np.generic)
+    if is_host or not hasattr(loss, "shape") or not hasattr(loss, "dtype"):
         raise LossTypeError(f"{type(loss).__name__} ({loss!r:.60})")
     dtype = keras.backend.standardize_dtype(loss.dtype)
     if "float" not in dtype:

@@ -230,6 +230,15 @@ def test_object_arrays_of_text_are_taken():
     assert ArrayFeed(texts, batch_size=2, shuffle=False, seed=0).draw().tolist() == ["a", "bcd"]
 
 
+def test_seeking_forgets_what_was_peeked_at():
+    feed = rows_feed(rows=10, batch_size=4, shuffle=False)
+    feed.peek()
+
+    feed.seek(Position(0, 1))
+
+    assert feed.draw().tolist() == [4, 5, 6, 7]
+
+
 def test_a_position_after_the_last_batch_is_the_end_of_the_pass():
     feed = rows_feed(rows=10, batch_size=4)
 

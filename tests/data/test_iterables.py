@@ -274,6 +274,23 @@ def test_a_batch_that_failed_is_drawn_again_and_not_lost():
     assert first_numbers(draw_pass(feed)) == [1]
 
 
+def test_an_interrupted_generator_does_not_pass_for_one_that_ended():
+    interrupts = iter([True, False])
+
+    def batches():
+        yield np.full(2, 0)
+        if next(interrupts):
+            raise KeyboardInterrupt
+        yield np.full(2, 1)
+
+    feed = IterableFeed(batches)
+    feed.draw()
+    with pytest.raises(KeyboardInterrupt):
+        feed.draw()
+
+    assert first_numbers(draw_pass(feed)) == [1]
+
+
 def test_a_generator_that_failed_does_not_pass_for_one_that_ended():
     def batches():
         yield np.zeros(2)

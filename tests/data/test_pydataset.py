@@ -1,4 +1,6 @@
+import os
 import threading
+from concurrent.futures.process import BrokenProcessPool
 
 import keras
 import numpy as np
@@ -62,6 +64,19 @@ class Failing(Numbered):
     def __getitem__(self, index):
         if index == 2:
             raise self.error
+        return super().__getitem__(index)
+
+
+class Dying(Numbered):
+    """It ends the process that asks for a batch as long as a file is there."""
+
+    def __init__(self, count, path, **kwargs):
+        super().__init__(count, **kwargs)
+        self.path = path
+
+    def __getitem__(self, index):
+        if self.path.exists():
+            os._exit(1)
         return super().__getitem__(index)
 
 
@@ -286,13 +301,52 @@ def test_workers_fetch_at_the_same_time():
 
 
 def test_no_more_batches_are_fetched_ahead_than_the_queue_holds():
-    dataset = Numbered(50, workers=2, max_queue_size=3)
+    count, queue = 50, 3
+    third_is_fetched = threading.Event()
+    ahead = []
+
+    class Watched(Numbered):
+        drawn = 0
+
+        def __getitem__(self, index):
+            ahead.append(index - self.drawn)
+            if index == queue:
+                third_is_fetched.set()
+            if index == 1:
+                third_is_fetched.wait(timeout=30)
+            return super().__getitem__(index)
+
+    dataset = Watched(count, workers=2, max_queue_size=queue)
     feed = make_feed(dataset)
+    for _ in range(count):
+        feed.draw()
+        dataset.drawn += 1
+    feed.close()
 
+    assert max(ahead) <= queue
+
+
+def test_epoch_hooks_do_not_run_beside_workers():
+    has_ended = threading.Event()
+    overlaps = []
+
+    class Slow(Numbered):
+        def __getitem__(self, index):
+            if index == 1:
+                overlaps.append(has_ended.wait(timeout=0.1))  # what must not happen meanwhile
+            return super().__getitem__(index)
+
+        def on_epoch_end(self):
+            has_ended.set()
+
+    feed = make_feed(Slow(4, workers=2))
     feed.draw()
-    feed.close()  # waits for those under way
 
-    assert len(set(dataset.calls) - {"begin"}) <= 1 + 3
+    feed.seek(Position(1, 3))
+    feed.draw()
+    feed.close()
+
+    assert overlaps == [False]
 
 
 def test_closing_stops_the_workers():
@@ -334,3 +388,19 @@ def test_exceptions_of_worker_processes_come_out_with_their_type(monkeypatch):
     feed.close()
 
     assert "batch 2 of pass 0" in caught.value.__notes__[0]
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_dies_is_told_and_replaced(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    path = tmp_path / "fatal"
+    path.touch()
+    feed = make_feed(Dying(2, path, workers=1, use_multiprocessing=True))
+
+    with pytest.raises(BrokenProcessPool) as caught:
+        feed.draw()
+    path.unlink()
+
+    assert "__main__" in caught.value.__notes__[0]
+    assert draw_numbers(feed, 3) == [0, 1, None]
+    feed.close()

@@ -17,6 +17,7 @@ from perigee._errors import (
     VariableMadeInStepError,
     VariablesArgumentError,
 )
+from perigee._run import PerigeeWarning
 
 ROWS, FEATURES, HIDDEN = 8, 3, 4
 
@@ -372,16 +373,16 @@ def test_a_trainable_variable_that_no_optimizer_covers_is_a_finding(data):
     frozen, moving = model.layers
     before = [np.array(layer.kernel) for layer in (frozen, moving)]
 
-    with pytest.warns(UserWarning, match="PG110") as warned:
+    with pytest.warns(PerigeeWarning, match="PG110") as caught:
         history = pg.fit(step, data, epochs=2, progress="off")
 
-    assert len(warned) == 1
+    [warned] = [warning for warning in caught if warning.category is PerigeeWarning]
     [finding] = history.findings
     assert finding.code == "PG110"
     assert finding.severity == "warning"
     assert finding.items == ("model/body/kernel", "model/body/bias")
-    assert str(finding) == str(warned[0].message)
-    assert warned[0].filename == __file__
+    assert str(finding) == str(warned.message)
+    assert warned.filename == __file__
     assert len(history.history["loss"]) == 2
     assert np.array_equal(frozen.kernel, before[0])
     assert not np.array_equal(moving.kernel, before[1])

@@ -31,6 +31,7 @@ from perigee._errors.losses import PairingError as PairingError
 from perigee._errors.losses import RegularizationTwiceError as RegularizationTwiceError
 from perigee._errors.runs import ArgumentError as ArgumentError
 from perigee._errors.runs import RunExistsError as RunExistsError
+from perigee._errors.runs import UnknownArgumentError as UnknownArgumentError
 from perigee._errors.steps import ForeignKerasError as ForeignKerasError
 from perigee._errors.steps import KeptTensorError as KeptTensorError
 from perigee._errors.steps import LogNameError as LogNameError

@@ -189,7 +189,7 @@ class _Workers:
         """Stop the pool, after the batches that are being fetched."""
         self.drop()
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=True)
             self._pool = None
 
     def _fill(self) -> None:

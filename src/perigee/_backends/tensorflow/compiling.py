@@ -99,16 +99,13 @@ class Function:
             return self._function(*arguments)
         leaves = keras.tree.flatten(arguments)
         tensors = [leaf for leaf in leaves if _is_tensor(leaf)]
-        program = self._program(arguments, leaves, tensors)
-        self._error = None
         try:
-            return program(*tensors)
-        except Exception:
+            return self._program(arguments, leaves, tensors)(*tensors)
+        except Exception as error:
             # What user code raised while it was traced comes out as it was: rewritten code
             # replaces exceptions by others that quote them.
-            if self._error is not None:
-                raise self._error from None
-            raise
+            raised, self._error = self._error or error, None
+        raise raised
 
     def _program(self, arguments: Tree, leaves: list[Any], tensors: list[Any]) -> Any:
         static = tuple(leaf for leaf in leaves if not _is_tensor(leaf))
@@ -146,6 +143,7 @@ class _Program:
         self._function = function
         self._is_xla = mode == "xla"
         self._specs: list[Any] | None = None
+        self._traced: Any = None
         self.run: Any = None
 
     def take(self, tensors: Sequence[Any]) -> None:
@@ -165,7 +163,9 @@ class _Program:
                 spec.most_specific_common_supertype([_open_spec(tensor)]) or _open_spec(tensor)
                 for spec, tensor in zip(self._specs, tensors, strict=True)
             ]
-        self.run = tf.function(self._function, input_signature=self._specs, autograph=False)
+        self._traced = tf.function(self._function, input_signature=self._specs, autograph=False)
+        # Finding the trace for the arguments again at each call would cost as much as a small step.
+        self.run = self._traced.get_concrete_function()
 
 
 def _is_tensor(value: Any) -> bool:

@@ -1,0 +1,227 @@
+"""Losses of Keras as exact averages: their sum and their count apart.
+
+A loss object returns a number that is divided already. Here its own values go through Keras's own
+weighting and masking (`keras.losses.Loss.__call__`) once with the reduction "sum", and what that
+sum is divided by is counted the same way. The quotient is Keras's number, and the pair stays
+exact over batches, shares of a batch and micro-batches.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends
+from perigee._averages import Average, Term, as_average
+from perigee._typing import Tensor
+
+_MEAN_BY_WEIGHT = "mean_with_sample_weight"
+
+
+class _Summed(keras.losses.Loss):
+    """One call of a loss, summed; keeps the single values, so that they can be counted."""
+
+    def __init__(self, loss: keras.losses.Loss) -> None:
+        super().__init__(name=loss.name, reduction="sum", dtype=loss.dtype)
+        self.perigee_stands_for = None if isinstance(loss, FunctionLoss) else loss
+        self.values: Tensor = None
+        self._loss = loss
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        self.values = _backends.current().user_code(self._loss.call)(y_true, y_pred)
+        return self.values
+
+
+class _Counted(keras.losses.Loss):
+    """The sum of ones in place of values: what a mean is divided by."""
+
+    perigee_stands_for = None
+
+    def __init__(self, ones: Tensor, mask: Tensor | None) -> None:
+        # A count in half precision would end at 256 or 2,048.
+        super().__init__(name="count", reduction="sum", dtype="float32")
+        self._ones = masked(ones, mask)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self._ones
+
+
+class FunctionLoss(keras.losses.Loss):
+    """A function of `(y_true, y_pred)` as a loss object.
+
+    Labels `(batch,)` and predictions `(batch, 1)`, or the reverse, are brought to one rank first,
+    as in `keras.Model.compile`.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(name="loss")
+        self._function = function
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the values of the function."""
+        pairs = keras.tree.map_structure(_one_rank, y_true, y_pred)
+        y_true = keras.tree.map_structure_up_to(y_true, lambda pair: pair[0], pairs)
+        y_pred = keras.tree.map_structure_up_to(y_pred, lambda pair: pair[1], pairs)
+        return _backends.current().user_code(self._function)(y_true, y_pred)
+
+
+def _one_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    difference = len(a.shape) - len(b.shape)
+    if difference == 1 and a.shape[-1] == 1:
+        return (a, ops.expand_dims(b, -1)) if len(b.shape) == 1 else (ops.squeeze(a, -1), b)
+    if difference == -1 and b.shape[-1] == 1:
+        return (ops.expand_dims(a, -1), b) if len(a.shape) == 1 else (a, ops.squeeze(b, -1))
+    return a, b
+
+
+def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
+    """Return what `compile` takes for a loss as a loss object.
+
+    Args:
+        given: A loss object or class, a function, a name, or the config of one; `"crossentropy"`
+            is the binary, categorical or sparse one, by the shapes.
+        y_true: Labels of the first batch.
+        y_pred: Predictions for it.
+
+    Raises:
+        ValueError: If Keras knows no such loss.
+    """
+    if isinstance(given, str) and given.lower() in ("crossentropy", "ce"):
+        kind = kind_of_labels(y_true, y_pred)
+        given = f"{kind}_crossentropy" if kind != "sparse" else "sparse_categorical_crossentropy"
+    loss = keras.losses.get(given)
+    if isinstance(loss, keras.losses.Loss):
+        return loss
+    known = _class_of(loss)
+    return FunctionLoss(loss) if known is None else known()
+
+
+def _class_of(function: Any) -> Any:
+    """Return the class that stands for a function of Keras: its labels can be checked."""
+    name = getattr(function, "__name__", "")
+    if getattr(keras.losses, name, None) is not function:
+        return None
+    found = getattr(keras.losses, "".join(part.capitalize() for part in name.split("_")), None)
+    return found if inspect.isclass(found) and issubclass(found, keras.losses.Loss) else None
+
+
+def kind_of_labels(y_true: Tensor, y_pred: Tensor) -> str:
+    """Tell which kind of classification the shapes mean.
+
+    Returns:
+        `"binary"` for one prediction an example, `"sparse"` for class ids, else `"categorical"`.
+    """
+    if y_pred.shape[-1] == 1:
+        return "binary"
+    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
+        return "sparse"
+    return "categorical"
+
+
+def average_loss(
+    loss: keras.losses.Loss, y_true: Tensor, y_pred: Tensor, weights: Tensor | None
+) -> Average:
+    """Return a loss as an average that equals what the loss object itself returns.
+
+    Masks that predictions or losses carry, and sample weights, count as Keras counts them: the
+    mean is over valid values, whatever they weigh; `"mean_with_sample_weight"` divides by the
+    weights. `"sum"` is a scalar without a count; `None` is the mean of all values.
+
+    Args:
+        loss: The loss object.
+        y_true: Labels.
+        y_pred: Predictions, with the mask that they carry.
+        weights: Sample weights, of the shape of the loss values, or of their first axes.
+    """
+    if type(loss).__call__ is not keras.losses.Loss.__call__:
+        return as_average(loss(y_true, y_pred, weights), None)  # it reduces in its own way
+    weights = None if weights is None else _aligned(weights, y_pred)
+    summed = _Summed(loss)
+    total = summed(y_true, y_pred, weights)
+    # Half precision ends here: means of many batches are added up.
+    total = ops.cast(total, keras.backend.result_type(total.dtype, "float32"))
+    values = summed.values
+    is_plain = weights is None and mask_of(y_pred) is None and mask_of(values) is None
+    if loss.reduction == "sum" or (is_plain and len(values.shape) == 0):
+        return Average([Term(total, None, is_weighted=loss.reduction == "sum")])
+    if is_plain:
+        count = ops.cast(ops.prod(ops.shape(values)), "float32")
+        return Average([Term(total, count, is_weighted=False)])
+    by_weight = loss.reduction == _MEAN_BY_WEIGHT
+    # One value that counts 1, so that nothing but the weights themselves is added up; or else
+    # ones in the place of the values, and in the place of the weights.
+    ones = ops.ones((), "float32") if by_weight else ops.ones_like(values, "float32")
+    if weights is not None and not by_weight:
+        weights = ops.ones_like(weights, "float32")
+    count = ops.stop_gradient(_Counted(ones, mask_of(values))(y_pred, y_pred, weights))
+    is_weighted = by_weight or mask_of(y_pred) is not None or mask_of(values) is not None
+    return Average([Term(total, count, is_weighted)])
+
+
+def _aligned(weights: Any, y_pred: Tensor) -> Tensor:
+    """Give weights of whole examples the axes of a sequence.
+
+    Keras multiplies weights `(batch,)` with losses `(batch, time)` along the wrong axis: it
+    raises, unless both happen to be equally long.
+    """
+    weights = ops.convert_to_tensor(weights)
+    for _ in range(len(y_pred.shape) - 1 - len(weights.shape)):
+        weights = ops.expand_dims(weights, -1)
+    return weights
+
+
+def mask_of(tensor: Any) -> Tensor | None:
+    """Return the mask that Keras attached to a tensor, or `None`."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def masked(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """Attach a mask to a tensor that lost it, as Keras does; return the tensor."""
+    if mask is not None and mask_of(tensor) is None:
+        tensor._keras_mask = mask
+    return tensor
+
+
+def class_weights(y_true: Tensor, y_pred: Tensor, weights: Mapping[int, float]) -> Tensor:
+    """Return the weight of each label's class, 1 for classes that have none.
+
+    Args:
+        y_true: Class ids, with or without a last axis of 1; or one-hot rows, of the rank of
+            `y_pred`.
+        y_pred: Predictions.
+        weights: From class id, at least 0, to weight.
+    """
+    ids = ops.convert_to_tensor(y_true)
+    if len(ids.shape) > 1 and ids.shape[-1] == 1:
+        ids = ops.squeeze(ids, -1)
+    elif len(ids.shape) > 1 and len(ids.shape) == len(y_pred.shape):
+        ids = ops.argmax(ids, axis=-1)
+    if "int" not in keras.backend.standardize_dtype(ids.dtype):
+        ids = ops.round(ops.cast(ids, "float32"))
+    ids = ops.cast(ids, "int32")
+    size = max(weights) + 1
+    table = np.ones(size, "float32")
+    for index, weight in weights.items():
+        table[index] = weight
+    is_known = ops.logical_and(ids >= 0, ids < size)
+    found = ops.take(ops.convert_to_tensor(table), ops.clip(ids, 0, size - 1), axis=0)
+    return ops.where(is_known, found, ops.ones_like(found))
+
+
+def product(a: Any, b: Any) -> Any:
+    """Multiply weights along their first axes; `None` weighs nothing differently."""
+    if a is None or b is None:
+        return b if a is None else a
+    a, b = ops.convert_to_tensor(a), ops.convert_to_tensor(b)
+    while len(a.shape) != len(b.shape):
+        if len(a.shape) < len(b.shape):
+            a = ops.expand_dims(a, -1)
+        else:
+            b = ops.expand_dims(b, -1)
+    dtype = keras.backend.result_type(a.dtype, b.dtype, "float32")
+    return ops.cast(a, dtype) * ops.cast(b, dtype)
