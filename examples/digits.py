@@ -15,7 +15,6 @@ import sys
 import time
 
 import keras
-import numpy as np
 from keras import ops
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split

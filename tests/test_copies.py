@@ -44,7 +44,7 @@ def nested():
 class Subclass(keras.Model):
     """A model of one's own, with a variable beside its layers."""
 
-    def __init__(self, units=2, **kwargs):
+    def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
         self.units = units
         self.encoder = sequential()
@@ -53,6 +53,9 @@ class Subclass(keras.Model):
 
     def call(self, inputs, training=False):
         return self.head(self.encoder(inputs, training=training)) + self.shift
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
 
 
 def subclass():
@@ -102,6 +105,7 @@ def assert_same_bits(ours, theirs):
 
 
 def outputs(model, training):
+    keras.utils.set_random_seed(3)  # torch draws masks from its global generator
     flat = keras.tree.flatten(model(x(), training=training))
     return [np.asarray(ops.convert_to_numpy(ops.cast(value, "float32"))) for value in flat]
 
@@ -222,6 +226,30 @@ class AnotherCall(keras.Model):
         return super().call(inputs) * 2
 
 
+class KeptInALayer(keras.Model):
+    """Has no `get_config`, and Keras makes one up of the defaults, whatever was given."""
+
+    def __init__(self, rate=0.1, activation="relu", **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(2, activation=activation)
+        self.dropout = keras.layers.Dropout(rate)
+
+    def call(self, inputs, training=False):
+        return self.dropout(self.dense(inputs), training=training)
+
+
+def kept_in_a_layer(**arguments):
+    model = KeptInALayer(**arguments)
+    model(x())
+    return model
+
+
+def changed_afterwards():
+    model = subclass()
+    model.temperature = 3.0
+    return model
+
+
 def without_config():
     model = WithoutConfig(lambda values: values * 2)
     model(x())
@@ -263,6 +291,9 @@ def around_a_lambda():
         (built_by_chance, "made anew it has 2 variables instead of 4"),
         (lambda: AnotherCall(2), "as a Functional"),
         (around_a_lambda, "ValueError"),
+        (lambda: kept_in_a_layer(rate=0.7), "rate=0.1 instead of 0.7"),
+        (lambda: kept_in_a_layer(activation="tanh"), "instead of 'keras.src.activations"),
+        (changed_afterwards, "temperature=None instead of 3.0"),
         (lambda: keras.Sequential([keras.layers.Dense(2)]), "not built"),
     ],
 )
@@ -276,6 +307,21 @@ def test_a_model_without_an_exact_copy_is_refused_with_the_reason(make, why):
     assert model.name in raised.value.model
     assert isinstance(raised.value, PerigeeError)
     assert isinstance(raised.value, ValueError)
+
+
+def test_a_model_that_was_made_with_its_defaults_needs_no_config_of_its_own():
+    model = kept_in_a_layer()
+
+    assert_same_bits(pg.copy_of(model).variables, model.variables)
+
+
+def test_a_model_that_was_trained_and_stopped_by_keras_is_copied():
+    model = sequential()
+    model.compile("adam", "mse")
+    model.fit(x(), np.zeros((ROWS, 2)), verbose=0)
+    model.stop_training = True
+
+    assert_same_bits(pg.copy_of(model).variables, model.variables)
 
 
 def test_what_is_no_model_is_refused():

@@ -8,6 +8,9 @@ when training ends with an error. Under `jit_compile=True` assertions vanish wit
 Here the counter is a `keras.Variable` of the Step, so it is part of its state. The rehearsal writes
 no summaries. A failing assertion ends the training with TensorFlow's own error, to which a note
 adds at which step, epoch and batch it happened, and the hook closes the file in any case.
+
+TensorFlow does not run an assertion before the updates of its step. What must not happen is to be
+computed from what the assertion returns, as from `x` below.
 """
 
 import tempfile
@@ -40,7 +43,7 @@ class Watched(pg.Step):
         x, y = batch
         tf.debugging.assert_rank(y, 1, "labels are class numbers")
         tf.debugging.assert_less(y, CLASSES, "a label is not among the classes")
-        tf.debugging.assert_all_finite(x, "an input is NaN or infinite")
+        x = tf.debugging.assert_all_finite(x, "an input is NaN or infinite")
 
         def objective():
             return self.loss(y, self.model(x, training=True))

@@ -4,11 +4,11 @@ The tutorial's loop calls `metric.reset_states()`, which Keras 3 no longer has. 
 to reset reports an average over all epochs so far; one that resets at each report and forgets the
 last few batches drops them; one that prints `loss` every ten steps reports one batch in ten.
 
-Here the Step holds metric objects (in a list, if there are many) and updates them. They are reset at
-each epoch, read once at its end and logged under their names; one that was never updated is left
-out instead of reading 0.0. In between, a `Hook` may `read()` the means of the epoch so far, metrics
-included, whenever it likes; and with a run directory, `record_every` writes the exact means of each
-window of steps, which add up to the epoch's.
+Here the Step holds metric objects (in a list, if there are many) and updates them. They are reset
+at each epoch, read once at its end and logged under their names; one that was never updated is
+left out instead of reading 0.0. In between, a `Hook` may `read()` the values of the epoch so far,
+metrics included, whenever it likes; and with a run directory, `record_every` writes the exact means
+of each window of steps, with no step in two windows or in none.
 """
 
 import tempfile

@@ -5,7 +5,7 @@ to the optimizer, wraps it all in `tf.function` and averages the loss itself. On
 
 - dropping `None` hides a part of the model that learns nothing, and builds the optimizer on the
   wrong set of variables, so that a later full update fails;
-- under `mixed_float16` the loss must be scaled by hand, and nothing says so: small gradients vanish;
+- under `mixed_float16` the loss must be scaled by hand, or small gradients vanish without a word;
 - the function is traced again for the optimizer's first update and for a short last batch;
 - `Mean().update_state(loss)` counts a last batch of 4 like one of 32, and printing `loss` after
   the epoch shows its last batch.

@@ -25,7 +25,7 @@ class ForgottenHead(pg.Step):
         self.loss = keras.losses.MeanSquaredError()
 
     def train_step(self, batch):
-        x, y, z = batch
+        x, y, _ = batch
 
         def objective():
             first, _ = self.model(x, training=True)
@@ -38,7 +38,7 @@ class OneHeadOnPurpose(ForgottenHead):
     """The same, said explicitly: the second head is not trained in this phase."""
 
     def train_step(self, batch):
-        x, y, z = batch
+        x, y, _ = batch
 
         def objective():
             first, _ = self.model(x, training=True)

@@ -11,7 +11,8 @@ from perigee import _state
 from perigee._errors import ArgumentError
 from perigee._step import Step, only_model
 
-_BATCH_HOOKS = (
+_TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+_TRAIN_BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
     "on_train_batch_begin",
@@ -25,7 +26,8 @@ class KerasCallbacks:
     def __init__(self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any]) -> None:
         self._model = _Facade(step)
         self._list = keras.callbacks.CallbackList(list(callbacks), model=self._model, **params)
-        self.wants_batches = any(_overrides_batches(callback) for callback in callbacks)
+        self.wants_batches = any(_overrides(c, _TRAIN_BATCH_HOOKS) for c in callbacks)
+        self.wants_test_batches = any(_overrides(c, _TEST_BATCH_HOOKS) for c in callbacks)
 
     @property
     def stop_requested(self) -> bool:
@@ -63,9 +65,9 @@ class KerasCallbacks:
         self._list.on_train_end(dict(logs))
 
 
-def _overrides_batches(callback: Any) -> bool:
-    """Tell whether a callback has batch hooks of its own, on its class or set on the instance."""
-    for name in _BATCH_HOOKS:
+def _overrides(callback: Any, names: Sequence[str]) -> bool:
+    """Tell whether a callback has hooks of its own, on its class or set on the instance."""
+    for name in names:
         own = getattr(callback, name)
         if getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, name):
             return True

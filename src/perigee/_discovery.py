@@ -24,6 +24,7 @@ from perigee._errors import (
     LogNameError,
     LogValueError,
     OptimizerSetError,
+    PerigeeError,
     RegularizationTwiceError,
     SharedVariableError,
     StepReturnError,
@@ -199,9 +200,19 @@ def _run(step: Step, method: Method, batch: Batch, recorder: _Recorder, tracked:
             recorder.returned(returned)
         return returned
 
-    with recorder.listening():
+    with _noting(method), recorder.listening():
         _backends.current().rehearse(run, tracked.variables)
     recorder.refuse_late_read()
+
+
+@contextmanager
+def _noting(method: Method) -> Generator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, PerigeeError):
+            error.add_note(f"While Perigee rehearsed `{method}` on a first batch, to be undone.")
+        raise
 
 
 def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any]:
@@ -557,6 +568,7 @@ class Probe:
 
     def __init__(self, step: Step, method: Method, tracked: Tracked) -> None:
         self._tracked = tracked
+        self._method: Method = method
         self._run = _backends.current().compile(
             lambda batch: call(step, method, batch)[0], tracked.variables, "eager"
         )
@@ -580,7 +592,8 @@ class Probe:
             if change_metrics:
                 for variable in self._tracked.of_kind("metric"):
                     variable.assign(variable + keras.ops.ones_like(variable) * 3)
-            returned = self._run(batch)
+            with _noting(self._method):
+                returned = self._run(batch)
             return _backends.current().to_host(
                 {
                     name: list(value.tree_flatten()[0]) if isinstance(value, Average) else value

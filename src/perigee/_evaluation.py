@@ -11,8 +11,8 @@ import numpy as np
 
 from perigee import _backends, _state
 from perigee._averages import Tally
-from perigee._execution import Program, logged_metrics
-from perigee._protocols import Callbacks, Feed
+from perigee._execution import Blocks, Program, logged_metrics, rows_on_host
+from perigee._protocols import Callbacks, Feed, Position
 from perigee._typing import Batch, Tree
 
 _ROWS_BETWEEN_READS = 64
@@ -35,20 +35,25 @@ def evaluate(
         steps: Batches to draw; `None` draws to the end of the pass.
         callbacks: Are told of each batch.
     """
-    first = _backends.current().tensors(feed.peek())
-    program = programs(first)
+    program = _prepared(programs, feed)
     tracked = program.rehearsal.tracked
     with _undone(program):
         for metric in tracked.metrics.values():
             metric.reset_state()
         tally = Tally()
+        blocks = Blocks(feed, steps_ahead=0)
+        while (callbacks is None or not callbacks.wants_test_batches) and (
+            count := blocks.steps(program, _left(feed, steps))
+        ):
+            block = blocks.run(program, count)  # what the columns are is known once it has run
+            tally.add(program.columns, block)
         rows: list[Any] = []
-        for index, batch in enumerate(_batches(feed, steps)):
+        for batch in _batches(feed, steps):
             if callbacks is not None:
-                callbacks.test_batch_begin(index)
+                callbacks.test_batch_begin(feed.position.batches - 1)
             rows.append(program.run(batch))
             if callbacks is not None:
-                callbacks.test_batch_end(index)
+                callbacks.test_batch_end(feed.position.batches - 1)
             if len(rows) == _ROWS_BETWEEN_READS:
                 _read(program, rows, tally)
         _read(program, rows, tally)
@@ -58,10 +63,17 @@ def evaluate(
 def predict(programs: Programs, feed: Feed, steps: int | None) -> Tree:
     """Run `predict_step` over a pass of the feed, and return its results put together on axis 0."""
     backend = _backends.current()
-    program = programs(backend.tensors(feed.peek()))
+    program = _prepared(programs, feed)
     with _undone(program):
         parts = [backend.to_host(program.run(batch)) for batch in _batches(feed, steps)]
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _prepared(programs: Programs, feed: Feed) -> Program:
+    """Return the program for the feed, which then stands at its beginning."""
+    if feed.position != Position():
+        feed.seek(Position())
+    return programs(_backends.current().tensors(feed.peek()))
 
 
 @contextmanager
@@ -91,17 +103,19 @@ def _touched(program: Program) -> list[Any]:
 
 
 def _batches(feed: Feed, steps: int | None) -> Any:
-    drawn = 0
-    while steps is None or drawn < steps:
+    while _left(feed, steps) != 0:
         batch = feed.draw()
         if batch is None:
             return
-        drawn += 1
         yield _backends.current().tensors(batch)
+
+
+def _left(feed: Feed, steps: int | None) -> int | None:
+    return None if steps is None else steps - feed.position.batches
 
 
 def _read(program: Program, rows: list[Any], tally: Tally) -> None:
     """Add rows to the tally and forget them. It waits for the device."""
     if rows:
-        tally.add(program.columns, _backends.current().stacked_on_host(rows))
+        tally.add(program.columns, rows_on_host(rows))
         rows.clear()

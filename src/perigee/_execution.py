@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,11 +13,17 @@ from keras import ops
 
 from perigee import _backends, _state
 from perigee._averages import Average, Column, as_average
-from perigee._backends import Compiled, Mode
+from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode
 from perigee._discovery import Observer, Rehearsal, rehearse
 from perigee._errors import ArgumentError
+from perigee._protocols import Feed, Resident
 from perigee._step import Method, Step, call, flush_accumulators, internals
 from perigee._typing import Batch, Tensor, Tree
+
+_FIRST_BLOCK = 16
+_BLOCK_SECONDS = 0.25
+_MEASURED_STEPS = 8
+_WORTH_MEASURING_SECONDS = 2.0
 
 Choice = Literal["auto", "eager", "graph", "xla"]
 
@@ -65,6 +72,7 @@ class Program:
     Attributes:
         rehearsal: What is known of the method.
         columns: What the columns of a row are, known once it has run.
+        is_fused_faster: Whether blocks of steps were measured to be faster; `None` if not measured.
     """
 
     def __init__(
@@ -86,6 +94,9 @@ class Program:
         body = self._predict if method == "predict_step" else self._row
         self._compiled: Compiled = backend.compile(body, variables, mode)
         self._flush: Compiled = backend.compile(self._flush_all, variables, mode)
+        self._mode: Mode = mode
+        self._blocks: dict[int, Compiled] = {}
+        self.is_fused_faster: bool | None = None
 
     @property
     def traces(self) -> int:
@@ -105,6 +116,36 @@ class Program:
             `predict_step` what it returned.
         """
         return self._compiled(batch)
+
+    @property
+    def can_fuse(self) -> bool:
+        """Whether many steps can go into one call."""
+        return self._mode == _backends.current().capabilities.modes[0] != "eager"
+
+    def run_block(
+        self, arrays: Batch, order: Tensor, batch_size: int, first: int, count: int
+    ) -> Tensor:
+        """Run the method on `count` batches gathered from arrays, in one call.
+
+        Args:
+            arrays: Tensors with one common first axis.
+            order: Their rows in order, shape `(rows,)`, int32.
+            batch_size: Rows a batch.
+            first: The first batch.
+            count: How many batches, at most `MOST_STEPS_A_BLOCK`.
+
+        Returns:
+            The rows of logged values, shape `(at least count, columns, 2)`, on the device.
+        """
+        block = self._blocks.get(batch_size)
+        if block is None:
+            backend = _backends.current()
+            variables = self.rehearsal.tracked.variables
+            block = backend.compile(backend.gathered(self._row, batch_size), variables, self._mode)
+            self._blocks[batch_size] = block
+        return block(
+            arrays, order, *_backends.current().tensors([np.int32(first), np.int32(count)])
+        )
 
     def flush(self) -> None:
         """Apply the gradients that were accumulated, if any."""
@@ -176,6 +217,118 @@ def _describe(batch: Batch) -> str:
             lambda leaf: f"{getattr(leaf, 'dtype', None)}/{len(getattr(leaf, 'shape', ()))}", batch
         )
     )
+
+
+class Blocks:
+    """Runs many steps of a program in one call, where the data allows it and it is faster.
+
+    The size of a block changes no number: one compiled program runs blocks of every size.
+
+    Args:
+        feed: Where batches come from.
+        steps_ahead: Steps that are going to be run, for what measuring may cost; 0 measures
+            nothing.
+    """
+
+    def __init__(self, feed: Feed, steps_ahead: int) -> None:
+        self._feed, self._steps_ahead = feed, steps_ahead
+        self._arrays: Any = None
+        self._order: tuple[Resident | None, Any] = (None, None)
+        self._most = _FIRST_BLOCK
+        self._ran: set[int] = set()
+
+    def steps(self, program: Program, most: int | None) -> int:
+        """Return how many steps the next block has; 0 where a single batch must be drawn.
+
+        Args:
+            program: What runs.
+            most: Steps until something else is due, or `None`.
+        """
+        capabilities = _backends.current().capabilities
+        if capabilities.fuses == "never" or not program.can_fuse:
+            return 0
+        resident = self._feed.resident()
+        if resident is None:
+            return 0
+        batches, ragged = divmod(len(resident.order), resident.batch_size)
+        left = batches + (ragged > 0 and capabilities.fuses_ragged) - self._feed.position.batches
+        count = max(0, min(left, self._most, most if most is not None else left))
+        if count and capabilities.fuses == "measured":
+            if program.is_fused_faster is None:
+                program.is_fused_faster = self._is_faster(program, resident)
+            return count if program.is_fused_faster else 0
+        return count
+
+    def run(self, program: Program, count: int) -> np.ndarray:
+        """Run a block of `count` steps and return its rows on the host. It waits for the device."""
+        resident = self._feed.resident()
+        assert resident is not None
+        arrays, order = self._on_device(resident)
+        began = time.perf_counter()
+        first = self._feed.position.batches
+        rows = program.run_block(arrays, order, resident.batch_size, first, count)
+        rows = _backends.current().to_host(rows)[:count]
+        self._feed.skip(count)
+        if id(program) in self._ran:  # the first call compiles
+            self._adapt(count, time.perf_counter() - began)
+        self._ran.add(id(program))
+        return rows
+
+    def _adapt(self, count: int, seconds: float) -> None:
+        """Let blocks take about a quarter of a second, so that nothing waits for them for long."""
+        if seconds > _BLOCK_SECONDS and self._most > 1:
+            self._most = max(1, count // 2)
+        elif count == self._most and seconds < _BLOCK_SECONDS / 2:
+            self._most = min(2 * self._most, MOST_STEPS_A_BLOCK)
+
+    def _on_device(self, resident: Resident) -> tuple[Batch, Tensor]:
+        tensors = _backends.current().tensors
+        if self._arrays is None:
+            self._arrays = tensors(resident.arrays)
+        if self._order[0] is not resident:
+            self._order = resident, tensors(resident.order.astype(np.int32))
+        return self._arrays, self._order[1]
+
+    def _is_faster(self, program: Program, resident: Resident) -> bool:
+        """Measure one step a call against a block, on a copy of the state.
+
+        A block is compiled only where the steps ahead could pay for it.
+        """
+        variables = program.rehearsal.tracked.variables
+        saved = _state.snapshot(variables)
+        backend = _backends.current()
+        size = resident.batch_size
+        try:
+            arrays, order = self._on_device(resident)
+            chosen = resident.order[:size]
+            batch = backend.tensors(
+                keras.tree.map_structure(
+                    lambda array: None if array is None else array[chosen], resident.arrays
+                )
+            )
+
+            def timed(run: Callable[[], Any]) -> float:
+                began = time.perf_counter()
+                backend.to_host(run())
+                return time.perf_counter() - began
+
+            program.run(batch)
+            single = min(timed(lambda: program.run(batch)) for _ in range(3))
+            if single * self._steps_ahead < _WORTH_MEASURING_SECONDS:
+                return False
+            few = min(_MEASURED_STEPS, len(resident.order) // size)
+            program.run_block(arrays, order, size, 0, 1)
+            if timed(lambda: program.run_block(arrays, order, size, 0, 1)) > 3 * single:
+                return False
+            runs = [timed(lambda: program.run_block(arrays, order, size, 0, few)) for _ in range(3)]
+            return min(runs) / few < single
+        finally:
+            _state.restore(variables, saved)
+
+
+def rows_on_host(rows: Sequence[Tensor]) -> np.ndarray:
+    """Return rows of single steps as one array, shape `(steps, columns, 2)`. It waits."""
+    return np.stack(_backends.current().to_host(list(rows)))
 
 
 def logged_metrics(rehearsal: Rehearsal) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,14 @@ from perigee._averages import Tally
 from perigee._clock import Clock
 from perigee._errors import DataEndedError, NonFiniteError
 from perigee._events import Ended, Hooks, Recorded, Started, StepsDone
-from perigee._execution import Program, finalize, learning_rates, logged_metrics
+from perigee._execution import (
+    Blocks,
+    Program,
+    finalize,
+    learning_rates,
+    logged_metrics,
+    rows_on_host,
+)
 from perigee._protocols import Callbacks, Feed
 from perigee._schedule import Every
 from perigee._typing import Batch
@@ -77,6 +84,10 @@ class Training:
     _validated: tuple[int, Mapping[str, float]] = field(default=(-1, {}))
     _program: Program | None = None
     _window: Tally = field(default_factory=Tally)
+    _blocks: Blocks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._blocks = Blocks(self.feed, self._steps_ahead())
 
     def run(self) -> str:
         """Train until something says stop, and return what did.
@@ -98,7 +109,6 @@ class Training:
         started = Started(
             self.step, self.clock, plan.epochs, plan.steps, self._steps_per_epoch(), self.now()
         )
-        reason = "error"
         logs: Mapping[str, float] = {}
         program: Program | None = None
         try:
@@ -113,12 +123,17 @@ class Training:
             if self.callbacks:
                 self.callbacks.train_end(logs)
         except BaseException as error:
-            reason = f"error: {type(error).__name__}"
             _note(error, self.clock)
+            try:
+                self._end(f"error: {type(error).__name__}")
+            except Exception as later:  # what came first comes out
+                error.add_note(f"A hook that was told so raised {type(later).__name__}: {later}")
             raise
-        finally:
-            self.hooks.end(Ended(self.clock, reason, self.now()))
+        self._end(reason)
         return reason
+
+    def _end(self, reason: str) -> None:
+        self.hooks.end(Ended(self.clock, reason, self.now()))
 
     def _epoch(self) -> tuple[Program, Mapping[str, float]]:
         """Train one epoch, or what is left before the training stops."""
@@ -133,7 +148,7 @@ class Training:
         values = _Values(program, self.plan.nonfinite, self._window)
         is_whole = False
         while self._reason_to_stop() is None:
-            if not self._step(program, values):
+            if not self._block(program, values):
                 is_whole = True
                 break
             if self.clock.batch == self.plan.steps_per_epoch:
@@ -159,23 +174,34 @@ class Training:
             self.callbacks.epoch_end(epoch, logs)
         return program, logs
 
-    def _step(self, program: Program, values: _Values) -> bool:
-        """Train on one batch; return false where the epoch has no more."""
-        batch = self._draw()
-        if batch is None:
-            return False
+    def _block(self, program: Program, values: _Values) -> bool:
+        """Train on one batch, or on as many as fit before something is due.
+
+        Returns false where the epoch has no more.
+        """
+        looks = self.callbacks is not None and self.callbacks.wants_batches
         index = self.clock.batch
-        if self.callbacks and self.callbacks.wants_batches:
-            self.callbacks.train_batch_begin(index)
-        values.add(program.run(_backends.current().tensors(batch)))
-        self.clock = self.clock.after_steps(1)
+        count = 0 if looks else self._blocks.steps(program, self._steps_until_due())
+        if count:
+            rows = self._blocks.run(program, count)
+            self.clock = self.clock.after_steps(count)
+            values.add_block(rows, self.clock)
+        else:
+            count = 1
+            batch = self._draw()
+            if batch is None:
+                return False
+            if self.callbacks and looks:
+                self.callbacks.train_batch_begin(index)
+            values.add(program.run(_backends.current().tensors(batch)))
+            self.clock = self.clock.after_steps(1)
         if self.plan.accumulate > 1 and self.clock.batch % self.plan.accumulate == 0:
             program.flush()
         if values.is_full:
             values.read(self.clock)
         read = self._reader(values, program)
-        self.hooks.steps(StepsDone(self.clock, 1, read, self._ask, self.now()))
-        if self.callbacks and self.callbacks.wants_batches:
+        self.hooks.steps(StepsDone(self.clock, count, read, self._ask, self.now()))
+        if self.callbacks and looks:
             self.callbacks.train_batch_end(index, read())
         every = self.plan.record_every
         if every is not None and every.is_due(self.clock):
@@ -187,6 +213,18 @@ class Training:
             self._record("validation", self._validate())
         self._asked = self._asked or values.stop
         return True
+
+    def _steps_until_due(self) -> int | None:
+        """Return how many steps there are until something else has to happen; `None`: no end."""
+        plan, clock = self.plan, self.clock
+        ends = [
+            None if plan.steps is None else plan.steps - clock.step,
+            None if plan.steps_per_epoch is None else plan.steps_per_epoch - clock.batch,
+            None if plan.accumulate == 1 else plan.accumulate - clock.batch % plan.accumulate,
+            None if plan.record_every is None else plan.record_every.steps_until_due(clock),
+            None if self.validate is None else plan.validate_every.steps_until_due(clock),
+        ]
+        return min((end for end in ends if end is not None), default=None)
 
     def _draw(self) -> Batch | None:
         """Return the next batch of the epoch, or `None` at its end.
@@ -243,6 +281,12 @@ class Training:
             return "epochs"
         return None
 
+    def _steps_ahead(self) -> int:
+        ends = [self.plan.steps]
+        if self.plan.epochs is not None:
+            ends.append(self.plan.epochs * (self._steps_per_epoch() or 0))
+        return min(end for end in ends if end is not None)
+
     def _steps_per_epoch(self) -> int | None:
         return self.plan.steps_per_epoch or self.feed.length
 
@@ -263,12 +307,19 @@ class _Values:
     def add(self, row: Any) -> None:
         self._rows.append(row)
 
+    def add_block(self, rows: np.ndarray, clock: Clock) -> None:
+        """Take in rows that are on the host; `clock` is after the last of them."""
+        self.read(replace(clock, step=clock.step - len(rows)))
+        self._take(rows, clock)
+
     def read(self, clock: Clock) -> None:
         """Take the rows to the host. It waits for the device; `clock` is after the last of them."""
-        if not self._rows:
-            return
-        rows = _backends.current().stacked_on_host(self._rows)
-        self._rows.clear()
+        if self._rows:
+            rows = rows_on_host(self._rows)
+            self._rows.clear()
+            self._take(rows, clock)
+
+    def _take(self, rows: np.ndarray, clock: Clock) -> None:
         self._refuse_nonfinite(rows, clock)
         self._epoch.add(self._program.columns, rows)
         self._window.add(self._program.columns, rows)

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from perigee._typing import Batch
 
 
@@ -18,6 +21,21 @@ class Position:
 
     passes: int = 0
     batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A pass over arrays that are in memory, for code that gathers the batches itself.
+
+    Attributes:
+        arrays: A tree of arrays with one common first axis.
+        order: Their rows in the order of the pass, shape `(rows,)`.
+        batch_size: Rows a batch; the last one may have fewer.
+    """
+
+    arrays: Batch
+    order: NDArray[np.int64]
+    batch_size: int
 
 
 class Feed(Protocol):
@@ -59,6 +77,14 @@ class Feed(Protocol):
         """Return the next batch, or `None` once at the end of each pass."""
         ...
 
+    def resident(self) -> Resident | None:
+        """Return the pass under way where its data may be kept in memory, or `None`."""
+        ...
+
+    def skip(self, count: int) -> None:
+        """Stand `count` batches further in the pass: code that holds its arrays drew them."""
+        ...
+
     def seek(self, position: Position) -> None:
         """Stand at `position`, so that the next draw returns the batch that follows it."""
         ...
@@ -78,6 +104,11 @@ class Callbacks(Protocol):
     @property
     def wants_batches(self) -> bool:
         """Whether one of them looks at single batches."""
+        ...
+
+    @property
+    def wants_test_batches(self) -> bool:
+        """Whether one of them looks at single batches of a validation."""
         ...
 
     @property

@@ -149,13 +149,15 @@ def fit(
     _check_step(step, "train_step")
     if validation is not None:
         _check_step(step, "test_step")
+    _check_count("validation_steps", validation_steps)
+    run = _run(run)
     plan = _plan(
         epochs, steps, steps_per_epoch, accumulate, nonfinite, validate_every, validation, run
     )
     seed = int(np.random.randint(2**31 - 1)) if seed is None else seed
-    run = Run(run) if isinstance(run, str | PathLike) else run
     execution = _execution(execution)
     hooks, keras_callbacks = _sorted_callbacks(callbacks)
+    shown = terminal(progress)
     params = {"epochs": plan.epochs, "steps": plan.steps_per_epoch, "verbose": 0}
     adapted = KerasCallbacks(keras_callbacks, step, params) if keras_callbacks else None
     history = History()
@@ -166,13 +168,15 @@ def fit(
     try:
         _check_endless(feed, plan)
         if validation is not None:
-            validation_feed = _evaluation_feed(validation, batch_size, validation_steps)
+            validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
+            _check_finite(validation_feed, validation_steps)
         programs = _Programs(step, "train_step", execution, accumulate, history)
-        programs(
-            _backends.current().tensors(feed.peek())
-        )  # refuses a bad step before a run is made
+        measured = _Programs(step, "test_step", execution)
+        # A bad step is refused before a run is made.
+        programs(_backends.current().tensors(feed.peek()))
+        if validation_feed is not None:
+            measured(_backends.current().tensors(validation_feed.peek()))
         writers: list[Hook] = [] if run is None else _run_writers(run, seed)
-        shown = terminal(progress)
         training = Training(
             step=step,
             plan=plan,
@@ -182,7 +186,7 @@ def fit(
             if validation_feed is None
             else functools.partial(
                 _evaluation.evaluate,
-                _Programs(step, "test_step", execution),
+                measured,
                 validation_feed,
                 validation_steps,
                 adapted,
@@ -221,8 +225,10 @@ def evaluate(
         Name to exact mean, and every metric that the step updates.
     """
     _check_step(step, "test_step")
-    feed = _evaluation_feed(data, batch_size, steps)
+    _check_count("steps", steps)
+    feed = open_feed(data, batch_size=batch_size)
     try:
+        _check_finite(feed, steps)
         programs = _Programs(step, "test_step", _execution(execution))
         return _evaluation.evaluate(programs, feed, steps)
     finally:
@@ -251,8 +257,10 @@ def predict(
         What `predict_step` returned, as NumPy arrays put together on axis 0.
     """
     _check_step(step, "predict_step")
-    feed = _evaluation_feed(data, batch_size, steps)
+    _check_count("steps", steps)
+    feed = open_feed(data, batch_size=batch_size)
     try:
+        _check_finite(feed, steps)
         programs = _Programs(step, "predict_step", _execution(execution))
         return _evaluation.predict(programs, feed, steps)
     finally:
@@ -295,7 +303,15 @@ class _Programs:
         new = [finding for finding in findings if str(finding) not in known]
         self._history.findings = [*self._history.findings, *new]
         for finding in new:
-            warnings.warn(str(finding), PerigeeWarning, stacklevel=4)
+            warnings.warn(str(finding), PerigeeWarning, stacklevel=_levels_to_caller())
+
+
+def _levels_to_caller() -> int:
+    """Return the `stacklevel` at which a warning names the line that called Perigee."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("perigee."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _plan(
@@ -304,24 +320,29 @@ def _plan(
     steps_per_epoch: int | None,
     accumulate: int,
     nonfinite: Nonfinite,
-    validate_every: Every | None,
+    validate_every: Any,
     validation: Any,
-    run: Any,
+    run: Run | None,
 ) -> Plan:
-    counts = {"epochs": epochs, "steps": steps, "steps_per_epoch": steps_per_epoch}
-    counts["accumulate"] = accumulate
-    for name, value in counts.items():
-        if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-            raise ArgumentError(name, repr(value), "a whole number, at least 1.", "count from 1.")
+    for name, value in {
+        "epochs": epochs,
+        "steps": steps,
+        "steps_per_epoch": steps_per_epoch,
+        "accumulate": accumulate,
+    }.items():
+        _check_count(name, value, is_optional=name != "accumulate")
     if nonfinite not in ("raise", "stop"):
         raise ArgumentError("nonfinite", repr(nonfinite), '"raise" or "stop".', "choose one.")
     if validate_every is not None and validation is None:
         raise ArgumentError(
             "validate_every", repr(validate_every), "`validation` data.", "pass `validation=...`."
         )
+    if not isinstance(validate_every, Every | None):
+        raise ArgumentError(
+            "validate_every", repr(validate_every), "a `pg.Every`.", "pass `pg.Every(steps=...)`."
+        )
     if epochs is None and steps is None:
         epochs = 1
-    record_every = run.record_every if isinstance(run, Run) else Run("").record_every
     return Plan(
         epochs=epochs,
         steps=steps,
@@ -329,8 +350,23 @@ def _plan(
         accumulate=accumulate,
         nonfinite=nonfinite,
         validate_every=validate_every or Every(epochs=1),
-        record_every=record_every if run is not None else None,
+        record_every=None if run is None else run.record_every,
     )
+
+
+def _check_count(name: str, value: Any, is_optional: bool = True) -> None:
+    if value is None and is_optional:
+        return
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ArgumentError(name, repr(value), "a whole number, at least 1.", "count from 1.")
+
+
+def _run(given: Any) -> Run | None:
+    if given is None or isinstance(given, Run):
+        return given
+    if not isinstance(given, str | PathLike):
+        raise ArgumentError("run", repr(given), "a path or a `pg.Run`.", 'pass `run="runs/first"`.')
+    return Run(given)
 
 
 def _check_step(step: Any, method: Method) -> None:
@@ -350,13 +386,9 @@ def _check_endless(feed: Feed, plan: Plan) -> None:
         raise InfiniteDataError(feed.kind)
 
 
-def _evaluation_feed(data: Any, batch_size: int | None, steps: int | None) -> Feed:
-    is_arrays = isinstance(data, np.ndarray | tuple | dict)
-    feed = open_feed(data, batch_size=batch_size if is_arrays else None)
+def _check_finite(feed: Feed, steps: int | None) -> None:
     if feed.is_infinite and steps is None:
-        feed.close()
         raise InfiniteDataError(feed.kind)
-    return feed
 
 
 def _execution(given: Execution | Choice) -> Execution:

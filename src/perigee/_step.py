@@ -435,19 +435,21 @@ def update(
     """Apply gradients now, unless `when` is false or, under a loss scale, one is not finite."""
     backend = _backends.current()
     scale = internals(step).loss_scale
-    if scale is not None:
+    # Keras's `LossScaleOptimizer` divides by a scale that it expects the loss to carry; what it
+    # adds to the optimizer inside it is done here.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if scale is not None or inner is not optimizer:
         finite = backend.all_finite(gradients)
         frame = _frame.get()
         if frame is not None:
             frame.finite.append(finite)
         when = finite if when is None else ops.logical_and(finite, when)
-    if hasattr(optimizer, "inner_optimizer") or optimizer.loss_scale_factor is not None:
-        # Such an optimizer divides by a scale that it expects the loss to carry.
-        gradients = [optimizer.scale_loss(backend.dense(g)) for g in gradients]
+    if inner.loss_scale_factor is not None:
+        gradients = [inner.scale_loss(backend.dense(g)) for g in gradients]
 
     def run() -> None:
         try:
-            optimizer.apply(gradients, variables)
+            inner.apply(gradients, variables)
         except ValueError as error:
             if "Unknown variable" not in str(error):
                 raise

@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ import numpy as np
 
 import perigee as pg
 from perigee import _state
-from tests.backends.problems import PROBLEMS, Problem
-from tests.backends.problems._problem import BATCH
+from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 
 SEED = 7
@@ -31,58 +29,95 @@ RATE_FACTOR = 1.001
 """How far the planted learning rate is off."""
 
 
-class _EachStep(pg.Hook):
-    """Keeps what is recorded of each step."""
+class Watcher(pg.Hook):
+    """Keeps what is recorded of each step, and where training began."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self.variables: list[Any] = []
+        self.values: list[np.ndarray] = []
+
+    def on_start(self, event: Any) -> None:
+        """Everything is built, and nothing is trained yet."""
+        self.variables = _state.track(event.step).variables
+        self.values = _state.snapshot(self.variables)
 
     def on_record(self, event: Any) -> None:
         if event.scope == "steps":
             self.rows.append(dict(event.values))
 
+    def go_back(self) -> None:
+        """Give everything the value that it began with."""
+        _state.restore(self.variables, self.values)
 
-def train(problem: Problem, step: Any) -> Trajectory:
-    """Train a Step of a problem and return what it came to."""
-    keras.utils.set_random_seed(SEED)
-    each_step = _EachStep()
-    batches = {} if isinstance(problem.data, list) else {"batch_size": BATCH}
+
+def train(problem: Problem, step: Any, watcher: Watcher | None = None) -> Trajectory:
+    """Train a Step of a problem, and return what it came to."""
+    watcher = watcher or Watcher()
+    sizes = {} if isinstance(problem.data, list) else {"batch_size": BATCH}
     with tempfile.TemporaryDirectory() as folder:
         history = pg.fit(
             step,
             problem.data,
-            **batches,
+            **sizes,
             **problem.fit,
             seed=SEED,
             run=pg.Run(Path(folder) / "run", record_every=pg.Every(steps=1)),
-            callbacks=[each_step],
+            callbacks=[watcher],
             progress="off",
         )
     entries = [entry for entry in _state.track(step).entries if entry.kind != "seed"]
     values = _state.snapshot([entry.variable for entry in entries])
-    names = each_step.rows[0]
     return Trajectory(
-        steps={name: np.array([row[name] for row in each_step.rows]) for name in names},
-        epochs={name: np.array(values) for name, values in history.history.items()},
+        steps={name: np.array([row[name] for row in watcher.rows]) for name in watcher.rows[0]},
+        epochs={name: np.array(means) for name, means in history.history.items()},
         weights={e.key: np.array(v, "float64") for e, v in zip(entries, values, strict=True)},
     )
 
 
 def run(problem: Problem) -> dict[str, Trajectory]:
     """Run a problem as it is, again where it is random, and with each of its planted bugs."""
-    keras.utils.set_random_seed(SEED)
-    step = problem.make_step()
-    begin = _restorer(step)
-    runs = {"ours": train(problem, step)}
+    step, watcher = make(problem.make_step), Watcher()
+    runs = {"ours": train(problem, step, watcher)}
     if problem.is_random:
-        keras.utils.set_random_seed(SEED)
-        runs["again"] = train(problem, problem.make_step())
-    elif (rates := _learning_rates(step)) and not problem.tolerates_rates:
-        begin()
-        for rate in rates:
-            rate.assign(np.float32(keras.ops.convert_to_numpy(rate) * RATE_FACTOR))
-        runs["learning rate"] = train(problem, step)
+        runs["again"] = train(problem, make(problem.make_step))
+    else:
+        watcher.go_back()
+        if change_learning_rates(step):
+            runs["learning rate"] = train(problem, step)
     for bug, make_step in problem.planted.items():
-        keras.utils.set_random_seed(SEED)
-        runs[bug] = train(problem, make_step())
+        runs[bug] = train(problem, make(make_step))
     return runs
+
+
+def make(make_step: Any) -> Any:
+    """Build a Step; its seed generators begin alike each time."""
+    keras.utils.set_random_seed(SEED)
+    return make_step()
+
+
+def change_learning_rates(step: Any) -> bool:
+    """Plant another learning rate in each optimizer; false where a schedule gives it."""
+    optimizers = _state.track(step).optimizers.values()
+    try:
+        for optimizer in optimizers:
+            rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            optimizer.learning_rate = rate * RATE_FACTOR
+    except TypeError:  # Keras refuses to set it
+        return False
+    return True
+
+
+def main(path: Path, names: list[str]) -> None:
+    """Run the problems named, or all of them, and write the results to `path`."""
+    results = Results()
+    for name in names or PROBLEMS:
+        began = time.perf_counter()
+        results.trajectories[name] = run(PROBLEMS[name])
+        results.seconds[name] = time.perf_counter() - began
+        print(f"{name}: {results.seconds[name]:.1f} s", flush=True)
+    results.save(path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -115,6 +115,14 @@ def regularized_loss(twin):
     return one_optimizer(twin, forward, twin.model.trainable_variables)
 
 
+def raw_tape(twin):
+    def forward(batch):
+        x, y = batch
+        return {"loss": twin.loss(y, twin.model(x, training=True)) + tf.add_n(twin.model.losses)}
+
+    return one_optimizer(twin, forward, twin.model.trainable_variables)
+
+
 def two_optimizers(twin):
     backbone, head = twin.backbone.trainable_variables, twin.head.trainable_variables
     twin.slow.build(backbone)
@@ -223,7 +231,7 @@ LOOPS = {
     "unreached_variables": (unreached_variables, SAME),
     "intermediate_layer": (intermediate_layer, SAME),
     "varying_lengths": (plain_step, SAME),
-    "raw_tape": (regularized_loss, AMPLIFIED),
+    "raw_tape": (raw_tape, AMPLIFIED),
     "assertions_and_summaries": (plain_step, SAME),
 }
 """For each template, the loop written by hand and the difference that is allowed."""
@@ -255,7 +263,7 @@ def test_each_step_has_the_losses_of_the_hand_written_loop(name, tmp_path):
 
     assert len(rows) == len(expected) >= 20
     for number, (ours, theirs) in enumerate(zip(rows, expected, strict=True), start=1):
-        ours = {key: ours.get(key) for key in theirs}
+        ours = {key: value for key, value in ours.items() if "learning_rate" not in key}
         assert ours == pytest.approx(theirs, rel=tolerance, abs=0), f"step {number}"
 
 
@@ -293,9 +301,10 @@ def test_validation_measures_as_a_loop_by_hand_and_changes_nothing(tmp_path):
     twin = make_step(name, tmp_path)
     loop = plain_step(twin)
     expected = {"val_loss": [], "val_accuracy": []}
+    losses = []
     for _ in range(EPOCHS):
-        for x, y in keras.tree.map_structure(tf.constant, batches):
-            loop((x, y))
+        for batch in keras.tree.map_structure(tf.constant, batches):
+            losses.append(float(loop(batch)["loss"]))
         x, y = (np.concatenate(parts) for parts in zip(*unseen, strict=True))
         logits = twin.model(x, training=False)
         expected["val_loss"].append(float(twin.loss(y, logits)))
@@ -305,10 +314,7 @@ def test_validation_measures_as_a_loop_by_hand_and_changes_nothing(tmp_path):
 
     for key, values in expected.items():
         assert history.history[key] == pytest.approx(values, rel=AMPLIFIED)
-    by_hand = train_by_hand(name, make_step(name, tmp_path), batches)
-    assert [row["loss"] for row in rows] == pytest.approx(
-        [row["loss"] for row in by_hand], rel=AMPLIFIED
-    )
+    assert [row["loss"] for row in rows] == pytest.approx(losses, rel=AMPLIFIED)
 
 
 @pytest.mark.only_tensorflow
@@ -446,13 +452,14 @@ def test_summaries_are_those_of_the_steps_that_counted(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util import tensor_util
 
-    name, every = "assertions_and_summaries", 1
+    name = "assertions_and_summaries"
     module, step = template(name), make_step(name, tmp_path)
-    step.every_steps = every
+    step.every_steps = 1  # due in the rehearsal too, if that counted
 
     _, rows = train(step, make_batches(name), tmp_path, callbacks=[module.Closing(step.writer)])
 
-    events = EventAccumulator(str(tmp_path / "events")).Reload().Tensors("loss")
+    reader = EventAccumulator(str(tmp_path / "events"), size_guidance={"tensors": 0})
+    events = reader.Reload().Tensors("loss")
     assert [event.step for event in events] == list(range(1, EPOCHS * BATCHES + 1))
     written = [float(tensor_util.make_ndarray(event.tensor_proto)) for event in events]
     assert written == pytest.approx([row["loss"] for row in rows], rel=SAME)
@@ -469,7 +476,7 @@ def test_a_failing_assertion_ends_the_training_and_says_where(tmp_path):
         train(step, batches, tmp_path, callbacks=[closing])
 
     assert f"after step {bad}, epoch 1, batch {bad + 1}" in "".join(caught.value.__notes__)
-    assert int(step.counter.value) == bad
+    assert all(np.isfinite(weights).all() for weights in step.model.get_weights())
 
 
 # The scripts themselves.

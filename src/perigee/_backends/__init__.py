@@ -6,6 +6,7 @@ from typing import cast
 
 import keras
 
+from perigee._backends._protocol import MOST_STEPS_A_BLOCK as MOST_STEPS_A_BLOCK
 from perigee._backends._protocol import Backend as Backend
 from perigee._backends._protocol import Capabilities as Capabilities
 from perigee._backends._protocol import Compiled as Compiled

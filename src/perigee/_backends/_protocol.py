@@ -19,15 +19,24 @@ Mode = Literal["eager", "graph", "xla"]
 """How a function runs: op by op, as a compiled graph, or as a graph compiled by XLA."""
 
 
+MOST_STEPS_A_BLOCK = 256
+"""Steps that one call runs at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a framework can do, so that nothing above the backends asks which one it is.
 
     Attributes:
         modes: Ways to run a function, the default first.
+        fuses: Whether many steps go into one call: `"always"`, `"never"`, or `"measured"` where
+            that is faster for some models and slower for others.
+        fuses_ragged: Whether a batch smaller than the others can be among them.
     """
 
     modes: tuple[Mode, ...]
+    fuses: Literal["always", "measured", "never"]
+    fuses_ragged: bool
 
 
 class Compiled(Protocol):
@@ -61,10 +70,6 @@ class Backend(Protocol):
 
     def to_host(self, tree: Tree) -> Tree:
         """Return `tree` with its tensors as NumPy arrays. It waits for the device."""
-        ...
-
-    def stacked_on_host(self, tensors: Sequence[Tensor]) -> np.ndarray:
-        """Return tensors of one shape as one array with a first axis more. It waits."""
         ...
 
     def is_tensor(self, value: Any) -> bool:
@@ -161,6 +166,22 @@ class Backend(Protocol):
 
     def watch(self) -> AbstractContextManager[Watch]:
         """Record the variables that are created, for as long as the context is open."""
+        ...
+
+    def gathered(
+        self, function: Callable[[Batch], Tensor], batch_size: int
+    ) -> Callable[[Batch, Tensor, Tensor, Tensor], Tensor]:
+        """Return a function, to be compiled, that runs `function` on many batches in turn.
+
+        Args:
+            function: From a batch to a float32 tensor of one shape.
+            batch_size: Rows a batch.
+
+        Returns:
+            A function of arrays (a tree with one common first axis), the order of their rows
+            `(rows,)`, the first batch and the number of batches (scalars, int32). It returns the
+            results along a new first axis, which may be longer than the number of batches.
+        """
         ...
 
     def compile(

@@ -15,8 +15,6 @@ from perigee.data.iterables import IterableFeed
 from perigee.data.pydataset import PyDatasetFeed
 from perigee.data.tf_data import TFDatasetFeed, is_tf_dataset
 
-_BATCH_SIZE = 32
-
 
 def open_feed(
     data: Any,
@@ -25,6 +23,7 @@ def open_feed(
     shuffle: bool | None = None,
     seed: int = 0,
     shuffles_by_default: bool = False,
+    usual_batch_size: int = 32,
 ) -> Feed:
     """Return the feed that draws batches from `data`.
 
@@ -38,11 +37,12 @@ def open_feed(
         data: An array, or a tuple or dict of arrays, nested as needed: one data set. A
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a list or any other iterable of batches,
             or a function without required arguments that returns an iterable.
-        batch_size: Rows a batch, for arrays only; 32 if left out.
+        batch_size: Rows a batch, for arrays only.
         shuffle: Whether each pass draws in another order, for arrays (rows) and `PyDataset`
             (batches) only.
         seed: Of the order, at least 0 and below 2**64.
         shuffles_by_default: What `shuffle` is for arrays and a finite `PyDataset` if left out.
+        usual_batch_size: What `batch_size` is for arrays if left out.
 
     Raises:
         DataTypeError: If it is none of these.
@@ -63,7 +63,7 @@ def open_feed(
     if _is_one_data_set(data):
         return ArrayFeed(
             data,
-            batch_size=_BATCH_SIZE if batch_size is None else batch_size,
+            batch_size=usual_batch_size if batch_size is None else batch_size,
             shuffle=shuffles_by_default if shuffle is None else shuffle,
             seed=seed,
         )

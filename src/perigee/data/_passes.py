@@ -12,7 +12,7 @@ from perigee._errors import (
     PerigeeError,
     PositionError,
 )
-from perigee._protocols import Position
+from perigee._protocols import Position, Resident
 from perigee._typing import Batch
 from perigee.data._spec import describe, signature
 
@@ -109,6 +109,14 @@ class PassFeed(ABC):
         batch = self._ahead.popleft() if self._ahead else self._fetch()
         self._position = _after(self._position, batch)
         return None if batch is END else batch
+
+    def resident(self) -> Resident | None:
+        """Return the pass under way where its data may be kept in memory, or `None`."""
+        return None
+
+    def skip(self, count: int) -> None:
+        """Stand `count` batches further in the pass, without drawing them."""
+        self._jump(Position(self._position.passes, self._position.batches + count))
 
     def seek(self, position: Position) -> None:
         """Stand at `position`, so that the next draw returns the batch that follows it.

@@ -1,12 +1,13 @@
 """Arrays in memory: one data set, cut into batches here."""
 
+import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perigee._errors import ArrayLengthError, DataTypeError, EmptyDataError
-from perigee._protocols import Position
+from perigee._protocols import Position, Resident
 from perigee._typing import Batch, Tree
 from perigee.data._order import permutation
 from perigee.data._passes import END, PassFeed
@@ -20,6 +21,9 @@ from perigee.data._spec import (
     refusal,
     to_numpy,
 )
+
+_RESIDENT_SHARE = 0.25
+"""Arrays that take more than this share of the free memory are not copied to where they train."""
 
 
 class ArrayFeed(PassFeed):
@@ -66,6 +70,8 @@ class ArrayFeed(PassFeed):
         self.shuffle = shuffle
         self.seed = seed
         self._order: NDArray[np.int64] | None = None
+        self._is_resident: bool | None = None
+        self._resident: tuple[int, Resident] | None = None
 
     @property
     def length(self) -> int:
@@ -77,6 +83,21 @@ class ArrayFeed(PassFeed):
         if self.shuffle:
             return permutation(self.seed, pass_index, self.rows)
         return np.arange(self.rows)
+
+    def resident(self) -> Resident | None:
+        """Return the pass under way, unless the arrays are large or hold text."""
+        if self._is_resident is None:
+            arrays = [array for _, array in leaves_with_paths(self.arrays)]
+            size = sum(array.nbytes for array in arrays)
+            is_text = any(array.dtype.kind in "SUO" for array in arrays)
+            self._is_resident = not is_text and size < _free_bytes() * _RESIDENT_SHARE
+        if not self._is_resident:
+            return None
+        pass_index = self._position.passes
+        if self._resident is None or self._resident[0] != pass_index:
+            order = self.permutation(pass_index)
+            self._resident = pass_index, Resident(self.arrays, order, self.batch_size)
+        return self._resident[1]
 
     def seek(self, position: Position) -> None:
         """Stand at `position`, in constant time.
@@ -109,6 +130,14 @@ class ArrayFeed(PassFeed):
 
     def _let_go(self) -> None:
         self._order = None
+
+
+def _free_bytes() -> float:
+    """Return the free memory of the machine, in bytes; no bound where it does not tell."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return float("inf")
 
 
 def _as_array(leaf: Any, path: str) -> NDArray[Any]:

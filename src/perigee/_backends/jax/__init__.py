@@ -2,6 +2,7 @@
 """JAX: pure functions of values, behind scopes in which Keras variables seem to change."""
 
 from perigee._backends._protocol import Capabilities
+from perigee._backends.jax.blocks import gathered
 from perigee._backends.jax.compiling import compile, observe, plain, rehearse, user_code, watch
 from perigee._backends.jax.gradients import differentiate, differentiate_inputs, update_if
 from perigee._backends.jax.tensors import (
@@ -11,7 +12,6 @@ from perigee._backends.jax.tensors import (
     random_state,
     rewind_random_state,
     set_random_state,
-    stacked_on_host,
     tensors,
     to_host,
 )
@@ -21,11 +21,12 @@ class Jax:
     """The contract of `perigee._backends.Backend`, kept by JAX."""
 
     name = "jax"
-    capabilities = Capabilities(modes=("graph", "eager", "xla"))
+    capabilities = Capabilities(
+        modes=("graph", "eager", "xla"), fuses="measured", fuses_ragged=False
+    )
 
     tensors = staticmethod(tensors)
     to_host = staticmethod(to_host)
-    stacked_on_host = staticmethod(stacked_on_host)
     is_tensor = staticmethod(is_tensor)
     random_state = staticmethod(random_state)
     set_random_state = staticmethod(set_random_state)
@@ -40,6 +41,7 @@ class Jax:
     rehearse = staticmethod(rehearse)
     observe = staticmethod(observe)
     watch = staticmethod(watch)
+    gathered = staticmethod(gathered)
     compile = staticmethod(compile)
 
 

@@ -23,7 +23,9 @@ class Scope(keras.StatelessScope):
 
     def __init__(self, mapping: Iterable[tuple[Any, Tensor]] = ()) -> None:
         # Without collecting, `add_loss` terms would vanish without a word.
-        super().__init__(state_mapping=list(mapping), collect_losses=True)
+        pairs = list(mapping)
+        super().__init__(state_mapping=pairs, collect_losses=True)
+        self.variables = [variable for variable, _ in pairs]
         self.assigned: dict[int, Any] = {}
         self._outer = innermost()
 

@@ -47,11 +47,6 @@ def to_host(tree: Tree) -> Tree:
     )
 
 
-def stacked_on_host(tensors: Sequence[Tensor]) -> np.ndarray:
-    """See `Backend.stacked_on_host`."""
-    return np.stack(jax.device_get(list(tensors)))
-
-
 def is_tensor(value: Any) -> bool:
     """See `Backend.is_tensor`; arrays that are being traced count too."""
     return isinstance(value, jax.Array)

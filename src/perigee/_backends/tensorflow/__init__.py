@@ -2,6 +2,7 @@
 """TensorFlow: gradient tapes, functions and variables that change in place."""
 
 from perigee._backends._protocol import Capabilities
+from perigee._backends.tensorflow.blocks import gathered
 from perigee._backends.tensorflow.compiling import (
     compile,
     observe,
@@ -18,7 +19,6 @@ from perigee._backends.tensorflow.tensors import (
     random_state,
     rewind_random_state,
     set_random_state,
-    stacked_on_host,
     tensors,
     to_host,
 )
@@ -28,11 +28,10 @@ class TensorFlow:
     """The contract of `perigee._backends.Backend`, kept by TensorFlow."""
 
     name = "tensorflow"
-    capabilities = Capabilities(modes=("graph", "eager", "xla"))
+    capabilities = Capabilities(modes=("graph", "eager", "xla"), fuses="always", fuses_ragged=True)
 
     tensors = staticmethod(tensors)
     to_host = staticmethod(to_host)
-    stacked_on_host = staticmethod(stacked_on_host)
     is_tensor = staticmethod(is_tensor)
     random_state = staticmethod(random_state)
     set_random_state = staticmethod(set_random_state)
@@ -47,6 +46,7 @@ class TensorFlow:
     rehearse = staticmethod(rehearse)
     observe = staticmethod(observe)
     watch = staticmethod(watch)
+    gathered = staticmethod(gathered)
     compile = staticmethod(compile)
 
 

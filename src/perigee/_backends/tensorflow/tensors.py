@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from perigee._typing import Batch, Tensor, Tree
@@ -28,11 +27,6 @@ def to_host(tree: Tree) -> Tree:
         lambda value: value.numpy() if isinstance(value, tf.Tensor | tf.RaggedTensor) else value,
         tree,
     )
-
-
-def stacked_on_host(tensors: Sequence[Tensor]) -> np.ndarray:
-    """See `Backend.stacked_on_host`."""
-    return np.stack([tensor.numpy() for tensor in tensors])
 
 
 def is_tensor(value: Any) -> bool:

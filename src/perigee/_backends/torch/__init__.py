@@ -2,7 +2,15 @@
 """torch: tensors that record what made them, and variables that change in place."""
 
 from perigee._backends._protocol import Capabilities
-from perigee._backends.torch.compiling import compile, observe, plain, rehearse, user_code, watch
+from perigee._backends.torch.compiling import (
+    compile,
+    gathered,
+    observe,
+    plain,
+    rehearse,
+    user_code,
+    watch,
+)
 from perigee._backends.torch.gradients import differentiate, differentiate_inputs, update_if
 from perigee._backends.torch.tensors import (
     all_finite,
@@ -11,7 +19,6 @@ from perigee._backends.torch.tensors import (
     random_state,
     rewind_random_state,
     set_random_state,
-    stacked_on_host,
     tensors,
     to_host,
 )
@@ -21,11 +28,10 @@ class Torch:
     """The contract of `perigee._backends.Backend`, kept by torch."""
 
     name = "torch"
-    capabilities = Capabilities(modes=("eager",))
+    capabilities = Capabilities(modes=("eager",), fuses="never", fuses_ragged=False)
 
     tensors = staticmethod(tensors)
     to_host = staticmethod(to_host)
-    stacked_on_host = staticmethod(stacked_on_host)
     is_tensor = staticmethod(is_tensor)
     random_state = staticmethod(random_state)
     set_random_state = staticmethod(set_random_state)
@@ -40,6 +46,7 @@ class Torch:
     rehearse = staticmethod(rehearse)
     observe = staticmethod(observe)
     watch = staticmethod(watch)
+    gathered = staticmethod(gathered)
     compile = staticmethod(compile)
 
 

@@ -43,6 +43,11 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
     look(*(keras.ops.convert_to_numpy(tensor) for tensor in tensors))
 
 
+def gathered(function: Callable[[Tree], Tensor], batch_size: int) -> Callable[..., Tensor]:
+    """See `Backend.gathered`: never asked for, as torch runs op by op."""
+    raise NotImplementedError
+
+
 def compile(function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> Function:
     """See `Backend.compile`."""
     return Function(function)

@@ -31,11 +31,6 @@ def to_host(tree: Tree) -> Tree:
     )
 
 
-def stacked_on_host(tensors: Sequence[Tensor]) -> np.ndarray:
-    """See `Backend.stacked_on_host`."""
-    return _numpy(torch.stack(list(tensors)))
-
-
 def _numpy(value: Tensor) -> np.ndarray:
     return keras.ops.convert_to_numpy(value.detach())
 
