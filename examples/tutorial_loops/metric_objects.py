@@ -6,9 +6,10 @@ last few batches drops them; one that prints `loss` every ten steps reports one 
 
 Here the Step holds metric objects (in a list, if there are many) and updates them. They are reset
 at each epoch, read once at its end and logged under their names; one that was never updated is
-left out instead of reading 0.0. In between, a `Hook` may `read()` the values of the epoch so far,
-metrics included, whenever it likes; and with a run directory, `record_every` writes the exact means
-of each window of steps, with no step in two windows or in none.
+left out instead of reading 0.0. With a run directory, `record_every` writes the exact means of each
+window of steps, with no step in two windows or in none, and a `Hook` hears of them. Steps run in
+blocks, which end where a window does; after each block a hook may `read()` the values of the epoch
+so far, metrics included.
 """
 
 import tempfile
@@ -50,7 +51,7 @@ class Detector(pg.Step):
 
 
 class SoFar(pg.Hook):
-    """Collect the running means of the epoch, every so many steps."""
+    """Collect the values of the epoch so far, every so many steps; blocks must end there."""
 
     def __init__(self, every):
         self.every, self.seen = every, []
@@ -91,7 +92,7 @@ def make_data(rows=670):
 
 
 def main(epochs=10, directory=None):
-    """Train, and return the history, the running means and the means of windows."""
+    """Train, and return the history, the values of epochs so far and those of windows."""
     keras.utils.set_random_seed(7)
     so_far, windows = SoFar(EVERY), Windows()
     with tempfile.TemporaryDirectory() as temporary:

@@ -221,7 +221,13 @@ def _refuse_keras_2(value: Any, path: str) -> None:
 
 def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
     """Copy the values of variables to the host. It waits for the device."""
-    return [np.array(ops.convert_to_numpy(v.value), copy=True, order="C") for v in variables]
+    return [_host_copy(variable) for variable in variables]
+
+
+def _host_copy(variable: Any) -> np.ndarray:
+    # Frameworks may share memory with the host, and an array of it would change with the variable.
+    value = ops.convert_to_numpy(ops.convert_to_tensor(variable))
+    return np.array(value, copy=True, order="C")
 
 
 def restore(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
@@ -233,7 +239,7 @@ def restore(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
 def rewind_seeds(tracked: Tracked) -> None:
     """Set every seed generator to its first draw: Keras keeps (seed, number of draws)."""
     for variable in tracked.of_kind("seed"):
-        state = np.array(ops.convert_to_numpy(variable.value), copy=True)
+        state = _host_copy(variable)
         state[1:] = 0
         variable.assign(state)
 

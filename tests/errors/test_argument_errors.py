@@ -98,7 +98,10 @@ def test_a_batch_size_for_a_tf_dataset_is_refused(x, refused, by):
 
     dataset = tf.data.Dataset.from_tensor_slices(x).batch(2)
 
-    assert "tf.data.Dataset" in refused(ArgumentError, Fitting(), dataset, by=by, batch_size=2).expected
+    assert (
+        "tf.data.Dataset"
+        in refused(ArgumentError, Fitting(), dataset, by=by, batch_size=2).expected
+    )
 
 
 def test_a_batch_size_is_for_the_arrays_among_data_and_validation(x):

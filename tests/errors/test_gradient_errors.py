@@ -181,7 +181,9 @@ def test_one_optimizer_on_two_sets_of_variables_is_refused(data, refused):
 
 def test_an_optimizer_built_on_fewer_variables_is_refused(data, refused):
     def body(step, x, y):
-        return {"loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)}
+        return {
+            "loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)
+        }
 
     model, optimizer = two_layers(), keras.optimizers.SGD()
     optimizer.build(model.layers[1].trainable_variables)
@@ -198,7 +200,9 @@ def test_an_optimizer_built_on_fewer_variables_is_refused(data, refused):
 
 def test_an_optimizer_kept_for_a_grown_model_is_refused(data, refused):
     def body(step, x, y):
-        return {"loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)}
+        return {
+            "loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)
+        }
 
     step = Custom(body, model=two_layers(), optimizer=keras.optimizers.SGD())
     step.model.layers[0].trainable = False
@@ -238,7 +242,9 @@ def test_variables_that_are_none_are_refused(data, refused, given):
 
 def test_a_frozen_model_has_nothing_to_differentiate_for(data, refused):
     def body(step, x, y):
-        return {"loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)}
+        return {
+            "loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)
+        }
 
     step = Custom(body, model=two_layers(), optimizer=keras.optimizers.SGD())
     step.model.trainable = False
@@ -261,7 +267,9 @@ def test_an_optimizer_that_accumulates_by_itself_is_refused(data, refused):
     micro_batches = 4
 
     def body(step, x, y):
-        return {"loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)}
+        return {
+            "loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)
+        }
 
     optimizer = keras.optimizers.SGD(gradient_accumulation_steps=micro_batches)
     step = Custom(body, model=two_layers(), optimizer=optimizer)
@@ -352,7 +360,9 @@ def test_a_framework_variable_in_a_layer_is_refused_as_untracked(data, refused):
             return x * self.factor
 
     def body(step, x, y):
-        return {"loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)}
+        return {
+            "loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)
+        }
 
     model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(1), Scale()])
     step = Custom(body, model=model, optimizer=keras.optimizers.SGD())
@@ -390,7 +400,9 @@ def test_a_trainable_variable_that_no_optimizer_covers_is_a_finding(data):
 
 def test_a_variable_frozen_on_purpose_is_no_finding(data):
     def body(step, x, y):
-        return {"loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)}
+        return {
+            "loss": step.minimize(lambda: squared(y, step.model(x)), step.optimizer, step.model)
+        }
 
     step = Custom(body, model=two_layers(), optimizer=keras.optimizers.SGD())
     step.model.layers[0].trainable = False

@@ -262,8 +262,6 @@ def test_a_hook_that_reads_each_step_stops_training_at_the_very_step():
         def on_steps(self, event):
             event.read()
 
-    history = pg.fit(
-        FailingAt(at), data, nonfinite="stop", callbacks=[Reading()], progress="off"
-    )
+    history = pg.fit(FailingAt(at), data, nonfinite="stop", callbacks=[Reading()], progress="off")
 
     assert (history.stop_reason, history.clock.step) == ("non-finite", at)

@@ -117,6 +117,26 @@ def test_e1_a_gradient_beyond_float16_changes_nothing_and_halves_the_scale(wrap)
     assert float(internals(step).loss_scale.value) == FIRST_SCALE / 2
 
 
+def test_e1_a_wrapped_optimizer_leaves_out_such_a_gradient_in_float32_too():
+    """Who wraps an optimizer in Keras's loss scaling expects its check for finite gradients."""
+
+    class AtACusp(Fit):
+        def train_step(self, batch):
+            def objective():
+                y_pred = self.model(batch[0], training=True)
+                return ops.sqrt(ops.sum(ops.square(y_pred)))  # 0, and its slope there is NaN
+
+            return {"loss": self.minimize(objective, self.optimizer, self.model)}
+
+    step = AtACusp(line("float32"), wrapped(0.1))
+
+    losses = fit(step, [points()])["loss"]
+
+    assert losses == [0.0]
+    assert not kernel(step).any()
+    assert int(step.optimizer.iterations) == 0
+
+
 def test_e1_the_scale_falls_until_gradients_fit_and_then_training_goes_on():
     """Every halving costs one update, and no update is lost after the last of them."""
     steps = 12

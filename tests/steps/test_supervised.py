@@ -87,13 +87,16 @@ def kind(random):
 
 
 def train(step, data, epochs=1, **options):
-    """Train in the order of the data, without a display; return the history of every name."""
-    options = {"batch_size": BATCH, "shuffle": False} | options
+    """Train in the order of the data, without a display; return the history of every name.
+
+    Eagerly, as a few small steps are done before they would be compiled.
+    """
+    options = {"batch_size": BATCH, "shuffle": False, "execution": "eager"} | options
     return pg.fit(step, data, epochs=epochs, progress="off", **options).history
 
 
 def by_fit(model, data, epochs=1, batch_size=BATCH, class_weight=None, **compiled):
-    model.compile(**({"optimizer": sgd()} | compiled), jit_compile=False)
+    model.compile(**({"optimizer": sgd()} | compiled), run_eagerly=True)
     x, y, *weights = data
     return model.fit(
         x,
@@ -250,16 +253,28 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("is_weighted", [False, True], ids=["", "weighted"])
-def test_each_form_of_a_loss_trains_as_in_fit(loss, is_weighted, x, price, random):
-    data = (x, price)
-    if is_weighted:
-        data = (*data, random.uniform(0.1, 2, ROWS).astype("float32"))
+def test_each_form_of_a_loss_trains_as_in_fit(loss, x, price):
+    theirs, ours = one_output(1), one_output(1)
+    by_fit(theirs, (x, price), loss=LOSSES[loss])
+    train(pg.Supervised(ours, sgd(), LOSSES[loss]), (x, price))
+    assert_same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize("loss", ["name", "function", "weights in the mean"])
+def test_sample_weights_train_as_in_fit(loss, x, price, random):
+    data = (x, price, random.uniform(0.1, 2, ROWS).astype("float32"))
 
     theirs, ours = one_output(1), one_output(1)
     by_fit(theirs, data, loss=LOSSES[loss])
     train(pg.Supervised(ours, sgd(), LOSSES[loss]), data)
     assert_same_weights(ours, theirs)
+
+
+def test_weights_for_a_loss_of_one_number_are_refused(x, price):
+    # Keras multiplies the loss of the batch with the mean of the weights.
+    step = pg.Supervised(one_output(1), sgd(), LOSSES["scalar function"])
+    with pytest.raises(errors.ArgumentError, match="one number for the whole batch"):
+        train(step, (x, price, np.ones(ROWS, "float32")))
 
 
 @pytest.mark.parametrize("y", ["flat", "one-hot", "binary"])

@@ -37,21 +37,23 @@ def check(step: Step, rehearsal: Rehearsal, batch: Batch) -> None:
     if _differs(base, probe(batch)["loss"], _UNCHANGED):
         return  # a loss that differs between equal runs tells nothing
     for path, index, leaf in candidates:
-        rolled = _with(batch, index, np.roll(leaf, 1, axis=0))
-        bumped = _with(batch, index, _bumped(leaf))
-        # A model that begins with zeros predicts the same for every example, and then no loss
-        # depends on the pairs: other weights must tell the same.
-        moved = partial(probe, change_weights=True)
-        if _ignores_pairs(probe, batch, rolled, bumped) and _ignores_pairs(
-            moved, batch, rolled, bumped
+        # A model that begins with zeros predicts the same for every example, and an absolute
+        # error is a straight line where all labels lie on one side of the predictions: then no
+        # loss depends on the pairs. Other weights and other labels must tell the same.
+        if all(
+            _ignores_pairs(run, batch, index, labels)
+            for run in (probe, partial(probe, change_weights=True))
+            for labels in (leaf, _centered(leaf))
         ):
             raise PairingError(path, leaf.shape)
 
 
 def _ignores_pairs(
-    probe: Callable[[Batch], Mapping[str, Any]], batch: Batch, rolled: Batch, bumped: Batch
+    probe: Callable[[Batch], Mapping[str, Any]], batch: Batch, index: int, labels: np.ndarray
 ) -> bool:
-    base = probe(batch)["loss"]
+    rolled = _with(batch, index, np.roll(labels, 1, axis=0))
+    bumped = _with(batch, index, _bumped(labels))
+    base = probe(_with(batch, index, labels))["loss"]
     return not _differs(base, probe(rolled)["loss"], _UNCHANGED) and _differs(
         base, probe(bumped)["loss"], _CHANGED
     )
@@ -77,6 +79,13 @@ def _label_leaves(batch: Batch) -> list[tuple[str, int, np.ndarray]]:
         if not np.array_equal(value, np.roll(value, 1, axis=0)):
             found.append((f"batch[{index}]", index, value))
     return found
+
+
+def _centered(leaf: np.ndarray) -> np.ndarray:
+    """Bring floating labels to both sides of 0, with a standard deviation of 1."""
+    if leaf.dtype.kind != "f":
+        return leaf
+    return ((leaf - leaf.mean()) / leaf.std()).astype(leaf.dtype)
 
 
 def _bumped(leaf: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ exact over batches, shares of a batch and micro-batches.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._averages import Average, Term, as_average
+from perigee._errors import ArgumentError
 from perigee._typing import Tensor
 
 _MEAN_BY_WEIGHT = "mean_with_sample_weight"
@@ -27,7 +29,8 @@ class _Summed(keras.losses.Loss):
     """One call of a loss, summed; keeps the single values, so that they can be counted."""
 
     def __init__(self, loss: keras.losses.Loss) -> None:
-        super().__init__(name=loss.name, reduction="sum", dtype=loss.dtype)
+        # Not the loss's own name: it becomes a scope, where not every name is allowed.
+        super().__init__(name="loss", reduction="sum", dtype=loss.dtype)
         self.perigee_stands_for = None if isinstance(loss, FunctionLoss) else loss
         self.values: Tensor = None
         self._loss = loss
@@ -59,7 +62,7 @@ class FunctionLoss(keras.losses.Loss):
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__(name="loss")
+        super().__init__(name=name_of(function))
         self._function = function
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -77,6 +80,13 @@ def _one_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if difference == -1 and b.shape[-1] == 1:
         return (ops.expand_dims(a, -1), b) if len(a.shape) == 1 else (a, ops.squeeze(b, -1))
     return a, b
+
+
+def name_of(function: Any) -> str:
+    """Return the name under which Keras logs a function, in snake case."""
+    name: Any = getattr(function, "name", None) or getattr(function, "__name__", None)
+    name = re.sub(r"\W+", "", str(name or type(function).__name__))
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", name).lower()
 
 
 def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
@@ -137,6 +147,9 @@ def average_loss(
         y_true: Labels.
         y_pred: Predictions, with the mask that they carry.
         weights: Sample weights, of the shape of the loss values, or of their first axes.
+
+    Raises:
+        ArgumentError: If there are weights, and the loss is one number for the batch.
     """
     if type(loss).__call__ is not keras.losses.Loss.__call__:
         return as_average(loss(y_true, y_pred, weights), None)  # it reduces in its own way
@@ -146,6 +159,13 @@ def average_loss(
     # Half precision ends here: means of many batches are added up.
     total = ops.cast(total, keras.backend.result_type(total.dtype, "float32"))
     values = summed.values
+    if weights is not None and len(values.shape) == 0:
+        raise ArgumentError(
+            "loss",
+            f"<{loss.name!r}, one number for the whole batch, with sample or class weights>",
+            "one value an example, which a weight can multiply.",
+            "leave the mean over the batch out of the function.",
+        )
     is_plain = weights is None and mask_of(y_pred) is None and mask_of(values) is None
     if loss.reduction == "sum" or (is_plain and len(values.shape) == 0):
         return Average([Term(total, None, is_weighted=loss.reduction == "sum")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from perigee.steps._reductions import (
     kind_of_labels,
     mask_of,
     masked,
+    name_of,
     product,
 )
 
@@ -319,10 +319,7 @@ def _metric(given: Any) -> keras.Metric:
         return keras.metrics.MeanMetricWrapper(_accuracy, name=given)
     metric: Any = keras.metrics.get(given)
     if not isinstance(metric, keras.Metric):
-        name: Any = getattr(metric, "name", None) or getattr(metric, "__name__", None)
-        metric = keras.metrics.MeanMetricWrapper(
-            metric, name=_snake_case(str(name or type(metric).__name__))
-        )
+        metric = keras.metrics.MeanMetricWrapper(metric, name=name_of(metric))
     if isinstance(given, str):
         metric.name = given
     return metric
@@ -336,11 +333,6 @@ def _accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     if kind == "sparse":
         return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
     return keras.metrics.categorical_accuracy(y_true, y_pred)
-
-
-def _snake_case(name: str) -> str:
-    name = re.sub(r"\W+", "", name)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _flat(metrics: Any) -> Iterator[keras.Metric]:

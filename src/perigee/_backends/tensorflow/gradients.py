@@ -26,8 +26,21 @@ def differentiate(
             scalar, rest = function()
         read = reads.watched_variables()
         reads.reset()
-    gradients = tape.gradient(scalar, raw)
+    gradients = [_merged(gradient) for gradient in tape.gradient(scalar, raw)]
     return rest, gradients, list(read)
+
+
+def _merged(gradient: Any) -> Any:
+    """Add up what a sparse gradient holds twice for one row, as for a word that occurs twice.
+
+    Keras's optimizers and its clipping by norm square such gradients part by part: Adam's second
+    moment would be that of other numbers than on the other frameworks.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    rows, places = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
 
 def differentiate_inputs(
