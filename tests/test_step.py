@@ -546,7 +546,7 @@ def test_a_condition_is_read_at_each_step(data):
 
 class Weighing(pg.Step):
     def test_step(self, batch):
-        return {"v": ops.mean(batch["x"])}
+        return {"v": ops.mean(batch["inputs"])}
 
 
 class WeighingTokens(Weighing):
@@ -557,8 +557,8 @@ class WeighingTokens(Weighing):
 @pytest.mark.parametrize("execution", ["auto", "eager"])
 def test_the_step_may_say_how_many_examples_a_batch_holds(execution):
     data = [
-        {"x": np.full((2, 1), 1.0, "float32"), "length": np.array([1, 2])},
-        {"x": np.full((2, 1), 5.0, "float32"), "length": np.array([6, 1])},
+        {"inputs": np.full((2, 1), 1.0, "float32"), "length": np.array([1, 2])},
+        {"inputs": np.full((2, 1), 5.0, "float32"), "length": np.array([6, 1])},
     ]
 
     logged = pg.evaluate(WeighingTokens(), data, execution=execution)
@@ -574,8 +574,8 @@ def test_the_step_may_say_how_many_examples_a_batch_holds(execution):
 @pytest.mark.parametrize("execution", ["auto", "eager"])
 def test_batches_without_a_common_first_axis_weigh_one_each(other, execution):
     data = [
-        {"x": np.full((8, 1), 1.0, "float32"), "other": other},
-        {"x": np.full((2, 1), 5.0, "float32"), "other": other},
+        {"inputs": np.full((8, 1), 1.0, "float32"), "other": other},
+        {"inputs": np.full((2, 1), 5.0, "float32"), "other": other},
     ]
 
     assert pg.evaluate(Weighing(), data, execution=execution)["v"] == pytest.approx(3.0)
@@ -584,8 +584,8 @@ def test_batches_without_a_common_first_axis_weigh_one_each(other, execution):
 @pytest.mark.parametrize("execution", ["auto", "eager"])
 def test_what_is_left_out_of_a_batch_does_not_count(execution):
     data = [
-        {"x": np.full((3, 1), 1.0, "float32"), "other": None},
-        {"x": np.full((1, 1), 5.0, "float32"), "other": None},
+        {"inputs": np.full((3, 1), 1.0, "float32"), "other": None},
+        {"inputs": np.full((1, 1), 5.0, "float32"), "other": None},
     ]
 
     assert pg.evaluate(Weighing(), data, execution=execution)["v"] == pytest.approx(2.0)

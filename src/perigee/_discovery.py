@@ -18,6 +18,7 @@ import numpy as np
 
 from perigee import _backends, _state
 from perigee._averages import Average, Term
+from perigee._backends import Mode
 from perigee._errors import (
     AccumulationError,
     KeptTensorError,
@@ -569,9 +570,10 @@ class Probe:
     def __init__(self, step: Step, method: Method, tracked: Tracked) -> None:
         self._tracked = tracked
         self._method: Method = method
-        self._run = _backends.current().compile(
-            lambda batch: call(step, method, batch)[0], tracked.variables, "eager"
-        )
+        backend = _backends.current()
+        mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
+        self._run = backend.compile(self._values, tracked.variables, mode)
+        self._step = step
 
     def __call__(
         self, batch: Batch, change_metrics: bool = False, change_weights: bool = False
@@ -593,13 +595,17 @@ class Probe:
                 for variable in self._tracked.of_kind("metric"):
                     variable.assign(variable + keras.ops.ones_like(variable) * 3)
             with _noting(self._method):
-                returned = self._run(batch)
-            return _backends.current().to_host(
-                {
-                    name: list(value.tree_flatten()[0]) if isinstance(value, Average) else value
-                    for name, value in returned.items()
-                }
-            )
+                return _backends.current().to_host(self._run(batch))
+
+    def _values(self, batch: Batch) -> dict[str, list[Any]]:
+        """Return the tensors of each returned value."""
+        returned, _ = call(self._step, self._method, batch)
+        return {
+            name: [part for part in value.tree_flatten()[0] if part is not None]
+            if isinstance(value, Average)
+            else [keras.ops.convert_to_tensor(value)]
+            for name, value in returned.items()
+        }
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -82,12 +82,14 @@ class Program:
         rehearsal: Rehearsal,
         mode: Mode,
         is_accumulating: bool,
+        counts_examples: bool,
     ) -> None:
         self.rehearsal = rehearsal
         self.columns: tuple[Column, ...] = ()
         self._step = step
         self._method: Method = method
         self._is_accumulating = is_accumulating
+        self._counts_examples = counts_examples
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         variables = rehearsal.tracked.variables
         backend = _backends.current()
@@ -153,7 +155,11 @@ class Program:
 
     def _row(self, batch: Batch) -> Tensor:
         returned, examples = call(
-            self._step, self._method, batch, is_accumulating=self._is_accumulating
+            self._step,
+            self._method,
+            batch,
+            is_accumulating=self._is_accumulating,
+            counts_examples=self._counts_examples,
         )
         columns, cells = [], []
         for name, value in returned.items():
@@ -202,11 +208,12 @@ def program(
     """
     mode = execution.resolved
     programs = internals(step).programs
-    key = (method, mode, accumulate > 1, _describe(batch))
+    counts_examples = step.num_examples(batch) is not None
+    key = (method, mode, accumulate > 1, counts_examples, _describe(batch))
     known = programs.get(key)
     if known is None or known.is_stale:
         rehearsal = rehearse(step, method, batch, observers=observers, accumulate=accumulate)
-        programs[key] = Program(step, method, rehearsal, mode, accumulate > 1)
+        programs[key] = Program(step, method, rehearsal, mode, accumulate > 1, counts_examples)
     return programs[key]
 
 

@@ -409,14 +409,24 @@ def call(
     *,
     recorder: Recorder | None = None,
     is_accumulating: bool = False,
+    counts_examples: bool = True,
 ) -> tuple[Any, Tensor]:
     """Run one method of a Step on a batch of tensors.
+
+    Args:
+        step: The Step.
+        method: Which of its methods.
+        batch: Tensors.
+        recorder: Who listens.
+        is_accumulating: Whether `apply` collects gradients for a later update.
+        counts_examples: Whether the batch has a number of examples. Compiled code does not see it
+            where the sizes are left open, so it is told.
 
     Returns:
         What the method returned, and the number of examples, shape `()`, float32 (1 where it is
         not known).
     """
-    examples = step.num_examples(batch)
+    examples = step.num_examples(batch) if counts_examples else None
     frame = Frame(step, method, examples, recorder, is_accumulating)
     token = _frame.set(frame)
     try:

@@ -25,8 +25,6 @@ from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 
 SEED = 7
-RATE_FACTOR = 1.001
-"""How far the planted learning rate is off."""
 
 
 class Watcher(pg.Hook):
@@ -52,7 +50,10 @@ class Watcher(pg.Hook):
 
 
 def train(problem: Problem, step: Any, watcher: Watcher | None = None) -> Trajectory:
-    """Train a Step of a problem, and return what it came to."""
+    """Train a Step of a problem, and return what it came to.
+
+    What metrics hold is compared by what is logged; seeds are of another kind in each framework.
+    """
     watcher = watcher or Watcher()
     sizes = {} if isinstance(problem.data, list) else {"batch_size": BATCH}
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +67,7 @@ def train(problem: Problem, step: Any, watcher: Watcher | None = None) -> Trajec
             callbacks=[watcher],
             progress="off",
         )
-    entries = [entry for entry in _state.track(step).entries if entry.kind != "seed"]
+    entries = [e for e in _state.track(step).entries if e.kind not in ("seed", "metric")]
     values = _state.snapshot([entry.variable for entry in entries])
     return Trajectory(
         steps={name: np.array([row[name] for row in watcher.rows]) for name in watcher.rows[0]},
@@ -83,7 +84,7 @@ def run(problem: Problem) -> dict[str, Trajectory]:
         runs["again"] = train(problem, make(problem.make_step))
     else:
         watcher.go_back()
-        if change_learning_rates(step):
+        if scale_learning_rates(step, problem.rate_factor):
             runs["learning rate"] = train(problem, step)
     for bug, make_step in problem.planted.items():
         runs[bug] = train(problem, make(make_step))
@@ -91,18 +92,19 @@ def run(problem: Problem) -> dict[str, Trajectory]:
 
 
 def make(make_step: Any) -> Any:
-    """Build a Step; its seed generators begin alike each time."""
+    """Build a Step, with the names and the seeds that Keras gives in a new process."""
+    keras.utils.clear_session()
     keras.utils.set_random_seed(SEED)
     return make_step()
 
 
-def change_learning_rates(step: Any) -> bool:
+def scale_learning_rates(step: Any, factor: float) -> bool:
     """Plant another learning rate in each optimizer; false where a schedule gives it."""
     optimizers = _state.track(step).optimizers.values()
     try:
         for optimizer in optimizers:
             rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-            optimizer.learning_rate = rate * RATE_FACTOR
+            optimizer.learning_rate = rate * factor
     except TypeError:  # Keras refuses to set it
         return False
     return True

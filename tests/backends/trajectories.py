@@ -20,12 +20,22 @@ class Trajectory:
     Attributes:
         steps: Each logged name to its value in each step, shape `(steps,)`.
         epochs: Each name in the history to its value in each epoch, shape `(epochs,)`.
-        weights: Each tracked variable at the end, but for seeds, by its key.
+        weights: Weights, optimizer slots and other variables at the end, by their keys.
     """
 
     steps: Mapping[str, np.ndarray] = field(default_factory=dict)
     epochs: Mapping[str, np.ndarray] = field(default_factory=dict)
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def without_rates(trajectory: Trajectory) -> Trajectory:
+    """Return a training without its learning rates, so that they show by what they do."""
+    return Trajectory(
+        *(
+            {name: held for name, held in part.items() if not name.endswith("learning_rate")}
+            for part in (trajectory.steps, trajectory.epochs, trajectory.weights)
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,10 @@ class Results:
 
     Attributes:
         trajectories: By problem and by run: `"ours"`, `"again"`, or what was planted.
-        skipped: Problem to the reason why it did not run.
         seconds: Problem to how long all its runs took.
     """
 
     trajectories: dict[str, dict[str, Trajectory]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
@@ -50,8 +58,6 @@ class Results:
                 for part in ("steps", "epochs", "weights"):
                     for name, values in getattr(trajectory, part).items():
                         arrays[_SEPARATOR.join(("run", problem, run, part, name))] = values
-        for problem, reason in self.skipped.items():
-            arrays[_SEPARATOR.join(("skipped", problem))] = np.array(reason)
         for problem, seconds in self.seconds.items():
             arrays[_SEPARATOR.join(("seconds", problem))] = np.array(seconds)
         np.savez(path, **arrays)
@@ -63,9 +69,7 @@ class Results:
         with np.load(path) as arrays:
             for key in arrays.files:
                 kind, problem, *rest = key.split(_SEPARATOR)
-                if kind == "skipped":
-                    found.skipped[problem] = str(arrays[key])
-                elif kind == "seconds":
+                if kind == "seconds":
                     found.seconds[problem] = float(arrays[key])
                 else:
                     run, part, name = rest

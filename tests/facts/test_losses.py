@@ -13,7 +13,7 @@ BATCH = 6
 
 
 class Fit(pg.Step):
-    """A linear model with whatever loss is given; its last bias is set apart from 0."""
+    """A linear model with whatever loss is given."""
 
     def __init__(self, loss, outputs=1, activation=None):
         dense = keras.layers.Dense(outputs, activation=activation, name="dense")

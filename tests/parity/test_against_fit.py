@@ -156,7 +156,9 @@ def twin(problem):
 def by_fit(problem, data):
     """Return the losses of the steps and the model, trained by Keras."""
     model, losses = twin(problem), Losses()
-    model.compile(problem.optimizer(), problem.loss(), jit_compile=False, **problem.options)
+    # Without compiling, `fit` on JAX gives other numbers each time where layers add losses.
+    is_jax = keras.backend.backend() == "jax"
+    model.compile(problem.optimizer(), problem.loss(), jit_compile=is_jax, **problem.options)
     x, y, *weights = data
     model.fit(
         x,

@@ -124,6 +124,10 @@ def number(average):
     return float(mean)
 
 
+def with_mask(values, mask):
+    return masked(ops.convert_to_tensor(values), None if mask is None else ops.array(mask))
+
+
 LABELS = np.array([[0, 1, 2], [2, 0, 1]])
 SCORES = np.random.default_rng(0).normal(size=(2, 3, 3)).astype("float32")
 MASK = np.array([[True, True, False], [True, False, False]])
@@ -144,15 +148,17 @@ def test_an_average_is_the_number_of_the_loss_object(reduction, ignored, is_mask
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, ignore_class=ignored, reduction=reduction
     )
-    y_pred = masked(ops.convert_to_tensor(SCORES), MASK if is_masked else None)
-    weights = WEIGHTS[weights]
+    y_true, weights = ops.convert_to_tensor(LABELS), WEIGHTS[weights]
+    y_pred = with_mask(SCORES, MASK if is_masked else None)
+    if keras.backend.backend() == "torch" and (is_masked or ignored) and np.size(weights) == 2:
+        pytest.skip("Keras itself raises: it multiplies in place")
 
-    expected = float(loss(LABELS, y_pred, weights))
-    assert number(average_loss(loss, LABELS, y_pred, weights)) == pytest.approx(expected, rel=1e-6)
+    expected = float(loss(y_true, y_pred, weights))
+    assert number(average_loss(loss, y_true, y_pred, weights)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_masked_average_counts_the_valid_places():
-    y_pred = masked(ops.convert_to_tensor(SCORES), MASK)
+    y_pred = with_mask(SCORES, MASK)
 
     (term,) = average_loss(sparse(), LABELS, y_pred, WEIGHTS["of places"]).terms
     assert float(term.count) == MASK.sum()
@@ -178,8 +184,15 @@ def test_weights_of_examples_count_for_whole_sequences():
     assert float(mse(y_true, y_pred, weights)) == pytest.approx((9 + 1 + 1) / 9)
 
 
+def test_weights_are_left_as_they_are():
+    weights = ops.ones(MASK.shape)
+    average_loss(sparse(), ops.array(LABELS), with_mask(SCORES, MASK), weights)
+
+    np.testing.assert_array_equal(ops.convert_to_numpy(weights), np.ones(MASK.shape))
+
+
 def test_a_mask_that_leaves_nothing_makes_the_loss_zero():
-    y_pred = masked(ops.convert_to_tensor(SCORES), np.zeros_like(MASK))
+    y_pred = with_mask(SCORES, np.zeros_like(MASK))
 
     assert number(average_loss(sparse(), LABELS, y_pred, None)) == 0.0
 
@@ -202,7 +215,7 @@ def test_a_loss_that_reduces_in_its_own_way_is_called_as_it_is():
             return ops.median(ops.abs(y_true - y_pred))
 
     y_pred = ops.convert_to_tensor([1.0, 2.0, 9.0])
-    assert number(average_loss(Median(), np.zeros(3, "float32"), y_pred, None)) == 2.0
+    assert number(average_loss(Median(), ops.zeros(3), y_pred, None)) == 2.0
 
 
 FUNCTIONS = [

@@ -31,12 +31,15 @@ class Capabilities:
         modes: Ways to run a function, the default first.
         fuses: Whether many steps go into one call: `"always"`, `"never"`, or `"measured"` where
             that is faster for some models and slower for others.
+        compiles_operations: Whether single operations are compiled each by itself, so that a
+            function runs sooner compiled as a whole even if it runs once.
         fuses_ragged: Whether a batch smaller than the others can be among them.
     """
 
     modes: tuple[Mode, ...]
     fuses: Literal["always", "measured", "never"]
     fuses_ragged: bool
+    compiles_operations: bool
 
 
 class Compiled(Protocol):
@@ -132,11 +135,11 @@ class Backend(Protocol):
         """
         ...
 
-    def rehearse(self, function: Callable[[], Any], variables: Sequence[Any]) -> Any:
+    def rehearse(self, function: Callable[[], Any], variables: Sequence[Any]) -> None:
         """Run `function` once, for what can be learned from it.
 
         Args:
-            function: Returns a tree of tensors; reads and writes `variables`. What it writes may
+            function: Returns anything; reads and writes `variables`. What it writes may
                 stay or not: the caller puts it back.
             variables: Every Keras variable that it may touch, but for those that it makes.
         """

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from perigee._errors import VariableMadeInStepError
+
 
 @dataclass(slots=True)
 class Watched:
@@ -25,7 +27,14 @@ def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
     original = keras.Variable.__init__
 
     def init(variable: Any, *args: Any, **kwargs: Any) -> None:
-        original(variable, *args, **kwargs)
+        try:
+            original(variable, *args, **kwargs)
+        except ValueError as error:
+            if "stateless scope" not in str(error):
+                raise
+            # Where a step is traced, Keras takes no variables with a value of their own: only
+            # those of layers that are being built, which it can make later.
+            raise VariableMadeInStepError([str(kwargs.get("name") or "a variable")]) from error
         value = np.array(keras.ops.convert_to_numpy(variable)) if change_in_place else None
         watched.made.append((variable, value))
 

@@ -44,8 +44,33 @@ def check(step: Step, rehearsal: Rehearsal, batch: Batch) -> None:
             _ignores_pairs(run, batch, index, labels)
             for run in (probe, partial(probe, change_weights=True))
             for labels in (leaf, _centered(leaf))
-        ):
+        ) and _meets_the_input(probe, batch, index, leaf):
             raise PairingError(path, leaf.shape)
+
+
+def _meets_the_input(
+    probe: Callable[[Batch], Mapping[str, Any]], batch: Batch, index: int, labels: np.ndarray
+) -> bool:
+    """Tell whether the loss puts labels and the input together at all.
+
+    A critic's loss adds up what it makes of one and of the other: no pairs are meant there.
+    """
+    first = keras.tree.flatten(batch)[0]
+    if not _backends.current().is_tensor(first):
+        return True
+    value = np.asarray(_backends.current().to_host(first))
+    if value.dtype.kind != "f":
+        return True
+
+    def loss(one: Batch) -> float:
+        return float(np.mean(np.asarray(probe(one)["loss"], np.float64)))
+
+    moved = _with(batch, 0, (value * 1.5 + 0.5).astype(value.dtype))
+    bumped = _bumped(labels)
+    corners = [loss(b) for b in (batch, moved, _with(batch, index, bumped))]
+    both = loss(_with(moved, index, bumped))
+    scale = max(abs(corner - corners[0]) for corner in (*corners[1:], both))
+    return abs(both - corners[1] - corners[2] + corners[0]) > _CHANGED * scale
 
 
 def _ignores_pairs(

@@ -153,12 +153,15 @@ def average_loss(
     """
     if type(loss).__call__ is not keras.losses.Loss.__call__:
         return as_average(loss(y_true, y_pred, weights), None)  # it reduces in its own way
-    weights = None if weights is None else _aligned(weights, y_pred)
+    y_mask = mask_of(y_pred)
+    weights = None if weights is None else _aligned(weights, y_pred, y_mask)
     summed = _Summed(loss)
     total = summed(y_true, y_pred, weights)
     # Half precision ends here: means of many batches are added up.
     total = ops.cast(total, keras.backend.result_type(total.dtype, "float32"))
     values = summed.values
+    own_mask = mask_of(values)
+    is_masked = own_mask is not None or y_mask is not None
     if weights is not None and len(values.shape) == 0:
         raise ArgumentError(
             "loss",
@@ -166,7 +169,7 @@ def average_loss(
             "one value an example, which a weight can multiply.",
             "leave the mean over the batch out of the function.",
         )
-    is_plain = weights is None and mask_of(y_pred) is None and mask_of(values) is None
+    is_plain = weights is None and not is_masked
     if loss.reduction == "sum" or (is_plain and len(values.shape) == 0):
         return Average([Term(total, None, is_weighted=loss.reduction == "sum")])
     if is_plain:
@@ -178,33 +181,55 @@ def average_loss(
     ones = ops.ones((), "float32") if by_weight else ops.ones_like(values, "float32")
     if weights is not None and not by_weight:
         weights = ops.ones_like(weights, "float32")
-    count = ops.stop_gradient(_Counted(ones, mask_of(values))(y_pred, y_pred, weights))
-    is_weighted = by_weight or mask_of(y_pred) is not None or mask_of(values) is not None
-    return Average([Term(total, count, is_weighted)])
+    count = ops.stop_gradient(_Counted(ones, own_mask)(y_pred, y_pred, weights))
+    return Average([Term(total, count, is_weighted=by_weight or is_masked)])
 
 
-def _aligned(weights: Any, y_pred: Tensor) -> Tensor:
-    """Give weights of whole examples the axes of a sequence.
+def _aligned(weights: Any, y_pred: Tensor, mask: Tensor | None) -> Tensor:
+    """Give weights of whole examples the axes of a sequence; return a tensor of our own.
 
     Keras multiplies weights `(batch,)` with losses `(batch, time)` along the wrong axis: it
-    raises, unless both happen to be equally long.
+    raises, unless both happen to be equally long. On torch it multiplies masks into the weights
+    in place, which would change the data, and needs their full shape.
     """
     weights = ops.convert_to_tensor(weights)
+    weights = ops.cast(weights, keras.backend.result_type(weights.dtype, "float32")) * 1.0
     for _ in range(len(y_pred.shape) - 1 - len(weights.shape)):
         weights = ops.expand_dims(weights, -1)
+    if mask is not None and len(mask.shape) == len(weights.shape):
+        weights = weights * ops.ones_like(mask, "float32")
     return weights
 
 
-def mask_of(tensor: Any) -> Tensor | None:
-    """Return the mask that Keras attached to a tensor, or `None`."""
-    return getattr(tensor, "_keras_mask", None)
+class _Masks(keras.layers.Layer):
+    """Passes a tensor on: Keras hands masks to layers, and takes them from layers.
+
+    Where a mask is kept is Keras's own affair, and differs between the frameworks.
+    """
+
+    def __init__(self, given: Tensor | None = None) -> None:
+        super().__init__(name="masks", autocast=False)
+        self.found: Tensor | None = None
+        self._given = given
+
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.found = mask
+        return inputs
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
+        return previous_mask if self._given is None else self._given
+
+
+def mask_of(tensor: Tensor) -> Tensor | None:
+    """Return the mask that a tensor carries, or `None`."""
+    reader = _Masks()
+    reader(tensor)
+    return reader.found
 
 
 def masked(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """Attach a mask to a tensor that lost it, as Keras does; return the tensor."""
-    if mask is not None and mask_of(tensor) is None:
-        tensor._keras_mask = mask
-    return tensor
+    """Return a tensor with a mask, unless it carries one already."""
+    return tensor if mask is None else _Masks(mask)(tensor)
 
 
 def class_weights(y_true: Tensor, y_pred: Tensor, weights: Mapping[int, float]) -> Tensor:

@@ -143,11 +143,12 @@ class Supervised(Step):
                 if part:
                     self.apply(optimizer, gradients.of(part))
             loss, (y_pred, masks, losses) = gradients.returned
-        for tensor, mask in zip(keras.tree.flatten(y_pred), masks, strict=True):
-            masked(tensor, mask)  # lost where a framework hands out other tensors
+        # Masks are lost where a framework hands out other tensors.
+        tensors = zip(keras.tree.flatten(y_pred), masks, strict=True)
+        y_pred = keras.tree.pack_sequence_as(y_pred, [masked(t, mask) for t, mask in tensors])
         targets = self._targets(y_pred, y, sample_weight, is_training=True)
         self._update_metrics(targets)
-        return {"loss": loss, **_named(targets, losses)}
+        return {"loss": loss, **_named(losses)}
 
     @_plain
     def test_step(self, batch: Batch) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class Supervised(Step):
         for term in self.model.losses:
             loss = loss + ops.cast(ops.sum(term), "float32")
         self._update_metrics(targets)
-        return {"loss": loss, **_named(targets, losses)}
+        return {"loss": loss, **_named(losses)}
 
     @_plain
     def predict_step(self, batch: Batch) -> Tree:
@@ -268,22 +269,23 @@ class _Target:
 # Losses.
 
 
-def _losses(targets: Sequence[_Target]) -> list[Average]:
-    """Return the loss of each output that has one."""
-    return [
-        average_loss(target.loss, target.y_true, target.y_pred, target.weight)
+def _losses(targets: Sequence[_Target]) -> dict[str, Average]:
+    """Return the loss of each output that has one, by the output's name."""
+    return {
+        target.name: average_loss(target.loss, target.y_true, target.y_pred, target.weight)
         for target in targets
         if target.loss is not None
-    ]
+    }
 
 
-def _total(targets: Sequence[_Target], losses: Sequence[Average]) -> Any:
+def _total(targets: Sequence[_Target], losses: Mapping[str, Average]) -> Any:
     """Return the sum of the losses, each times its weight."""
-    factors = [target.factor for target in targets if target.loss is not None]
     total: Any = None
-    for loss, factor in zip(losses, factors, strict=True):
-        weighted = loss if factor is None else loss * _number(factor)
-        total = weighted if total is None else total + weighted
+    for target in targets:
+        if target.loss is not None:
+            loss = losses[target.name]
+            weighted = loss if target.factor is None else loss * _number(target.factor)
+            total = weighted if total is None else total + weighted
     return ops.zeros((), "float32") if total is None else total
 
 
@@ -291,10 +293,9 @@ def _number(factor: Any) -> Any:
     return ops.convert_to_tensor(factor) if isinstance(factor, keras.Variable) else float(factor)
 
 
-def _named(targets: Sequence[_Target], losses: Sequence[Average]) -> dict[str, Average]:
-    """Return each loss under its name, where there are several."""
-    names = [f"{target.name}_loss" for target in targets if target.loss is not None]
-    return dict(zip(names, losses, strict=True)) if len(names) > 1 else {}
+def _named(losses: Mapping[str, Average]) -> dict[str, Average]:
+    """Return each loss under the name by which it is logged, where there are several."""
+    return {f"{name}_loss": loss for name, loss in losses.items()} if len(losses) > 1 else {}
 
 
 # Metrics.

@@ -20,11 +20,11 @@ class Tolerance:
     Attributes:
         first: Of logged values in the first five steps, relative.
         later: Of logged values after them and of each epoch, relative.
-        weights: Of everything tracked at the end, absolute.
+        weights: Of weights, optimizer slots and other variables at the end, absolute.
     """
 
     first: float = 1e-5
-    later: float = 1e-4
+    later: float = 1e-5
     weights: float = 1e-5
 
 
@@ -41,6 +41,7 @@ class Problem:
         is_random: Whether the step draws random numbers, which differ between frameworks: such a
             row is compared with its own repetition, bit by bit.
         planted: The Step with a bug in it, by the name of the bug; the comparison must see each.
+        rate_factor: How far off a learning rate must be seen, except where a schedule gives it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Problem:
     tolerance: Tolerance = field(default_factory=Tolerance)
     is_random: bool = False
     planted: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    rate_factor: float = 1.001
 
 
 def fix_weights(*layers: keras.Layer, seed: int = 0) -> None:

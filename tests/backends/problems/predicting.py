@@ -55,15 +55,15 @@ class Classifier(pg.Step):
     Args:
         model: From points to logits.
         optimizer: Of the model.
-        updates_accuracy_twice: The bug of counting examples twice, seen in metric state alone.
+        averages_batches: The bug of a metric that gives each batch the same weight.
     """
 
-    def __init__(self, model, optimizer, updates_accuracy_twice=False):
+    def __init__(self, model, optimizer, averages_batches=False):
         self.model, self.optimizer = model, optimizer
         self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self.margin = keras.metrics.Mean(name="margin")
-        self.updates_accuracy_twice = updates_accuracy_twice
+        self.averages_batches = averages_batches
 
     def train_step(self, batch):
         x, y = batch
@@ -84,13 +84,12 @@ class Classifier(pg.Step):
 
     def _measure(self, y, logits):
         self.accuracy.update_state(y, logits)
-        if self.updates_accuracy_twice:
-            self.accuracy.update_state(y, logits)
-        self.margin.update_state(ops.max(logits, axis=-1) - ops.min(logits, axis=-1))
+        margins = ops.max(logits, axis=-1) - ops.min(logits, axis=-1)
+        self.margin.update_state(ops.mean(margins) if self.averages_batches else margins)
 
 
-def classifier(precision="float32", **arguments):
-    model = dense_model(4, 12, 3, activation="relu", name="classes", dtype=precision)
+def classifier(**arguments):
+    model = dense_model(4, 12, 3, activation="relu", name="classes")
     return Classifier(model, keras.optimizers.Adam(0.01), **arguments)
 
 
@@ -108,7 +107,8 @@ def mixed(precision):
 def normalized(rate=0.0, momentum=0.9):
     """Return a classifier with batch statistics, and with dropout of `rate` where it is not 0."""
     layers = [
-        keras.layers.Dense(8),
+        # A bias here would get a gradient of rounding errors alone, which Adam makes steps of.
+        keras.layers.Dense(8, use_bias=False),
         keras.layers.BatchNormalization(momentum=momentum),
         keras.layers.Activation("relu"),
     ]
@@ -269,7 +269,7 @@ PROBLEMS = (
         classifier,
         clusters(),
         {"epochs": 6, "validation": clusters(25)},
-        planted={"metric updated twice": partial(classifier, updates_accuracy_twice=True)},
+        planted={"mean of batch means": partial(classifier, averages_batches=True)},
     ),
     Problem(
         "batch statistics",
@@ -313,13 +313,15 @@ PROBLEMS = (
         partial(mixed, "mixed_bfloat16"),
         clusters(),
         {"epochs": 3},
-        Tolerance(first=1e-2, later=1e-2, weights=1e-2),
+        Tolerance(first=1e-2, later=1e-2, weights=5e-3),  # a number has 8 bits
+        rate_factor=1.2,
     ),
     Problem(
         "mixed float16",
         partial(mixed, "mixed_float16"),
         clusters(),
         {"epochs": 3},
-        Tolerance(first=1e-3, later=1e-3, weights=1e-3),
+        Tolerance(first=1e-3, later=1e-3, weights=1e-3),  # a number has 11 bits
+        rate_factor=1.02,
     ),
 )

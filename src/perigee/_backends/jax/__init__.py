@@ -22,7 +22,10 @@ class Jax:
 
     name = "jax"
     capabilities = Capabilities(
-        modes=("graph", "eager", "xla"), fuses="measured", fuses_ragged=False
+        modes=("graph", "eager", "xla"),
+        fuses="measured",
+        fuses_ragged=False,
+        compiles_operations=True,
     )
 
     tensors = staticmethod(tensors)

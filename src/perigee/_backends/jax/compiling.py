@@ -42,30 +42,29 @@ def is_rehearsing() -> bool:
     return bool(_rehearsals)
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> Any:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> None:
     """See `Backend.rehearse`: compiled as a whole, for single operations take longer.
 
-    Variables keep their values: what the function assigns stays in the scope. Only what it
-    returns and what is observed is computed; the rest is left out by the compiler.
+    Variables keep their values: what the function assigns stays in the scope. Only what is
+    observed is computed; the rest is left out by the compiler.
     """
 
-    def pure(values: Sequence[Tensor]) -> Any:
+    def pure(values: Sequence[Tensor]) -> None:
         with Scope(zip(variables, values, strict=True)):
-            return function()
+            function()
 
     _rehearsals.append([])
     try:
         # Variables that are made inside get their values when the outer scope ends, outside the
         # trace.
         with keras.StatelessScope():
-            returned = jax.jit(pure)([variable.value for variable in variables])
+            jax.jit(pure)([variable.value for variable in variables])
         jax.effects_barrier()
         observed = _rehearsals[-1]
     finally:
         _rehearsals.pop()
     for look, arrays in observed:
         look(*arrays)
-    return returned
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:

@@ -28,7 +28,12 @@ class TensorFlow:
     """The contract of `perigee._backends.Backend`, kept by TensorFlow."""
 
     name = "tensorflow"
-    capabilities = Capabilities(modes=("graph", "eager", "xla"), fuses="always", fuses_ragged=True)
+    capabilities = Capabilities(
+        modes=("graph", "eager", "xla"),
+        fuses="always",
+        fuses_ragged=True,
+        compiles_operations=False,
+    )
 
     tensors = staticmethod(tensors)
     to_host = staticmethod(to_host)

@@ -29,13 +29,13 @@ def watch() -> Generator[Watched]:
         yield watched
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> Any:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> None:
     """See `Backend.rehearse`: eagerly, so that errors of user code come out as they are.
 
     Summaries are left out: the step will write them itself when it counts.
     """
     with _no_summaries():
-        return function()
+        function()
 
 
 @contextmanager

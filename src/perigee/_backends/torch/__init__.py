@@ -28,7 +28,12 @@ class Torch:
     """The contract of `perigee._backends.Backend`, kept by torch."""
 
     name = "torch"
-    capabilities = Capabilities(modes=("eager",), fuses="never", fuses_ragged=False)
+    capabilities = Capabilities(
+        modes=("eager",),
+        fuses="never",
+        fuses_ragged=False,
+        compiles_operations=False,
+    )
 
     tensors = staticmethod(tensors)
     to_host = staticmethod(to_host)

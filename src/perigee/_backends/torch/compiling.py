@@ -32,10 +32,10 @@ def watch() -> AbstractContextManager[Watched]:
     return watch_keras_variables(change_in_place=True)
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> Any:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> None:
     """See `Backend.rehearse`."""
     with torch.no_grad():
-        return function()
+        function()
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
