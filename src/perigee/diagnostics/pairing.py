@@ -40,11 +40,12 @@ def check(step: Step, rehearsal: Rehearsal, batch: Batch) -> None:
         # A model that begins with zeros predicts the same for every example, and an absolute
         # error is a straight line where all labels lie on one side of the predictions: then no
         # loss depends on the pairs. Other weights and other labels must tell the same.
+        moved = partial(probe, change_weights=True)
         if all(
             _ignores_pairs(run, batch, index, labels)
-            for run in (probe, partial(probe, change_weights=True))
+            for run in (probe, moved)
             for labels in (leaf, _centered(leaf))
-        ) and _meets_the_input(probe, batch, index, leaf):
+        ) and _meets_the_input(moved, batch, index, leaf):
             raise PairingError(path, leaf.shape)
 
 
