@@ -110,9 +110,7 @@ def in_batches(data):
 
 
 def bits(step):
-    tracked = track(step)
-    values = snapshot(tracked.variables)
-    return {e.key: v.tobytes() for e, v in zip(tracked.entries, values, strict=True)}
+    return [value.tobytes() for value in snapshot(track(step).variables)]
 
 
 # How far.

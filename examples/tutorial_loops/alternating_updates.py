@@ -88,7 +88,7 @@ def make_data(rows=500):
     return np.random.default_rng(0).normal(2.0, 0.5, size=(rows, 1)).astype("float32")
 
 
-def main(epochs=40):
+def main(epochs=25):
     keras.utils.set_random_seed(7)
     step, data = make_step(), make_data()
     history = pg.fit(step, data, epochs=epochs)

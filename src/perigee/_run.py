@@ -158,8 +158,6 @@ def fit(
     execution = _execution(execution)
     hooks, keras_callbacks = _sorted_callbacks(callbacks)
     shown = terminal(progress)
-    params = {"epochs": plan.epochs, "steps": plan.steps_per_epoch, "verbose": 0}
-    adapted = KerasCallbacks(keras_callbacks, step, params) if keras_callbacks else None
     history = History()
     feed = open_feed(
         data, batch_size=batch_size, shuffle=shuffle, seed=seed, shuffles_by_default=True
@@ -167,6 +165,9 @@ def fit(
     validation_feed: Feed | None = None
     try:
         _check_endless(feed, plan)
+        steps_per_epoch = plan.steps_per_epoch or feed.length
+        params = {"epochs": plan.epochs, "steps": steps_per_epoch, "verbose": 0}
+        adapted = KerasCallbacks(keras_callbacks, step, params) if keras_callbacks else None
         if validation is not None:
             validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
             _check_finite(validation_feed, validation_steps)

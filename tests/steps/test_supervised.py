@@ -373,7 +373,7 @@ def test_functions_may_branch_on_tensors(x, price):
     if keras.backend.backend() == "jax":
         pytest.skip("JAX branches by `ops.cond` only")
     step = pg.Supervised(one_output(1), sgd(), steep)
-    assert train(step, (x, price))["loss"][0] > 0
+    assert train(step, (x, price), execution="auto")["loss"][0] > 0
 
 
 # Exact means.
@@ -405,7 +405,7 @@ def test_masked_losses_are_means_over_all_valid_places(random):
     model = keras.Model(inputs, layers.Dense(CLASSES)(embedded))
     step = pg.Supervised(model, keras.optimizers.SGD(0.0), sparse(), ["accuracy"])
 
-    history = train(step, (words, words % CLASSES))
+    history = train(step, (words, words % CLASSES), execution="auto")
     valid = words > 0
     scores = model.predict(words, verbose=0)[valid]
     assert history["loss"] == pytest.approx([float(sparse()(words[valid] % CLASSES, scores))])
@@ -478,7 +478,7 @@ def test_E25_outputs_by_name_train_and_log_as_in_fit(x, price, kind):
     theirs, ours = named_outputs(), named_outputs()
     expected = by_fit(theirs, data, epochs=2, **options)
     step = pg.Supervised(ours, sgd(), **options)
-    history = train(step, data, epochs=2)
+    history = train(step, data, epochs=2, execution="auto")
 
     assert_same_weights(ours, theirs)
     assert set(history) == {*expected, "learning_rate"} >= {"kind_accuracy", "price_loss"}
@@ -703,7 +703,7 @@ def test_class_weights_train_as_in_fit(form, x, kind):
     theirs, ours = one_output(), one_output()
     expected = by_fit(theirs, (x, y), class_weight=classes, **options())
     step = pg.Supervised(ours, sgd(), **options(), class_weight=classes)
-    history = train(step, (x, y))
+    history = train(step, (x, y), execution="auto")
 
     assert_same_weights(ours, theirs)
     for name, values in expected.items():
@@ -799,7 +799,7 @@ def test_groups_work_with_a_model_that_is_built_at_its_first_call(x, price):
     keras.utils.set_random_seed(5)
     model = keras.Sequential([layers.Dense(6, name="body"), layers.Dense(1, name="head")])
     step = pg.Supervised(model, [(sgd(), model.layers[0]), ("adam", model.layers[1])], "mse")
-    history = train(step, (x, price), epochs=5)
+    history = train(step, (x, price), epochs=5, execution="auto")
     assert history["loss"][-1] < history["loss"][0]
 
 

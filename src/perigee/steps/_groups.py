@@ -23,10 +23,10 @@ class Groups:
     """
 
     def __init__(self, groups: Sequence[Any]) -> None:
-        for group in groups:
-            for item in keras.tree.flatten(group):
-                is_pattern = isinstance(group, str)
-                if not is_pattern and not isinstance(item, keras.Layer | keras.Variable):
+        self._groups = list(groups)
+        for group in self._groups:
+            for item in [] if isinstance(group, str) else keras.tree.flatten(group):
+                if not isinstance(item, keras.Layer | keras.Variable):
                     raise ArgumentError(
                         "optimizer",
                         f"<a group that holds a {type(item).__name__}>",
@@ -34,7 +34,6 @@ class Groups:
                         "expressions.",
                         "pass pairs such as `(keras.optimizers.Adam(), model.head)`.",
                     )
-        self._groups = list(groups)
 
     def of(self, model: keras.Layer) -> list[list[Any]]:
         """Return the trainable variables of each group; a frozen group has none.

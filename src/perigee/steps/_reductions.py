@@ -8,6 +8,7 @@ exact over batches, shares of a batch and micro-batches.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -220,11 +221,17 @@ class _Masks(keras.layers.Layer):
         return previous_mask if self._given is None else self._given
 
 
+@functools.cache
+def _reader() -> _Masks:
+    return _Masks()
+
+
 def mask_of(tensor: Tensor) -> Tensor | None:
     """Return the mask that a tensor carries, or `None`."""
-    reader = _Masks()
+    reader = _reader()
     reader(tensor)
-    return reader.found
+    found, reader.found = reader.found, None
+    return found
 
 
 def masked(tensor: Tensor, mask: Tensor | None) -> Tensor:

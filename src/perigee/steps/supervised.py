@@ -290,7 +290,7 @@ def _total(targets: Sequence[_Target], losses: Mapping[str, Average]) -> Any:
 
 
 def _number(factor: Any) -> Any:
-    return ops.convert_to_tensor(factor) if isinstance(factor, keras.Variable) else float(factor)
+    return ops.cast(factor, "float32") if isinstance(factor, keras.Variable) else float(factor)
 
 
 def _named(losses: Mapping[str, Average]) -> dict[str, Average]:
