@@ -205,7 +205,7 @@ class Ordering(pg.Step):
     def train_step(self, batch):
         at = ops.convert_to_tensor(self.index)
         places = ops.equal(ops.arange(self.seen.shape[0], dtype="int32"), at)
-        self.seen.assign(ops.where(places, batch[0, 0], self.seen))
+        self.seen.assign(ops.where(places, batch[0, 0], ops.convert_to_tensor(self.seen)))
         self.index.assign_add(1)
         return {}
 

@@ -7,7 +7,8 @@ reset, validation, histories and run directories.
 
 What Perigee cannot see through a raw tape, it cannot check or do: gradients that are `None`,
 variables that no optimizer updates, penalties in `model.losses` (add them yourself), the loss scale
-of float16, micro-batches. `minimize` does these things, on every backend.
+of float16. Micro-batches (`accumulate`) are refused (PG209). `minimize` does these things, on every
+backend.
 """
 
 import keras

@@ -131,6 +131,7 @@ def rehearse(
     recorder.build_optimizers(after)
     built = _state.track(step)
     if accumulate > 1:
+        _refuse_raw_updates(built, recorder, written)
         _prepare_accumulators(step, built, recorder)
         built = _state.track(step)
     if method == "predict_step":
@@ -486,6 +487,18 @@ def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
         raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
 
 
+def _refuse_raw_updates(tracked: Tracked, recorder: _Recorder, written: Sequence[Any]) -> None:
+    """Refuse optimizers that the step applied by itself: they update at each micro-batch."""
+    asked = {id(optimizer) for optimizer, _ in recorder.updates}
+    changed = {id(variable) for variable in written}
+    for path, optimizer in tracked.optimizers.items():
+        if id(optimizer) not in asked and id(optimizer.iterations) in changed:
+            raise AccumulationError(
+                f"the step applies {path!r} by itself, which updates at each micro-batch",
+                "call `minimize`, or `gradients` and `apply`, or leave `accumulate` out.",
+            )
+
+
 def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:
     """Refuse tensors that the step kept as attributes, where steps are compiled.
 
@@ -593,7 +606,8 @@ class Probe:
                     variable.assign(variable + keras.ops.cast(noise, variable.dtype))
             if change_metrics:
                 for variable in self._tracked.of_kind("metric"):
-                    variable.assign(variable + keras.ops.ones_like(variable) * 3)
+                    value = keras.ops.convert_to_tensor(variable)
+                    variable.assign(value + keras.ops.ones_like(value) * 3)
             with _noting(self._method):
                 return _backends.current().to_host(self._run(batch))
 

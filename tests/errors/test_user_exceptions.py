@@ -21,7 +21,7 @@ class Own(Exception):
 
 
 class Failing(pg.Step):
-    """Raises `error` in its Python code, at the call number `at`."""
+    """Raises `error` in its Python code, within the objective, at the call number `at`."""
 
     def __init__(self, error=None, at=1):
         self.model = keras.Sequential(
@@ -32,27 +32,29 @@ class Failing(pg.Step):
         self.calls, self.at = [0], at
         self.average = keras.metrics.Mean(name="average")
 
-    def count(self):
-        self.calls[0] += 1
+    def raise_if_due(self):
         if self.calls[0] == self.at and self.error is not None:
             raise self.error
 
     def train_step(self, batch):
+        self.calls[0] += 1
         self.average.update_state(1.0)
 
         def objective():
             loss = ops.mean(ops.square(self.model(batch)))
-            self.count()
+            self.raise_if_due()
             return loss
 
         return {"loss": self.minimize(objective, self.optimizer)}
 
     def test_step(self, batch):
-        self.count()
+        self.calls[0] += 1
+        self.raise_if_due()
         return {"loss": ops.mean(self.model(batch))}
 
     def predict_step(self, batch):
-        self.count()
+        self.calls[0] += 1
+        self.raise_if_due()
         return self.model(batch)
 
 

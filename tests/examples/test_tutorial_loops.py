@@ -500,6 +500,16 @@ def test_a_failing_assertion_ends_the_training_and_says_where(tmp_path):
     assert all(np.isfinite(weights).all() for weights in step.model.get_weights())
 
 
+@pytest.mark.only_tensorflow
+def test_a_raw_tape_cannot_be_accumulated(tmp_path):
+    step, batches = make_step("raw_tape", tmp_path), make_batches("raw_tape")
+
+    with pytest.raises(pg.PerigeeError, match=r"PG209.*'optimizer' by itself"):
+        train(step, batches, tmp_path, accumulate=2)
+
+    assert int(step.optimizer.iterations.value) == 0
+
+
 # The scripts themselves.
 
 

@@ -95,7 +95,7 @@ class Function:
         """Run the function, compiling it first where it must be."""
         if self._is_eager:
             return self._function(*arguments)
-        values = _unshared([variable.value for variable in self._variables])
+        values = _unshared([variable.value for variable in self._variables], arguments)
         result, values = self._compiled(values, arguments)
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
@@ -108,9 +108,12 @@ class Function:
         return result, [scope.value_of(variable) for variable in self._variables]
 
 
-def _unshared(values: list[Tensor]) -> list[Tensor]:
-    """Copy arrays that several variables share: memory can be given up only once."""
-    seen: set[int] = set()
+def _unshared(values: list[Tensor], arguments: Tree) -> list[Tensor]:
+    """Copy arrays that several variables share, or a variable and an argument.
+
+    Memory can be given up only once, and not while it is read.
+    """
+    seen = {id(leaf) for leaf in jax.tree_util.tree_leaves(arguments)}
     for index, value in enumerate(values):
         if id(value) in seen:
             values[index] = value.copy()

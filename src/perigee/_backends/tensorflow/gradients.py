@@ -47,7 +47,8 @@ def differentiate_inputs(
     function: Callable[..., Tensor], tensors: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """See `Backend.differentiate_inputs`."""
-    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    # A tensor that is given twice would get the sum of both gradients twice.
+    tensors = [tf.identity(tensor) for tensor in tensors]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         for tensor in tensors:
             tape.watch(tensor)

@@ -44,7 +44,10 @@ def differentiate_inputs(
 ) -> list[Tensor | None]:
     """See `Backend.differentiate_inputs`."""
     with _recording() as is_inner:
-        values = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        # Views, for a tensor that is given twice would get the sum of both gradients twice.
+        values = [
+            t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors
+        ]
         return _gradients(function(*values), values, is_inner)
 
 

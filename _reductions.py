@@ -1,0 +1,283 @@
+"""Losses of Keras as exact averages: their sum and their count apart.
+
+A loss object returns a number that is divided already. Here its own values go through Keras's own
+weighting and masking (`keras.losses.Loss.__call__`) once with the reduction "sum", and what that
+sum is divided by is counted the same way. The quotient is Keras's number, and the pair stays
+exact over batches, shares of a batch and micro-batches.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends
+from perigee._averages import Average, Term, as_average
+from perigee._errors import ArgumentError
+from perigee._typing import Tensor
+
+_MEAN_BY_WEIGHT = "mean_with_sample_weight"
+
+
+class _Summed(keras.losses.Loss):
+    """One call of a loss, summed; keeps the single values, so that they can be counted."""
+
+    def __init__(self, loss: keras.losses.Loss) -> None:
+        # Not the loss's own name: it becomes a scope, where not every name is allowed.
+        super().__init__(name="loss", reduction="sum", dtype=loss.dtype)
+        self.perigee_stands_for = None if isinstance(loss, FunctionLoss) else loss
+        self.values: Tensor = None
+        self._loss = loss
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        self.values = _backends.current().user_code(self._loss.call)(y_true, y_pred)
+        return self.values
+
+
+class _Counted(keras.losses.Loss):
+    """The sum of ones in place of values: what a mean is divided by."""
+
+    perigee_stands_for = None
+
+    def __init__(self, ones: Tensor, mask: Tensor | None) -> None:
+        # A count in half precision would end at 256 or 2,048.
+        super().__init__(name="count", reduction="sum", dtype="float32")
+        self._ones = masked(ones, mask)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self._ones
+
+
+class FunctionLoss(keras.losses.Loss):
+    """A function of `(y_true, y_pred)` as a loss object.
+
+    Labels `(batch,)` and predictions `(batch, 1)`, or the reverse, are brought to one rank first,
+    as in `keras.Model.compile`.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(name=name_of(function))
+        self._function = function
+
+    @_backends.current().plain
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the values of the function."""
+        pairs = keras.tree.map_structure(_one_rank, y_true, y_pred)
+        y_true = keras.tree.map_structure_up_to(y_true, lambda pair: pair[0], pairs)
+        y_pred = keras.tree.map_structure_up_to(y_pred, lambda pair: pair[1], pairs)
+        if getattr(self._function, "__name__", "") == "<lambda>":
+            # Nothing to rewrite, and TensorFlow warns where it cannot tell two lambdas apart.
+            return self._function(y_true, y_pred)
+        return _backends.current().user_code(self._function)(y_true, y_pred)
+
+
+def _one_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    difference = len(a.shape) - len(b.shape)
+    if difference == 1 and a.shape[-1] == 1:
+        return (a, ops.expand_dims(b, -1)) if len(b.shape) == 1 else (ops.squeeze(a, -1), b)
+    if difference == -1 and b.shape[-1] == 1:
+        return (ops.expand_dims(a, -1), b) if len(a.shape) == 1 else (a, ops.squeeze(b, -1))
+    return a, b
+
+
+def name_of(function: Any) -> str:
+    """Return the name under which Keras logs a function, in snake case."""
+    name: Any = getattr(function, "name", None) or getattr(function, "__name__", None)
+    name = re.sub(r"\W+", "", str(name or type(function).__name__))
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", name).lower()
+
+
+def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
+    """Return what `compile` takes for a loss as a loss object.
+
+    Args:
+        given: A loss object or class, a function, a name, or the config of one; `"crossentropy"`
+            is the binary, categorical or sparse one, by the shapes.
+        y_true: Labels of the first batch.
+        y_pred: Predictions for it.
+
+    Raises:
+        ValueError: If Keras knows no such loss.
+    """
+    if isinstance(given, str) and given.lower() in ("crossentropy", "ce"):
+        kind = kind_of_labels(y_true, y_pred)
+        given = "sparse_categorical_crossentropy" if kind == "sparse" else f"{kind}_crossentropy"
+    loss = keras.losses.get(given)
+    if isinstance(loss, keras.losses.Loss):
+        return loss
+    known = _class_of(loss)
+    return FunctionLoss(loss) if known is None else known()
+
+
+def _class_of(function: Any) -> Any:
+    """Return the class that stands for a function of Keras: its labels can be checked."""
+    name = getattr(function, "__name__", "")
+    if getattr(keras.losses, name, None) is not function:
+        return None
+    found = getattr(keras.losses, "".join(part.capitalize() for part in name.split("_")), None)
+    return found if inspect.isclass(found) and issubclass(found, keras.losses.Loss) else None
+
+
+def kind_of_labels(y_true: Tensor, y_pred: Tensor) -> str:
+    """Tell which kind of classification the shapes mean.
+
+    Returns:
+        `"binary"` for one prediction an example, `"sparse"` for class ids, else `"categorical"`.
+    """
+    if y_pred.shape[-1] == 1:
+        return "binary"
+    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
+        return "sparse"
+    return "categorical"
+
+
+def average_loss(
+    loss: keras.losses.Loss, y_true: Tensor, y_pred: Tensor, weights: Tensor | None
+) -> Average:
+    """Return a loss as an average that equals what the loss object itself returns.
+
+    Masks that predictions or losses carry, and sample weights, count as Keras counts them: the
+    mean is over valid values, whatever they weigh; `"mean_with_sample_weight"` divides by the
+    weights. `"sum"` is a scalar without a count; `None` is the mean of all values.
+
+    Args:
+        loss: The loss object.
+        y_true: Labels.
+        y_pred: Predictions, with the mask that they carry.
+        weights: Sample weights, of the shape of the loss values, or of their first axes.
+
+    Raises:
+        ArgumentError: If there are weights, and the loss is one number for the batch.
+    """
+    if type(loss).__call__ is not keras.losses.Loss.__call__:
+        return as_average(loss(y_true, y_pred, weights), None)  # it reduces in its own way
+    y_mask = mask_of(y_pred)
+    weights = None if weights is None else _aligned(weights, y_pred, y_mask)
+    summed = _Summed(loss)
+    total = summed(y_true, y_pred, weights)
+    # Half precision ends here: means of many batches are added up.
+    total = ops.cast(total, keras.backend.result_type(total.dtype, "float32"))
+    values = summed.values
+    own_mask = mask_of(values)
+    is_masked = own_mask is not None or y_mask is not None
+    if weights is not None and len(values.shape) == 0:
+        raise ArgumentError(
+            "loss",
+            f"<{loss.name!r}, one number for the whole batch, with sample or class weights>",
+            "one value an example, which a weight can multiply.",
+            "leave the mean over the batch out of the function.",
+        )
+    is_plain = weights is None and not is_masked
+    if loss.reduction == "sum" or (is_plain and len(values.shape) == 0):
+        return Average([Term(total, None, is_weighted=loss.reduction == "sum")])
+    if is_plain:
+        count = ops.cast(ops.prod(ops.shape(values)), "float32")
+        return Average([Term(total, count, is_weighted=False)])
+    by_weight = loss.reduction == _MEAN_BY_WEIGHT
+    # One value that counts 1, so that nothing but the weights themselves is added up; or else
+    # ones in the place of the values, and in the place of the weights.
+    ones = ops.ones((), "float32") if by_weight else ops.ones_like(values, "float32")
+    if weights is not None and not by_weight:
+        weights = ops.ones_like(weights, "float32")
+    count = ops.stop_gradient(_Counted(ones, None)(ones, y_pred, weights))
+    return Average([Term(total, count, is_weighted=by_weight or is_masked)])
+
+
+def _aligned(weights: Any, y_pred: Tensor, mask: Tensor | None) -> Tensor:
+    """Give weights of whole examples the axes of a sequence; return a tensor of our own.
+
+    Keras multiplies weights `(batch,)` with losses `(batch, time)` along the wrong axis: it
+    raises, unless both happen to be equally long. On torch it multiplies masks into the weights
+    in place, which would change the data, and needs their full shape.
+    """
+    weights = ops.convert_to_tensor(weights)
+    weights = ops.cast(weights, keras.backend.result_type(weights.dtype, "float32")) * 1.0
+    for _ in range(len(y_pred.shape) - 1 - len(weights.shape)):
+        weights = ops.expand_dims(weights, -1)
+    if mask is not None and len(mask.shape) == len(weights.shape):
+        weights = weights * ops.ones_like(mask, "float32")
+    return weights
+
+
+class _Masks(keras.layers.Layer):
+    """Passes a tensor on: Keras hands masks to layers, and takes them from layers.
+
+    Where a mask is kept is Keras's own affair, and differs between the frameworks.
+    """
+
+    def __init__(self, given: Tensor | None = None) -> None:
+        super().__init__(name="masks", autocast=False)
+        self.found: Tensor | None = None
+        self._given = given
+
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.found = mask
+        return inputs
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
+        return previous_mask if self._given is None else self._given
+
+
+@functools.cache
+def _reader() -> _Masks:
+    return _Masks()
+
+
+def mask_of(tensor: Tensor) -> Tensor | None:
+    """Return the mask that a tensor carries, or `None`."""
+    reader = _reader()
+    reader(tensor)
+    found, reader.found = reader.found, None
+    return found
+
+
+def masked(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a tensor with a mask, unless it carries one already."""
+    return tensor if mask is None else _Masks(mask)(tensor)
+
+
+def class_weights(y_true: Tensor, y_pred: Tensor, weights: Mapping[int, float]) -> Tensor:
+    """Return the weight of each label's class, 1 for classes that have none.
+
+    Args:
+        y_true: Class ids, with or without a last axis of 1; or one-hot rows, of the rank of
+            `y_pred`.
+        y_pred: Predictions.
+        weights: From class id, at least 0, to weight.
+    """
+    ids = ops.convert_to_tensor(y_true)
+    if len(ids.shape) > 1 and ids.shape[-1] == 1:
+        ids = ops.squeeze(ids, -1)
+    elif len(ids.shape) > 1 and len(ids.shape) == len(y_pred.shape):
+        ids = ops.argmax(ids, axis=-1)
+    if "int" not in keras.backend.standardize_dtype(ids.dtype):
+        ids = ops.round(ops.cast(ids, "float32"))
+    ids = ops.cast(ids, "int32")
+    size = max(weights) + 1
+    table = np.ones(size, "float32")
+    for index, weight in weights.items():
+        table[index] = weight
+    is_known = ops.logical_and(ids >= 0, ids < size)
+    found = ops.take(ops.convert_to_tensor(table), ops.clip(ids, 0, size - 1), axis=0)
+    return ops.where(is_known, found, ops.ones_like(found))
+
+
+def product(a: Any, b: Any) -> Any:
+    """Multiply weights along their first axes; `None` weighs nothing differently."""
+    if a is None or b is None:
+        return b if a is None else a
+    a, b = ops.convert_to_tensor(a), ops.convert_to_tensor(b)
+    while len(a.shape) != len(b.shape):
+        if len(a.shape) < len(b.shape):
+            a = ops.expand_dims(a, -1)
+        else:
+            b = ops.expand_dims(b, -1)
+    dtype = keras.backend.result_type(a.dtype, b.dtype, "float32")
+    return ops.cast(a, dtype) * ops.cast(b, dtype)
