@@ -293,7 +293,7 @@ def test_gradients_are_a_sequence_with_their_variables(data):
     assert [v.path for v in grads.variables] == [v.path for v in step.model.trainable_variables]
     assert len(grads) == 1
     assert tuple(grads[0].shape) == (FEATURES, 1)
-    assert float(grads.returned) == pytest.approx(float(np.mean(errors(step, x, y))))
+    assert float(grads.returned) == pytest.approx(float(ops.mean(errors(step, x, y))))
     assert not grads.is_altered
     assert grads.replaced([grads[0] * 2.0]).is_altered
 

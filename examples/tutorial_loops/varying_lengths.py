@@ -5,8 +5,9 @@ the short last batch, unless an `input_signature` spells out every rank and dtyp
 part of the source, and has to follow each change of the data.
 
 Here the first axis is open from the start, and an axis that turns out to vary is opened when it
-does: two traces on TensorFlow for any number of lengths. (JAX compiles for each shape.) What may not vary is the structure, the dtypes and the
-ranks; a batch that differs in those raises (PG303) with both shown.
+does: two traces on TensorFlow for any number of lengths. (JAX compiles for each shape.) What may
+not vary is the structure, the dtypes and the ranks; a batch that differs in those raises (PG303)
+with both shown.
 """
 
 import keras

@@ -73,7 +73,7 @@ def _prepared(programs: Programs, feed: Feed) -> Program:
     """Return the program for the feed, which then stands at its beginning."""
     if feed.position != Position():
         feed.seek(Position())
-    return programs(_backends.current().tensors(feed.peek()))
+    return programs(feed.peek())
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _batches(feed: Feed, steps: int | None) -> Any:
         batch = feed.draw()
         if batch is None:
             return
-        yield _backends.current().tensors(batch)
+        yield batch
 
 
 def _left(feed: Feed, steps: int | None) -> int | None:

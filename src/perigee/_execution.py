@@ -23,7 +23,7 @@ from perigee._typing import Batch, Tensor, Tree
 _FIRST_BLOCK = 16
 _BLOCK_SECONDS = 0.25
 _MEASURED_STEPS = 8
-_WORTH_MEASURING_SECONDS = 2.0
+_WORTH_MEASURING_SECONDS = 1.0
 
 Choice = Literal["auto", "eager", "graph", "xla"]
 
@@ -73,6 +73,8 @@ class Program:
         rehearsal: What is known of the method.
         columns: What the columns of a row are, known once it has run.
         is_fused_faster: Whether blocks of steps were measured to be faster; `None` if not measured.
+        steps_run: Steps that it has run.
+        findings: What is probably wrong with it; `None` while nobody has looked.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class Program:
         self._mode: Mode = mode
         self._blocks: dict[int, Compiled] = {}
         self.is_fused_faster: bool | None = None
+        self.steps_run = 0
+        self.findings: Sequence[Any] | None = None
 
     @property
     def traces(self) -> int:
@@ -111,12 +115,13 @@ class Program:
         return self._fingerprint != _fingerprint(self._step, self.rehearsal.volatile)
 
     def run(self, batch: Batch) -> Tree:
-        """Run the method on a batch of tensors.
+        """Run the method on a batch.
 
         Returns:
             The row of logged values, shape `(columns, 2)`: means and counts, on the device. Of
             `predict_step` what it returned.
         """
+        self.steps_run += 1
         return self._compiled(batch)
 
     @property
@@ -139,15 +144,14 @@ class Program:
         Returns:
             The rows of logged values, shape `(at least count, columns, 2)`, on the device.
         """
+        self.steps_run += count
         block = self._blocks.get(batch_size)
         if block is None:
             backend = _backends.current()
             variables = self.rehearsal.tracked.variables
             block = backend.compile(backend.gathered(self._row, batch_size), variables, self._mode)
             self._blocks[batch_size] = block
-        return block(
-            arrays, order, *_backends.current().tensors([np.int32(first), np.int32(count)])
-        )
+        return block(arrays, order, np.int32(first), np.int32(count))
 
     def flush(self) -> None:
         """Apply the gradients that were accumulated, if any."""
@@ -201,7 +205,7 @@ def program(
     Args:
         step: The Step.
         method: Which of its methods.
-        batch: Tensors, the first batch of the data.
+        batch: The first batch of the data.
         execution: How it runs.
         observers: Look at each call of a loss object while the method is rehearsed.
         accumulate: Micro-batches an update.
@@ -212,18 +216,20 @@ def program(
     key = (method, mode, accumulate > 1, counts_examples, _describe(batch))
     known = programs.get(key)
     if known is None or known.is_stale:
-        rehearsal = rehearse(step, method, batch, observers=observers, accumulate=accumulate)
+        first = _backends.current().tensors(batch)
+        rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
         programs[key] = Program(step, method, rehearsal, mode, accumulate > 1, counts_examples)
     return programs[key]
 
 
 def _describe(batch: Batch) -> str:
     """Describe the structure, dtypes and ranks of a batch, not its sizes."""
-    return repr(
-        keras.tree.map_structure(
-            lambda leaf: f"{getattr(leaf, 'dtype', None)}/{len(getattr(leaf, 'shape', ()))}", batch
-        )
-    )
+
+    def leaf(value: Any) -> str:
+        dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+        return f"{getattr(dtype, 'name', dtype)}/{len(shape)}"
+
+    return repr(keras.tree.map_structure(leaf, batch))
 
 
 class Blocks:
@@ -243,6 +249,7 @@ class Blocks:
         self._order: tuple[Resident | None, Any] = (None, None)
         self._most = _FIRST_BLOCK
         self._ran: set[int] = set()
+        self._is_off = False
 
     def steps(self, program: Program, most: int | None) -> int:
         """Return how many steps the next block has; 0 where a single batch must be drawn.
@@ -252,7 +259,7 @@ class Blocks:
             most: Steps until something else is due, or `None`.
         """
         capabilities = _backends.current().capabilities
-        if capabilities.fuses == "never" or not program.can_fuse:
+        if self._is_off or capabilities.fuses == "never" or not program.can_fuse:
             return 0
         resident = self._feed.resident()
         if resident is None:
@@ -263,6 +270,8 @@ class Blocks:
         if count and capabilities.fuses == "measured":
             if program.is_fused_faster is None:
                 program.is_fused_faster = self._is_faster(program, resident)
+            if program.is_fused_faster is None:  # too short to be worth measuring
+                self._is_off = True
             return count if program.is_fused_faster else 0
         return count
 
@@ -296,10 +305,11 @@ class Blocks:
             self._order = resident, tensors(resident.order.astype(np.int32))
         return self._arrays, self._order[1]
 
-    def _is_faster(self, program: Program, resident: Resident) -> bool:
+    def _is_faster(self, program: Program, resident: Resident) -> bool | None:
         """Measure one step a call against a block, on a copy of the state.
 
-        A block is compiled only where the steps ahead could pay for it.
+        A block is compiled only where the steps ahead, or as many as there were, could pay for it;
+        else `None`.
         """
         variables = program.rehearsal.tracked.variables
         saved = _state.snapshot(variables)
@@ -308,10 +318,8 @@ class Blocks:
         try:
             arrays, order = self._on_device(resident)
             chosen = resident.order[:size]
-            batch = backend.tensors(
-                keras.tree.map_structure(
-                    lambda array: None if array is None else array[chosen], resident.arrays
-                )
+            batch = keras.tree.map_structure(
+                lambda array: None if array is None else array[chosen], resident.arrays
             )
 
             def timed(run: Callable[[], Any]) -> float:
@@ -321,8 +329,8 @@ class Blocks:
 
             program.run(batch)
             single = min(timed(lambda: program.run(batch)) for _ in range(3))
-            if single * self._steps_ahead < _WORTH_MEASURING_SECONDS:
-                return False
+            if single * max(self._steps_ahead, program.steps_run) < _WORTH_MEASURING_SECONDS:
+                return None
             few = min(_MEASURED_STEPS, len(resident.order) // size)
             program.run_block(arrays, order, size, 0, 1)
             if timed(lambda: program.run_block(arrays, order, size, 0, 1)) > 3 * single:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perigee import _backends
 from perigee._averages import Tally
 from perigee._clock import Clock
 from perigee._errors import DataEndedError, NonFiniteError
@@ -139,8 +138,7 @@ class Training:
         """Train one epoch, or what is left before the training stops."""
         if self.callbacks:
             self.callbacks.epoch_begin(self.clock.epoch)
-        first = _backends.current().tensors(self.feed.peek())
-        program = self.programs(first)
+        program = self.programs(self.feed.peek())
         if program is not self._program:  # a Step that has changed may log other values
             self._program, self._window = program, Tally()
         for metric in program.rehearsal.tracked.metrics.values():
@@ -193,7 +191,7 @@ class Training:
                 return False
             if self.callbacks and looks:
                 self.callbacks.train_batch_begin(index)
-            values.add(program.run(_backends.current().tensors(batch)))
+            values.add(program.run(batch))
             self.clock = self.clock.after_steps(1)
         if self.plan.accumulate > 1 and self.clock.batch % self.plan.accumulate == 0:
             program.flush()

@@ -174,9 +174,9 @@ def fit(
         programs = _Programs(step, "train_step", execution, accumulate, history)
         measured = _Programs(step, "test_step", execution)
         # A bad step is refused before a run is made.
-        programs(_backends.current().tensors(feed.peek()))
+        programs(feed.peek())
         if validation_feed is not None:
-            measured(_backends.current().tensors(validation_feed.peek()))
+            measured(validation_feed.peek())
         writers: list[Hook] = [] if run is None else _run_writers(run, seed)
         training = Training(
             step=step,
@@ -282,7 +282,6 @@ class _Programs:
         self._step, self._execution = step, execution
         self._method: Method = method
         self._accumulate, self._history = accumulate, history
-        self._checked: Any = None
 
     def __call__(self, batch: Batch) -> Program:
         found = program(
@@ -293,9 +292,11 @@ class _Programs:
             observers=diagnostics.LOSS_CALL_CHECKS,
             accumulate=self._accumulate,
         )
-        if self._history is not None and found.rehearsal is not self._checked:
-            self._checked = found.rehearsal
-            self._report(diagnostics.after_rehearsal(self._step, found.rehearsal, batch))
+        if self._history is not None:
+            if found.findings is None:
+                first = _backends.current().tensors(batch)
+                found.findings = diagnostics.after_rehearsal(self._step, found.rehearsal, first)
+            self._report(found.findings)
         return found
 
     def _report(self, findings: Sequence[Finding]) -> None:

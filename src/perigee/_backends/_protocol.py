@@ -49,7 +49,7 @@ class Compiled(Protocol):
     """How often the function's Python code has been run to compile it."""
 
     def __call__(self, *arguments: Tree) -> Tree:
-        """Run it on trees of tensors; variables are read and written as in the plain function."""
+        """Run it on trees of arrays or tensors, which the function gets as tensors."""
         ...
 
 

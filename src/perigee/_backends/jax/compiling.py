@@ -14,6 +14,7 @@ import numpy as np
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.jax.scopes import Scope
+from perigee._backends.jax.tensors import as_array, tensors
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -94,8 +95,12 @@ class Function:
     def __call__(self, *arguments: Tree) -> Tree:
         """Run the function, compiling it first where it must be."""
         if self._is_eager:
-            return self._function(*arguments)
-        values = _unshared([variable.value for variable in self._variables], arguments)
+            return self._function(*tensors(arguments))
+        # NumPy arrays go in as they are: the compiled function takes them over faster.
+        arguments = keras.tree.map_structure(as_array, arguments)
+        leaves = jax.tree_util.tree_leaves(arguments)
+        _refuse_text(leaves)
+        values = _unshared([variable.value for variable in self._variables], leaves)
         result, values = self._compiled(values, arguments)
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
@@ -108,12 +113,22 @@ class Function:
         return result, [scope.value_of(variable) for variable in self._variables]
 
 
-def _unshared(values: list[Tensor], arguments: Tree) -> list[Tensor]:
+def _refuse_text(leaves: Sequence[Any]) -> None:
+    """Refuse what could only be a constant of the program: each batch would be compiled anew."""
+    for leaf in leaves:
+        if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSU":
+            raise DataTypeError(
+                f"{np.asarray(leaf).dtype} in a batch, compiled by JAX,",
+                'leave it out of the batch, map it to numbers, or pass `execution="eager"`.',
+            )
+
+
+def _unshared(values: list[Tensor], arguments: Sequence[Any]) -> list[Tensor]:
     """Copy arrays that several variables share, or a variable and an argument.
 
     Memory can be given up only once, and not while it is read.
     """
-    seen = {id(leaf) for leaf in jax.tree_util.tree_leaves(arguments)}
+    seen = {id(argument) for argument in arguments}
     for index, value in enumerate(values):
         if id(value) in seen:
             values[index] = value.copy()

@@ -18,10 +18,20 @@ def tensors(batch: Batch) -> Batch:
 
 
 def _tensor(value: Any) -> Any:
+    array = as_array(value)
+    return jnp.asarray(array) if _is_numeric(array) else array
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biufcV"
+
+
+def as_array(value: Any) -> Any:
+    """Return a leaf as an array of JAX or NumPy, whose values JAX will not cut; others stay."""
     if value is None or isinstance(value, jax.Array):
         return value
     array = _numpy(value)
-    if array.dtype.kind not in "biufcV":
+    if not _is_numeric(array):
         return value  # strings stay on the host
     kept = jax.dtypes.canonicalize_dtype(array.dtype)
     if array.dtype.kind in "iu" and kept != array.dtype and array.size:
@@ -31,7 +41,7 @@ def _tensor(value: Any) -> Any:
                 f"JAX would cut {array.dtype} values beyond {kept} without a word. Enable 64-bit "
                 "values (`jax_enable_x64`) or map them to smaller numbers."
             )
-    return jnp.asarray(array)
+    return array
 
 
 def _numpy(value: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched
+from perigee._backends.tensorflow.tensors import tensors as tensors_of
 from perigee._typing import Tree
 
 
@@ -95,6 +96,7 @@ class Function:
 
     def __call__(self, *arguments: Tree) -> Tree:
         """Run the function, compiling it first where it must be."""
+        arguments = tensors_of(arguments)
         if self._mode == "eager":
             return self._function(*arguments)
         leaves = keras.tree.flatten(arguments)

@@ -12,6 +12,7 @@ import torch
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
+from perigee._backends.torch.tensors import tensors
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -63,4 +64,4 @@ class Function:
     def __call__(self, *arguments: Tree) -> Tree:
         """Run the function."""
         with torch.no_grad():
-            return self._function(*arguments)
+            return self._function(*tensors(arguments))

@@ -45,9 +45,7 @@ def differentiate_inputs(
     """See `Backend.differentiate_inputs`."""
     with _recording() as is_inner:
         # Views, for a tensor that is given twice would get the sum of both gradients twice.
-        values = [
-            t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors
-        ]
+        values = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors]
         return _gradients(function(*values), values, is_inner)
 
 
