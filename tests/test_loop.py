@@ -379,6 +379,25 @@ def test_hooks_hear_of_everything_in_order(rows, kind):
     assert seconds == sorted(seconds)
 
 
+@pytest.mark.parametrize("kind", ["arrays", "batches"])
+def test_a_hook_with_a_cadence_is_told_of_exactly_its_steps(rows, kind):
+    every, epochs = 3, 4
+
+    class Third(pg.Hook):
+        every = pg.Every(steps=3)
+        steps = ()
+
+        def on_steps(self, event):
+            self.steps = (*self.steps, event.clock.step)
+
+    third = Third()
+    fit(
+        Reading(), rows if kind == "arrays" else in_batches(rows), epochs=epochs, callbacks=[third]
+    )
+
+    assert third.steps == tuple(range(every, epochs * BATCHES + 1, every))
+
+
 def test_the_values_so_far_may_be_read_at_each_step(rows):
     class Following(pg.Hook):
         def __init__(self):

@@ -208,7 +208,7 @@ class Tally:
                     self._totals[index], self._counts[index] = float(means[-1, index]), 1.0
                 continue
             # A term that counted nothing contributes nothing, whatever its mean.
-            products = np.where(counts[:, index] == 0, 0.0, means[:, index] * counts[:, index])
+            products = np.where(counts[:, index] == 0, 0.0, means[:, index]) * counts[:, index]
             self._totals[index] = self._totals.get(index, 0.0) + float(products.sum())
             self._counts[index] = self._counts.get(index, 0.0) + float(counts[:, index].sum())
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from perigee._clock import Clock
+from perigee._schedule import Every
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,20 @@ class Hook:
 
     Hooks are called in the order in which they are given, writers after them. An exception ends
     the training and comes out as it is.
+
+    Attributes:
+        every: When `on_steps` is called, in steps: at exactly these, whatever the size of the blocks
+            in which they run. `None` calls it whenever some steps are done, which may be many at
+            once.
     """
+
+    every: Every | None = None
 
     def on_start(self, event: Started) -> None:
         """Training is about to begin."""
 
     def on_steps(self, event: StepsDone) -> None:
-        """Some steps are finished; with compiled blocks this may be many at once."""
+        """Some steps are finished; `every` says when to be told."""
 
     def on_record(self, event: Recorded) -> None:
         """Exact values of an epoch, a validation or a window of steps are known."""
@@ -123,7 +131,13 @@ class Hooks:
 
     def steps(self, event: StepsDone) -> None:
         for hook in self.hooks:
-            hook.on_steps(event)
+            if hook.every is None or hook.every.is_due(event.clock):
+                hook.on_steps(event)
+
+    def steps_until_due(self, clock: Clock) -> int | None:
+        """Return how many steps remain until one of them is to be told of steps; `None`: no end."""
+        ends = [hook.every.steps_until_due(clock) for hook in self.hooks if hook.every]
+        return min((end for end in ends if end is not None), default=None)
 
     def record(self, event: Recorded) -> None:
         for hook in self.hooks:

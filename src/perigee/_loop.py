@@ -221,6 +221,7 @@ class Training:
             None if plan.accumulate == 1 else plan.accumulate - clock.batch % plan.accumulate,
             None if plan.record_every is None else plan.record_every.steps_until_due(clock),
             None if self.validate is None else plan.validate_every.steps_until_due(clock),
+            self.hooks.steps_until_due(clock),
         ]
         return min((end for end in ends if end is not None), default=None)
 

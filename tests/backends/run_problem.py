@@ -21,6 +21,7 @@ import numpy as np
 
 import perigee as pg
 from perigee import _state
+from perigee._step import internals
 from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 
@@ -50,36 +51,49 @@ class Watcher(pg.Hook):
 
 
 def train(problem: Problem, step: Any, watcher: Watcher | None = None) -> Trajectory:
-    """Train a Step of a problem, and return what it came to.
+    """Train a Step of a problem one step a call, and return what it came to."""
+    watcher = watcher or Watcher()
+    with tempfile.TemporaryDirectory() as folder:
+        every_step = pg.Run(Path(folder) / "run", record_every=pg.Every(steps=1))
+        history = fit(problem, step, run=every_step, callbacks=[watcher])
+    steps = {name: np.array([row[name] for row in watcher.rows]) for name in watcher.rows[0]}
+    return trajectory(step, steps, history)
+
+
+def train_in_blocks(problem: Problem, step: Any) -> Trajectory:
+    """Train a Step many steps a call, where the framework can."""
+    for program in internals(step).programs.values():
+        program.is_fused_faster = True  # as if it had been measured
+    return trajectory(step, {}, fit(problem, step))
+
+
+def fit(problem: Problem, step: Any, **arguments: Any) -> pg.History:
+    keras.utils.set_random_seed(SEED)
+    if not isinstance(problem.data, list):
+        arguments["batch_size"] = BATCH
+    return pg.fit(step, problem.data, seed=SEED, progress="off", **problem.fit, **arguments)
+
+
+def trajectory(step: Any, steps: dict[str, np.ndarray], history: pg.History) -> Trajectory:
+    """Return what a training came to.
 
     What metrics hold is compared by what is logged; seeds are of another kind in each framework.
     """
-    watcher = watcher or Watcher()
-    sizes = {} if isinstance(problem.data, list) else {"batch_size": BATCH}
-    with tempfile.TemporaryDirectory() as folder:
-        history = pg.fit(
-            step,
-            problem.data,
-            **sizes,
-            **problem.fit,
-            seed=SEED,
-            run=pg.Run(Path(folder) / "run", record_every=pg.Every(steps=1)),
-            callbacks=[watcher],
-            progress="off",
-        )
     entries = [e for e in _state.track(step).entries if e.kind not in ("seed", "metric")]
     values = _state.snapshot([entry.variable for entry in entries])
     return Trajectory(
-        steps={name: np.array([row[name] for row in watcher.rows]) for name in watcher.rows[0]},
+        steps=steps,
         epochs={name: np.array(means) for name, means in history.history.items()},
         weights={e.key: np.array(v, "float64") for e, v in zip(entries, values, strict=True)},
     )
 
 
 def run(problem: Problem) -> dict[str, Trajectory]:
-    """Run a problem as it is, again where it is random, and with each of its planted bugs."""
+    """Run a problem as it is, in blocks, again where it is random, and with each planted bug."""
     step, watcher = make(problem.make_step), Watcher()
     runs = {"ours": train(problem, step, watcher)}
+    watcher.go_back()
+    runs["in blocks"] = train_in_blocks(problem, step)
     if problem.is_random:
         runs["again"] = train(problem, make(problem.make_step))
     else:

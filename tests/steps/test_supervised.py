@@ -337,6 +337,17 @@ def test_without_a_loss_the_terms_of_layers_are_trained_on(x):
     assert_same_weights(ours, theirs)
 
 
+def test_a_measured_loss_includes_penalties_and_terms_of_layers_as_in_evaluate(x, price):
+    inputs = keras.Input((FEATURES,))
+    options = {"kernel_regularizer": "l2", "activity_regularizer": "l1"}
+    model = keras.Model(inputs, layers.Dense(1, **options)(inputs))
+    model.compile(loss="mse")
+
+    expected = model.evaluate(x, price, batch_size=10, verbose=0)
+    measured = pg.evaluate(pg.Supervised(model, "sgd", "mse"), (x, price), batch_size=10)
+    assert measured["loss"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_label_checks_see_the_loss_of_the_user(x, kind):
     own = pg.Supervised(one_output(), sgd(), keras.losses.SparseCategoricalCrossentropy())
     with pytest.raises(errors.LogitsError, match=r"^LogitsError .*: SparseCategoricalCross"):

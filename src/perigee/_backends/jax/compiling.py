@@ -15,6 +15,7 @@ from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.jax.scopes import Scope
 from perigee._backends.jax.tensors import as_array, tensors
+from perigee._errors import DataTypeError
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -96,8 +97,7 @@ class Function:
         """Run the function, compiling it first where it must be."""
         if self._is_eager:
             return self._function(*tensors(arguments))
-        # NumPy arrays go in as they are: the compiled function takes them over faster.
-        arguments = keras.tree.map_structure(as_array, arguments)
+        arguments = keras.tree.map_structure(_own_array, arguments)
         leaves = jax.tree_util.tree_leaves(arguments)
         _refuse_text(leaves)
         values = _unshared([variable.value for variable in self._variables], leaves)
@@ -111,6 +111,16 @@ class Function:
         with Scope(zip(self._variables, values, strict=True)) as scope:
             result = self._function(*arguments)
         return result, [scope.value_of(variable) for variable in self._variables]
+
+
+def _own_array(leaf: Any) -> Any:
+    """Return a leaf to be handed over: NumPy arrays are taken faster than made tensors first.
+
+    They are copied, for compiled functions read them later and in place: data that fills one
+    array anew for each batch would be trained on what it becomes.
+    """
+    leaf = as_array(leaf)
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _refuse_text(leaves: Sequence[Any]) -> None:
