@@ -272,6 +272,24 @@ def test_values_that_depend_on_metric_state_are_told_from_others(batch, logs, ki
     assert rehearse(Logging(logs), "test_step", batch).kinds == kinds
 
 
+def test_a_result_is_known_by_itself_where_no_two_runs_agree(batch):
+    runs = []
+
+    class Unrepeatable(pg.Step):
+        def __init__(self):
+            self.average = keras.metrics.Mean(name="average")
+            self.note = lambda: runs.append(1)
+
+        def test_step(self, batch):
+            self.note()
+            self.average.update_state(float(len(runs)))
+            return {"so_far": self.average.result(), "runs": float(len(runs))}
+
+    kinds = rehearse(Unrepeatable(), "test_step", batch).kinds
+
+    assert kinds == {"so_far": "last", "runs": "mean"}
+
+
 def test_metrics_that_the_step_updates_are_known_by_name(batch):
     step = Logging(lambda step, x: {})
     step.unused = keras.metrics.Mean(name="unused")

@@ -391,9 +391,7 @@ def test_a_hook_with_a_cadence_is_told_of_exactly_its_steps(rows, kind):
             self.steps = (*self.steps, event.clock.step)
 
     third = Third()
-    fit(
-        Reading(), rows if kind == "arrays" else in_batches(rows), epochs=epochs, callbacks=[third]
-    )
+    fit(Reading(), rows if kind == "arrays" else in_batches(rows), epochs=epochs, callbacks=[third])
 
     assert third.steps == tuple(range(every, epochs * BATCHES + 1, every))
 

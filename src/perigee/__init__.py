@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from perigee._copies import copy_of as copy_of
     from perigee._events import Hook as Hook
     from perigee._execution import Execution as Execution
+    from perigee._gradients import clip_by_global_norm as clip_by_global_norm
+    from perigee._gradients import clip_by_norm as clip_by_norm
+    from perigee._gradients import clip_by_value as clip_by_value
     from perigee._run import Run as Run
     from perigee._run import evaluate as evaluate
     from perigee._run import fit as fit
     from perigee._run import predict as predict
     from perigee._schedule import Every as Every
     from perigee._step import Step as Step
-    from perigee._step import clip_by_global_norm as clip_by_global_norm
-    from perigee._step import clip_by_norm as clip_by_norm
-    from perigee._step import clip_by_value as clip_by_value
     from perigee.diagnostics import Finding as Finding
     from perigee.steps.supervised import Supervised as Supervised
     from perigee.writers.history import History as History
@@ -40,9 +40,9 @@ _HOMES = {
     "predict": "perigee._run",
     "Every": "perigee._schedule",
     "Step": "perigee._step",
-    "clip_by_global_norm": "perigee._step",
-    "clip_by_norm": "perigee._step",
-    "clip_by_value": "perigee._step",
+    "clip_by_global_norm": "perigee._gradients",
+    "clip_by_norm": "perigee._gradients",
+    "clip_by_value": "perigee._gradients",
     "Finding": "perigee.diagnostics",
     "Supervised": "perigee.steps.supervised",
     "History": "perigee.writers.history",

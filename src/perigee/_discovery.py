@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,54 +17,24 @@ import keras
 import numpy as np
 
 from perigee import _backends, _state
-from perigee._averages import Average, Term
+from perigee._averages import Average
 from perigee._backends import Mode
 from perigee._errors import (
     AccumulationError,
     KeptTensorError,
     LogNameError,
     LogValueError,
-    OptimizerSetError,
     PerigeeError,
-    RegularizationTwiceError,
-    SharedVariableError,
     StepReturnError,
-    UntrackedVariablesError,
     VariableMadeInStepError,
 )
+from perigee._frame import Method
+from perigee._recorder import Observer, StepRecorder, patched
 from perigee._state import Tracked
-from perigee._step import (
-    Accumulator,
-    Gradients,
-    LossScale,
-    Method,
-    Step,
-    call,
-    current_frame,
-    layers_of,
-)
-from perigee._step import internals as internals_of
+from perigee._step import Step, call, layers_of
 from perigee._typing import Batch
-
-
-@dataclass(frozen=True, slots=True)
-class LossCall:
-    """One call of a Keras loss object during a rehearsal.
-
-    Attributes:
-        loss: The loss object. Where one of Perigee's own computes in the place of the user's, its
-            attribute `perigee_stands_for` holds the one that is meant; `None` there means none.
-        y_true: Labels, as given to it.
-        y_pred: Predictions, as given to it.
-    """
-
-    loss: keras.losses.Loss
-    y_true: Any
-    y_pred: Any
-
-
-Observer = Callable[[LossCall], None]
-"""Looks at a call of a loss before it runs; raises what is certainly wrong."""
+from perigee._updates import Accumulator, LossScale
+from perigee._updates import internals as internals_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +90,7 @@ def rehearse(
     """
     before = _state.track(step)
     _prepare_loss_scale(step, before)
-    recorder = _Recorder(step, before, observers, accumulate > 1)
+    recorder = StepRecorder(step, before, observers, accumulate > 1)
     with _undone(before.variables) as undo, _backends.current().watch() as watch:
         recorder.made = undo.made = watch.made
         _run(step, method, batch, recorder, before)
@@ -181,7 +151,7 @@ def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
     python, numpy, framework = random.getstate(), np.random.get_state(), backend.random_state()
     undo = _Undo(_state.snapshot(variables))
     try:
-        with _patched(keras.random.SeedGenerator, "next", undo.draws):
+        with patched(keras.random.SeedGenerator, "next", undo.draws):
             yield undo
     finally:
         _state.restore(variables, undo.values)
@@ -194,7 +164,9 @@ def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
         backend.set_random_state(framework)
 
 
-def _run(step: Step, method: Method, batch: Batch, recorder: _Recorder, tracked: Tracked) -> None:
+def _run(
+    step: Step, method: Method, batch: Batch, recorder: StepRecorder, tracked: Tracked
+) -> None:
     def run() -> Any:
         returned, _ = call(step, method, batch, recorder=recorder)
         if method != "predict_step":
@@ -226,7 +198,7 @@ def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any
     ]
 
 
-def _written(before: Tracked, after: Tracked, recorder: _Recorder, undo: _Undo) -> list[Any]:
+def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Undo) -> list[Any]:
     """Return what the step assigned through Keras, and what is not as it was.
 
     Assignments that go past Keras's own method are seen only by their effect.
@@ -256,220 +228,13 @@ def _prepare_loss_scale(step: Step, tracked: Tracked) -> None:
         own.loss_scale = LossScale()
 
 
-def _prepare_accumulators(step: Step, tracked: Tracked, recorder: _Recorder) -> None:
+def _prepare_accumulators(step: Step, tracked: Tracked, recorder: StepRecorder) -> None:
     own = internals_of(step)
     for optimizer, variables in recorder.updates:
         path = tracked.path_of(optimizer)
         known = own.accumulators.get(path)
         if known is None or known.optimizer is not optimizer:
             own.accumulators[path] = Accumulator(optimizer, variables)
-
-
-# What it learns while it runs.
-
-
-class _Recorder:
-    """Learns what a step does, and refuses what is certainly wrong. See `_step.Recorder`."""
-
-    def __init__(
-        self, step: Step, tracked: Tracked, observers: Sequence[Observer], accumulates: bool
-    ) -> None:
-        self.updates: list[tuple[Any, list[Any]]] = []
-        self.metrics: dict[int, keras.Metric] = {}
-        self.called_losses = False
-        self.assigned: set[int] = set()
-        self.made: Sequence[Any] = ()
-        self.has_results = False
-        self.is_result: dict[str, bool] = {}
-        self._names: dict[int, str] = {}
-        self._results: list[Any] = []
-        self._step, self._tracked = step, tracked
-        self._observers = observers
-        self._accumulates = accumulates
-        self._late_read: str | None = None
-
-    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
-        tracked = _state.track(self._step)
-        known = {id(v.value) for v in tracked.variables} | {id(v) for v in tracked.variables}
-        known |= {id(v) for v, _ in self.made}  # refused as made in the step, when it has run
-        untracked = [v for v in read if id(v) not in known]
-        if untracked:
-            raise UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
-
-    def applied(self, optimizer: Any, gradients: Gradients) -> None:
-        self._refuse_altered(gradients)
-        variables = gradients.variables
-        ids = {id(v) for v in variables}
-        tracked = _state.track(self._step)
-        for other, others in self.updates:
-            if other is optimizer:
-                if {id(v) for v in others} != ids:
-                    raise OptimizerSetError(
-                        tracked.path_of(optimizer),
-                        tracked.names_of(others),
-                        tracked.names_of(variables),
-                    )
-                if self._accumulates:
-                    raise AccumulationError(
-                        "one optimizer is applied several times a step",
-                        "take the updates apart, or leave `accumulate` out.",
-                    )
-                return
-            shared = [v for v in others if id(v) in ids]
-            if shared:
-                raise SharedVariableError(
-                    tracked.names_of(shared), tracked.path_of(other), tracked.path_of(optimizer)
-                )
-        self.updates.append((optimizer, list(variables)))
-
-    def _refuse_altered(self, gradients: Gradients) -> None:
-        if self._accumulates and gradients.is_altered:
-            raise AccumulationError(
-                "gradients are altered between `gradients` and `apply`, and what is true of the "
-                "gradient of a micro-batch need not be true of the mean",
-                "clip in the optimizer (`global_clipnorm=...`), which sees the mean.",
-            )
-
-    def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
-        weighted = sum(term.is_weighted for term in terms)
-        if self._accumulates and any(t.is_weighted and t.count is None for t in terms):
-            raise AccumulationError(
-                "the loss is a sum over the batch, and the mean of the sums of micro-batches is "
-                "not the sum over the large batch",
-                "use a loss that is a mean, or leave `accumulate` out.",
-            )
-        if self._accumulates and weighted and len(terms) > 1:
-            raise AccumulationError(
-                "the loss adds terms that are divided by different counts",
-                "divide all terms by the same count, or leave `accumulate` out.",
-            )
-
-    def names(self, metric: keras.Metric, name: str) -> None:
-        self._names[id(metric)] = name
-
-    def name_of(self, metric: keras.Metric) -> str:
-        """Return what a metric is logged under, unless two share that name."""
-        return self._names.get(id(metric)) or str(metric.name)
-
-    def read_losses(self, layer: keras.Layer, terms: int) -> None:
-        frame = current_frame()
-        if terms and frame is not None and frame.depth and frame.adds_losses:
-            raise RegularizationTwiceError(layer.name, terms)
-
-    def read_variable(self, variable: Any) -> None:
-        frame = current_frame()
-        if frame is None or not frame.depth:
-            return
-        if any(variable is v for _, variables in self.updates for v in variables):
-            # Not raised here: Keras replaces what is raised within a layer's call.
-            self._late_read = self._late_read or self._tracked.name_of(variable)
-
-    def refuse_late_read(self) -> None:
-        if self._late_read is not None:
-            raise AccumulationError(
-                f"a later objective reads {self._late_read!r}, which an earlier update of the "
-                "step changes",
-                "take the updates apart, or leave `accumulate` out.",
-            )
-
-    def returned(self, logs: Mapping[str, Any]) -> None:
-        """The step returned `logs`, in the code that made them."""
-        results = {id(leaf) for leaf in keras.tree.flatten(self._results)}
-        self.is_result = {name: id(value) in results for name, value in logs.items()}
-        self._results.clear()
-
-    def build_optimizers(self, tracked: Tracked) -> None:
-        """Build each optimizer on the variables that it was asked to update."""
-        for optimizer, variables in self.updates:
-            if not optimizer.built:
-                optimizer.build(variables)
-                optimizer.built = True
-
-    @contextmanager
-    def listening(self) -> Generator[None]:
-        """Patch, for as long as the context is open, the public methods that tell what happens."""
-        with ExitStack() as stack:
-            stack.enter_context(_patched(keras.losses.Loss, "__call__", self._loss_call))
-            losses = keras.Layer.losses.fget
-            stack.enter_context(
-                _patched(keras.Layer, "losses", lambda _: property(self._losses(losses)))
-            )
-            stack.enter_context(_patched(keras.Variable, "assign", self._assigns))
-            for metric in self._tracked.metrics.values():
-                stack.enter_context(_patched(metric, "update_state", self._updates(metric)))
-                stack.enter_context(_patched(metric, "result", self._result))
-            if self._accumulates:
-                value = keras.Variable.value.fget
-                stack.enter_context(
-                    _patched(keras.Variable, "value", lambda _: property(self._reads(value)))
-                )
-            yield
-
-    def _loss_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call_loss(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
-            meant = getattr(loss, "perigee_stands_for", loss)
-            if meant is not None:
-                self.called_losses = True
-                for observe in self._observers:
-                    observe(LossCall(meant, y_true, y_pred))
-            return original(loss, y_true, y_pred, *args, **kwargs)
-
-        return call_loss
-
-    def _losses(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def losses(layer: keras.Layer) -> Any:
-            found = original(layer)
-            self.read_losses(layer, len(found))
-            return found
-
-        return losses
-
-    def _updates(self, metric: keras.Metric) -> Callable[..., Any]:
-        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
-            def update_state(*args: Any, **kwargs: Any) -> Any:
-                self.metrics[id(metric)] = metric
-                return original(*args, **kwargs)
-
-            return update_state
-
-        return patch
-
-    def _result(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def result(*args: Any, **kwargs: Any) -> Any:
-            value = original(*args, **kwargs)
-            self.has_results = True
-            self._results.append(value)
-            return value
-
-        return result
-
-    def _assigns(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def assign(variable: Any, value: Any) -> Any:
-            self.assigned.add(id(variable))
-            return original(variable, value)
-
-        return assign
-
-    def _reads(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def value(variable: Any) -> Any:
-            self.read_variable(variable)
-            return original(variable)
-
-        return value
-
-
-@contextmanager
-def _patched(owner: Any, name: str, patch: Callable[[Any], Any]) -> Generator[None]:
-    """Replace a public attribute by `patch(attribute)`, and put it back."""
-    held = vars(owner).get(name)
-    setattr(owner, name, patch(getattr(owner, name)))
-    try:
-        yield
-    finally:
-        if held is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, held)
 
 
 # What is made of it.
@@ -487,7 +252,7 @@ def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
         raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
 
 
-def _refuse_raw_updates(tracked: Tracked, recorder: _Recorder, written: Sequence[Any]) -> None:
+def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Sequence[Any]) -> None:
     """Refuse optimizers that the step applied by itself: they update at each micro-batch."""
     asked = {id(optimizer) for optimizer, _ in recorder.updates}
     changed = {id(variable) for variable in written}
@@ -533,7 +298,7 @@ def _check_logs(method: Method, returned: Any) -> None:
 
 
 def _check_names(
-    method: Method, kinds: Mapping[str, str], recorder: _Recorder, tracked: Tracked
+    method: Method, kinds: Mapping[str, str], recorder: StepRecorder, tracked: Tracked
 ) -> None:
     for metric in recorder.metrics.values():
         name = recorder.name_of(metric)
@@ -541,7 +306,7 @@ def _check_names(
             raise LogNameError(method, name, tracked.path_of(metric))
 
 
-def _logged_names(recorder: _Recorder, tracked: Tracked) -> dict[str, keras.Metric]:
+def _logged_names(recorder: StepRecorder, tracked: Tracked) -> dict[str, keras.Metric]:
     """Name each updated metric: its own name, or its attribute path where two share one."""
     metrics = list(recorder.metrics.values())
     names = [recorder.name_of(metric) for metric in metrics]
@@ -555,7 +320,7 @@ def _kinds(
     step: Step,
     method: Method,
     batch: Batch,
-    recorder: _Recorder,
+    recorder: StepRecorder,
     tracked: Tracked,
 ) -> dict[str, Literal["mean", "last"]]:
     """Find the returned values that depend on metric state: they cover the pass already.

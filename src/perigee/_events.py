@@ -92,9 +92,9 @@ class Hook:
     the training and comes out as it is.
 
     Attributes:
-        every: When `on_steps` is called, in steps: at exactly these, whatever the size of the blocks
-            in which they run. `None` calls it whenever some steps are done, which may be many at
-            once.
+        every: When `on_steps` is called: at exactly these steps, whatever the size of the blocks
+            in which they run (a cadence of epochs never calls it). `None` calls it whenever some
+            steps are done, which may be many at once.
     """
 
     every: Every | None = None

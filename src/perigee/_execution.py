@@ -14,11 +14,14 @@ from keras import ops
 from perigee import _backends, _state
 from perigee._averages import Average, Column, as_average
 from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode
-from perigee._discovery import Observer, Rehearsal, rehearse
+from perigee._discovery import Rehearsal, rehearse
 from perigee._errors import ArgumentError
+from perigee._frame import Method
 from perigee._protocols import Feed, Resident
-from perigee._step import Method, Step, call, flush_accumulators, internals
+from perigee._recorder import Observer
+from perigee._step import Step, call
 from perigee._typing import Batch, Tensor, Tree
+from perigee._updates import flush_accumulators, internals
 
 _FIRST_BLOCK = 16
 _BLOCK_SECONDS = 0.25

@@ -25,10 +25,11 @@ from perigee._errors import (
 )
 from perigee._events import Hook, Hooks
 from perigee._execution import Choice, Execution, Program, program
+from perigee._frame import Method
 from perigee._loop import Nonfinite, Plan, Training
 from perigee._protocols import Feed
 from perigee._schedule import Every
-from perigee._step import Method, Step
+from perigee._step import Step
 from perigee._typing import Batch, Tree
 from perigee.data import open_feed
 from perigee.diagnostics import Finding

@@ -21,7 +21,7 @@ import numpy as np
 
 import perigee as pg
 from perigee import _state
-from perigee._step import internals
+from perigee._updates import internals
 from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.errors.untouched import methods_of_keras, state_of
 
 import perigee as pg
+from tests.errors.untouched import methods_of_keras, state_of
 
 FOUR_PARTS = (
     r"{name} \[{code}\]: .+\n(  - .+\n)*Expected: .+\nFix: .+\nMore: perigee explain {code}"

@@ -201,6 +201,18 @@ def test_losses_may_be_added_by_hand_where_they_are_not_added_anyway(data):
     assert np.allclose(model.get_weights()[0], twin.get_weights()[0], rtol=1e-6)
 
 
+def test_losses_may_be_read_within_an_inner_objective(data):
+    """What an inner objective differentiates is its own affair: nothing is added there."""
+
+    def objective(step, x, y):
+        slopes = step.gradients(lambda: squared(step, x, y) + sum(step.model.losses), step.model)
+        return squared(step, x, y) + sum(ops.mean(ops.square(slope)) for slope in slopes)
+
+    step = Fitting(objective, linear(kernel_regularizer="l2"))
+
+    assert pg.fit(step, data, execution="eager", progress="off").stop_reason == "epochs"
+
+
 def weighted_sum(step, x, y):
     y_pred = step.model(x)
     return pg.mean(ops.square(y - y_pred), weights=ops.abs(y)) + pg.mean(y_pred)

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tests.errors.untouched import methods_of_keras, state_of
 
 import perigee as pg
 from perigee._errors import PerigeeError
+from tests.errors.untouched import methods_of_keras, state_of
 
 FEATURES, BATCHES = 3, 4
 

@@ -10,7 +10,7 @@ from keras import ops
 import perigee as pg
 from perigee._errors import OptimizerAccumulationError
 from perigee._state import snapshot
-from perigee._step import internals
+from perigee._updates import internals
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 

@@ -7,7 +7,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._state import snapshot, track
-from perigee._step import internals
+from perigee._updates import internals
 
 FIRST_SCALE = 2.0**15
 TAME = 0.1  # a factor under which the gradients fit into float16 with the first scale

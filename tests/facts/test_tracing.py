@@ -7,7 +7,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._state import snapshot, track
-from perigee._step import internals
+from perigee._updates import internals
 
 
 class Fit(pg.Step):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perigee._discovery import LossCall, Rehearsal
+from perigee._discovery import Rehearsal
+from perigee._recorder import LossCall
 from perigee._step import Step
 from perigee.diagnostics import coverage, labels, pairing
 from perigee.diagnostics._finding import Finding as Finding

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._discovery import LossCall
 from perigee._errors import BroadcastError, LabelEncodingError, LabelRangeError, LogitsError
+from perigee._recorder import LossCall
 
 _SPARSE = keras.losses.SparseCategoricalCrossentropy
 _CATEGORICAL = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)

@@ -12,7 +12,8 @@ from keras import ops
 from perigee import _backends
 from perigee._averages import Average
 from perigee._errors import ArgumentError
-from perigee._step import Step, current_frame
+from perigee._frame import current_frame
+from perigee._step import Step
 from perigee._typing import Batch, Tensor, Tree
 from perigee.steps._groups import Groups
 from perigee.steps._outputs import Outputs

@@ -1,0 +1,70 @@
+"""What a running step knows about its surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import keras
+
+from perigee._averages import Term
+from perigee._gradients import Gradients
+from perigee._state import Holder
+
+Method = Literal["train_step", "test_step", "predict_step"]
+
+
+class Recorder(Protocol):
+    """Somebody who learns what a step does while it is rehearsed."""
+
+    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
+        """Gradients were taken for `variables`; `read` are raw variables of the framework."""
+        ...
+
+    def applied(self, optimizer: Any, gradients: Gradients) -> None:
+        """An optimizer is asked to apply `gradients`."""
+        ...
+
+    def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
+        """A loss made of `terms` was taken in; layers added terms of their own to it or not."""
+        ...
+
+    def names(self, metric: keras.Metric, name: str) -> None:
+        """A metric that the step updates is to be logged as `name`, not under its own name."""
+        ...
+
+
+@dataclass(slots=True)
+class Frame:
+    """The call of a step under way.
+
+    Attributes:
+        step: The Step whose method runs.
+        method: Which method.
+        examples: Number of examples of the batch, shape `()`, or `None` where it is not known.
+        recorder: Who listens, during a rehearsal.
+        is_accumulating: Whether `apply` collects gradients for a later update.
+        depth: How many objectives are being differentiated around the code that runs.
+        adds_losses: Whether the innermost of them has losses added by itself.
+        finite: Whether the gradients of each update so far were finite, under a loss scale.
+    """
+
+    step: Holder
+    method: Method
+    examples: Any
+    recorder: Recorder | None = None
+    is_accumulating: bool = False
+    depth: int = 0
+    adds_losses: bool = False
+    finite: list[Any] = field(default_factory=list)
+
+
+under_way: ContextVar[Frame | None] = ContextVar("perigee_frame", default=None)
+"""The call of a step under way, or `None` outside any."""
+
+
+def current_frame() -> Frame | None:
+    """Return the call of a step under way, or `None` outside any."""
+    return under_way.get()

@@ -1,0 +1,115 @@
+"""Gradients with the variables that they belong to, and what is done to them on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
+
+from perigee import _backends
+from perigee._errors import GradientCountError
+from perigee._typing import Tensor
+
+_plain = _backends.current().plain
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients(Sequence[Any]):
+    """Gradients with the variables that they belong to; a sequence of the gradients.
+
+    Attributes:
+        values: One tensor for each variable, of its shape.
+        variables: The variables.
+        returned: What the objective returned, its loss with the added terms.
+        weight: How much this batch counts among others, shape `()`: its number of examples, or
+            the count of the loss.
+        is_altered: Whether the values were replaced after they were computed.
+    """
+
+    values: Sequence[Any]
+    variables: Sequence[Any]
+    returned: Any = None
+    weight: Any = None
+    is_altered: bool = False
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+    @_plain
+    def replaced(self, values: Iterable[Any]) -> Gradients:
+        """Return the same with other values, in the same order.
+
+        Raises:
+            GradientCountError: If their number differs.
+        """
+        values = list(values)
+        if len(values) != len(self.variables):
+            raise GradientCountError(len(values), len(self.variables))
+        return Gradients(values, self.variables, self.returned, self.weight, is_altered=True)
+
+    @_plain
+    def of(self, variables: Sequence[Any]) -> Gradients:
+        """Return the part that belongs to some of the variables, unaltered.
+
+        Args:
+            variables: Any of `self.variables`, in any order.
+        """
+        values = {id(v): value for v, value in zip(self.variables, self.values, strict=True)}
+        part = [values[id(v)] for v in variables]
+        return Gradients(part, list(variables), self.returned, self.weight, self.is_altered)
+
+
+@_plain
+def clip_by_value(gradients: Gradients, limit: float) -> Gradients:
+    """Limit each element of each gradient to `[-limit, limit]`, `limit` greater than 0."""
+    dense = _backends.current().dense
+    return gradients.replaced(ops.clip(dense(g), -limit, limit) for g in gradients)
+
+
+@_plain
+def clip_by_norm(gradients: Gradients, max_norm: float) -> Gradients:
+    """Scale each gradient by itself so that its own L2 norm is at most `max_norm`."""
+    dense = _backends.current().dense
+    return gradients.replaced(
+        g * _shrink(ops.sqrt(ops.sum(ops.square(g))), max_norm) for g in map(dense, gradients)
+    )
+
+
+@_plain
+def clip_by_global_norm(gradients: Gradients, max_norm: float) -> tuple[Gradients, Tensor]:
+    """Scale all gradients by one factor so that their joint L2 norm is at most `max_norm`.
+
+    Directions are kept, unlike clipping each by itself (Pascanu et al., 2013, algorithm 1).
+
+    Args:
+        gradients: What `Step.gradients` returned.
+        max_norm: Upper bound, greater than 0, in the units of the gradients.
+
+    Returns:
+        The scaled gradients, and the joint norm before scaling, shape `()`.
+    """
+    dense = _backends.current().dense
+    values = [dense(g) for g in gradients]
+    norm = ops.sqrt(sum((ops.sum(ops.square(g)) for g in values), start=0.0))
+    factor = _shrink(norm, max_norm)
+    return gradients.replaced(g * ops.cast(factor, g.dtype) for g in values), norm
+
+
+def _shrink(norm: Tensor, max_norm: float) -> Tensor:
+    # A norm of 0 must not be divided by; an infinite one makes the factor 0 and the gradients
+    # NaN, which the finite check sees.
+    return max_norm / ops.maximum(norm, max_norm)
+
+
+def as_gradients(given: Any) -> Gradients:
+    """Return `Gradients` as they are, and (gradient, variable) pairs as altered ones."""
+    if isinstance(given, Gradients):
+        return given
+    pairs = list(given)
+    values, variables = [g for g, _ in pairs], [v for _, v in pairs]
+    return Gradients(values, variables, is_altered=True)

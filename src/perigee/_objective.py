@@ -1,0 +1,121 @@
+"""The call of an objective: what layers add to its loss, and the scalar to differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee._averages import Average, as_average, total_mean
+from perigee._errors import InnerLossError, LossShapeError, LossTypeError
+from perigee._frame import Frame, under_way
+from perigee._state import Holder
+from perigee._typing import Tensor
+
+
+class ObjectiveCall:
+    """The call of an objective: collects what layers add to the loss while it runs."""
+
+    def __init__(self, frame: Frame, step: Holder, add_losses: bool) -> None:
+        self._frame, self._step, self._add_losses = frame, step, add_losses
+        self._added: list[Tensor] = []
+
+    def __enter__(self) -> ObjectiveCall:
+        self._frame.depth += 1
+        self._outer_adds_losses = self._frame.adds_losses
+        self._frame.adds_losses = self._add_losses
+        self._was_set = under_way.get() is None
+        if self._was_set:
+            self._token = under_way.set(self._frame)
+        self._add_loss = keras.Layer.add_loss
+        # Inner objectives keep what they add to themselves: on some frameworks their tensors
+        # mean nothing outside.
+        original = getattr(keras.Layer.add_loss, "perigee_original", keras.Layer.add_loss)
+        added = self._added
+
+        def add_loss(layer: keras.Layer, loss: Any) -> None:
+            original(layer, loss)
+            added.extend(keras.tree.flatten(loss))
+
+        add_loss.perigee_original = original  # type: ignore[attr-defined]
+        keras.Layer.add_loss = add_loss
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        keras.Layer.add_loss = self._add_loss
+        self._frame.adds_losses = self._outer_adds_losses
+        self._frame.depth -= 1
+        if self._was_set:
+            under_way.reset(self._token)
+
+    def terms(self, variables: Sequence[Any]) -> list[Tensor]:
+        """Return what is added to the loss: `add_loss` terms and penalties of `variables`."""
+        if not self._add_losses:
+            return []
+        penalties = [v.regularizer(v) for v in variables if getattr(v, "regularizer", None)]
+        return [ops.cast(ops.sum(term), "float32") for term in (*self._added, *penalties)]
+
+
+def measured(
+    returned: Any, added: Sequence[Tensor], frame: Frame, is_inner: bool, scale: Tensor | None
+) -> tuple[Tensor, Any]:
+    """Return the scalar to differentiate, and what is handed back: (returned, weight)."""
+    if is_inner:
+        return inner_scalar(returned), (returned, None)
+    loss, has_aux = (returned[0], True) if _has_aux(returned) else (returned, False)
+    _check_loss(loss, frame.examples)
+    average = as_average(loss, frame.examples)
+    if frame.recorder is not None:
+        frame.recorder.measured(average.terms, adds_terms=bool(added))
+    examples = 1 if frame.examples is None else frame.examples
+    pairs = average.pairs(examples)
+    scalar, reported = total_mean(pairs), loss
+    if added:
+        extra = sum(added[1:], start=added[0])
+        scalar = scalar + ops.cast(extra, scalar.dtype)
+        reported = loss + (extra if isinstance(loss, Average) else ops.cast(extra, loss.dtype))
+    if scale is not None:
+        scalar = scalar * scale
+    weight = pairs[0][1]
+    return scalar, ((reported, returned[1]) if has_aux else reported, weight)
+
+
+def _has_aux(returned: Any) -> bool:
+    return isinstance(returned, tuple) and len(returned) == 2
+
+
+def inner_scalar(returned: Any) -> Tensor:
+    loss = returned[0] if _has_aux(returned) else returned
+    if isinstance(loss, Average):
+        raise InnerLossError([1])
+    _check_loss(loss, None)
+    if len(loss.shape) > 0:
+        raise InnerLossError(loss.shape)
+    return loss
+
+
+def _check_loss(loss: Any, examples: Any) -> None:
+    if isinstance(loss, Average):
+        return
+    is_host = isinstance(loss, np.ndarray | np.generic)
+    if is_host or not hasattr(loss, "shape") or not hasattr(loss, "dtype"):
+        raise LossTypeError(f"{type(loss).__name__} ({loss!r:.60})")
+    dtype = keras.backend.standardize_dtype(loss.dtype)
+    if "float" not in dtype:
+        raise LossTypeError(f"a tensor of {dtype}")
+    batch = _static_int(examples)
+    if len(loss.shape) > 1 or (
+        len(loss.shape) == 1 and None not in (batch, loss.shape[0]) and loss.shape[0] != batch
+    ):
+        raise LossShapeError(loss.shape, batch)
+
+
+def _static_int(value: Any) -> int | None:
+    """Return a number that is known now, as it is outside compiled code."""
+    try:
+        return None if value is None else int(value)
+    except Exception:  # a symbolic tensor; each framework raises its own type
+        return None
