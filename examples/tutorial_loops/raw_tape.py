@@ -60,6 +60,9 @@ def make_data(rows=260):
 
 
 def main(epochs=10):
+    if keras.backend.backend() != "tensorflow":
+        print("This step opens a tf.GradientTape of its own: run it with KERAS_BACKEND=tensorflow.")
+        return None
     keras.utils.set_random_seed(7)
     return pg.fit(make_step(), make_data(), epochs=epochs)
 
