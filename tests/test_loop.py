@@ -192,6 +192,20 @@ def test_calling_fit_again_counts_from_this_call(rows):
     assert int(ops.convert_to_numpy(step.count)) == 2 * BATCHES + 3
 
 
+@pytest.mark.parametrize("arguments", [{"steps": 4}, {"epochs": 2, "steps_per_epoch": 2}], ids=str)
+def test_no_batch_is_drawn_that_is_not_trained_on(arguments):
+    wanted, drawn = 4, []
+
+    def stream():
+        while True:
+            drawn.append(1)
+            yield np.ones((2, 1), "float32")
+
+    fit(Reading(), stream(), batch_size=None, **arguments)
+
+    assert len(drawn) == wanted
+
+
 # In what order.
 
 

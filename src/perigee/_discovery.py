@@ -26,6 +26,7 @@ from perigee._errors import (
     LogValueError,
     PerigeeError,
     StepReturnError,
+    UnheldVariablesError,
     VariableMadeInStepError,
 )
 from perigee._frame import Method
@@ -93,9 +94,11 @@ def rehearse(
     recorder = StepRecorder(step, before, observers, accumulate > 1)
     with _undone(before.variables) as undo, _backends.current().watch() as watch:
         recorder.made = undo.made = watch.made
+        recorder.is_global_seed = undo.is_global_seed
         _run(step, method, batch, recorder, before)
         after = _state.track(step)
         _refuse_made(after, undo)
+        _refuse_unheld(after, recorder)
         _refuse_kept_tensors(before, after)
         written = _written(before, after, recorder, undo)
     recorder.build_optimizers(after)
@@ -128,6 +131,10 @@ class _Undo:
     values: list[np.ndarray]
     made: list[Any] = field(default_factory=list)
     global_seed: tuple[Any, np.ndarray | None] | None = None
+
+    def is_global_seed(self, variable: Any) -> bool:
+        """Tell whether it is the state of Keras's global seed generator, which has drawn."""
+        return self.global_seed is not None and variable is self.global_seed[0]
 
     def draws(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Keep the state of Keras's global seed generator as it is before its first draw."""
@@ -250,6 +257,13 @@ def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
     loose = [v for v, _ in undo.made if id(v) not in held]
     if loose:
         raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
+
+
+def _refuse_unheld(tracked: Tracked, recorder: StepRecorder) -> None:
+    held = {id(v) for v in tracked.variables}
+    loose = [v for v in recorder.unheld.values() if id(v) not in held]
+    if loose:
+        raise UnheldVariablesError([f"{v.path} {tuple(v.shape)}" for v in loose])
 
 
 def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Sequence[Any]) -> None:

@@ -54,12 +54,15 @@ class StepRecorder:
         self.metrics: dict[int, keras.Metric] = {}
         self.called_losses = False
         self.assigned: set[int] = set()
+        self.unheld: dict[int, Any] = {}
         self.made: Sequence[Any] = ()
+        self.is_global_seed: Callable[[Any], bool] = lambda _: False
         self.has_results = False
         self.is_result: dict[str, bool] = {}
         self._names: dict[int, str] = {}
         self._results: list[Any] = []
         self._step, self._tracked = step, tracked
+        self._held = {id(v) for v in tracked.variables}
         self._observers = observers
         self._accumulates = accumulates
         self._late_read: str | None = None
@@ -97,6 +100,8 @@ class StepRecorder:
                     tracked.names_of(shared), tracked.path_of(other), tracked.path_of(optimizer)
                 )
         self.updates.append((optimizer, list(variables)))
+        for variable in optimizer.variables:
+            self._is_held(variable)
 
     def _refuse_altered(self, gradients: Gradients) -> None:
         if self._accumulates and gradients.is_altered:
@@ -221,10 +226,22 @@ class StepRecorder:
 
     def _assigns(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def assign(variable: Any, value: Any) -> Any:
+            if not self._is_held(variable):
+                return value  # refused when the step has run; until then it keeps its value
             self.assigned.add(id(variable))
             return original(variable, value)
 
         return assign
+
+    def _is_held(self, variable: Any) -> bool:
+        """Tell whether the Step holds a variable that is written; what it does not is noted."""
+        if id(variable) not in self._held:
+            # Perhaps it was made meanwhile.
+            self._held |= {id(v) for v in _state.track(self._step).variables}
+        if id(variable) not in self._held and not self.is_global_seed(variable):
+            self.unheld[id(variable)] = variable
+            return False
+        return True
 
     def _reads(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def value(variable: Any) -> Any:

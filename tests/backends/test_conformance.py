@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -91,6 +92,15 @@ def test_two_frameworks_train_alike(results, name, one, other):
     ours, theirs = (results(framework).trajectories[name]["ours"] for framework in (one, other))
 
     assert exceeded(PROBLEMS[name], ours, theirs) == {}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_blocks_of_steps_train_as_single_ones_do(results, name, framework):
+    runs = results(framework).trajectories[name]
+    ours = replace(runs["ours"], steps={})  # of single steps nothing is recorded in blocks
+
+    assert exceeded(PROBLEMS[name], ours, runs["in blocks"]) == {}
 
 
 @pytest.mark.parametrize("name", RANDOM)

@@ -193,6 +193,30 @@ def test_what_is_assigned_inside_an_objective_stays(x):
     np.testing.assert_allclose(on_host(norm.moving_mean), 0.75 * mean, rtol=1e-4, atol=1e-6)
 
 
+def test_no_gradient_flows_through_what_is_assigned():
+    weight, start, factor = variable(2.0), 2.0, 3.0
+
+    def function():
+        weight.assign(weight * 0.5)  # as spectral normalization does
+        return factor * weight, None
+
+    gradient = backend.differentiate(function, [weight])[1][0]
+
+    assert float(gradient) == factor
+    assert float(on_host(weight)) == start * 0.5
+
+
+def test_frozen_variables_can_be_differentiated_for_and_stay_frozen():
+    frozen, free = variable(2.0, trainable=False), variable(3.0)
+
+    for _ in range(2):
+        gradients = backend.differentiate(lambda: (frozen**2 * free, None), [frozen, free])[1]
+
+    assert [float(gradient) for gradient in gradients] == [12.0, 4.0]
+    assert not frozen.trainable
+    assert not getattr(frozen.value, "requires_grad", False)
+
+
 def test_what_an_inner_objective_assigns_stays_too(x):
     count, weight = variable(0.0, trainable=False), variable(1.0)
 
@@ -328,7 +352,9 @@ def test_a_branch_that_is_not_taken_is_no_alarm_on_jax(x):
     "make_optimizer",
     [
         lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
-        lambda: keras.optimizers.AdamW(0.1, amsgrad=True, use_ema=True, global_clipnorm=1.0),
+        lambda: keras.optimizers.AdamW(
+            0.1, amsgrad=True, use_ema=True, ema_overwrite_frequency=1, global_clipnorm=1.0
+        ),
         lambda: keras.optimizers.Lamb(0.1),
         lambda: keras.optimizers.Ftrl(0.1),
     ],
@@ -357,6 +383,16 @@ def test_a_false_condition_leaves_every_bit_under_nan(make_optimizer, compiles):
     run(yes, *good)
     assert bits(held) != before
     assert int(on_host(optimizer.iterations)) == 2
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_condition_holds_one_value(shape):
+    count = variable(0.0, trainable=False)
+    for is_true in (True, False, True):
+        condition = backend.tensors(np.full(shape, is_true))
+        backend.update_if(condition, lambda: count.assign_add(1.0), [count])
+
+    assert float(on_host(count)) == 2.0
 
 
 def test_a_finite_check_sees_each_tensor():

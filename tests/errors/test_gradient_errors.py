@@ -12,6 +12,7 @@ from perigee._errors import (
     OptimizerSetError,
     OptimizerVariablesError,
     SharedVariableError,
+    UnheldVariablesError,
     UntrackedVariablesError,
     UnusedVariablesError,
     VariableMadeInStepError,
@@ -345,6 +346,68 @@ def test_an_optimizer_made_inside_a_step_is_refused(data, refused, execution):
 
     assert error.code == "PG103"
     assert any("iteration" in made for made in error.made)
+
+
+def elsewhere_optimizer(step, x, y):
+    loss = step.minimize(lambda: squared(y, step.model(x)), ELSEWHERE["optimizer"], step.model)
+    return {"loss": loss}
+
+
+def elsewhere_metric(step, x, y):
+    ELSEWHERE["metric"].update_state(y)
+    return {"mean": ELSEWHERE["metric"].result()}
+
+
+def elsewhere_model(step, x, y):
+    return {"mean": ops.mean(ELSEWHERE["model"](x, training=True))}
+
+
+def elsewhere_seed(step, x, y):
+    return {"mean": ops.mean(keras.random.normal((2,), seed=ELSEWHERE["seed"]))}
+
+
+def elsewhere_variable(step, x, y):
+    ELSEWHERE["variable"].assign_add(1.0)
+    return {"mean": ops.mean(x)}
+
+
+ELSEWHERE = {}
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (elsewhere_optimizer, ["iteration", "learning_rate"]),
+        (elsewhere_metric, ["total", "count"]),
+        (elsewhere_model, ["moving_mean", "moving_variance"]),
+        (elsewhere_seed, ["seed_generator_state"]),
+        (elsewhere_variable, ["elsewhere"]),
+    ],
+    ids=["optimizer", "metric", "model", "seed generator", "variable"],
+)
+@pytest.mark.parametrize("execution", ["auto", "eager"])
+def test_writing_what_the_step_does_not_hold_is_refused(data, refused, body, names, execution):
+    ELSEWHERE.update(
+        optimizer=keras.optimizers.SGD(),
+        metric=keras.metrics.Mean(),
+        model=keras.Sequential([keras.Input((FEATURES,)), keras.layers.BatchNormalization()]),
+        seed=keras.random.SeedGenerator(1),
+        variable=keras.Variable(0.0, trainable=False, name="elsewhere"),
+    )
+    owners = [ELSEWHERE[name] for name in ("optimizer", "metric", "model")]
+    variables = [v for owner in owners for v in owner.variables]
+    variables += [ELSEWHERE["seed"].state, ELSEWHERE["variable"]]
+    before = [ops.convert_to_numpy(v).tobytes() for v in variables]
+
+    error = refused(
+        UnheldVariablesError, Custom(body, model=two_layers()), data, execution=execution
+    )
+
+    assert error.code == "PG111"
+    assert [item.split()[0].split("/")[-1] for item in error.unheld] == names
+    assert f"The step writes {len(names)} variables that the Step does not hold" in str(error)
+    assert "attribute of the Step" in error.fix
+    assert [ops.convert_to_numpy(v).tobytes() for v in variables] == before
 
 
 @pytest.mark.only_tensorflow

@@ -14,6 +14,7 @@ from perigee._errors.gradients import OptimizerAccumulationError as OptimizerAcc
 from perigee._errors.gradients import OptimizerSetError as OptimizerSetError
 from perigee._errors.gradients import OptimizerVariablesError as OptimizerVariablesError
 from perigee._errors.gradients import SharedVariableError as SharedVariableError
+from perigee._errors.gradients import UnheldVariablesError as UnheldVariablesError
 from perigee._errors.gradients import UntrackedVariablesError as UntrackedVariablesError
 from perigee._errors.gradients import UnusedVariablesError as UnusedVariablesError
 from perigee._errors.gradients import VariableMadeInStepError as VariableMadeInStepError

@@ -73,6 +73,27 @@ class VariableMadeInStepError(PerigeeError, RuntimeError):
         )
 
 
+class UnheldVariablesError(PerigeeError, ValueError):
+    """The step writes variables that the Step does not hold.
+
+    It updates an optimizer, a metric, a model or a variable that lives elsewhere: in a global, or
+    inside an object that is no Step. Such state is neither reset nor saved nor put back after a
+    validation, and on JAX the writes are lost without a word, so that nothing learns.
+    """
+
+    code = "PG111"
+
+    def __init__(self, unheld: Sequence[str]) -> None:
+        self.unheld = tuple(unheld)
+        super().__init__(
+            f"The step writes {len(self.unheld)} variables that the Step does not hold:",
+            items=self.unheld,
+            expected="what a step writes is held by the Step.",
+            fix="keep the optimizer, metric, model, seed generator or variable as an attribute of "
+            "the Step (lists, dicts and other Steps held by it are searched too).",
+        )
+
+
 class SharedVariableError(PerigeeError, ValueError):
     """Two optimizers update the same variable in one step.
 

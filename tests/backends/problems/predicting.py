@@ -242,6 +242,17 @@ def twins(**arguments):
     return Twins(model, **arguments)
 
 
+def spectral():
+    """Return a step whose model assigns to the weights that it is differentiated for."""
+    hidden = keras.layers.Dense(4, activation="tanh")
+    layers = [keras.layers.SpectralNormalization(hidden), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((3,)), *layers], name="spectral")
+    fix_weights(model)
+    for vector in model.non_trainable_weights:
+        vector.assign(np.linspace(0.1, 1.0, np.prod(vector.shape)).reshape(vector.shape))
+    return Regression(model, keras.optimizers.SGD(0.1))
+
+
 def supervised():
     """Return the ready-made Step for two outputs."""
     return pg.Supervised(
@@ -308,6 +319,7 @@ PROBLEMS = (
         {"epochs": 6},
         planted={"added losses dropped": partial(twins, adds_losses=False)},
     ),
+    Problem("spectral normalization", spectral, points(), {"epochs": 6}),
     Problem(
         "mixed bfloat16",
         partial(mixed, "mixed_bfloat16"),

@@ -50,7 +50,8 @@ class _Trace:
         self._function, self._variables = function, variables
 
     def __call__(self, values: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        with Scope(zip(self._variables, values, strict=False)) as scope:
+        mapping = zip(self._variables, values, strict=False)
+        with Scope(mapping, differentiates=True) as scope:
             scalar, rest = self._function(values)
         self._assigned = list(scope.assigned.values())
         self._rest = Split(rest)
@@ -137,6 +138,6 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
         return [scope.value_of(variable) for variable in variables]
 
     before = [variable.value for variable in variables]
-    after = jax.lax.cond(jnp.asarray(condition, bool), run, list, before)
+    after = jax.lax.cond(jnp.reshape(jnp.asarray(condition, bool), ()), run, list, before)
     for variable, value in zip(variables, after, strict=True):
         variable.assign(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import keras
 
 from perigee._typing import Tensor
@@ -19,14 +20,24 @@ _open: list[Scope] = []
 
 
 class Scope(keras.StatelessScope):
-    """Values of variables for the code inside; what is not set here is looked up outside."""
+    """Values of variables for the code inside; what is not set here is looked up outside.
 
-    def __init__(self, mapping: Iterable[tuple[Any, Tensor]] = ()) -> None:
+    Args:
+        mapping: Variables with their values.
+        differentiates: Whether what happens inside is differentiated for these values. It is for
+            the variables as they are read, as on the other frameworks: also for what is assigned
+            to them inside (spectral normalization does so), and never through what was assigned.
+    """
+
+    def __init__(
+        self, mapping: Iterable[tuple[Any, Tensor]] = (), differentiates: bool = False
+    ) -> None:
         # Without collecting, `add_loss` terms would vanish without a word.
         pairs = list(mapping)
         super().__init__(state_mapping=pairs, collect_losses=True)
         self.variables = [variable for variable, _ in pairs]
         self.assigned: dict[int, Any] = {}
+        self._differentiated = {id(v): value for v, value in pairs} if differentiates else {}
         self._outer = innermost()
 
     def __enter__(self) -> Scope:
@@ -47,8 +58,12 @@ class Scope(keras.StatelessScope):
 
     def add_update(self, update: tuple[Any, Tensor]) -> None:
         """Give a variable a new value inside this scope."""
-        self.assigned[id(update[0])] = update[0]
-        super().add_update(update)
+        variable, value = update
+        self.assigned[id(variable)] = variable
+        own = self._differentiated.get(id(variable))
+        if own is not None:
+            value = jax.lax.stop_gradient(value) + (own - jax.lax.stop_gradient(own))
+        super().add_update((variable, value))
 
     def value_of(self, variable: Any) -> Tensor:
         """Return the value of a variable as it is at the end of the scope."""

@@ -32,11 +32,24 @@ def differentiate(
     function: Callable[[], tuple[Tensor, Tree]], variables: Sequence[Any]
 ) -> tuple[Tree, list[Tensor | None], list[Any]]:
     """See `Backend.differentiate`; gradients never gather in `.grad`, so none can be stale."""
-    with _recording() as is_inner:
+    values = [variable.value for variable in variables]
+    with _recording() as is_inner, _followed(values):
         scalar, rest = function()
-        values = [variable.value for variable in variables]
         gradients = _gradients(scalar, values, is_inner)
     return rest if is_inner else _detached(rest), gradients, []
+
+
+@contextmanager
+def _followed(values: Sequence[Tensor]) -> Generator[None]:
+    """Let frozen variables be differentiated for, too."""
+    frozen = [value for value in values if not value.requires_grad]
+    for value in frozen:
+        value.requires_grad_()
+    try:
+        yield
+    finally:
+        for value in frozen:
+            value.requires_grad_(False)
 
 
 def differentiate_inputs(
@@ -71,8 +84,8 @@ def _detached(tree: Tree) -> Tree:
 def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:
     """See `Backend.update_if`: all is updated and then chosen, so that nothing waits."""
     with torch.no_grad():
+        is_true = torch.as_tensor(condition, dtype=torch.bool).reshape(())
         before = [variable.value.detach().clone() for variable in variables]
         update()
-        is_true = torch.as_tensor(condition, dtype=torch.bool)
         for variable, old in zip(variables, before, strict=True):
             variable.assign(torch.where(is_true, variable.value, old))
