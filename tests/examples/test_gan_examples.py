@@ -11,7 +11,7 @@ import perigee as pg
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("example", "epochs", "factor"),
-    [(gan, 16, 1.5), (wgan_gp, 6, 1.5)],
+    [(gan, 16, 1.25), (wgan_gp, 6, 1.5)],
     ids=["gan", "wgan_gp"],
 )
 def test_an_example_comes_nearer_to_the_data(example, epochs, factor):
