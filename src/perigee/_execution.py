@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends, _state
-from perigee._averages import Average, Column, as_average
+from perigee._averages import Column, as_average
 from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode
 from perigee._discovery import Rehearsal, rehearse
 from perigee._errors import ArgumentError
@@ -170,7 +170,7 @@ class Program:
         )
         columns, cells = [], []
         for name, value in returned.items():
-            for mean, count in _pairs(value, examples):
+            for mean, count in as_average(value, examples).pairs(examples):
                 columns.append(Column(name, self.rehearsal.kinds.get(name, "mean")))
                 cells.append(ops.stack([ops.cast(mean, "float32"), ops.cast(count, "float32")]))
         self.columns = tuple(columns)
@@ -182,11 +182,6 @@ class Program:
     def _flush_all(self) -> Tensor:
         flush_accumulators(self._step)
         return ops.zeros(())
-
-
-def _pairs(value: Any, examples: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-    average = value if isinstance(value, Average) else as_average(value, examples)
-    return average.pairs(examples)
 
 
 def _fingerprint(step: Step, volatile: frozenset[str]) -> tuple[Any, ...]:

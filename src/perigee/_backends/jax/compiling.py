@@ -89,7 +89,6 @@ class Function:
         self.traces = 0
         self._function, self._variables = function, list(variables)
         self._is_eager = mode == "eager"
-        self._assigned: list[int] = []
         # The old values are given up: the new ones take their memory.
         self._compiled = jax.jit(self._pure, donate_argnums=0)
 
