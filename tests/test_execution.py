@@ -304,10 +304,12 @@ def test_arrays_come_to_the_same_as_their_batches(x, rows):
 
 
 @pytest.mark.parametrize("given", ["auto", pg.Execution(), pg.Execution("auto")], ids=repr)
-def test_the_default_is_the_first_way_that_the_framework_has(given):
-    execution = given if isinstance(given, pg.Execution) else pg.Execution(given)
+def test_the_default_is_the_usual_plan_of_the_framework(x, given):
+    history = fit(Fitting([]), x, execution=given)
 
-    assert execution.resolved == _backends.current().capabilities.modes[0]
+    usual = _backends.current().capabilities.plans[0]
+    assert (history.plan.mode, history.plan.is_fused) == usual
+    assert history.plan.origin == "usual"
 
 
 # What is logged.

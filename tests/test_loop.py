@@ -66,6 +66,8 @@ class Random(pg.Step):
 class Listening(pg.Hook):
     """Keeps every event, and what it says at that moment."""
 
+    every = pg.Every(steps=1)
+
     def __init__(self, stop_at=None, scope="steps"):
         self.events = []
         self.stop_at, self.scope = stop_at, scope
@@ -412,6 +414,8 @@ def test_a_hook_with_a_cadence_is_told_of_exactly_its_steps(rows, kind):
 
 def test_the_values_so_far_may_be_read_at_each_step(rows):
     class Following(pg.Hook):
+        every = pg.Every(steps=1)
+
         def __init__(self):
             self.means = []
 
@@ -452,6 +456,8 @@ def test_a_hook_ends_the_training_with_its_reason(rows, listening, clock, epochs
 
 def test_the_first_reason_counts(rows):
     class Asking(pg.Hook):
+        every = pg.Every(steps=1)
+
         def __init__(self, reason):
             self.reason = reason
 

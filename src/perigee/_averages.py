@@ -137,7 +137,9 @@ def as_average(value: Tensor, examples: Tensor | None) -> Average:
         return value
     value = ops.convert_to_tensor(value)
     value = ops.cast(value, _accumulation_dtype(value))
-    if len(value.shape) == 0 or examples is None:
+    if len(value.shape) == 0:
+        return Average([Term(value, None, is_weighted=False)])
+    if examples is None:
         return Average([Term(ops.mean(value), None, is_weighted=False)])
     count = ops.cast(ops.shape(value)[0], "float32")
     return Average([Term(ops.sum(value), count, is_weighted=False)])

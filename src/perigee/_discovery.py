@@ -51,6 +51,7 @@ class Rehearsal:
         written: Variables that the step assigns.
         volatile: Attribute paths of Python values that the step itself changes.
         called_losses: Whether the step called Keras loss objects.
+        loops_well: Whether the step may do well in a compiled loop; see `Backend.rehearse`.
     """
 
     tracked: Tracked
@@ -60,6 +61,7 @@ class Rehearsal:
     written: Sequence[Any]
     volatile: frozenset[str]
     called_losses: bool
+    loops_well: bool
 
     @property
     def uncovered(self) -> list[str]:
@@ -95,7 +97,7 @@ def rehearse(
     with _undone(before.variables) as undo, _backends.current().watch() as watch:
         recorder.made = undo.made = watch.made
         recorder.is_global_seed = undo.is_global_seed
-        _run(step, method, batch, recorder, before)
+        loops_well = _run(step, method, batch, recorder, before)
         after = _state.track(step)
         _refuse_made(after, undo)
         _refuse_unheld(after, recorder)
@@ -120,6 +122,7 @@ def rehearse(
         written=written,
         volatile=_volatile(before, after),
         called_losses=recorder.called_losses,
+        loops_well=loops_well,
     )
 
 
@@ -173,7 +176,7 @@ def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
 
 def _run(
     step: Step, method: Method, batch: Batch, recorder: StepRecorder, tracked: Tracked
-) -> None:
+) -> bool:
     def run() -> Any:
         returned, _ = call(step, method, batch, recorder=recorder)
         if method != "predict_step":
@@ -182,8 +185,9 @@ def _run(
         return returned
 
     with _noting(method), recorder.listening():
-        _backends.current().rehearse(run, tracked.variables)
+        loops_well = _backends.current().rehearse(run, tracked.variables)
     recorder.refuse_late_read()
+    return loops_well
 
 
 @contextmanager

@@ -22,7 +22,11 @@ Programs = Callable[[Batch], Program]
 
 
 def evaluate(
-    programs: Programs, feed: Feed, steps: int | None, callbacks: Callbacks | None = None
+    programs: Programs,
+    feed: Feed,
+    blocks: Blocks,
+    steps: int | None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, float]:
     """Run `test_step` over a pass of the feed, and return exact means and metrics.
 
@@ -32,6 +36,7 @@ def evaluate(
     Args:
         programs: Gives the program of the step.
         feed: Where batches come from.
+        blocks: Runs many of them in one call.
         steps: Batches to draw; `None` draws to the end of the pass.
         callbacks: Are told of each batch.
     """
@@ -40,15 +45,17 @@ def evaluate(
     with _undone(program):
         for metric in tracked.metrics.values():
             metric.reset_state()
-        tally = Tally()
-        blocks = Blocks(feed, steps_ahead=0)
-        while (callbacks is None or not callbacks.wants_test_batches) and (
-            count := blocks.steps(program, _left(feed, steps))
-        ):
-            block = blocks.run(program, count)  # what the columns are is known once it has run
-            tally.add(program.columns, block)
-        rows: list[Any] = []
-        for batch in _batches(feed, steps):
+        tally, rows = Tally(), []
+        looks = callbacks is not None and callbacks.wants_test_batches
+        while (left := _left(feed, steps)) != 0:
+            block = None if looks else blocks.run(program, left)
+            if block is not None:
+                _read(program, rows, tally)
+                tally.add(program.columns, block)
+                continue
+            batch = feed.draw()
+            if batch is None:
+                break
             if callbacks is not None:
                 callbacks.test_batch_begin(feed.position.batches - 1)
             rows.append(program.run(batch))

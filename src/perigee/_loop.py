@@ -31,7 +31,7 @@ Nonfinite = Literal["raise", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Course:
     """How far and how to train.
 
     Attributes:
@@ -59,8 +59,9 @@ class Training:
 
     Attributes:
         step: The Step, for events.
-        plan: How far and how.
+        course: How far and how.
         feed: Where batches come from.
+        blocks: Runs many steps of them in one call.
         programs: Returns the program for batches like the one given; asked at every epoch, so
             that a Step which has changed is compiled anew.
         validate: Measures the Step on the validation data, values unprefixed; or `None`.
@@ -71,8 +72,9 @@ class Training:
     """
 
     step: Any
-    plan: Plan
+    course: Course
     feed: Feed
+    blocks: Blocks
     programs: Callable[[Batch], Program]
     validate: Callable[[], Mapping[str, float]] | None
     hooks: Hooks
@@ -83,10 +85,6 @@ class Training:
     _validated: tuple[int, Mapping[str, float]] = field(default=(-1, {}))
     _program: Program | None = None
     _window: Tally = field(default_factory=Tally)
-    _blocks: Blocks = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._blocks = Blocks(self.feed, self._steps_ahead())
 
     def run(self) -> str:
         """Train until something says stop, and return what did.
@@ -104,9 +102,9 @@ class Training:
         Returns:
             `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, or what a hook or callback asked for.
         """
-        plan = self.plan
+        course = self.course
         started = Started(
-            self.step, self.clock, plan.epochs, plan.steps, self._steps_per_epoch(), self.now()
+            self.step, self.clock, course.epochs, course.steps, self._steps_per_epoch(), self.now()
         )
         logs: Mapping[str, float] = {}
         program: Program | None = None
@@ -143,18 +141,18 @@ class Training:
             self._program, self._window = program, Tally()
         for metric in program.rehearsal.tracked.metrics.values():
             metric.reset_state()
-        values = _Values(program, self.plan.nonfinite, self._window)
+        values = _Values(program, self.course.nonfinite, self._window)
         is_whole = False
         while self._reason_to_stop() is None:
             if not self._block(program, values):
                 is_whole = True
                 break
-            if self.clock.batch == self.plan.steps_per_epoch:
+            if self.clock.batch == self.course.steps_per_epoch:
                 is_whole = True
                 break
         else:
             is_whole = self.clock.batch == self._steps_per_epoch()
-        if self.clock.batch % self.plan.accumulate:
+        if self.clock.batch % self.course.accumulate:
             program.flush()
         means = values.means(self.clock)
         self._asked = self._asked or values.stop
@@ -164,7 +162,7 @@ class Training:
             self.clock = self.clock.after_epoch()
         is_over = self._reason_to_stop() is not None and not is_whole
         validated: Mapping[str, float] = {}
-        if self.plan.validate_every.is_due(self.clock) or is_over:
+        if self.course.validate_every.is_due(self.clock) or is_over:
             validated = self._validate()
         logs = {**trained, **validated, **learning_rates(program.rehearsal)}
         self._record("epoch", logs)
@@ -178,22 +176,21 @@ class Training:
         Returns false where the epoch has no more.
         """
         looks = self.callbacks is not None and self.callbacks.wants_batches
-        index = self.clock.batch
-        count = 0 if looks else self._blocks.steps(program, self._steps_until_due())
-        if count:
-            rows = self._blocks.run(program, count)
+        index, count = self.clock.batch, 1
+        rows = None if looks else self.blocks.run(program, self._steps_until_due())
+        if rows is not None:
+            count = len(rows)
             self.clock = self.clock.after_steps(count)
             values.add_block(rows, self.clock)
         else:
-            count = 1
-            batch = self._draw()
+            batch = self.feed.draw()
             if batch is None:
-                return False
+                return self._goes_on()
             if self.callbacks and looks:
                 self.callbacks.train_batch_begin(index)
             values.add(program.run(batch))
             self.clock = self.clock.after_steps(1)
-        if self.plan.accumulate > 1 and self.clock.batch % self.plan.accumulate == 0:
+        if self.course.accumulate > 1 and self.clock.batch % self.course.accumulate == 0:
             program.flush()
         if values.is_full:
             values.read(self.clock)
@@ -201,12 +198,12 @@ class Training:
         self.hooks.steps(StepsDone(self.clock, count, read, self._ask, self.now()))
         if self.callbacks and looks:
             self.callbacks.train_batch_end(index, read())
-        every = self.plan.record_every
+        every = self.course.record_every
         if every is not None and every.is_due(self.clock):
             self._record(
                 "steps", {**values.window(self.clock), **learning_rates(program.rehearsal)}
             )
-        due = self.plan.validate_every
+        due = self.course.validate_every
         if due.steps is not None and due.is_due(self.clock):
             self._record("validation", self._validate())
         self._asked = self._asked or values.stop
@@ -214,30 +211,27 @@ class Training:
 
     def _steps_until_due(self) -> int | None:
         """Return how many steps there are until something else has to happen; `None`: no end."""
-        plan, clock = self.plan, self.clock
+        course, clock = self.course, self.clock
         ends = [
-            None if plan.steps is None else plan.steps - clock.step,
-            None if plan.steps_per_epoch is None else plan.steps_per_epoch - clock.batch,
-            None if plan.accumulate == 1 else plan.accumulate - clock.batch % plan.accumulate,
-            None if plan.record_every is None else plan.record_every.steps_until_due(clock),
-            None if self.validate is None else plan.validate_every.steps_until_due(clock),
+            None if course.steps is None else course.steps - clock.step,
+            None if course.steps_per_epoch is None else course.steps_per_epoch - clock.batch,
+            None if course.accumulate == 1 else course.accumulate - clock.batch % course.accumulate,
+            None if course.record_every is None else course.record_every.steps_until_due(clock),
+            None if self.validate is None else course.validate_every.steps_until_due(clock),
             self.hooks.steps_until_due(clock),
         ]
         return min((end for end in ends if end is not None), default=None)
 
-    def _draw(self) -> Batch | None:
-        """Return the next batch of the epoch, or `None` at its end.
-
-        With `steps_per_epoch` an epoch goes on over the end of a pass.
-        """
-        batch = self.feed.draw()
-        if batch is None and self.plan.steps_per_epoch is not None:
-            try:
-                batch = self.feed.draw()
-            except DataEndedError as error:
-                wanted = f"{self.plan.steps_per_epoch} steps an epoch"
-                raise DataEndedError(error.kind, self.clock.step, wanted) from None
-        return batch
+    def _goes_on(self) -> bool:
+        """Tell whether the epoch goes on over the end of a pass, as with `steps_per_epoch`."""
+        if self.course.steps_per_epoch is None:
+            return False
+        try:
+            self.feed.peek()
+        except DataEndedError as error:
+            wanted = f"{self.course.steps_per_epoch} steps an epoch"
+            raise DataEndedError(error.kind, self.clock.step, wanted) from None
+        return True
 
     def _validate(self) -> dict[str, float]:
         """Measure on the validation data, once at each step; names come back with `val_`."""
@@ -269,25 +263,19 @@ class Training:
         self._asked = self._asked or reason
 
     def _reason_to_stop(self) -> str | None:
-        plan, clock = self.plan, self.clock
+        course, clock = self.course, self.clock
         if self._asked is not None:
             return self._asked
         if self.callbacks and self.callbacks.stop_requested:
             return "asked by a callback"
-        if plan.steps is not None and clock.step >= plan.steps:
+        if course.steps is not None and clock.step >= course.steps:
             return "steps"
-        if plan.epochs is not None and clock.epoch >= plan.epochs:
+        if course.epochs is not None and clock.epoch >= course.epochs:
             return "epochs"
         return None
 
-    def _steps_ahead(self) -> int:
-        ends = [self.plan.steps]
-        if self.plan.epochs is not None:
-            ends.append(self.plan.epochs * (self._steps_per_epoch() or 0))
-        return min(end for end in ends if end is not None)
-
     def _steps_per_epoch(self) -> int | None:
-        return self.plan.steps_per_epoch or self.feed.length
+        return self.course.steps_per_epoch or self.feed.length
 
 
 class _Values:

@@ -25,17 +25,29 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A pass over arrays that are in memory, for code that gathers the batches itself.
+    """A pass over arrays that are in memory, for code that cuts the batches itself.
 
     Attributes:
         arrays: A tree of arrays with one common first axis.
-        order: Their rows in the order of the pass, shape `(rows,)`.
+        order: Their rows in the order of the pass, shape `(rows,)`; `None` where it is their own.
+        rows: How many.
         batch_size: Rows a batch; the last one may have fewer.
     """
 
     arrays: Batch
-    order: NDArray[np.int64]
+    order: NDArray[np.int64] | None
+    rows: int
     batch_size: int
+
+    @property
+    def batches(self) -> int:
+        """Batches of the pass, a smaller last one included."""
+        return -(-self.rows // self.batch_size)
+
+    @property
+    def full_batches(self) -> int:
+        """Batches of just `batch_size` rows."""
+        return self.rows // self.batch_size
 
 
 class Feed(Protocol):
@@ -83,6 +95,27 @@ class Feed(Protocol):
 
     def skip(self, count: int) -> None:
         """Stand `count` batches further in the pass: code that holds its arrays drew them."""
+        ...
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the framework has an iterator for it that compiled code draws from."""
+        ...
+
+    def stream(self) -> tuple[Any, Any] | None:
+        """Return the iterator of the pass, and the batch that was taken from it already.
+
+        The batch is an optional of the framework and may be empty. `None` where the pass is over,
+        which the next `draw` tells.
+        """
+        ...
+
+    def advance(self, count: int, is_over: bool) -> None:
+        """Take note of batches that were drawn from the iterator, and of the end of its pass."""
+        ...
+
+    def put_back(self, batch: Batch | None) -> None:
+        """Stand before what was drawn last, so that the next draw returns it again."""
         ...
 
     def seek(self, position: Position) -> None:

@@ -24,9 +24,9 @@ from perigee._errors import (
     UnknownArgumentError,
 )
 from perigee._events import Hook, Hooks
-from perigee._execution import Choice, Execution, Program, program
+from perigee._execution import Blocks, Choice, Execution, Plan, Program, make_plan, program
 from perigee._frame import Method
-from perigee._loop import Nonfinite, Plan, Training
+from perigee._loop import Course, Nonfinite, Training
 from perigee._protocols import Feed
 from perigee._schedule import Every
 from perigee._step import Step
@@ -152,7 +152,7 @@ def fit(
         _check_step(step, "test_step")
     _check_count("validation_steps", validation_steps)
     run = _run(run)
-    plan = _plan(
+    course = _course(
         epochs, steps, steps_per_epoch, accumulate, nonfinite, validate_every, validation, run
     )
     seed = int(np.random.randint(2**31 - 1)) if seed is None else seed
@@ -165,9 +165,9 @@ def fit(
     )
     validation_feed: Feed | None = None
     try:
-        _check_endless(feed, plan)
-        steps_per_epoch = plan.steps_per_epoch or feed.length
-        params = {"epochs": plan.epochs, "steps": steps_per_epoch, "verbose": 0}
+        _check_endless(feed, course)
+        steps_per_epoch = course.steps_per_epoch or feed.length
+        params = {"epochs": course.epochs, "steps": steps_per_epoch, "verbose": 0}
         adapted = KerasCallbacks(keras_callbacks, step, params) if keras_callbacks else None
         if validation is not None:
             validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
@@ -175,14 +175,19 @@ def fit(
         programs = _Programs(step, "train_step", execution, accumulate, history)
         measured = _Programs(step, "test_step", execution)
         # A bad step is refused before a run is made.
-        programs(feed.peek())
+        batch = feed.peek()
+        trained = programs(batch)
         if validation_feed is not None:
             measured(validation_feed.peek())
+        blocks = Blocks(feed, execution.most_steps)
+        programs.plan = make_plan(trained, blocks, batch, _steps_ahead(course, feed))
+        history.plan = programs.plan
         writers: list[Hook] = [] if run is None else _run_writers(run, seed)
         training = Training(
             step=step,
-            plan=plan,
+            course=course,
             feed=feed,
+            blocks=blocks,
             programs=programs,
             validate=None
             if validation_feed is None
@@ -190,6 +195,7 @@ def fit(
                 _evaluation.evaluate,
                 measured,
                 validation_feed,
+                Blocks(validation_feed, execution.most_steps),
                 validation_steps,
                 adapted,
             ),
@@ -231,8 +237,9 @@ def evaluate(
     feed = open_feed(data, batch_size=batch_size)
     try:
         _check_finite(feed, steps)
-        programs = _Programs(step, "test_step", _execution(execution))
-        return _evaluation.evaluate(programs, feed, steps)
+        execution = _execution(execution)
+        programs = _Programs(step, "test_step", execution)
+        return _evaluation.evaluate(programs, feed, Blocks(feed, execution.most_steps), steps)
     finally:
         feed.close()
 
@@ -283,6 +290,7 @@ class _Programs:
         self._step, self._execution = step, execution
         self._method: Method = method
         self._accumulate, self._history = accumulate, history
+        self.plan: Plan | None = None
 
     def __call__(self, batch: Batch) -> Program:
         found = program(
@@ -293,6 +301,8 @@ class _Programs:
             observers=diagnostics.LOSS_CALL_CHECKS,
             accumulate=self._accumulate,
         )
+        if self.plan is not None:  # also of a Step that has changed
+            found.plan = self.plan
         if self._history is not None:
             if found.findings is None:
                 first = _backends.current().tensors(batch)
@@ -317,7 +327,7 @@ def _levels_to_caller() -> int:
     return level
 
 
-def _plan(
+def _course(
     epochs: int | None,
     steps: int | None,
     steps_per_epoch: int | None,
@@ -326,7 +336,7 @@ def _plan(
     validate_every: Any,
     validation: Any,
     run: Run | None,
-) -> Plan:
+) -> Course:
     for name, value in {
         "epochs": epochs,
         "steps": steps,
@@ -346,7 +356,7 @@ def _plan(
         )
     if epochs is None and steps is None:
         epochs = 1
-    return Plan(
+    return Course(
         epochs=epochs,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
@@ -384,9 +394,17 @@ def _check_step(step: Any, method: Method) -> None:
         raise MissingMethodError(type(step).__name__, method)
 
 
-def _check_endless(feed: Feed, plan: Plan) -> None:
-    if feed.is_infinite and plan.epochs is not None and plan.steps_per_epoch is None:
+def _check_endless(feed: Feed, course: Course) -> None:
+    if feed.is_infinite and course.epochs is not None and course.steps_per_epoch is None:
         raise InfiniteDataError(feed.kind)
+
+
+def _steps_ahead(course: Course, feed: Feed) -> int:
+    """Return how many steps are going to be run; 0 where that is not known."""
+    ends = [course.steps]
+    if course.epochs is not None:
+        ends.append(course.epochs * (course.steps_per_epoch or feed.length or 0))
+    return min(end for end in ends if end is not None)
 
 
 def _check_finite(feed: Feed, steps: int | None) -> None:

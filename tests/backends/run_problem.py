@@ -21,11 +21,12 @@ import numpy as np
 
 import perigee as pg
 from perigee import _state
-from perigee._updates import internals
 from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 
 SEED = 7
+ONE_STEP_A_CALL = pg.Execution(steps_per_call=1)
+MANY_STEPS_A_CALL = pg.Execution(steps_per_call=32)
 
 
 class Watcher(pg.Hook):
@@ -55,16 +56,16 @@ def train(problem: Problem, step: Any, watcher: Watcher | None = None) -> Trajec
     watcher = watcher or Watcher()
     with tempfile.TemporaryDirectory() as folder:
         every_step = pg.Run(Path(folder) / "run", record_every=pg.Every(steps=1))
-        history = fit(problem, step, run=every_step, callbacks=[watcher])
+        history = fit(
+            problem, step, run=every_step, callbacks=[watcher], execution=ONE_STEP_A_CALL
+        )
     steps = {name: np.array([row[name] for row in watcher.rows]) for name in watcher.rows[0]}
     return trajectory(step, steps, history)
 
 
 def train_in_blocks(problem: Problem, step: Any) -> Trajectory:
     """Train a Step many steps a call, where the framework can."""
-    for program in internals(step).programs.values():
-        program.is_fused_faster = True  # as if it had been measured
-    return trajectory(step, {}, fit(problem, step))
+    return trajectory(step, {}, fit(problem, step, execution=MANY_STEPS_A_CALL))
 
 
 def fit(problem: Problem, step: Any, **arguments: Any) -> pg.History:

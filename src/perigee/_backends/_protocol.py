@@ -29,16 +29,21 @@ class Capabilities:
 
     Attributes:
         modes: Ways to run a function, the default first.
-        fuses: Whether many steps go into one call: `"always"`, `"never"`, or `"measured"` where
-            that is faster for some models and slower for others.
+        plans: What is worth trying, the usual one first: a mode, and whether many steps go into
+            one call. A step that `rehearse` says does badly in loops has the first one without
+            them as its usual one.
+        fuses: Whether many steps can go into one call.
+        fuses_ragged: Modes in which a last batch with fewer rows can be among them.
+        streams: Whether compiled code draws from an iterator of the framework itself.
         compiles_operations: Whether single operations are compiled each by itself, so that a
             function runs sooner compiled as a whole even if it runs once.
-        fuses_ragged: Whether a batch smaller than the others can be among them.
     """
 
     modes: tuple[Mode, ...]
-    fuses: Literal["always", "measured", "never"]
-    fuses_ragged: bool
+    plans: tuple[tuple[Mode, bool], ...]
+    fuses: bool
+    fuses_ragged: tuple[Mode, ...]
+    streams: bool
     compiles_operations: bool
 
 
@@ -50,6 +55,17 @@ class Compiled(Protocol):
 
     def __call__(self, *arguments: Tree) -> Tree:
         """Run it on trees of arrays or tensors, which the function gets as tensors."""
+        ...
+
+    def obstacles(self) -> Sequence[str]:
+        """Return what in the function would lose its meaning if XLA compiled it, once it has run.
+
+        Such as assertions, which XLA leaves out without a word.
+        """
+        ...
+
+    def draws(self) -> bool:
+        """Tell whether the function draws random numbers that XLA would draw differently."""
         ...
 
 
@@ -135,8 +151,12 @@ class Backend(Protocol):
         """
         ...
 
-    def rehearse(self, function: Callable[[], Any], variables: Sequence[Any]) -> None:
+    def rehearse(self, function: Callable[[], Any], variables: Sequence[Any]) -> bool:
         """Run `function` once, for what can be learned from it.
+
+        Returns:
+            Whether it may do well in a compiled loop: false where it holds an operation that is
+            known to be much slower there.
 
         Args:
             function: Returns anything; reads and writes `variables`. What it writes may
@@ -171,19 +191,39 @@ class Backend(Protocol):
         """Record the variables that are created, for as long as the context is open."""
         ...
 
-    def gathered(
-        self, function: Callable[[Batch], Tensor], batch_size: int
-    ) -> Callable[[Batch, Tensor, Tensor, Tensor], Tensor]:
+    def sliced(
+        self, function: Callable[[Batch], Tensor], batch_size: int, mode: Mode
+    ) -> Callable[[Batch, Tensor, Tensor], Tensor]:
         """Return a function, to be compiled, that runs `function` on many batches in turn.
 
         Args:
             function: From a batch to a float32 tensor of one shape.
             batch_size: Rows a batch.
+            mode: How the function is going to be compiled.
 
         Returns:
-            A function of arrays (a tree with one common first axis), the order of their rows
-            `(rows,)`, the first batch and the number of batches (scalars, int32). It returns the
-            results along a new first axis, which may be longer than the number of batches.
+            A function of arrays (a tree with one common first axis), the first batch and the
+            number of batches (scalars, int32), all of which are full, except for the last one of
+            the arrays where `Capabilities.fuses_ragged` has the mode. It returns the results
+            along a new first axis of length `MOST_STEPS_A_BLOCK`; those beyond the number of
+            batches mean nothing.
+        """
+        ...
+
+    def streamed(
+        self, function: Callable[[Batch], Tensor]
+    ) -> Callable[[Any, Any, Tensor], tuple[Tensor, Tensor]]:
+        """Return a function, to be compiled, that runs `function` on what an iterator gives.
+
+        Only where `Capabilities.streams`.
+
+        Args:
+            function: From a batch to a float32 tensor of one shape.
+
+        Returns:
+            A function of an iterator, a batch that was taken from it already (as an optional of
+            the framework, which may be empty) and the number of batches. It returns the results
+            along a new first axis, and how many there are: fewer where the iterator has ended.
         """
         ...
 

@@ -41,6 +41,7 @@ class PassFeed(ABC):
         self.kind = kind
         self._ahead: deque[Batch] = deque()  # taken but not drawn; may hold the end of a pass
         self._position = Position()  # of the next batch to be drawn
+        self._previous = Position()  # before the last draw
         self._cursor = Position()  # of the next batch to be taken; ahead of the position
         self._is_open = False  # whether `_take` can go on from the cursor
         self._pass_batches: int | None = None  # of the pass that ended last
@@ -107,6 +108,7 @@ class PassFeed(ABC):
             BatchChangedError: If the batch differs from the first one in structure, dtype or rank.
         """
         batch = self._ahead.popleft() if self._ahead else self._fetch()
+        self._previous = self._position
         self._position = _after(self._position, batch)
         return None if batch is END else batch
 
@@ -117,6 +119,29 @@ class PassFeed(ABC):
     def skip(self, count: int) -> None:
         """Stand `count` batches further in the pass, without drawing them."""
         self._jump(Position(self._position.passes, self._position.batches + count))
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether `stream` gives an iterator of the framework."""
+        return False
+
+    def stream(self) -> tuple[Any, Any] | None:
+        """Return an iterator of the framework, or `None` where the next draw must be `draw`."""
+        return None
+
+    def advance(self, count: int, is_over: bool) -> None:
+        """Take note of what was drawn from the iterator that `stream` returned."""
+        self._ahead.clear()
+        self._position = Position(self._position.passes, self._position.batches + count)
+        self._cursor = self._position
+        if is_over:
+            self._ahead.append(self._ended(self._cursor))
+            self._cursor = _after(self._cursor, END)
+
+    def put_back(self, batch: Batch | None) -> None:
+        """Stand before what was drawn last, so that the next draw returns it again."""
+        self._ahead.appendleft(END if batch is None else batch)
+        self._position = self._previous
 
     def seek(self, position: Position) -> None:
         """Stand at `position`, so that the next draw returns the batch that follows it.
@@ -181,10 +206,7 @@ class PassFeed(ABC):
                 self._is_open = True
             batch = self._take(cursor)
             if batch is END:
-                self._check_end(cursor)
-                self._end_pass()
-                self._pass_batches = cursor.batches
-                self._is_open = False
+                self._ended(cursor)
             elif self.checks_batches:
                 self._check_batch(batch, cursor)
         except BaseException as error:  # also an interrupt: a generator is finished by it
@@ -197,12 +219,16 @@ class PassFeed(ABC):
         self._cursor = _after(cursor, batch)
         return batch
 
-    def _check_end(self, cursor: Position) -> None:
-        if cursor.batches > 0:
-            return
-        if self._pass_batches is None:
-            raise EmptyDataError(self.kind)
-        raise DataEndedError(self.kind, self._pass_batches, "another pass")
+    def _ended(self, cursor: Position) -> Any:
+        """Take note that the pass is over; returns `END`."""
+        if cursor.batches == 0:
+            if self._pass_batches is None:
+                raise EmptyDataError(self.kind)
+            raise DataEndedError(self.kind, self._pass_batches, "another pass")
+        self._end_pass()
+        self._pass_batches = cursor.batches
+        self._is_open = False
+        return END
 
     def _check_batch(self, batch: Batch, cursor: Position) -> None:
         if batch is None:

@@ -23,7 +23,9 @@ from perigee.data._spec import (
 )
 
 _RESIDENT_SHARE = 0.25
-"""Arrays that take more than this share of the free memory are not copied to where they train."""
+"""Arrays that take more than this share of the free memory are not copied to where they train.
+
+There may be two copies of them there, one of which is in the order of the pass."""
 
 
 class ArrayFeed(PassFeed):
@@ -95,8 +97,9 @@ class ArrayFeed(PassFeed):
             return None
         pass_index = self._position.passes
         if self._resident is None or self._resident[0] != pass_index:
-            order = self.permutation(pass_index)
-            self._resident = pass_index, Resident(self.arrays, order, self.batch_size)
+            order = self.permutation(pass_index) if self.shuffle else None
+            resident = Resident(self.arrays, order, self.rows, self.batch_size)
+            self._resident = pass_index, resident
         return self._resident[1]
 
     def seek(self, position: Position) -> None:

@@ -70,6 +70,27 @@ class TFDatasetFeed(PassFeed):
         """Whether a pass is known never to end."""
         return self._is_infinite
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether `stream` gives an iterator: on TensorFlow it does."""
+        return self._is_native
+
+    def stream(self) -> tuple[Any, Any] | None:
+        """Return the iterator of the pass and, as an optional, the batch that was taken already.
+
+        `None` at the end of a pass. What is drawn from it is told to `advance`.
+        """
+        import tensorflow as tf
+
+        if not self._ahead and not self._is_open:
+            self._open(self._cursor)
+            self._is_open = True
+        if not self._ahead:
+            return self._iterator, tf.experimental.Optional.empty(self.spec)
+        if self._ahead[0] is END:
+            return None
+        return self._iterator, tf.experimental.Optional.from_value(self._ahead[0])
+
     def _facts(self) -> dict[str, Any]:
         return {"spec": str(self.spec)}
 

@@ -19,6 +19,7 @@ class History(Hook):
         stop_reason: Why it ended: `"epochs"`, `"steps"`, `"non-finite"`, or what a hook or
             callback asked for.
         clock: Where it ended.
+        plan: How the step was run and what that was chosen from; print it.
         findings: What is probably wrong with the step, seen while it was rehearsed.
     """
 
@@ -27,6 +28,7 @@ class History(Hook):
         self.epoch: list[int] = []
         self.stop_reason: str | None = None
         self.clock = Clock()
+        self.plan: Any = None
         self.findings: Sequence[Any] = ()
 
     def on_record(self, event: Recorded) -> None:

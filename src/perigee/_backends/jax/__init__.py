@@ -9,8 +9,10 @@ BACKEND = Room(
     "jax",
     Capabilities(
         modes=("graph", "eager", "xla"),
-        fuses="measured",
-        fuses_ragged=False,
+        plans=(("graph", True), ("graph", False)),
+        fuses=True,
+        fuses_ragged=(),
+        streams=False,
         compiles_operations=True,
     ),
     tensors,

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Many steps in one call: a compiled loop over batches gathered from arrays."""
+"""Many steps in one call: a compiled loop over slices of arrays."""
 
 from __future__ import annotations
 
@@ -8,26 +8,33 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from perigee._backends._protocol import MOST_STEPS_A_BLOCK
+from perigee._backends._protocol import MOST_STEPS_A_BLOCK, Mode
 from perigee._backends.jax.scopes import Scope, innermost
 from perigee._typing import Tensor, Tree
 
 
-def gathered(function: Callable[[Tree], Tensor], batch_size: int) -> Callable[..., Tensor]:
-    """See `Backend.gathered`; every batch is full, for sizes are part of a program here.
+def sliced(
+    function: Callable[[Tree], Tensor], batch_size: int, mode: Mode
+) -> Callable[..., Tensor]:
+    """See `Backend.sliced`.
+
+    Slices, and no rows looked up by number: XLA merges such a look-up into the matrix product
+    that follows, which made a small dense step take twice as long.
 
     The number of steps is dynamic, so that blocks of every size are one program and give the same
     bits.
     """
 
-    def run(arrays: Tree, order: Tensor, first: Tensor, count: Tensor) -> Tensor:
+    def run(arrays: Tree, first: Tensor, count: Tensor) -> Tensor:
         outer = innermost()
         assert outer is not None  # compiled functions run in one
         variables = outer.variables
 
         def step(index: Tensor, values: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-            chosen = jax.lax.dynamic_slice(order, ((first + index) * batch_size,), (batch_size,))
-            batch = jax.tree_util.tree_map(lambda array: jnp.take(array, chosen, axis=0), arrays)
+            start = (first + index) * batch_size
+            batch = jax.tree_util.tree_map(
+                lambda array: jax.lax.dynamic_slice_in_dim(array, start, batch_size), arrays
+            )
             with Scope(zip(variables, values, strict=True)) as scope:
                 row = function(batch)
             return [scope.value_of(variable) for variable in variables], row
@@ -48,3 +55,8 @@ def gathered(function: Callable[[Tree], Tensor], batch_size: int) -> Callable[..
         return rows
 
     return run
+
+
+def streamed(function: Callable[[Tree], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """See `Backend.streamed`: never asked for."""
+    raise NotImplementedError

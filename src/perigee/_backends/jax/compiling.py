@@ -44,7 +44,7 @@ def is_rehearsing() -> bool:
     return bool(_rehearsals)
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> None:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
     """See `Backend.rehearse`: compiled as a whole, for single operations take longer.
 
     Variables keep their values: what the function assigns stays in the scope. Only what is
@@ -60,13 +60,21 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> None:
         # Variables that are made inside get their values when the outer scope ends, outside the
         # trace.
         with keras.StatelessScope():
-            jax.jit(pure)([variable.value for variable in variables])
+            values = [variable.value for variable in variables]
+            traced = jax.jit(pure).trace(values)
+            traced.lower().compile()(values)
         jax.effects_barrier()
         observed = _rehearsals[-1]
     finally:
         _rehearsals.pop()
     for look, arrays in observed:
         look(*arrays)
+    return jax.default_backend() != "cpu" or not _convolves(traced.jaxpr)
+
+
+def _convolves(jaxpr: Any) -> bool:
+    """Tell whether there is a convolution: in loops on a CPU XLA runs it many times slower."""
+    return "conv_general_dilated" in str(jaxpr)
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
@@ -104,6 +112,14 @@ class Function:
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
         return result
+
+    def obstacles(self) -> tuple[str, ...]:
+        """See `Compiled.obstacles`: it is XLA that compiles everything here."""
+        return ()
+
+    def draws(self) -> bool:
+        """See `Compiled.draws`."""
+        return False
 
     def _pure(self, values: Sequence[Tensor], arguments: Tree) -> tuple[Tree, list[Tensor]]:
         self.traces += 1

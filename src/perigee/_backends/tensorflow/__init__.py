@@ -9,8 +9,10 @@ BACKEND = Room(
     "tensorflow",
     Capabilities(
         modes=("graph", "eager", "xla"),
-        fuses="always",
-        fuses_ragged=True,
+        plans=(("graph", True), ("xla", True)),
+        fuses=True,
+        fuses_ragged=("graph",),
+        streams=True,
         compiles_operations=False,
     ),
     tensors,

@@ -2,7 +2,7 @@
 """Functions compiled by TensorFlow."""
 
 import functools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched
+from perigee._backends.tensorflow.tensors import is_argument
 from perigee._backends.tensorflow.tensors import tensors as tensors_of
 from perigee._typing import Tree
 
@@ -30,13 +31,14 @@ def watch() -> Generator[Watched]:
         yield watched
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> None:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
     """See `Backend.rehearse`: eagerly, so that errors of user code come out as they are.
 
     Summaries are left out: the step will write them itself when it counts.
     """
     with _no_summaries():
         function()
+    return True
 
 
 @contextmanager
@@ -100,7 +102,7 @@ class Function:
         if self._mode == "eager":
             return self._function(*arguments)
         leaves = keras.tree.flatten(arguments)
-        tensors = [leaf for leaf in leaves if _is_tensor(leaf)]
+        tensors = [leaf for leaf in leaves if is_argument(leaf)]
         try:
             return self._program(arguments, leaves, tensors)(*tensors)
         except Exception as error:
@@ -109,9 +111,24 @@ class Function:
             raised, self._error = self._error or error, None
         raise raised
 
+    def obstacles(self) -> list[str]:
+        """See `Compiled.obstacles`."""
+        return sorted({reason for op in self._operations() if (reason := _obstacle(op))})
+
+    def draws(self) -> bool:
+        """See `Compiled.draws`."""
+        return any("Random" in kind for kind in self._operations())
+
+    def _operations(self) -> Iterator[str]:
+        """Yield the kind of every operation that was compiled."""
+        for program in self._programs.values():
+            graph = program.run.graph.as_graph_def()
+            for nodes in (graph.node, *(f.node_def for f in graph.library.function)):
+                yield from (node.op for node in nodes)
+
     def _program(self, arguments: Tree, leaves: list[Any], tensors: list[Any]) -> Any:
-        static = tuple(leaf for leaf in leaves if not _is_tensor(leaf))
-        places = tuple(_is_tensor(leaf) for leaf in leaves)
+        static = tuple(leaf for leaf in leaves if not is_argument(leaf))
+        places = tuple(is_argument(leaf) for leaf in leaves)
         key = (_structure(arguments), places, static)
         program = self._programs.get(key)
         if program is None:
@@ -170,8 +187,20 @@ class _Program:
         self.run = self._traced.get_concrete_function()
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, tf.Tensor | tf.RaggedTensor | tf.SparseTensor)
+_SILENT_UNDER_XLA = {
+    "Assert": "an assertion",
+    "Print": "a print",
+    "PrintV2": "a print",
+    "PyFunc": "a Python function",
+    "PyFuncStateless": "a Python function",
+    "EagerPyFunc": "a Python function",
+    "GatherV2": "a lookup whose indices XLA does not check",
+    "ResourceGather": "a lookup whose indices XLA does not check",
+}
+
+
+def _obstacle(kind: str) -> str | None:
+    return "a summary" if "Summary" in kind else _SILENT_UNDER_XLA.get(kind)
 
 
 def _structure(tree: Tree) -> Any:

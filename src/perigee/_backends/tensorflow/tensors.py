@@ -11,14 +11,26 @@ from perigee._typing import Batch, Tensor, Tree
 
 
 def tensors(batch: Batch) -> Batch:
-    """See `Backend.tensors`; ragged and sparse tensors stay what they are."""
+    """See `Backend.tensors`; ragged and sparse tensors stay what they are, as do iterators."""
     return keras.tree.map_structure(_tensor, batch)
 
 
 def _tensor(value: Any) -> Any:
-    if value is None or isinstance(value, tf.Tensor | tf.RaggedTensor | tf.SparseTensor):
-        return value
-    return tf.convert_to_tensor(value)
+    return value if value is None or is_argument(value) else tf.convert_to_tensor(value)
+
+
+_ARGUMENTS = (
+    tf.Tensor,
+    tf.RaggedTensor,
+    tf.SparseTensor,
+    tf.data.Iterator,
+    tf.experimental.Optional,
+)
+
+
+def is_argument(value: Any) -> bool:
+    """Tell whether compiled functions take `value` as it is, as no constant."""
+    return isinstance(value, _ARGUMENTS)
 
 
 def to_host(tree: Tree) -> Tree:

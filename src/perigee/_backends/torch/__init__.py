@@ -9,8 +9,10 @@ BACKEND = Room(
     "torch",
     Capabilities(
         modes=("eager",),
-        fuses="never",
-        fuses_ragged=False,
+        plans=(("eager", False),),
+        fuses=False,
+        fuses_ragged=(),
+        streams=False,
         compiles_operations=False,
     ),
     tensors,

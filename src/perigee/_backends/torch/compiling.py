@@ -33,10 +33,11 @@ def watch() -> AbstractContextManager[Watched]:
     return watch_keras_variables(change_in_place=True)
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> None:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
     """See `Backend.rehearse`."""
     with torch.no_grad():
         function()
+    return True
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
@@ -44,8 +45,15 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
     look(*(keras.ops.convert_to_numpy(tensor) for tensor in tensors))
 
 
-def gathered(function: Callable[[Tree], Tensor], batch_size: int) -> Callable[..., Tensor]:
-    """See `Backend.gathered`: never asked for, as torch runs op by op."""
+def sliced(
+    function: Callable[[Tree], Tensor], batch_size: int, mode: Mode
+) -> Callable[..., Tensor]:
+    """See `Backend.sliced`: never asked for, as torch runs op by op."""
+    raise NotImplementedError
+
+
+def streamed(function: Callable[[Tree], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """See `Backend.streamed`: never asked for."""
     raise NotImplementedError
 
 
@@ -65,3 +73,11 @@ class Function:
         """Run the function."""
         with torch.no_grad():
             return self._function(*tensors(arguments))
+
+    def obstacles(self) -> tuple[str, ...]:
+        """See `Compiled.obstacles`."""
+        return ()
+
+    def draws(self) -> bool:
+        """See `Compiled.draws`."""
+        return False

@@ -1,0 +1,14 @@
+"""How a step runs: compiled or not, how many steps a call, chosen by measurement."""
+
+from perigee._execution.blocks import Blocks as Blocks
+from perigee._execution.choice import Choice as Choice
+from perigee._execution.choice import Execution as Execution
+from perigee._execution.logged import finalize as finalize
+from perigee._execution.logged import learning_rates as learning_rates
+from perigee._execution.logged import logged_metrics as logged_metrics
+from perigee._execution.logged import rows_on_host as rows_on_host
+from perigee._execution.plan import Plan as Plan
+from perigee._execution.plan import Trial as Trial
+from perigee._execution.planning import make_plan as make_plan
+from perigee._execution.program import Program as Program
+from perigee._execution.program import program as program

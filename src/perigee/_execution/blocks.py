@@ -1,0 +1,275 @@
+"""Many steps in one call, from whatever the data is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends
+from perigee._backends import MOST_STEPS_A_BLOCK
+from perigee._execution.program import Program
+from perigee._protocols import Feed, Resident
+from perigee._typing import Batch
+
+_FIRST_BLOCK = 16
+_BLOCK_SECONDS = 0.25
+_STACK_BYTES = 16 * 2**20
+_STACK_STEPS = 32
+"""Bytes and batches of a block at most that is put together on the host."""
+
+
+class Blocks:
+    """Runs many steps of a program in one call, where its plan says so and the data allows it.
+
+    The size of a block changes no number: one compiled program runs blocks of every size. A batch
+    that fits no block is drawn by the caller, who runs it by itself: one of another shape, or a
+    smaller last one where the framework compiles each size anew.
+
+    Args:
+        feed: Where batches come from.
+        most: Steps a block at most; `None` makes blocks of about a quarter of a second.
+
+    Attributes:
+        data_seconds: Time spent waiting for the data.
+        device_seconds: Time spent running blocks, the wait for their values included.
+    """
+
+    def __init__(self, feed: Feed, most: int | None = None) -> None:
+        self.data_seconds = 0.0
+        self.device_seconds = 0.0
+        self._feed = feed
+        self._arrays: tuple[Any, Any] = (None, None)
+        self._ordered: tuple[Any, Any] = (None, None)
+        self._stack: _Stack | None = None
+        self._is_adapting = most is None
+        self._most = _FIRST_BLOCK if most is None else most
+        self._ran: set[int] = set()
+
+    def run(self, program: Program, most: int | None) -> np.ndarray | None:
+        """Run the next block and return its rows on the host; `None` where none can be run.
+
+        It waits for the device. Where the result is `None`, the next batch is to be drawn.
+
+        Args:
+            program: What runs.
+            most: Steps until something else is due, or `None`.
+
+        Returns:
+            The rows of logged values, shape `(steps, columns, 2)`, of at least one step.
+        """
+        if not program.plan.is_fused:
+            return None
+        most = self._most if most is None else min(most, self._most)
+        began, waited = time.perf_counter(), self.data_seconds
+        rows = self._run(program, most)
+        if rows is None:
+            return None
+        seconds = time.perf_counter() - began - (self.data_seconds - waited)
+        self.device_seconds += seconds
+        if id(program) in self._ran:  # the first call compiles
+            self._adapt(len(rows), seconds)
+        self._ran.add(id(program))
+        return rows
+
+    def _run(self, program: Program, most: int) -> np.ndarray | None:
+        resident = self._feed.resident()
+        if resident is not None:
+            return self._run_resident(program, resident, most)
+        if _backends.current().capabilities.streams and self._feed.is_stream:
+            return self._run_stream(program, most)
+        return self._run_stack(program, most)
+
+    def _run_resident(self, program: Program, resident: Resident, most: int) -> np.ndarray | None:
+        first = self._feed.position.batches
+        batches = resident.batches if _takes_ragged(program) else resident.full_batches
+        count = min(most, batches - first)
+        if count <= 0:
+            return None
+        arrays = self._on_device(resident)
+        rows = program.run_block(arrays, resident.batch_size, first, count)
+        rows = _backends.current().to_host(rows)[:count]
+        self._feed.skip(count)
+        return rows
+
+    def _on_device(self, resident: Resident) -> Batch:
+        """Return the arrays in the order of the pass, taken to the device once and put in order.
+
+        They are put in order once a pass: cutting a batch out is cheaper than gathering it.
+        """
+        if self._arrays[0] is not resident.arrays:
+            self._arrays = resident.arrays, _backends.current().tensors(resident.arrays)
+        if resident.order is None:
+            return self._arrays[1]
+        if self._ordered[0] is not resident.order:
+            self._ordered = (None, None)  # let go of the last pass before this one takes room
+            rows = resident.order.astype(np.int32)
+            ordered = keras.tree.map_structure(
+                lambda array: None if array is None else ops.take(array, rows, axis=0),
+                self._arrays[1],
+            )
+            self._ordered = resident.order, ordered
+        return self._ordered[1]
+
+    def _run_stream(self, program: Program, most: int) -> np.ndarray | None:
+        stream = self._feed.stream()
+        if stream is None:
+            return None
+        rows, done = program.run_stream(*stream, most)
+        rows, done = _backends.current().to_host((rows, done))
+        self._feed.advance(int(done), is_over=int(done) < most)
+        return rows if done else None
+
+    def _run_stack(self, program: Program, most: int) -> np.ndarray | None:
+        began = time.perf_counter()
+        if self._stack is None:
+            self._stack = _Stack(self._feed)
+        count = self._stack.fill(most, _takes_ragged(program))
+        self.data_seconds += time.perf_counter() - began
+        if count == 0:
+            return None
+        rows = program.run_block(self._stack.arrays, self._stack.rows, 0, count)
+        return _backends.current().to_host(rows)[:count]
+
+    def _adapt(self, count: int, seconds: float) -> None:
+        """Let blocks take about a quarter of a second, so that nothing waits for them for long."""
+        if not self._is_adapting:
+            return
+        if seconds > _BLOCK_SECONDS and self._most > 1:
+            self._most = max(1, count // 2)
+        elif count == self._most and seconds < _BLOCK_SECONDS / 2:
+            self._most = min(2 * self._most, MOST_STEPS_A_BLOCK)
+
+    def sample(self) -> tuple[Batch, int, int] | None:
+        """Return what `Program.run_block` can be tried with; nothing is drawn.
+
+        Returns:
+            Arrays, the batch size, and how many full batches there are; `None` where blocks are
+            made in another way or not at all.
+        """
+        resident = self._feed.resident()
+        if resident is not None:
+            full = resident.full_batches
+            return (self._on_device(resident), resident.batch_size, full) if full else None
+        if _backends.current().capabilities.streams and self._feed.is_stream:
+            return None
+        if self._stack is None:
+            self._stack = _Stack(self._feed)
+        steps = self._stack.fill_with_next()
+        return (self._stack.arrays, self._stack.rows, steps) if steps else None
+
+
+def _takes_ragged(program: Program) -> bool:
+    return program.plan.mode in _backends.current().capabilities.fuses_ragged
+
+
+class _Stack:
+    """Batches of one shape, drawn on the host and put after one another for a block.
+
+    Attributes:
+        arrays: The batches of the block, a tree of arrays like a batch. Their size never changes
+            unless the last batch is smaller; what is left over means nothing.
+        rows: Rows a batch.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self.arrays: Any = None
+        self.rows = 0
+        self._feed = feed
+        self._first: Batch | None = None
+        self._room: list[np.ndarray] = []
+        self._steps = 0
+        self._raised: Exception | None = None
+
+    def fill(self, most: int, takes_smaller: bool) -> int:
+        """Draw up to `most` batches and return how many: 0 where the next one fits no block.
+
+        With `takes_smaller` the last of them may have fewer rows. What the data raises comes out
+        after the batches that it gave.
+        """
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
+        self._make_room()
+        count = filled = 0
+        while count < min(most, self._steps) and filled == count * self.rows:
+            try:
+                batch = self._feed.draw()
+            except Exception as error:
+                if count == 0:
+                    raise
+                self._raised = error
+                break
+            if count == 0 and takes_smaller and batch is not None and self._stands_alone(batch):
+                self.arrays = batch
+                return 1
+            rows = 0 if batch is None else self._put(batch, filled)
+            if rows == 0 or (rows < self.rows and not takes_smaller):
+                self._feed.put_back(batch)
+                break
+            count, filled = count + 1, filled + rows
+        self.arrays = self._cut(filled if filled % self.rows else None) if count else None
+        return count
+
+    def fill_with_next(self) -> int:
+        """Put the next batch into every place, without drawing it; returns how many there are."""
+        self._make_room()
+        for index in range(self._steps):
+            self._put(self._feed.peek(), index * self.rows)
+        self.arrays = self._cut(None) if self._steps else None
+        return self._steps
+
+    def _make_room(self) -> None:
+        """Make room for batches like the next one, unless they are large or no plain arrays."""
+        if self._first is not None:
+            return
+        self._first = self._feed.peek()
+        leaves = _leaves(self._first)
+        self.rows = _rows(leaves)
+        if self.rows and all(leaf.dtype.kind in "biufcV" for leaf in leaves):
+            steps = _STACK_BYTES // max(1, sum(leaf.nbytes for leaf in leaves))
+            self._steps = min(_STACK_STEPS, steps) if steps > 1 else 0
+        self._room = [np.zeros((self._steps * len(a), *a.shape[1:]), a.dtype) for a in leaves]
+
+    def _put(self, batch: Batch, start: int) -> int:
+        """Put a batch in and return how many rows it has; 0 where it does not fit."""
+        leaves = _leaves(batch)
+        rows = _rows(leaves)
+        if rows > self.rows or any(
+            leaf.shape[1:] != room.shape[1:] or leaf.dtype != room.dtype
+            for leaf, room in zip(leaves, self._room, strict=True)
+        ):
+            return 0
+        for leaf, room in zip(leaves, self._room, strict=True):
+            room[start : start + rows] = leaf
+        return rows
+
+    def _stands_alone(self, batch: Batch) -> bool:
+        """Tell whether a batch has other inner sizes, so that it makes a block by itself.
+
+        So code that takes smaller batches runs all lengths, which it opens an axis for once.
+        """
+        leaves = _leaves(batch)
+        pairs = list(zip(leaves, self._room, strict=True))
+        return 0 < _rows(leaves) <= self.rows and any(
+            leaf.shape[1:] != room.shape[1:] for leaf, room in pairs
+        )
+
+    def _cut(self, rows: int | None) -> Any:
+        room = iter(self._room)
+        return keras.tree.map_structure(
+            lambda leaf: None if leaf is None else next(room)[:rows], self._first
+        )
+
+
+def _leaves(batch: Batch) -> list[Any]:
+    return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+
+
+def _rows(leaves: list[Any]) -> int:
+    """Return the common first axis of arrays; 0 where they have none, or are no NumPy arrays."""
+    rows = {len(leaf) if isinstance(leaf, np.ndarray) and leaf.ndim else 0 for leaf in leaves}
+    return rows.pop() if len(rows) == 1 else 0

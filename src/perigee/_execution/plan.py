@@ -1,0 +1,101 @@
+"""What was chosen for a step, and what it was chosen from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from perigee._backends import Mode
+
+Origin = Literal["usual", "asked for", "measured", "remembered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One way to run a step that was considered.
+
+    Attributes:
+        mode: `"graph"`, `"xla"` or `"eager"`.
+        is_fused: Whether many steps go into one call.
+        microseconds: A step, the best of a few measurements; `None` where it was not measured.
+        compile_seconds: Until the first call was done; `None` where it was not measured.
+        note: Why it was left out, or what it changes; empty otherwise.
+    """
+
+    mode: Mode
+    is_fused: bool
+    microseconds: float | None = None
+    compile_seconds: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a step runs. Printing it shows what was tried, what each cost and what was chosen.
+
+    How many steps go into one call is no part of it: it changes no number.
+
+    Attributes:
+        mode: `"graph"`, `"xla"` or `"eager"`.
+        is_fused: Whether many steps go into one call, where the data allows it.
+        origin: `"usual"` (too short for measuring to pay, or nothing to choose from),
+            `"asked for"`, `"measured"`, or `"remembered"` from an earlier measurement.
+        trials: What was considered.
+    """
+
+    mode: Mode
+    is_fused: bool
+    origin: Origin
+    trials: tuple[Trial, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{_name(self)} ({self.origin})"]
+        for trial in self.trials:
+            cost = (
+                "not measured"
+                if trial.microseconds is None
+                else f"{trial.microseconds:.0f} us a step"
+            )
+            compiling = (
+                ""
+                if trial.compile_seconds is None
+                else f", ready after {trial.compile_seconds:.1f} s"
+            )
+            note = f"; {trial.note}" if trial.note else ""
+            lines.append(f"  {_name(trial)}: {cost}{compiling}{note}")
+        return "\n".join(lines)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the plan as plain values, for a file."""
+        return {
+            "mode": self.mode,
+            "is_fused": self.is_fused,
+            "origin": self.origin,
+            "trials": [
+                {
+                    "mode": t.mode,
+                    "is_fused": t.is_fused,
+                    "microseconds": t.microseconds,
+                    "compile_seconds": t.compile_seconds,
+                    "note": t.note,
+                }
+                for t in self.trials
+            ],
+        }
+
+    @classmethod
+    def remembered(cls, facts: Mapping[str, Any]) -> Plan | None:
+        """Return the plan that `facts` tell of, or `None` where they tell of none."""
+        try:
+            mode, is_fused = facts["mode"], facts["is_fused"]
+            trials = tuple(Trial(**trial) for trial in facts.get("trials", ()))
+        except (KeyError, TypeError):
+            return None
+        if mode not in ("eager", "graph", "xla") or not isinstance(is_fused, bool):
+            return None
+        return cls(mode, is_fused, "remembered", trials)
+
+
+def _name(choice: Plan | Trial) -> str:
+    return f"{choice.mode}, {'many steps a call' if choice.is_fused else 'one step a call'}"

@@ -1,0 +1,197 @@
+"""The plan, made by measuring on this machine before the first step counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from perigee import _backends, _state
+from perigee._backends import Mode
+from perigee._execution.blocks import Blocks
+from perigee._execution.plan import Plan, Trial
+from perigee._execution.program import Program, describe
+from perigee._typing import Batch
+from perigee._version import __version__
+
+_LEAST_GAIN = 0.05
+"""A plan replaces the usual one only if its steps take this share less time."""
+_BEST_GAIN = 0.5
+"""The share of the time that another plan is taken to save at best, before it is tried."""
+_BUDGET_SHARE, _BUDGET_SECONDS = 0.02, 3.0
+"""What measuring may cost: this share of the training, or these seconds if that is less."""
+_LEAST_STEPS = 100
+"""Trainings of fewer steps have the usual plan."""
+_FEW_STEPS = 8
+_SLICE_SECONDS = 0.05
+_SLICES = 3
+
+
+def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Plan:
+    """Return the fastest plan for a program, as it was measured or as it is remembered.
+
+    The usual plan is tried first. Another one is compiled only where the steps ahead could pay for
+    it at best, and given up after a few steps where those take much longer. All
+    runs on a copy of the state, on batches that are not drawn: nothing shows afterwards.
+
+    Where there is something to choose, the choice is remembered in a file, so that the same
+    training has the same plan.
+
+    Args:
+        program: What runs, whose plan is the usual one.
+        blocks: Of the data.
+        batch: The first batch.
+        steps: Steps that are going to be run; 0 where that is not known.
+    """
+    usual = program.plan
+    others = [p for p in _backends.current().capabilities.plans if p != _pair(usual)]
+    if usual.origin == "asked for" or not others or steps < _LEAST_STEPS:
+        return usual
+    sample = blocks.sample()
+    if sample is None:  # nothing to choose from: the data allows one way only
+        return usual
+    memory = _memory(program, batch, sample[1], steps)
+    remembered = _recall(memory)
+    if remembered is not None:
+        return remembered
+    variables = program.rehearsal.tracked.variables
+    saved = _state.snapshot(variables)
+    try:
+        plan = _Trials(program, batch, sample, steps).run(usual, others)
+    finally:
+        program.plan = usual
+        _state.restore(variables, saved)
+    _remember(memory, plan)
+    return plan
+
+
+class _Trials:
+    def __init__(self, program: Program, batch: Batch, sample: Any, steps: int) -> None:
+        self._program, self._batch, self._sample = program, batch, sample
+        self._steps = steps
+        self._first = 0
+        self._began = time.perf_counter()
+
+    def run(self, usual: Plan, others: list[tuple[Mode, bool]]) -> Plan:
+        first = self._timed(_pair(usual), limit=float("inf"))
+        assert first.microseconds is not None and first.compile_seconds is not None
+        trials = [first, *(self._considered(pair, first) for pair in others)]
+        measured = [t for t in trials if t.microseconds is not None]
+        best = min(measured, key=lambda t: t.microseconds or 0.0)
+        if best is not first:
+            # Once more, for the machine may have been busy with something else the first time.
+            again = self._timed(_pair(first), limit=float("inf"))
+            least = min(first.microseconds, again.microseconds or first.microseconds)
+            trials[0] = first = replace(first, microseconds=least)
+            if (best.microseconds or 0.0) > (1 - _LEAST_GAIN) * least:
+                best = first
+        was_measured = sum(t.microseconds is not None for t in trials) > 1
+        return Plan(
+            best.mode, best.is_fused, "measured" if was_measured else "usual", tuple(trials)
+        )
+
+    def _considered(self, pair: tuple[Mode, bool], first: Trial) -> Trial:
+        mode, is_fused = pair
+        assert first.microseconds is not None and first.compile_seconds is not None
+        ahead = self._steps * first.microseconds / 1e6
+        cost = first.compile_seconds
+        if mode == "xla":
+            obstacles = self._program.compiled_block(self._sample[1]).obstacles()
+            if obstacles:
+                return Trial(mode, is_fused, note=f"left out: there is {', '.join(obstacles)}")
+            cost *= 3
+        if ahead * _BEST_GAIN < cost:
+            return Trial(mode, is_fused, note="left out: the steps ahead cannot pay for compiling")
+        if time.perf_counter() - self._began + cost > max(_BUDGET_SHARE * ahead, _BUDGET_SECONDS):
+            return Trial(mode, is_fused, note="left out: measuring it would take too long")
+        draws = mode == "xla" and self._program.compiled_block(self._sample[1]).draws()
+        try:
+            trial = self._timed(pair, limit=3 * first.microseconds)
+        except Exception as error:  # whatever a compiler raises: there is another plan
+            return Trial(mode, is_fused, note=f"left out: {type(error).__name__} while compiling")
+        if draws:
+            trial = replace(trial, note="draws other random numbers from the same seeds")
+        return trial
+
+    def _timed(self, pair: tuple[Mode, bool], limit: float) -> Trial:
+        """Measure a way to run the step, given up if steps take more microseconds than `limit`."""
+        mode, is_fused = pair
+        self._program.plan = Plan(mode, is_fused, "measured")
+        run = self._block if is_fused else self._single
+        began = time.perf_counter()
+        run(1)
+        compiling = time.perf_counter() - began
+        few = min(_FEW_STEPS, self._sample[2])
+        one = min(_seconds(lambda: run(few)) for _ in range(2)) / few
+        if one * 1e6 > limit:
+            return Trial(mode, is_fused, one * 1e6, compiling, f"given up after {2 * few} steps")
+        if self._steps * one * _BEST_GAIN < compiling:
+            return Trial(mode, is_fused, one * 1e6, compiling)
+        count = max(1, min(self._sample[2], int(_SLICE_SECONDS / one)))
+        best = min(_seconds(lambda: run(count)) for _ in range(_SLICES)) / count
+        return Trial(mode, is_fused, best * 1e6, compiling)
+
+    def _block(self, count: int) -> None:
+        arrays, batch_size, full = self._sample
+        self._first = (self._first + 1) % (full - count + 1)  # as varied as they will be
+        rows = self._program.run_block(arrays, batch_size, self._first, count)
+        _backends.current().to_host(rows)
+
+    def _single(self, count: int) -> None:
+        rows = [self._program.run(self._batch) for _ in range(count)]
+        _backends.current().to_host(rows)
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _pair(plan: Plan | Trial) -> tuple[Mode, bool]:
+    return plan.mode, plan.is_fused
+
+
+# The memory: one small file for each training, named by what it depends on.
+
+
+def _memory(program: Program, batch: Batch, batch_size: int, steps: int) -> Path:
+    facts = {
+        "perigee": __version__,
+        "keras": keras.__version__,
+        "backend": _backends.current().name,
+        "machine": [platform.node(), platform.machine(), os.cpu_count()],
+        "program": program.structure(),
+        "batch": [describe(batch), batch_size],
+        "steps": steps,
+    }
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "perigee" / "plans" / f"{digest.hexdigest()}.json"
+
+
+def _recall(memory: Path) -> Plan | None:
+    try:
+        facts = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return Plan.remembered(facts) if isinstance(facts, dict) else None
+
+
+def _remember(memory: Path, plan: Plan) -> None:
+    """Write the plan down; where that cannot be done, the next training measures again."""
+    beside = memory.with_suffix(f".{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(plan.facts()), encoding="utf-8")
+        beside.replace(memory)
+    except OSError:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,226 @@
+"""One method of a Step made ready to run many times, and made anew when the Step changes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends, _state
+from perigee._averages import Column, as_average
+from perigee._backends import Compiled, Mode
+from perigee._discovery import Rehearsal, rehearse
+from perigee._execution.choice import Execution
+from perigee._execution.plan import Plan
+from perigee._frame import Method
+from perigee._recorder import Observer
+from perigee._step import Step, call
+from perigee._typing import Batch, Tensor, Tree
+from perigee._updates import flush_accumulators, internals
+
+
+class Program:
+    """One method of a Step, ready to run on one batch after another.
+
+    Attributes:
+        rehearsal: What is known of the method.
+        plan: How it runs.
+        columns: What the columns of a row are, known once it has run.
+        findings: What is probably wrong with it; `None` while nobody has looked.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        method: Method,
+        rehearsal: Rehearsal,
+        is_accumulating: bool,
+        counts_examples: bool,
+    ) -> None:
+        self.rehearsal = rehearsal
+        self.plan = usual_plan(rehearsal)
+        self.columns: tuple[Column, ...] = ()
+        self.findings: Sequence[Any] | None = None
+        self._step = step
+        self._method: Method = method
+        self._is_accumulating = is_accumulating
+        self._counts_examples = counts_examples
+        self._fingerprint = _fingerprint(step, rehearsal.volatile)
+        self._compiled: dict[Any, Compiled] = {}
+
+    @property
+    def traces(self) -> int:
+        """How often the method has been compiled, in whatever way."""
+        return sum(compiled.traces for compiled in self._compiled.values())
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the Step has changed since the method was compiled."""
+        return self._fingerprint != _fingerprint(self._step, self.rehearsal.volatile)
+
+    def run(self, batch: Batch) -> Tree:
+        """Run the method on a batch.
+
+        Returns:
+            The row of logged values, shape `(columns, 2)`: means and counts, on the device. Of
+            `predict_step` what it returned.
+        """
+        return self._single()(batch)
+
+    def run_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Tensor:
+        """Run the method on `count` batches cut from arrays, in one call.
+
+        Args:
+            arrays: Tensors with one common first axis.
+            batch_size: Rows a batch.
+            first: The first batch.
+            count: How many batches, at most `MOST_STEPS_A_BLOCK`; each must be full, but for the
+                last one of the arrays where the framework takes that.
+
+        Returns:
+            The rows of logged values, shape `(at least count, columns, 2)`, on the device.
+        """
+        return self._block(batch_size)(arrays, np.int32(first), np.int32(count))
+
+    def run_stream(self, iterator: Any, ahead: Any, count: int) -> tuple[Tensor, Tensor]:
+        """Run the method on up to `count` batches drawn from an iterator, in one call.
+
+        Args:
+            iterator: The framework's own.
+            ahead: A batch that was taken from it already, as an optional; it may be empty.
+            count: How many batches at most.
+
+        Returns:
+            The rows of logged values, shape `(steps, columns, 2)`, and how many there are.
+        """
+        backend = _backends.current()
+        compiled = self._kept(("stream", self.plan.mode), lambda: backend.streamed(self._row))
+        return compiled(iterator, ahead, np.int32(count))
+
+    def flush(self) -> None:
+        """Apply the gradients that were accumulated, if any."""
+        self._kept(("flush", self.plan.mode), lambda: self._flush_all)()
+
+    def structure(self) -> list[Any]:
+        """Return what tells this method from others across processes, as plain values."""
+        entries = self.rehearsal.tracked.entries
+        code = getattr(getattr(type(self._step), self._method), "__code__", None)
+        return [
+            type(self._step).__qualname__,
+            self._method,
+            zlib.crc32(code.co_code) if code is not None else None,
+            self._is_accumulating,
+            [[e.key, list(e.variable.shape), str(e.variable.dtype), e.kind] for e in entries],
+        ]
+
+    def compiled_block(self, batch_size: int) -> Compiled:
+        """Return what runs blocks of batches of this size, for looking at it."""
+        return self._block(batch_size)
+
+    def _single(self) -> Compiled:
+        body = self._predict if self._method == "predict_step" else self._row
+        return self._kept(("single", self.plan.mode), lambda: body)
+
+    def _block(self, batch_size: int) -> Compiled:
+        return self._kept(
+            ("block", self.plan.mode, batch_size),
+            lambda: _backends.current().sliced(self._row, batch_size, self.plan.mode),
+        )
+
+    def _kept(self, key: Any, make: Any) -> Compiled:
+        """Return what is compiled under `key`, made at its first use."""
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            variables = self.rehearsal.tracked.variables
+            compiled = _backends.current().compile(make(), variables, self.plan.mode)
+            self._compiled[key] = compiled
+        return compiled
+
+    def _row(self, batch: Batch) -> Tensor:
+        returned, examples = call(
+            self._step,
+            self._method,
+            batch,
+            is_accumulating=self._is_accumulating,
+            counts_examples=self._counts_examples,
+        )
+        columns, cells = [], []
+        for name, value in returned.items():
+            for mean, count in as_average(value, examples).pairs(examples):
+                columns.append(Column(name, self.rehearsal.kinds.get(name, "mean")))
+                cells.append(ops.stack([ops.cast(mean, "float32"), ops.cast(count, "float32")]))
+        self.columns = tuple(columns)
+        return ops.stack(cells) if cells else ops.zeros((0, 2))
+
+    def _predict(self, batch: Batch) -> Tree:
+        return call(self._step, self._method, batch)[0]
+
+    def _flush_all(self) -> Tensor:
+        flush_accumulators(self._step)
+        return ops.zeros(())
+
+
+def _fingerprint(step: Step, volatile: frozenset[str]) -> tuple[Any, ...]:
+    variables, optimizers, plain = _state.track(step).fingerprint()
+    return variables, optimizers, tuple(item for item in plain if item[0] not in volatile)
+
+
+def program(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    execution: Execution,
+    *,
+    observers: Sequence[Observer] = (),
+    accumulate: int = 1,
+) -> Program:
+    """Return the program for batches like this one, made anew only if the Step has changed.
+
+    Args:
+        step: The Step.
+        method: Which of its methods.
+        batch: The first batch of the data.
+        execution: How it runs.
+        observers: Look at each call of a loss object while the method is rehearsed.
+        accumulate: Micro-batches an update.
+    """
+    asked = execution.given_mode
+    programs = internals(step).programs
+    counts_examples = step.num_examples(batch) is not None
+    key = (method, accumulate > 1, counts_examples, describe(batch))
+    known = programs.get(key)
+    if known is None or known.is_stale:
+        first = _backends.current().tensors(batch)
+        rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
+        programs[key] = Program(step, method, rehearsal, accumulate > 1, counts_examples)
+    found = programs[key]
+    if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
+        found.plan = usual_plan(found.rehearsal, asked, execution.fuses)
+    return found
+
+
+def usual_plan(
+    rehearsal: Rehearsal, mode: Mode | None = None, is_fused: bool | None = None
+) -> Plan:
+    """Return the plan for what is asked for, the rest as the framework usually has it."""
+    usual_mode, usually_fused = _backends.current().capabilities.plans[0]
+    origin = "usual" if mode is None and is_fused is None else "asked for"
+    if mode == "eager":
+        is_fused = False
+    if is_fused is None:
+        is_fused = usually_fused and rehearsal.loops_well
+    return Plan(mode or usual_mode, is_fused, origin)
+
+
+def describe(batch: Batch) -> str:
+    """Describe the structure, dtypes and ranks of a batch, not its sizes."""
+
+    def leaf(value: Any) -> str:
+        dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+        return f"{getattr(dtype, 'name', dtype)}/{len(shape)}"
+
+    return repr(keras.tree.map_structure(leaf, batch))
