@@ -34,7 +34,7 @@ from perigee._recorder import Observer, StepRecorder, patched
 from perigee._state import Tracked
 from perigee._step import Step, call, layers_of
 from perigee._typing import Batch
-from perigee._updates import Accumulator, LossScale
+from perigee._updates import Accumulator, LossScale, micro_batch_counter
 from perigee._updates import internals as internals_of
 
 
@@ -241,6 +241,8 @@ def _prepare_loss_scale(step: Step, tracked: Tracked) -> None:
 
 def _prepare_accumulators(step: Step, tracked: Tracked, recorder: StepRecorder) -> None:
     own = internals_of(step)
+    if own.accumulated is None:
+        own.accumulated = micro_batch_counter()
     for optimizer, variables in recorder.updates:
         path = tracked.path_of(optimizer)
         known = own.accumulators.get(path)

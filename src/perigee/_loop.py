@@ -190,8 +190,8 @@ class Training:
                 self.callbacks.train_batch_begin(index)
             values.add(program.run(batch))
             self.clock = self.clock.after_steps(1)
-        if self.course.accumulate > 1 and self.clock.batch % self.course.accumulate == 0:
-            program.flush()
+            if self.course.accumulate > 1 and self.clock.batch % self.course.accumulate == 0:
+                program.flush()
         if values.is_full:
             values.read(self.clock)
         read = self._reader(values, program)
@@ -215,7 +215,6 @@ class Training:
         ends = [
             None if course.steps is None else course.steps - clock.step,
             None if course.steps_per_epoch is None else course.steps_per_epoch - clock.batch,
-            None if course.accumulate == 1 else course.accumulate - clock.batch % course.accumulate,
             None if course.record_every is None else course.record_every.steps_until_due(clock),
             None if self.validate is None else course.validate_every.steps_until_due(clock),
             self.hooks.steps_until_due(clock),

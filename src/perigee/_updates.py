@@ -68,6 +68,7 @@ class Internals:
     def __init__(self) -> None:
         self.loss_scale: LossScale | None = None
         self.accumulators: dict[str, Accumulator] = {}
+        self.accumulated: Any = None  # micro-batches since the last update; a variable
         self.programs: dict[Any, Any] = {}
 
     @property
@@ -76,6 +77,8 @@ class Internals:
         found: dict[str, Any] = {}
         if self.loss_scale is not None:
             found |= self.loss_scale.variables
+        if self.accumulated is not None:
+            found["accumulated"] = self.accumulated
         for path, accumulator in self.accumulators.items():
             found |= {f"accumulator/{path}/{k}": v for k, v in accumulator.variables.items()}
         return found
@@ -135,7 +138,7 @@ class Accumulator:
 
     def __init__(self, optimizer: Any, variables: Sequence[Any]) -> None:
         self.optimizer = optimizer
-        self._targets = list(variables)
+        self.targets = list(variables)
         self._sums = [
             _variable(np.zeros(tuple(v.shape), "float32"), "float32", f"sum_{i}")
             for i, v in enumerate(variables)
@@ -150,7 +153,7 @@ class Accumulator:
     def add(self, gradients: Gradients, when: Any) -> None:
         """Add the gradients of a micro-batch, unless `when` is false."""
         weight = ops.cast(1.0 if gradients.weight is None else gradients.weight, "float32")
-        sums = {id(v): total for v, total in zip(self._targets, self._sums, strict=True)}
+        sums = {id(v): total for v, total in zip(self.targets, self._sums, strict=True)}
         dense = _backends.current().dense
         for value, variable in zip(gradients.values, gradients.variables, strict=True):
             share = ops.cast(dense(value), "float32") * weight
@@ -165,16 +168,26 @@ class Accumulator:
         divisor = ops.maximum(count, 1e-30)
         means = [
             ops.cast(ops.convert_to_tensor(total) / divisor, variable.dtype)
-            for total, variable in zip(self._sums, self._targets, strict=True)
+            for total, variable in zip(self._sums, self.targets, strict=True)
         ]
-        update(step, self.optimizer, means, self._targets, ops.greater(count, 0.0))
+        update(step, self.optimizer, means, self.targets, ops.greater(count, 0.0))
         for total in self._sums:
             total.assign(ops.zeros(total.shape, total.dtype))
         self._count.assign(0.0)
 
 
+def flush_if_full(step: Holder, size: int) -> None:
+    """Apply what all accumulators of a Step hold, if that is `size` micro-batches."""
+    own = internals(step)
+    written = list(own.variables.values())
+    for accumulator in own.accumulators.values():
+        written += [*accumulator.targets, *accumulator.optimizer.variables]
+    is_full = ops.equal(ops.convert_to_tensor(own.accumulated), size)
+    _backends.current().update_if(is_full, lambda: flush_accumulators(step), written)
+
+
 def flush_accumulators(step: Holder) -> None:
-    """Apply what all accumulators of a Step hold."""
+    """Apply what all accumulators of a Step hold, and begin anew."""
     frame = Frame(step, "train_step", None)
     token = under_way.set(frame)
     try:
@@ -183,8 +196,14 @@ def flush_accumulators(step: Holder) -> None:
             accumulator.flush(step)
         if own.loss_scale is not None and frame.finite:
             own.loss_scale.adapt(frame.finite)
+        own.accumulated.assign(0)
     finally:
         under_way.reset(token)
+
+
+def micro_batch_counter() -> Any:
+    """Return a variable that counts micro-batches."""
+    return _variable(0, "int32", "accumulated")
 
 
 def _variable(value: Any, dtype: str, name: str) -> Any:

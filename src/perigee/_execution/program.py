@@ -20,7 +20,7 @@ from perigee._frame import Method
 from perigee._recorder import Observer
 from perigee._step import Step, call
 from perigee._typing import Batch, Tensor, Tree
-from perigee._updates import flush_accumulators, internals
+from perigee._updates import flush_accumulators, flush_if_full, internals
 
 
 class Program:
@@ -38,7 +38,7 @@ class Program:
         step: Step,
         method: Method,
         rehearsal: Rehearsal,
-        is_accumulating: bool,
+        accumulate: int,
         counts_examples: bool,
     ) -> None:
         self.rehearsal = rehearsal
@@ -47,7 +47,7 @@ class Program:
         self.findings: Sequence[Any] | None = None
         self._step = step
         self._method: Method = method
-        self._is_accumulating = is_accumulating
+        self._accumulate = accumulate
         self._counts_examples = counts_examples
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._compiled: dict[Any, Compiled] = {}
@@ -63,7 +63,7 @@ class Program:
         return self._fingerprint != _fingerprint(self._step, self.rehearsal.volatile)
 
     def run(self, batch: Batch) -> Tree:
-        """Run the method on a batch.
+        """Run the method on a batch; what is accumulated waits for `flush`.
 
         Returns:
             The row of logged values, shape `(columns, 2)`: means and counts, on the device. Of
@@ -73,6 +73,8 @@ class Program:
 
     def run_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Tensor:
         """Run the method on `count` batches cut from arrays, in one call.
+
+        What is accumulated is applied within it, whenever it is enough.
 
         Args:
             arrays: Tensors with one common first axis.
@@ -98,7 +100,7 @@ class Program:
             The rows of logged values, shape `(steps, columns, 2)`, and how many there are.
         """
         backend = _backends.current()
-        compiled = self._kept(("stream", self.plan.mode), lambda: backend.streamed(self._row))
+        compiled = self._kept(("stream", self.plan.mode), lambda: backend.streamed(self._row_of_block))
         return compiled(iterator, ahead, np.int32(count))
 
     def flush(self) -> None:
@@ -113,7 +115,7 @@ class Program:
             type(self._step).__qualname__,
             self._method,
             zlib.crc32(code.co_code) if code is not None else None,
-            self._is_accumulating,
+            self._accumulate,
             [[e.key, list(e.variable.shape), str(e.variable.dtype), e.kind] for e in entries],
         ]
 
@@ -128,7 +130,7 @@ class Program:
     def _block(self, batch_size: int) -> Compiled:
         return self._kept(
             ("block", self.plan.mode, batch_size),
-            lambda: _backends.current().sliced(self._row, batch_size, self.plan.mode),
+            lambda: _backends.current().sliced(self._row_of_block, batch_size, self.plan.mode),
         )
 
     def _kept(self, key: Any, make: Any) -> Compiled:
@@ -145,7 +147,7 @@ class Program:
             self._step,
             self._method,
             batch,
-            is_accumulating=self._is_accumulating,
+            is_accumulating=self._accumulate > 1,
             counts_examples=self._counts_examples,
         )
         columns, cells = [], []
@@ -154,7 +156,15 @@ class Program:
                 columns.append(Column(name, self.rehearsal.kinds.get(name, "mean")))
                 cells.append(ops.stack([ops.cast(mean, "float32"), ops.cast(count, "float32")]))
         self.columns = tuple(columns)
+        if self._accumulate > 1:
+            internals(self._step).accumulated.assign_add(1)
         return ops.stack(cells) if cells else ops.zeros((0, 2))
+
+    def _row_of_block(self, batch: Batch) -> Tensor:
+        row = self._row(batch)
+        if self._accumulate > 1:
+            flush_if_full(self._step, self._accumulate)
+        return row
 
     def _predict(self, batch: Batch) -> Tree:
         return call(self._step, self._method, batch)[0]
@@ -191,12 +201,12 @@ def program(
     asked = execution.given_mode
     programs = internals(step).programs
     counts_examples = step.num_examples(batch) is not None
-    key = (method, accumulate > 1, counts_examples, describe(batch))
+    key = (method, accumulate, counts_examples, describe(batch))
     known = programs.get(key)
     if known is None or known.is_stale:
         first = _backends.current().tensors(batch)
         rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
-        programs[key] = Program(step, method, rehearsal, accumulate > 1, counts_examples)
+        programs[key] = Program(step, method, rehearsal, accumulate, counts_examples)
     found = programs[key]
     if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
         found.plan = usual_plan(found.rehearsal, asked, execution.fuses)
