@@ -78,11 +78,14 @@ class Ended:
         reason: Why: `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, what a hook asked for, or
             `"error: ..."`.
         seconds: Time of the event, in seconds since `fit` was called.
+        spent: Seconds spent waiting for `"data"`, running steps and waiting for their values
+            (`"device"`), and in `"validation"`; the rest is compiling and the host's own.
     """
 
     clock: Clock
     reason: str
     seconds: float
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
 class Hook:

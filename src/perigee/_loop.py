@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -85,6 +87,9 @@ class Training:
     _validated: tuple[int, Mapping[str, float]] = field(default=(-1, {}))
     _program: Program | None = None
     _window: Tally = field(default_factory=Tally)
+    _seconds: dict[str, float] = field(
+        default_factory=lambda: {"data": 0.0, "device": 0.0, "validation": 0.0}
+    )
 
     def run(self) -> str:
         """Train until something says stop, and return what did.
@@ -130,7 +135,20 @@ class Training:
         return reason
 
     def _end(self, reason: str) -> None:
-        self.hooks.end(Ended(self.clock, reason, self.now()))
+        spent = {
+            "data": self._seconds["data"] + self.blocks.data_seconds,
+            "device": self._seconds["device"] + self.blocks.device_seconds,
+            "validation": self._seconds["validation"],
+        }
+        self.hooks.end(Ended(self.clock, reason, self.now(), spent))
+
+    @contextmanager
+    def _timing(self, what: str) -> Generator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[what] += time.perf_counter() - began
 
     def _epoch(self) -> tuple[Program, Mapping[str, float]]:
         """Train one epoch, or what is left before the training stops."""
@@ -183,17 +201,20 @@ class Training:
             self.clock = self.clock.after_steps(count)
             values.add_block(rows, self.clock)
         else:
-            batch = self.feed.draw()
+            with self._timing("data"):
+                batch = self.feed.draw()
             if batch is None:
                 return self._goes_on()
             if self.callbacks and looks:
                 self.callbacks.train_batch_begin(index)
-            values.add(program.run(batch))
+            with self._timing("device"):
+                values.add(program.run(batch))
             self.clock = self.clock.after_steps(1)
             if self.course.accumulate > 1 and self.clock.batch % self.course.accumulate == 0:
                 program.flush()
         if values.is_full:
-            values.read(self.clock)
+            with self._timing("device"):
+                values.read(self.clock)
         read = self._reader(values, program)
         self.hooks.steps(StepsDone(self.clock, count, read, self._ask, self.now()))
         if self.callbacks and looks:
@@ -240,7 +261,8 @@ class Training:
         if at != self.clock.step:
             if self.callbacks:
                 self.callbacks.test_begin()
-            values = self.validate()
+            with self._timing("validation"):
+                values = self.validate()
             if self.callbacks:
                 self.callbacks.test_end(values)
             self._validated = self.clock.step, values

@@ -204,6 +204,7 @@ def fit(
             now=lambda: time.perf_counter() - began,
         )
         training.run()
+        programs.look_back()
     finally:
         feed.close()
         if validation_feed is not None:
@@ -291,6 +292,7 @@ class _Programs:
         self._method: Method = method
         self._accumulate, self._history = accumulate, history
         self.plan: Plan | None = None
+        self._last: Program | None = None
 
     def __call__(self, batch: Batch) -> Program:
         found = program(
@@ -303,12 +305,18 @@ class _Programs:
         )
         if self.plan is not None:  # also of a Step that has changed
             found.plan = self.plan
+        self._last = found
         if self._history is not None:
             if found.findings is None:
                 first = _backends.current().tensors(batch)
                 found.findings = diagnostics.after_rehearsal(self._step, found.rehearsal, first)
             self._report(found.findings)
         return found
+
+    def look_back(self) -> None:
+        """Report what is known only once the program has run."""
+        if self._last is not None:
+            self._report(diagnostics.after_training(self._last))
 
     def _report(self, findings: Sequence[Finding]) -> None:
         assert self._history is not None

@@ -31,6 +31,8 @@ class Program:
         plan: How it runs.
         columns: What the columns of a row are, known once it has run.
         findings: What is probably wrong with it; `None` while nobody has looked.
+        retraces: Each time that a function was compiled again for other batches: how often that
+            one is compiled now, and what is different about the batch.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Program:
         self.plan = usual_plan(rehearsal)
         self.columns: tuple[Column, ...] = ()
         self.findings: Sequence[Any] | None = None
+        self.retraces: list[tuple[int, str]] = []
         self._step = step
         self._method: Method = method
         self._accumulate = accumulate
         self._counts_examples = counts_examples
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._compiled: dict[Any, Compiled] = {}
+        self._traced_for: dict[int, Sequence[str]] = {}
 
     @property
     def traces(self) -> int:
@@ -69,7 +73,7 @@ class Program:
             The row of logged values, shape `(columns, 2)`: means and counts, on the device. Of
             `predict_step` what it returned.
         """
-        return self._single()(batch)
+        return self._watched(self._single(), batch)
 
     def run_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Tensor:
         """Run the method on `count` batches cut from arrays, in one call.
@@ -86,7 +90,7 @@ class Program:
         Returns:
             The rows of logged values, shape `(at least count, columns, 2)`, on the device.
         """
-        return self._block(batch_size)(arrays, np.int32(first), np.int32(count))
+        return self._watched(self._block(batch_size), arrays, np.int32(first), np.int32(count))
 
     def run_stream(self, iterator: Any, ahead: Any, count: int) -> tuple[Tensor, Tensor]:
         """Run the method on up to `count` batches drawn from an iterator, in one call.
@@ -100,7 +104,9 @@ class Program:
             The rows of logged values, shape `(steps, columns, 2)`, and how many there are.
         """
         backend = _backends.current()
-        compiled = self._kept(("stream", self.plan.mode), lambda: backend.streamed(self._row_of_block))
+        compiled = self._kept(
+            ("stream", self.plan.mode), lambda: backend.streamed(self._row_of_block)
+        )
         return compiled(iterator, ahead, np.int32(count))
 
     def flush(self) -> None:
@@ -122,6 +128,20 @@ class Program:
     def compiled_block(self, batch_size: int) -> Compiled:
         """Return what runs blocks of batches of this size, for looking at it."""
         return self._block(batch_size)
+
+    def _watched(self, compiled: Compiled, batch: Batch, *more: Any) -> Tree:
+        """Run what is compiled, and take note where a batch made it compile again."""
+        traces = compiled.traces
+        result = compiled(batch, *more)
+        if compiled.traces != traces:
+            now = leaf_shapes(batch)
+            before = self._traced_for.get(id(compiled))
+            self._traced_for[id(compiled)] = now
+            if before is not None:
+                pairs = zip(before, now, strict=False)
+                changed = [f"{new}, was {old}" for old, new in pairs if old != new]
+                self.retraces.append((compiled.traces, "; ".join(changed)))
+        return result
 
     def _single(self) -> Compiled:
         body = self._predict if self._method == "predict_step" else self._row
@@ -234,3 +254,13 @@ def describe(batch: Batch) -> str:
         return f"{getattr(dtype, 'name', dtype)}/{len(shape)}"
 
     return repr(keras.tree.map_structure(leaf, batch))
+
+
+def leaf_shapes(batch: Batch) -> list[str]:
+    """Return each leaf of a batch by its number, with dtype and shape."""
+    leaves = enumerate(keras.tree.flatten(batch))
+    return [
+        f"leaf {index}: {leaf.dtype} {tuple(leaf.shape)}"
+        for index, leaf in leaves
+        if hasattr(leaf, "shape")
+    ]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from perigee._discovery import Rehearsal
+from perigee._execution import Program
 from perigee._recorder import LossCall
 from perigee._step import Step
-from perigee.diagnostics import coverage, labels, pairing
+from perigee.diagnostics import coverage, labels, pairing, retraces
 from perigee.diagnostics._finding import Finding as Finding
 
 LOSS_CALL_CHECKS: Sequence[Callable[[LossCall], None]] = (labels.check,)
@@ -23,3 +24,8 @@ def after_rehearsal(step: Step, rehearsal: Rehearsal, batch: Any) -> list[Findin
     """
     pairing.check(step, rehearsal, batch)
     return coverage.check(rehearsal)
+
+
+def after_training(program: Program) -> list[Finding]:
+    """Run what can be known only once a program has run."""
+    return retraces.check(program)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perigee._clock import Clock
@@ -19,6 +19,7 @@ class History(Hook):
         stop_reason: Why it ended: `"epochs"`, `"steps"`, `"non-finite"`, or what a hook or
             callback asked for.
         clock: Where it ended.
+        spent: Seconds spent waiting for `"data"`, on the `"device"` and in `"validation"`.
         plan: How the step was run and what that was chosen from; print it.
         findings: What is probably wrong with the step, seen while it was rehearsed.
     """
@@ -28,6 +29,7 @@ class History(Hook):
         self.epoch: list[int] = []
         self.stop_reason: str | None = None
         self.clock = Clock()
+        self.spent: Mapping[str, float] = {}
         self.plan: Any = None
         self.findings: Sequence[Any] = ()
 
@@ -42,6 +44,7 @@ class History(Hook):
         """Take in where and why it ended."""
         self.clock = event.clock
         self.stop_reason = event.reason
+        self.spent = event.spent
 
     def __repr__(self) -> str:
         last = {name: f"{values[-1]:.4g}" for name, values in self.history.items()}

@@ -1,0 +1,27 @@
+"""PG420: a step that is compiled again and again, since its batches differ in size."""
+
+from __future__ import annotations
+
+from perigee._execution import Program
+from perigee.diagnostics._finding import Finding
+
+_USUAL_TRACES = 2
+"""One, and one more for a smaller last batch or for the axis that varies."""
+
+
+def check(program: Program) -> list[Finding]:
+    """Tell of the first time that a function was compiled more often than is usual."""
+    many = [change for traces, change in program.retraces if traces > _USUAL_TRACES]
+    if not many:
+        return []
+    return [
+        Finding(
+            code="PG420",
+            name="Recompiled",
+            severity="warning",
+            happened=f"The step was compiled {_USUAL_TRACES + 1} times, the last time since a "
+            f"batch has another size: {many[0]}.",
+            expected="batches of few different sizes: each new one costs a compilation.",
+            fix="pad the batches to one length, or to a few (bucketing), and mask what is added.",
+        )
+    ]
