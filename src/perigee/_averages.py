@@ -180,11 +180,12 @@ class Column:
 
     Attributes:
         name: What it is logged under; the means of the columns of one name add up.
-        kind: `"mean"` to be averaged, `"last"` where the value already covers the pass so far.
+        kind: `"mean"` to be averaged, `"last"` where the value already covers the pass so far,
+            `"sum"` to be added up.
     """
 
     name: str
-    kind: Literal["mean", "last"]
+    kind: Literal["mean", "last", "sum"]
 
 
 class Tally:
@@ -206,8 +207,13 @@ class Tally:
         means, counts = rows[..., 0].astype(np.float64), rows[..., 1].astype(np.float64)
         for index, column in enumerate(columns):
             if column.kind == "last":
-                if len(rows):
-                    self._totals[index], self._counts[index] = float(means[-1, index]), 1.0
+                counted = np.flatnonzero(counts[:, index])
+                if len(counted):
+                    self._totals[index], self._counts[index] = float(means[counted[-1], index]), 1.0
+                continue
+            if column.kind == "sum":
+                total = self._totals.get(index, 0.0) + float(means[:, index].sum())
+                self._totals[index], self._counts[index] = total, 1.0
                 continue
             # A term that counted nothing contributes nothing, whatever its mean.
             products = np.where(counts[:, index] == 0, 0.0, means[:, index]) * counts[:, index]

@@ -29,7 +29,7 @@ from perigee._typing import Batch
 _ROWS_BETWEEN_READS = 64
 """Steps whose logged values may wait on the device before they are read and checked."""
 
-Nonfinite = Literal["raise", "stop"]
+Nonfinite = Literal["raise", "skip", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,8 +345,10 @@ class _Values:
         return means
 
     def _refuse_nonfinite(self, rows: np.ndarray, clock: Clock) -> None:
+        if self._nonfinite == "skip" or self.stop is not None:
+            return
         bad = np.argwhere(~np.isfinite(rows[..., 0]))
-        if len(bad) == 0 or self.stop is not None:
+        if len(bad) == 0:
             return
         row, column = (int(i) for i in bad[0])
         if self._nonfinite == "stop":

@@ -131,7 +131,9 @@ def fit(
         validate_every: When to validate; the end of each epoch by default.
         accumulate: Micro-batches an update, each of `batch_size`: equal to one update on all of
             them together. What is left over at the end of an epoch makes an update of its own.
-        nonfinite: `"raise"` an error when a returned value is NaN or infinite, or `"stop"`.
+        nonfinite: `"raise"` an error when a returned value is NaN or infinite, `"stop"`, or
+            `"skip"` such a step: all that it wrote is as before, also where a variable became NaN
+            or infinite, and `skipped_steps` of each epoch is logged.
         run: A directory (or a `Run`) that keeps `run.json` and `metrics.jsonl`.
         callbacks: Keras callbacks and `Hook`s.
         execution: `"auto"`, `"graph"`, `"xla"`, or `"eager"` for debugging.
@@ -172,7 +174,9 @@ def fit(
         if validation is not None:
             validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
             _check_finite(validation_feed, validation_steps)
-        programs = _Programs(step, "train_step", execution, accumulate, history)
+        programs = _Programs(
+            step, "train_step", execution, accumulate, history, skips=nonfinite == "skip"
+        )
         measured = _Programs(step, "test_step", execution)
         # A bad step is refused before a run is made.
         batch = feed.peek()
@@ -287,10 +291,11 @@ class _Programs:
         execution: Execution,
         accumulate: int = 1,
         history: History | None = None,
+        skips: bool = False,
     ) -> None:
         self._step, self._execution = step, execution
         self._method: Method = method
-        self._accumulate, self._history = accumulate, history
+        self._accumulate, self._history, self._skips = accumulate, history, skips
         self.plan: Plan | None = None
         self._last: Program | None = None
 
@@ -302,6 +307,7 @@ class _Programs:
             self._execution,
             observers=diagnostics.LOSS_CALL_CHECKS,
             accumulate=self._accumulate,
+            skips=self._skips,
         )
         if self.plan is not None:  # also of a Step that has changed
             found.plan = self.plan
@@ -352,8 +358,10 @@ def _course(
         "accumulate": accumulate,
     }.items():
         _check_count(name, value, is_optional=name != "accumulate")
-    if nonfinite not in ("raise", "stop"):
-        raise ArgumentError("nonfinite", repr(nonfinite), '"raise" or "stop".', "choose one.")
+    if nonfinite not in ("raise", "skip", "stop"):
+        raise ArgumentError(
+            "nonfinite", repr(nonfinite), '"raise", "skip" or "stop".', "choose one."
+        )
     if validate_every is not None and validation is None:
         raise ArgumentError(
             "validate_every", repr(validate_every), "`validation` data.", "pass `validation=...`."

@@ -14,6 +14,7 @@ from perigee import _backends, _state
 from perigee._averages import Column, as_average
 from perigee._backends import Compiled, Mode
 from perigee._discovery import Rehearsal, rehearse
+from perigee._errors import ArgumentError
 from perigee._execution.choice import Execution
 from perigee._execution.plan import Plan
 from perigee._frame import Method
@@ -42,6 +43,7 @@ class Program:
         rehearsal: Rehearsal,
         accumulate: int,
         counts_examples: bool,
+        skips: bool,
     ) -> None:
         self.rehearsal = rehearsal
         self.plan = usual_plan(rehearsal)
@@ -52,6 +54,7 @@ class Program:
         self._method: Method = method
         self._accumulate = accumulate
         self._counts_examples = counts_examples
+        self._skips = skips
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[int, Sequence[str]] = {}
@@ -163,6 +166,12 @@ class Program:
         return compiled
 
     def _row(self, batch: Batch) -> Tensor:
+        cells = self._unless_nonfinite(batch) if self._skips else self._cells(batch)
+        if self._accumulate > 1:
+            internals(self._step).accumulated.assign_add(1)
+        return ops.stack(cells) if cells else ops.zeros((0, 2))
+
+    def _cells(self, batch: Batch) -> list[Tensor]:
         returned, examples = call(
             self._step,
             self._method,
@@ -176,9 +185,37 @@ class Program:
                 columns.append(Column(name, self.rehearsal.kinds.get(name, "mean")))
                 cells.append(ops.stack([ops.cast(mean, "float32"), ops.cast(count, "float32")]))
         self.columns = tuple(columns)
-        if self._accumulate > 1:
-            internals(self._step).accumulated.assign_add(1)
-        return ops.stack(cells) if cells else ops.zeros((0, 2))
+        return cells
+
+    def _unless_nonfinite(self, batch: Batch) -> list[Tensor]:
+        """Run the step; where it came to a NaN or an infinity, all that it wrote is as before."""
+        written = self._written_in_a_step()
+        before = [ops.copy(ops.convert_to_tensor(variable)) for variable in written]
+        cells = self._cells(batch)
+        after = [ops.convert_to_tensor(v) for v in written]
+        means = [cell[0] for cell in cells]
+        is_finite = _backends.current().all_finite(
+            [*means, *(t for t in after if "float" in keras.backend.standardize_dtype(t.dtype))]
+        )
+        for variable, old, new in zip(written, before, after, strict=True):
+            variable.assign(ops.where(is_finite, new, old))
+        zero = ops.zeros(())
+        cells = [
+            ops.stack([mean, ops.where(is_finite, cell[1], zero)])
+            for mean, cell in zip(means, cells, strict=True)
+        ]
+        self.columns = (*self.columns, Column("skipped_steps", "sum"))
+        return [*cells, ops.stack([1.0 - ops.cast(is_finite, "float32"), ops.ones(())])]
+
+    def _written_in_a_step(self) -> list[Any]:
+        own = internals(self._step).variables
+        own.pop("accumulated", None)  # counts batches, also those that were left out
+        written = [*self.rehearsal.written, *own.values()]
+        for path, variables in self.rehearsal.updated.items():
+            # Slots may have been made only after the rehearsal.
+            optimizer = self.rehearsal.tracked.optimizers.get(path)
+            written += [*variables, *(() if optimizer is None else optimizer.variables)]
+        return list({id(v): v for v in written}.values())
 
     def _row_of_block(self, batch: Batch) -> Tensor:
         row = self._row(batch)
@@ -207,6 +244,7 @@ def program(
     *,
     observers: Sequence[Observer] = (),
     accumulate: int = 1,
+    skips: bool = False,
 ) -> Program:
     """Return the program for batches like this one, made anew only if the Step has changed.
 
@@ -217,16 +255,27 @@ def program(
         execution: How it runs.
         observers: Look at each call of a loss object while the method is rehearsed.
         accumulate: Micro-batches an update.
+        skips: Whether a step that comes to a NaN or an infinity changes nothing.
+
+    Raises:
+        ArgumentError: If steps are to be left out, and Perigee does not see their updates.
     """
     asked = execution.given_mode
     programs = internals(step).programs
     counts_examples = step.num_examples(batch) is not None
-    key = (method, accumulate, counts_examples, describe(batch))
+    key = (method, accumulate, skips, counts_examples, describe(batch))
     known = programs.get(key)
     if known is None or known.is_stale:
         first = _backends.current().tensors(batch)
         rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
-        programs[key] = Program(step, method, rehearsal, accumulate, counts_examples)
+        if skips and not rehearsal.updated:
+            raise ArgumentError(
+                "nonfinite",
+                "'skip'",
+                "updates through `minimize` or `apply`: of others Perigee cannot know the extent.",
+                'update through them, or pass "raise" or "stop".',
+            )
+        programs[key] = Program(step, method, rehearsal, accumulate, counts_examples, skips)
     found = programs[key]
     if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
         found.plan = usual_plan(found.rehearsal, asked, execution.fuses)
