@@ -58,13 +58,10 @@ types: $(INSTALLED)
 floors: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
 
+# Some 25 minutes on two quiet cores. `make bench BENCH="--backends jax"` measures less; `--orbit PATH`
+# says where Orbit lies.
 bench: $(INSTALLED)
-	@set -e; found=; \
-	for script in benchmarks/*.py; do \
-	  [ -e "$$script" ] || continue; \
-	  found=yes; echo "$$script"; $(BIN)/python "$$script"; \
-	done; \
-	[ -n "$$found" ] || echo "There is no benchmark yet: benchmarks/ holds no script."
+	$(BIN)/python -m benchmarks.run_all $(BENCH)
 
 # Write the generated pages, then check pages and links.
 docs: $(INSTALLED)

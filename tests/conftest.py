@@ -1,6 +1,7 @@
 """What every test begins with: one framework a process, quiet, and seeded."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,6 +17,14 @@ import pytest
 def seeded() -> None:
     """Seed Python, NumPy and Keras alike, so that no test depends on another."""
     keras.utils.set_random_seed(7)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep plans that tests measure out of the user's cache, and those of the user out of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from perigee._gradients import clip_by_global_norm as clip_by_global_norm
     from perigee._gradients import clip_by_norm as clip_by_norm
     from perigee._gradients import clip_by_value as clip_by_value
-    from perigee._run import Run as Run
+    from perigee._preemption import Preemption as Preemption
     from perigee._run import evaluate as evaluate
     from perigee._run import fit as fit
     from perigee._run import predict as predict
+    from perigee._runs import Run as Run
     from perigee._schedule import Every as Every
     from perigee._step import Step as Step
     from perigee.diagnostics import Finding as Finding
@@ -34,7 +35,8 @@ _HOMES = {
     "copy_of": "perigee._copies",
     "Hook": "perigee._events",
     "Execution": "perigee._execution",
-    "Run": "perigee._run",
+    "Preemption": "perigee._preemption",
+    "Run": "perigee._runs",
     "evaluate": "perigee._run",
     "fit": "perigee._run",
     "predict": "perigee._run",

@@ -226,6 +226,23 @@ class Tally:
         self._counts.clear()
         self._columns = ()
 
+    def state(self) -> dict[str, Any]:
+        """Return what was added so far, as plain values."""
+        return {
+            "columns": [[column.name, column.kind] for column in self._columns],
+            "totals": [[index, total] for index, total in self._totals.items()],
+            "counts": [[index, count] for index, count in self._counts.items()],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Tally":
+        """Return a tally that goes on where `state` was returned."""
+        tally = cls()
+        tally._columns = tuple(Column(name, kind) for name, kind in state["columns"])
+        tally._totals = {index: total for index, total in state["totals"]}
+        tally._counts = {index: count for index, count in state["counts"]}
+        return tally
+
     def means(self) -> Mapping[str, float]:
         """Return the mean of each name over everything added; names that count nothing are out."""
         means: dict[str, float] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from perigee import _state
 from perigee._errors import ArgumentError
@@ -25,6 +26,7 @@ class KerasCallbacks:
 
     def __init__(self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any]) -> None:
         self._model = _Facade(step)
+        self._callbacks = list(callbacks)
         self._list = keras.callbacks.CallbackList(list(callbacks), model=self._model, **params)
         self.wants_batches = any(_overrides(c, _TRAIN_BATCH_HOOKS) for c in callbacks)
         self.wants_test_batches = any(_overrides(c, _TEST_BATCH_HOOKS) for c in callbacks)
@@ -34,7 +36,6 @@ class KerasCallbacks:
         return bool(self._model.stop_training)
 
     def train_begin(self) -> None:
-        self._model.stop_training = False
         self._list.on_train_begin()
 
     def epoch_begin(self, epoch: int) -> None:
@@ -63,6 +64,36 @@ class KerasCallbacks:
 
     def train_end(self, logs: Mapping[str, float]) -> None:
         self._list.on_train_end(dict(logs))
+
+    def state(self) -> list[Any]:
+        """Return the attributes of each callback that are plain values or arrays of them.
+
+        So the counters and best values of Keras's own callbacks are kept, and those that users
+        write in the same way. What else a callback holds (a file, a model) begins anew.
+        """
+        return [[type(c).__qualname__, _plain_attributes(c)] for c in self._callbacks]
+
+    def load_state(self, state: Sequence[Any]) -> None:
+        """Give each callback its attributes back, if callbacks are what they were."""
+        for callback, (name, attributes) in zip(self._callbacks, state, strict=False):
+            if type(callback).__qualname__ == name:
+                vars(callback).update(attributes)
+
+
+def _plain_attributes(callback: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(callback).items()
+        if name not in ("_model", "params") and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return isinstance(value, int | float | str | bool | type(None) | np.ndarray | np.generic)
 
 
 def _overrides(callback: Any, names: Sequence[str]) -> bool:

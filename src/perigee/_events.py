@@ -1,6 +1,6 @@
 """What the loop tells hooks and writers: four events, each a small record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -141,6 +141,23 @@ class Hooks:
         """Return how many steps remain until one of them is to be told of steps; `None`: no end."""
         ends = [hook.every.steps_until_due(clock) for hook in self.hooks if hook.every]
         return min((end for end in ends if end is not None), default=None)
+
+    def state(self) -> list[Any]:
+        """Return the state of each hook, with the name of its class."""
+        return [[type(hook).__qualname__, dict(hook.state())] for hook in self.hooks]
+
+    def load_state(self, states: Sequence[Any]) -> None:
+        """Give each hook the state of the one of its class that stood in its place among those.
+
+        A hook that was not there begins anew.
+        """
+        saved: dict[str, list[Any]] = {}
+        for name, state in states:
+            saved.setdefault(name, []).append(state)
+        for hook in self.hooks:
+            own = saved.get(type(hook).__qualname__)
+            if own:
+                hook.load_state(own.pop(0))
 
     def record(self, event: Recorded) -> None:
         for hook in self.hooks:

@@ -22,12 +22,15 @@ from perigee._execution import (
     logged_metrics,
     rows_on_host,
 )
-from perigee._protocols import Callbacks, Feed
+from perigee._protocols import Callbacks, Feed, Saving
 from perigee._schedule import Every
 from perigee._typing import Batch
 
 _ROWS_BETWEEN_READS = 64
 """Steps whose logged values may wait on the device before they are read and checked."""
+
+INTERRUPTIONS = ("signal", "deadline")
+"""Reasons to stop that are no end: nothing more happens, so that the training can go on later."""
 
 Nonfinite = Literal["raise", "skip", "stop"]
 
@@ -69,6 +72,8 @@ class Training:
         validate: Measures the Step on the validation data, values unprefixed; or `None`.
         hooks: Are told what happens.
         callbacks: Keras's callbacks, or `None`.
+        saving: Saves what is needed to go on, or `None`.
+        interruption: Returns why to leave the training as it is, or `None`.
         now: Seconds since training was asked for.
         clock: How far it has come.
     """
@@ -81,12 +86,17 @@ class Training:
     validate: Callable[[], Mapping[str, float]] | None
     hooks: Hooks
     callbacks: Callbacks | None
+    saving: Saving | None
+    interruption: Callable[[], str | None]
     now: Callable[[], float]
     clock: Clock = field(default_factory=Clock)
     _asked: str | None = None
     _validated: tuple[int, Mapping[str, float]] = field(default=(-1, {}))
     _program: Program | None = None
+    _epoch_tally: Tally = field(default_factory=Tally)
     _window: Tally = field(default_factory=Tally)
+    _values: _Values | None = None
+    _saved_callbacks: Any = None
     _seconds: dict[str, float] = field(
         default_factory=lambda: {"data": 0.0, "device": 0.0, "validation": 0.0}
     )
@@ -95,17 +105,19 @@ class Training:
         """Train until something says stop, and return what did.
 
             until stop:
-                batch   <- the next one, of this epoch
-                row     <- run the step on it        the values stay on the device
-                clock   += 1
-                every so many rows: read them, look for non-finite ones
-                if due: record a window    if due: validate
+                block   <- as many steps as there are before the next thing that is due
+                rows    <- run the block             one call where the plan says so
+                clock   += steps done
+                look for values that are not finite
+                if due: record a window    if due: validate    if due: save
                 at the end of the epoch: update what was accumulated, read metrics, validate,
-                    record, tell the callbacks
+                    record, tell the callbacks, save (last: the next step starts from there)
+            save what is not saved
             always: say that it ended
 
         Returns:
-            `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, or what a hook or callback asked for.
+            `"epochs"`, `"steps"`, `"non-finite"`, one of `INTERRUPTIONS`, or what a hook or
+            callback asked for.
         """
         course = self.course
         started = Started(
@@ -117,10 +129,15 @@ class Training:
             self.hooks.start(started)
             if self.callbacks:
                 self.callbacks.train_begin()
-            while (stop := self._reason_to_stop()) is None:
+                if self._saved_callbacks is not None:  # most begin anew when training begins
+                    self.callbacks.load_state(self._saved_callbacks)
+            if self.saving:
+                self.saving.begin()
+            while (reason := self._reason_to_stop()) is None:
                 program, logs = self._epoch()
-            reason = stop
-            if program is not None:
+            if self.saving:
+                self.saving.save(self.clock, self.state, self._finished(), is_last=True)
+            if program is not None and reason not in INTERRUPTIONS:
                 finalize(program.rehearsal)
             if self.callbacks:
                 self.callbacks.train_end(logs)
@@ -151,25 +168,33 @@ class Training:
             self._seconds[what] += time.perf_counter() - began
 
     def _epoch(self) -> tuple[Program, Mapping[str, float]]:
-        """Train one epoch, or what is left before the training stops."""
-        if self.callbacks:
+        """Train one epoch, or what is left of it, or what comes before the training stops."""
+        is_new = self.clock.batch == 0
+        if self.callbacks and is_new:
             self.callbacks.epoch_begin(self.clock.epoch)
         program = self.programs(self.feed.peek())
-        if program is not self._program:  # a Step that has changed may log other values
-            self._program, self._window = program, Tally()
-        for metric in program.rehearsal.tracked.metrics.values():
-            metric.reset_state()
-        values = _Values(program, self.course.nonfinite, self._window)
+        if self._program is not None and program is not self._program:
+            self._window = Tally()  # a Step that has changed may log other values
+        self._program = program
+        if is_new:
+            self._epoch_tally = Tally()
+            for metric in program.rehearsal.tracked.metrics.values():
+                metric.reset_state()
+        values = _Values(program, self.course.nonfinite, self._epoch_tally, self._window)
+        self._values = values
         is_whole = False
         while self._reason_to_stop() is None:
-            if not self._block(program, values):
-                is_whole = True
-                break
-            if self.clock.batch == self.course.steps_per_epoch:
+            if self.clock.batch == self.course.steps_per_epoch or not self._block(program, values):
                 is_whole = True
                 break
         else:
             is_whole = self.clock.batch == self._steps_per_epoch()
+        reason = self._reason_to_stop()
+        if self.saving and not is_whole and reason in ("steps", *INTERRUPTIONS):
+            # The epoch may go on from here, so what ends it is not in what is saved.
+            self.saving.save(self.clock, self.state, self._finished(), is_last=True)
+        if not is_whole and reason in INTERRUPTIONS:
+            return program, {}
         if self.clock.batch % self.course.accumulate:
             program.flush()
         means = values.means(self.clock)
@@ -186,6 +211,8 @@ class Training:
         self._record("epoch", logs)
         if self.callbacks:
             self.callbacks.epoch_end(epoch, logs)
+        if self.saving and is_whole and self.saving.is_due(self.clock):
+            self.saving.save(self.clock, self.state, self._finished())
         return program, logs
 
     def _block(self, program: Program, values: _Values) -> bool:
@@ -228,7 +255,38 @@ class Training:
         if due.steps is not None and due.is_due(self.clock):
             self._record("validation", self._validate())
         self._asked = self._asked or values.stop
+        # At the end of an epoch it is saved when all of it is done.
+        is_at_end = self.clock.batch == self._steps_per_epoch()
+        if self.saving and self.saving.is_due(self.clock) and not is_at_end:
+            self.saving.save(self.clock, self.state, self._finished())
         return True
+
+    def _finished(self) -> str | None:
+        """Return why there is nothing left to train, or `None`."""
+        reason = self._reason_to_stop()
+        return None if reason in INTERRUPTIONS else reason
+
+    def state(self) -> dict[str, Any]:
+        """Return what the loop itself needs to go on, as plain values and arrays."""
+        if self._values is not None:
+            self._values.read(self.clock)
+        at, validated = self._validated
+        return {
+            "epoch": self._epoch_tally.state(),
+            "window": self._window.state(),
+            "validated": {"step": at, "values": dict(validated)},
+            "hooks": self.hooks.state(),
+            "callbacks": None if self.callbacks is None else self.callbacks.state(),
+        }
+
+    def load_state(self, clock: Clock, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned at `clock`, before the training begins."""
+        self.clock = clock
+        self._epoch_tally = Tally.from_state(state["epoch"])
+        self._window = Tally.from_state(state["window"])
+        self._validated = state["validated"]["step"], state["validated"]["values"]
+        self.hooks.load_state(state["hooks"])
+        self._saved_callbacks = state["callbacks"]
 
     def _steps_until_due(self) -> int | None:
         """Return how many steps there are until something else has to happen; `None`: no end."""
@@ -239,6 +297,7 @@ class Training:
             None if course.record_every is None else course.record_every.steps_until_due(clock),
             None if self.validate is None else course.validate_every.steps_until_due(clock),
             self.hooks.steps_until_due(clock),
+            None if self.saving is None else self.saving.steps_until_due(clock),
         ]
         return min((end for end in ends if end is not None), default=None)
 
@@ -287,6 +346,8 @@ class Training:
         course, clock = self.course, self.clock
         if self._asked is not None:
             return self._asked
+        if (interruption := self.interruption()) is not None:
+            return interruption
         if self.callbacks and self.callbacks.stop_requested:
             return "asked by a callback"
         if course.steps is not None and clock.step >= course.steps:
@@ -302,11 +363,11 @@ class Training:
 class _Values:
     """The logged values of an epoch: rows on the device, tallies on the host."""
 
-    def __init__(self, program: Program, nonfinite: Nonfinite, window: Tally) -> None:
+    def __init__(self, program: Program, nonfinite: Nonfinite, epoch: Tally, window: Tally) -> None:
         self.stop: str | None = None
         self._program, self._nonfinite = program, nonfinite
         self._rows: list[Any] = []
-        self._epoch, self._window = Tally(), window  # a window may begin in an earlier epoch
+        self._epoch, self._window = epoch, window  # a window may begin in an earlier epoch
 
     @property
     def is_full(self) -> bool:

@@ -1,13 +1,20 @@
 """The seams between the rooms: what the loop needs of a feed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perigee._clock import Clock
 from perigee._typing import Batch
+
+Resumes: TypeAlias = Literal["exactly", "by replay", "not exactly"]
+"""Whether data that is brought back to a position goes on like data that was never interrupted.
+
+`"by replay"`: by drawing and dropping the batches before, exact where they depend on seeds alone.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +129,72 @@ class Feed(Protocol):
         """Stand at `position`, so that the next draw returns the batch that follows it."""
         ...
 
+    @property
+    def resumes(self) -> Resumes:
+        """How well `load_state` will bring back the data, known before anything is drawn."""
+        ...
+
+    @property
+    def resumes_because(self) -> str:
+        """Why, as the end of a sentence: "The data resumes by replay, as ..."."""
+        ...
+
     def state(self) -> dict[str, Any]:
-        """Return the position as numbers, strings, lists and dicts, for a checkpoint."""
+        """Return where the next batch will be drawn, for a checkpoint.
+
+        A tree of dicts with strings as keys and of lists, whose leaves are plain values and NumPy
+        arrays.
+        """
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Stand where another feed of the same data stood when it returned `state`.
+
+        It is for a feed that has drawn nothing yet; a peek is no draw.
+
+        Raises:
+            DataChangedError: If the data is another one; it names what differs.
+            NotResumableError: If the data cannot begin again.
+            DataStateError: If `state` is no position of such data.
+            PositionError: If the data holds fewer batches.
+        """
         ...
 
     def close(self) -> None:
         """Stop workers and let go of the data."""
+        ...
+
+
+class Saving(Protocol):
+    """Saves what a training needs to go on."""
+
+    def begin(self) -> None:
+        """The first step comes next, and nothing before it."""
+        ...
+
+    def is_due(self, clock: Clock) -> bool:
+        """Tell whether to save now."""
+        ...
+
+    def steps_until_due(self, clock: Clock) -> int | None:
+        """Return how many steps remain until it is due; `None` where steps do not tell."""
+        ...
+
+    def save(
+        self,
+        clock: Clock,
+        state: Callable[[], Mapping[str, Any]],
+        finished: str | None,
+        is_last: bool = False,
+    ) -> None:
+        """Save, unless this very state is saved already.
+
+        Args:
+            clock: Where training stands.
+            state: Returns what the loop needs.
+            finished: Why there is nothing left to train, or `None`.
+            is_last: Whether the process is going to end: it is on the disk when this returns.
+        """
         ...
 
 
@@ -187,4 +254,12 @@ class Callbacks(Protocol):
 
     def train_end(self, logs: Mapping[str, float]) -> None:
         """Training has ended."""
+        ...
+
+    def state(self) -> list[Any]:
+        """Return what must survive a restart, of each callback in order."""
+        ...
+
+    def load_state(self, state: Sequence[Any]) -> None:
+        """Take back what `state` returned."""
         ...

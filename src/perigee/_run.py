@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, ParamSpec, TypeVar
 
 import keras
@@ -24,32 +24,28 @@ from perigee._errors import (
     UnknownArgumentError,
 )
 from perigee._events import Hook, Hooks
-from perigee._execution import Blocks, Choice, Execution, Plan, Program, make_plan, program
+from perigee._execution import (
+    Blocks,
+    Choice,
+    Execution,
+    Plan,
+    Program,
+    finalize,
+    make_plan,
+    program,
+)
 from perigee._frame import Method
 from perigee._loop import Course, Nonfinite, Training
 from perigee._protocols import Feed
+from perigee._runs import OpenRun, Run
 from perigee._schedule import Every
+from perigee._signals import Signals
 from perigee._step import Step
 from perigee._typing import Batch, Tree
 from perigee.data import open_feed
 from perigee.diagnostics import Finding
 from perigee.writers.history import History
-from perigee.writers.json_lines import JsonLines
-from perigee.writers.run_directory import RunDirectory
 from perigee.writers.terminal import Progress, terminal
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A directory that keeps what happens: `run.json` and `metrics.jsonl`.
-
-    Args:
-        path: The directory; it is made, and must not hold a run yet.
-        record_every: When to write the means of a window of steps; each epoch is written anyway.
-    """
-
-    path: str | PathLike[str]
-    record_every: Every | None = field(default_factory=lambda: Every(steps=100))
 
 
 class PerigeeWarning(UserWarning):
@@ -162,57 +158,86 @@ def fit(
     hooks, keras_callbacks = _sorted_callbacks(callbacks)
     shown = terminal(progress)
     history = History()
-    feed = open_feed(
-        data, batch_size=batch_size, shuffle=shuffle, seed=seed, shuffles_by_default=True
-    )
-    validation_feed: Feed | None = None
-    try:
+    with contextlib.ExitStack() as stack:
+        opened = None if run is None else OpenRun(run, step, seed)
+        if opened is not None:
+            stack.callback(opened.close)
+        feed = stack.enter_context(
+            contextlib.closing(
+                open_feed(
+                    data,
+                    batch_size=batch_size,
+                    shuffle=shuffle,
+                    seed=seed,
+                    shuffles_by_default=True,
+                )
+            )
+        )
         _check_endless(feed, course)
-        steps_per_epoch = course.steps_per_epoch or feed.length
-        params = {"epochs": course.epochs, "steps": steps_per_epoch, "verbose": 0}
-        adapted = KerasCallbacks(keras_callbacks, step, params) if keras_callbacks else None
-        if validation is not None:
-            validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
-            _check_finite(validation_feed, validation_steps)
+        finished = None if opened is None else opened.finished(course.epochs, course.steps)
+        if opened is not None and opened.loaded is not None and finished is None:
+            feed.load_state(opened.loaded.content.data)
+        adapted = None
+        if keras_callbacks:
+            steps_per_epoch = course.steps_per_epoch or feed.length
+            params = {"epochs": course.epochs, "steps": steps_per_epoch, "verbose": 0}
+            adapted = KerasCallbacks(keras_callbacks, step, params)
+        # A bad step is refused before a run is made.
         programs = _Programs(
             step, "train_step", execution, accumulate, history, skips=nonfinite == "skip"
         )
-        measured = _Programs(step, "test_step", execution)
-        # A bad step is refused before a run is made.
         batch = feed.peek()
         trained = programs(batch)
-        if validation_feed is not None:
+        validate: Callable[[], dict[str, float]] | None = None
+        if validation is not None:
+            validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
+            stack.callback(validation_feed.close)
+            _check_finite(validation_feed, validation_steps)
+            measured = _Programs(step, "test_step", execution)
             measured(validation_feed.peek())
-        blocks = Blocks(feed, execution.most_steps)
-        programs.plan = make_plan(trained, blocks, batch, _steps_ahead(course, feed))
-        history.plan = programs.plan
-        writers: list[Hook] = [] if run is None else _run_writers(run, seed)
-        training = Training(
-            step=step,
-            course=course,
-            feed=feed,
-            blocks=blocks,
-            programs=programs,
-            validate=None
-            if validation_feed is None
-            else functools.partial(
+            validate = functools.partial(
                 _evaluation.evaluate,
                 measured,
                 validation_feed,
                 Blocks(validation_feed, execution.most_steps),
                 validation_steps,
                 adapted,
-            ),
-            hooks=Hooks([history, *hooks, *writers, *([shown] if shown else [])]),
+            )
+        blocks = Blocks(feed, execution.most_steps)
+        plan = None if opened is None else opened.plan
+        if plan is None:
+            plan = make_plan(trained, blocks, batch, _steps_ahead(course, feed))
+        programs.plan = history.plan = plan
+        kept: list[Hook] = [] if opened is None else [opened.writers(plan, feed), opened]
+        signals = Signals()
+        training = Training(
+            step=step,
+            course=course,
+            feed=feed,
+            blocks=blocks,
+            programs=programs,
+            validate=validate,
+            hooks=Hooks([history, *hooks, *kept, *([shown] if shown else [])]),
             callbacks=adapted,
+            saving=opened,
+            interruption=lambda: "signal" if signals.received else None,
             now=lambda: time.perf_counter() - began,
         )
+        if opened is not None and opened.loaded is not None:
+            opened.load_step()
+            training.load_state(opened.loaded.content.clock, opened.loop_state())
+            history.resumed_from = opened.loaded.content.clock
+            if finished is not None:
+                if training.clock.batch % accumulate:
+                    trained.flush()
+                finalize(trained.rehearsal)
+                history.clock, history.stop_reason = history.resumed_from, finished
+                return history
+        if opened is not None:  # else there is nothing to save, and signals do what they do
+            stack.callback(signals.deliver)
+            stack.enter_context(signals)
         training.run()
         programs.look_back()
-    finally:
-        feed.close()
-        if validation_feed is not None:
-            validation_feed.close()
     return history
 
 
@@ -446,8 +471,3 @@ def _sorted_callbacks(callbacks: Any) -> tuple[list[Hook], list[Any]]:
                 "subclass one of them.",
             )
     return hooks, others
-
-
-def _run_writers(run: Run, seed: int) -> list[Hook]:
-    backend = _backends.current().name
-    return [RunDirectory(fspath(run.path), backend=backend, seed=seed), JsonLines(fspath(run.path))]

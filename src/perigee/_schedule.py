@@ -8,7 +8,7 @@ from perigee._errors import ArgumentError
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """A cadence: every so many steps, or every so many epochs.
+    """A cadence: every so many steps, every so many epochs, or every so many seconds.
 
     >>> Every(steps=100).is_due(Clock(step=200))
     True
@@ -16,6 +16,8 @@ class Every:
     Args:
         steps: Due when the clock's step is a multiple of it, at least 1.
         epochs: Due at the end of an epoch whose number is a multiple of it, at least 1.
+        seconds: Due when so much time has gone by, greater than 0; for saving only, since what is
+            trained and logged does not depend on time.
 
     Raises:
         ArgumentError: Unless exactly one of them is given, and positive.
@@ -23,14 +25,16 @@ class Every:
 
     steps: int | None = None
     epochs: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.steps, self.epochs) if value is not None]
-        if len(given) != 1 or given[0] < 1:
+        given = [v for v in (self.steps, self.epochs, self.seconds) if v is not None]
+        least = 1 if self.seconds is None else 1e-9
+        if len(given) != 1 or not given[0] >= least:
             raise ArgumentError(
                 "Every",
-                f"(steps={self.steps}, epochs={self.epochs})",
-                "exactly one of `steps` and `epochs`, at least 1.",
+                f"(steps={self.steps}, epochs={self.epochs}, seconds={self.seconds})",
+                "exactly one of `steps`, `epochs` (at least 1) and `seconds`, greater than 0.",
                 "write `Every(steps=100)` or `Every(epochs=1)`.",
             )
 
@@ -41,9 +45,11 @@ class Every:
         """
         if self.steps is not None:
             return clock.step > 0 and clock.step % self.steps == 0
-        assert self.epochs is not None
+        if self.epochs is None:  # only a clock on the wall tells
+            return False
         return clock.batch == 0 and clock.epoch > 0 and clock.epoch % self.epochs == 0
 
     def steps_until_due(self, clock: Clock) -> int | None:
-        """Return how many steps remain until it is due, at least 1; `None` where epochs count."""
+        """Return how many steps remain until it is due, at least 1; `None` where steps do not
+        count."""
         return None if self.steps is None else self.steps - clock.step % self.steps

@@ -1,7 +1,9 @@
 """What a Step holds: its objects and variables, found and named by attribute path."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import keras
@@ -26,8 +28,10 @@ class Entry:
     """One variable of a Step.
 
     Attributes:
-        key: Attribute path of the owner, index among its variables, and the variable's name. The
-            index tells apart what Keras names alike; automatic names differ between instances.
+        key: Attribute path of the owner, index among its variables, and the variable's name
+            without the numbers that Keras adds by itself (`dense_1`); of an optimizer's slot, only
+            what the slot is for (`momentum`). It is the same for every instance, in every process
+            and on every backend, and no two entries have the same.
         name: For people: the attribute path and the variable's own path in the owner.
         variable: The variable itself.
         kind: What it is for.
@@ -107,7 +111,7 @@ def track(root: Holder) -> Tracked:
     search = _Search()
     search.holder(root, "")
     return Tracked(
-        tuple(search.entries),
+        tuple(_with_stable_keys(search.entries)),
         search.models,
         search.optimizers,
         search.metrics,
@@ -181,8 +185,9 @@ class _Search:
                 else "seed"
             )
             self._variable(variable, path, index, kind, within=layer.name)
-        for metric in layer.metrics:
-            self._metric(metric, _join(path, metric.name))
+        for index, metric in enumerate(layer.metrics):
+            # Where it stands, since its name may be one that Keras made up.
+            self._metric(metric, _join(path, metric.name), place=_join(path, f"metrics/{index}"))
 
     def _optimizer(self, optimizer: Any, path: str) -> None:
         if id(optimizer) in self._seen:
@@ -192,21 +197,52 @@ class _Search:
         for index, variable in enumerate(optimizer.variables):
             self._variable(variable, path, index, "optimizer", within=optimizer.name)
 
-    def _metric(self, metric: keras.Metric, path: str) -> None:
+    def _metric(self, metric: keras.Metric, path: str, place: str | None = None) -> None:
         if id(metric) in self._seen:
             return
         self._seen.add(id(metric))
         self.metrics[path] = metric
         for index, variable in enumerate(metric.variables):
-            self._variable(variable, path, index, "metric", within=metric.name)
+            self._variable(variable, path, index, "metric", metric.name, place)
 
-    def _variable(self, variable: Any, path: str, index: int, kind: Kind, within: str = "") -> None:
+    def _variable(
+        self,
+        variable: Any,
+        path: str,
+        index: int,
+        kind: Kind,
+        within: str = "",
+        place: str | None = None,
+    ) -> None:
         if id(variable) in self._seen:
             return
         self._seen.add(id(variable))
         own = variable.path.removeprefix(f"{within}/") if within else variable.name
         name = _join(path, own) if within else path
-        self.entries.append(Entry(f"{path}/{index}/{variable.name}", name, variable, kind))
+        # The name comes last, when it is known which variables slots may belong to.
+        self.entries.append(Entry(f"{place or path}/{index}", name, variable, kind))
+
+
+def _with_stable_keys(entries: Sequence[Entry]) -> Iterator[Entry]:
+    owners = {entry.variable.path.replace("/", "_") for entry in entries}
+    taken: Counter[str] = Counter()
+    for entry in entries:
+        slots_of = owners if entry.kind == "optimizer" else ()
+        key = f"{entry.key}/{_stable_name(entry.variable.name, slots_of)}"
+        taken[key] += 1  # again only where keys of a dict contain slashes, or read alike as text
+        yield replace(entry, key=key if taken[key] == 1 else f"{key}~{taken[key]}")
+
+
+def _stable_name(name: str, slots_of: Collection[str]) -> str:
+    """Return a variable's name without what differs between two instances of the same thing.
+
+    Keras names a slot `{path of its variable}_{what it is for}`, with `_` for `/` in the path.
+    """
+    end = len(name)
+    while (end := name.rfind("_", 0, end)) > 0:
+        if name[:end] in slots_of:
+            return name[end + 1 :]
+    return re.sub(r"_\d+(?=[_/]|$)", "", name)
 
 
 def _join(path: str, name: str) -> str:
@@ -225,8 +261,11 @@ def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _host_copy(variable: Any) -> np.ndarray:
-    # Frameworks may share memory with the host, and an array of it would change with the variable.
     value = ops.convert_to_numpy(ops.convert_to_tensor(variable))
+    flags = value.flags
+    if flags.owndata and flags.writeable and flags.c_contiguous:
+        return value
+    # It may share memory with the framework, and would change with the variable.
     return np.array(value, copy=True, order="C")
 
 

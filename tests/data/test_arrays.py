@@ -263,5 +263,5 @@ def test_the_state_names_what_the_order_depends_on():
         "kind": "arrays",
         "passes": 0,
         "batches": 1,
-        "data": {"rows": 10, "batch_size": 4, "shuffle": True, "seed": 7},
+        "data": {"rows": 10, "spec": "int64 ()", "batch_size": 4, "shuffle": True, "seed": 7},
     }

@@ -127,11 +127,15 @@ def test_ragged_elements_are_refused_on_other_backends():
         TFDatasetFeed(ragged)
 
 
-def test_the_state_names_the_form_of_the_elements():
+def test_the_state_names_the_form_of_the_elements_and_the_pipeline():
     feed = TFDatasetFeed(numbers())
     feed.draw()
 
     state = feed.state()
 
     assert (state["kind"], state["passes"], state["batches"]) == ("tf.data.Dataset", 0, 1)
-    assert state["data"] == {"spec": str(feed.spec)}
+    assert state["data"] == {
+        "spec": str(feed.spec),
+        "length": 3,
+        "pipeline": ["RangeDataset(0, 10, 1)", "BatchDatasetV2(<0>, 4, False)"],
+    }

@@ -121,7 +121,7 @@ def test_a_line_can_be_read_by_others_as_soon_as_it_is_recorded(tmp_path):
 def test_each_line_is_one_write(tmp_path):
     writer = JsonLines(tmp_path)
     writer.on_start(started())
-    file, writes = writer._file, []
+    file, writes = writer._file._file, []
 
     class Counted:
         def write(self, data):
@@ -130,7 +130,7 @@ def test_each_line_is_one_write(tmp_path):
 
         close = file.close
 
-    writer._file = Counted()
+    writer._file._file = Counted()
     values = {f"metric_{number}": 0.1 * number for number in range(2000)}
     writer.on_record(record(10, values))
     writer.on_record(record(20, values))

@@ -10,10 +10,10 @@ import pytest
 
 from perigee import _version
 from perigee._clock import Clock
-from perigee._errors import RunExistsError
+from perigee._errors import MissingMethodError, RunExistsError, RunFileError
 from perigee._events import Ended, Started
 from perigee.writers import run_directory
-from perigee.writers.run_directory import RunDirectory
+from perigee.writers.run_directory import RunDirectory, read_run
 
 
 def started(clock=None):
@@ -156,6 +156,7 @@ def test_the_end_says_when_why_and_where_and_keeps_the_rest(tmp_path):
         "seconds": 3.5,
         "clock": {"step": 17, "epoch": 1, "batch": 7},
     }
+    assert at_start["error"] is None
 
 
 def test_the_same_directory_may_start_again_after_it_ended(tmp_path):
@@ -294,3 +295,114 @@ def test_a_git_that_hangs_is_given_up(tmp_path, monkeypatch):
 def test_ending_without_a_start_writes_nothing(tmp_path):
     RunDirectory(tmp_path).on_end(ended())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_taken_up_says_from_where_and_when_and_keeps_how_it_began(
+    tmp_path, monkeypatch
+):
+    times = iter(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3, 4))
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    first = RunDirectory(tmp_path, backend="numpy", seed=7, now=lambda: next(times))
+    first.on_start(started())  # and is killed
+    began = stored(tmp_path)
+    (tmp_path / "run.json.0123.tmp").write_text("torn")
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "--more"])
+    for clock in (Clock(step=12, epoch=1, batch=2), Clock(step=15, epoch=1, batch=5)):
+        again = RunDirectory(
+            tmp_path, backend="numpy", seed=8, is_resumed=True, now=lambda: next(times)
+        )
+        again.on_start(started(clock))
+    again.on_end(ended())
+
+    facts = stored(tmp_path)
+    assert [(each["step"], each["epoch"], each["batch"]) for each in facts["resumed"]] == [
+        (12, 1, 2),
+        (15, 1, 5),
+    ]
+    assert [each["when"] for each in facts["resumed"]] == [
+        "2026-01-02T00:00:00+00:00",
+        "2026-01-03T00:00:00+00:00",
+    ]
+    assert [each["command"] for each in facts["resumed"]] == [["train.py", "--more"]] * 2
+    assert facts["resumed"][0]["versions"] == facts["versions"]
+    for kept in ("seed", "started", "command", "backend", "versions"):
+        assert facts[kept] == began[kept]
+    assert (facts["state"], facts["stop_reason"]) == ("ended", "epochs")
+    assert [each.name for each in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_run_that_goes_on_is_running_and_has_no_reason_yet(tmp_path):
+    first = RunDirectory(tmp_path)
+    first.on_start(started())
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        first.on_end(ended("error: ValueError"))
+    RunDirectory(tmp_path, is_resumed=True).on_start(started(Clock(step=17, epoch=1, batch=7)))
+    facts = stored(tmp_path)
+    assert facts["state"] == "running"
+    assert facts["stop_reason"] is facts["error"] is facts["ended"] is None
+    assert facts["clock"]["step"] == 17
+
+
+def test_a_run_whose_file_is_gone_is_taken_up_with_a_new_one(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    RunDirectory(tmp_path, seed=3, is_resumed=True).on_start(started(Clock(step=17)))
+    facts = stored(tmp_path)
+    assert facts["seed"] == 3
+    assert [each["step"] for each in facts["resumed"]] == [17]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"format_version": 99}', "[" * 100_000, '{"a": 1e999', "\xff"]
+)
+def test_a_damaged_file_is_refused_and_stays(tmp_path, content):
+    (tmp_path / "run.json").write_text(content, encoding="latin-1")
+    before = tree(tmp_path)
+    with pytest.raises(RunFileError):
+        RunDirectory(tmp_path, is_resumed=True)
+    assert tree(tmp_path) == before
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "run.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(RunFileError, match="more than"):
+        read_run(tmp_path)
+
+
+def test_reading_a_run_gives_what_was_kept_and_none_where_there_is_no_run(tmp_path):
+    assert read_run(tmp_path) is None
+    RunDirectory(tmp_path, more={"plan": {"program": "graph"}}).on_start(started())
+    assert read_run(tmp_path) == stored(tmp_path)
+    assert read_run(tmp_path)["plan"] == {"program": "graph"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [(ValueError("bad ☃"), None, "bad ☃"), (MissingMethodError("S", "train_step"), "PG", "S")],
+)
+def test_the_end_by_an_error_says_its_class_code_and_message(tmp_path, error, code, words):
+    directory = RunDirectory(tmp_path)
+    directory.on_start(started())
+    try:
+        raise error
+    except type(error):
+        directory.on_end(ended(f"error: {type(error).__name__}"))
+    facts = stored(tmp_path)
+    assert facts["stop_reason"] == f"error: {type(error).__name__}"
+    assert facts["error"]["class"] == type(error).__name__
+    assert words in facts["error"]["message"]
+    assert (facts["error"]["code"] or "").startswith(code or "")
+    assert (facts["error"]["code"] is None) == (code is None)
+
+
+def test_a_good_end_inside_the_handling_of_another_error_has_no_error(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.on_start(started())
+    try:
+        raise ValueError("someone else's")
+    except ValueError:
+        directory.on_end(ended())
+    assert stored(tmp_path)["error"] is None

@@ -108,3 +108,48 @@ class PositionError(PerigeeError, ValueError):
             fix="use the same data, batch size and filters as when the position was saved, and a "
             "generator function instead of a generator that it made.",
         )
+
+
+class DataChangedError(PerigeeError, ValueError):
+    """The data is not the one whose position was saved."""
+
+    code = "PG308"
+
+    def __init__(self, kind: str, differences: Sequence[str]) -> None:
+        self.kind, self.differences = kind, tuple(differences)
+        super().__init__(
+            f"The data ({kind}) is not the one whose position was saved:",
+            items=self.differences,
+            expected="the data, batch size and order of the run that is resumed.",
+            fix="pass the same data in the same way, or start a new run.",
+        )
+
+
+class NotResumableError(PerigeeError, ValueError):
+    """The data cannot be brought back to a saved position at all."""
+
+    code = "PG309"
+
+    def __init__(self, kind: str, why: str) -> None:
+        self.kind, self.why = kind, why
+        super().__init__(
+            f"The data ({kind}) cannot be brought back to where it was: {why}.",
+            expected="data that can begin again: arrays, a `tf.data.Dataset`, a "
+            "`keras.utils.PyDataset`, a list of batches, or a generator function.",
+            fix="pass the generator function instead of a generator that it made.",
+        )
+
+
+class DataStateError(PerigeeError, ValueError):
+    """What was saved is no position of data of this kind."""
+
+    code = "PG310"
+
+    def __init__(self, kind: str, why: str) -> None:
+        self.kind, self.why = kind, why
+        super().__init__(
+            f"The saved position of the data ({kind}) cannot be read: {why}.",
+            expected="what `state` returned, unchanged.",
+            fix="resume from another checkpoint, with the TensorFlow release that wrote it where "
+            "the data is a `tf.data.Dataset`.",
+        )

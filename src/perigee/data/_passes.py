@@ -2,22 +2,29 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from perigee._errors import (
     BatchChangedError,
+    DataChangedError,
     DataEndedError,
+    DataStateError,
     DataTypeError,
     EmptyDataError,
     PerigeeError,
     PositionError,
 )
-from perigee._protocols import Position, Resident
+from perigee._protocols import Position, Resident, Resumes
 from perigee._typing import Batch
 from perigee.data._spec import describe, signature
 
 END: Final = object()
 """What `_take` returns after the last batch of a pass."""
+
+
+_MOST_SHOWN = 200
+"""Characters of a value in a message."""
 
 
 class PassFeed(ABC):
@@ -36,6 +43,9 @@ class PassFeed(ABC):
 
     checks_batches: ClassVar[bool] = True
     """Whether batches could differ in structure, dtype or rank, and are compared."""
+
+    decided_by_state: ClassVar[tuple[str, ...]] = ()
+    """Facts that a saved state decides, rather than having to agree with it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -61,6 +71,20 @@ class PassFeed(ABC):
     def position(self) -> Position:
         """Where the next batch will be drawn; batches that were only peeked at do not count."""
         return self._position
+
+    @property
+    def resumes(self) -> Resumes:
+        """How well `load_state` brings back the data."""
+        return self._resumption()[0]
+
+    @property
+    def resumes_because(self) -> str:
+        """Why, as the end of a sentence."""
+        return self._resumption()[1]
+
+    @abstractmethod
+    def _resumption(self) -> tuple[Resumes, str]:
+        """Return `resumes` and `resumes_because`."""
 
     @abstractmethod
     def _open(self, position: Position) -> None:
@@ -178,6 +202,48 @@ class PassFeed(ABC):
             "data": self._facts(),
         }
 
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Stand where another feed of the same data stood when it returned `state`.
+
+        It is for a feed that has drawn nothing yet; a peek is no draw.
+
+        Raises:
+            DataChangedError: If the data is another one.
+            NotResumableError: If the data cannot begin again.
+            DataStateError: If `state` is no position of such data.
+            PositionError: If the data holds fewer batches.
+        """
+        self._check_facts(state)
+        self._load(self._saved_position(state), state)
+
+    def _load(self, position: Position, state: Mapping[str, Any]) -> None:
+        """Stand at the position of a state whose facts are those of the data."""
+        del state
+        self.seek(position)
+
+    def _check_facts(self, state: Mapping[str, Any]) -> None:
+        if state.get("kind") != self.kind:
+            raise DataChangedError(self.kind, [f"kind: {state.get('kind')} then, {self.kind} now"])
+        saved, now = state.get("data"), self._facts()
+        if not isinstance(saved, Mapping):
+            raise DataStateError(self.kind, "its facts are missing")
+        differences = [
+            f"{name}: {_difference(saved.get(name), now.get(name))}"
+            for name in sorted({*saved, *now} - {*self.decided_by_state})
+            if saved.get(name) != now.get(name)
+        ]
+        if differences:
+            raise DataChangedError(self.kind, differences)
+
+    def _saved_position(self, state: Mapping[str, Any]) -> Position:
+        return Position(self._saved_count(state, "passes"), self._saved_count(state, "batches"))
+
+    def _saved_count(self, state: Mapping[str, Any], name: str, below: int = 2**63) -> int:
+        count = state.get(name)
+        if type(count) is not int or not 0 <= count < below:
+            raise DataStateError(self.kind, f"{name!r} is {_shown(count)}")
+        return count
+
     def _facts(self) -> dict[str, Any]:
         """Return what the order and the shapes of the batches depend on, as plain values."""
         return {}
@@ -251,3 +317,15 @@ def _after(position: Position, batch: Batch) -> Position:
 
 def _order(position: Position) -> tuple[int, int]:
     return position.passes, position.batches
+
+
+def _difference(then: Any, now: Any) -> str:
+    """Return both values, of lists of one length only the first item that differs."""
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        then, now = next(pair for pair in zip(then, now, strict=True) if pair[0] != pair[1])
+    return f"{_shown(then)} then, {_shown(now)} now"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

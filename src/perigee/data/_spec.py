@@ -1,5 +1,6 @@
 """Trees of arrays: walking them, bringing their leaves to one form, telling them apart."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from perigee._typing import Batch, Tree
 
 _PLAIN = (bool, int, float, str, bytes)
 _MOST_DESCRIBED = 8
+_LONGEST_TEXT = 1000
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
@@ -94,6 +96,14 @@ def describe(batch: Batch) -> str:
         return type(batch).__name__
     name = getattr(dtype, "name", str(dtype)).removeprefix("torch.")
     return f"{name} {tuple(batch.shape)}"
+
+
+def shortened(text: str) -> str:
+    """Return a text as it is, or its beginning and a digest of it where it is long."""
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"{text[:_LONGEST_TEXT]}... #{digest}"
 
 
 def _listed(items: list[str]) -> str:

@@ -1,13 +1,14 @@
 """Arrays in memory: one data set, cut into batches here."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perigee._errors import ArrayLengthError, DataTypeError, EmptyDataError
-from perigee._protocols import Position, Resident
+from perigee._protocols import Position, Resident, Resumes
 from perigee._typing import Batch, Tree
 from perigee.data._order import permutation
 from perigee.data._passes import END, PassFeed
@@ -19,6 +20,7 @@ from perigee.data._spec import (
     leaves_with_paths,
     map_leaves,
     refusal,
+    shortened,
     to_numpy,
 )
 
@@ -56,6 +58,7 @@ class ArrayFeed(PassFeed):
 
     seeks_directly = True
     checks_batches = False
+    decided_by_state = ("seed",)
 
     def __init__(self, arrays: Tree, *, batch_size: int, shuffle: bool, seed: int) -> None:
         super().__init__("arrays")
@@ -112,12 +115,24 @@ class ArrayFeed(PassFeed):
             raise self._position_error(position, f"it holds {self.length} batches a pass")
         super().seek(position)
 
+    def _resumption(self) -> tuple[Resumes, str]:
+        return "exactly", "its order is known from the seed"
+
+    def _load(self, position: Position, state: Mapping[str, Any]) -> None:
+        seed = self._saved_count(state["data"], "seed", below=2**64)
+        self.seek(position)
+        self.seed = seed
+        self._resident = None
+
     def _facts(self) -> dict[str, Any]:
+        named = leaves_with_paths(self.arrays)
+        rows = [f"{path} {array.dtype} {array.shape[1:]}".lstrip() for path, array in named]
         return {
             "rows": self.rows,
-            "batch_size": self.batch_size,
-            "shuffle": self.shuffle,
-            "seed": self.seed,
+            "spec": shortened(", ".join(rows)),
+            "batch_size": int(self.batch_size),
+            "shuffle": bool(self.shuffle),
+            "seed": int(self.seed),
         }
 
     def _open(self, position: Position) -> None:

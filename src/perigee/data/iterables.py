@@ -1,14 +1,17 @@
 """Iterables and generator functions: batches as they come."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from perigee._errors import DataEndedError, DataTypeError
-from perigee._protocols import Position
+from perigee._errors import DataEndedError, DataStateError, DataTypeError, NotResumableError
+from perigee._protocols import Position, Resumes
 from perigee._typing import Batch
 from perigee.data._passes import END, PassFeed
 from perigee.data._spec import batch_converter, is_array_like
+
+_ONE_SHOT = "an iterator gives its batches once"
 
 
 class IterableFeed(PassFeed):
@@ -17,7 +20,9 @@ class IterableFeed(PassFeed):
     Structures are kept. Floating NumPy arrays are cast to Keras's `floatx`; tensors of the
     framework that runs stay as they are, those of another (of a torch `DataLoader`, say) become
     NumPy arrays. A position in a list is reached at once; elsewhere by drawing, which is exact for
-    data that depends on seeds alone, and as costly as the batches passed over.
+    data that depends on seeds alone, and as costly as the batches passed over. A data loader that
+    tells its own state (torchdata's `StatefulDataLoader`) gives it to `state`, and gets it back,
+    where it is plain numbers and strings and no batch was taken ahead.
 
     Args:
         data: A list, an iterable object, an iterator, or a function without required arguments
@@ -35,6 +40,7 @@ class IterableFeed(PassFeed):
         self.seeks_directly = isinstance(data, list)
         self._convert = batch_converter()
         self._iterator: Iterator[Batch] = iter(())
+        self._resumed: Position | None = None  # where the data itself stands before it is opened
 
     @property
     def length(self) -> int | None:
@@ -61,7 +67,52 @@ class IterableFeed(PassFeed):
             raise self._position_error(position, "an iterator does not go back")
         super().seek(position)
 
+    def state(self) -> dict[str, Any]:
+        """Return the position, and the state of a data loader that has one."""
+        state = super().state()
+        if (
+            self._tells_its_state()
+            and self._cursor == self._position
+            and self._position != Position()
+        ):
+            own = self.data.state_dict()
+            if _is_plain(own):
+                state["loader"] = own
+        return state
+
+    def _load(self, position: Position, state: Mapping[str, Any]) -> None:
+        if isinstance(self.data, Iterator):
+            raise NotResumableError(self.kind, _ONE_SHOT)
+        if "loader" not in state:
+            self.seek(position)
+            return
+        if not self._tells_its_state():
+            raise DataStateError(self.kind, "it holds the state of a data loader, and this is none")
+        self.data.load_state_dict(state["loader"])
+        self._jump(position)
+        self._resumed = position
+
+    def _resumption(self) -> tuple[Resumes, str]:
+        if isinstance(self.data, list):
+            return "exactly", "a list is read by index"
+        if isinstance(self.data, Iterator):
+            return "not exactly", _ONE_SHOT
+        if self._tells_its_state():
+            return "by replay", "the state of a data loader is saved only where it is plain values"
+        return "by replay", "it tells no position: batches are drawn again and dropped"
+
+    def _tells_its_state(self) -> bool:
+        names = ("state_dict", "load_state_dict", "batch_sampler")
+        return all(hasattr(self.data, name) for name in names)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"length": self.length}
+
     def _open(self, position: Position) -> None:
+        resumed, self._resumed = self._resumed, None
+        if position == resumed:
+            self._iterator = self._start()
+            return
         if position.batches > 0 and isinstance(self.data, Iterator):
             # It has raised. A generator is finished by that, which would look like the end.
             raise DataEndedError(self.kind, position.batches, "more")
@@ -93,3 +144,10 @@ class IterableFeed(PassFeed):
                 "yield batches in it, or pass what it returns instead of the function.",
             )
         return iter(made)
+
+
+def _is_plain(state: Any) -> bool:
+    try:
+        return json.loads(json.dumps(state)) == state
+    except (TypeError, ValueError):
+        return False

@@ -5,7 +5,7 @@ import itertools
 import multiprocessing
 import pickle
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from perigee._errors import ArgumentError
-from perigee._protocols import Position
+from perigee._protocols import Position, Resumes
 from perigee._typing import Batch
 from perigee.data._order import permutation
 from perigee.data._passes import END, PassFeed
@@ -48,6 +48,7 @@ class PyDatasetFeed(PassFeed):
     """
 
     seeks_directly = True
+    decided_by_state = ("seed",)
 
     def __init__(self, dataset: keras.utils.PyDataset, *, shuffle: bool, seed: int) -> None:
         super().__init__("PyDataset")
@@ -62,6 +63,7 @@ class PyDatasetFeed(PassFeed):
         self.shuffle = shuffle
         self.seed = seed
         self._convert = batch_converter()
+        self._first_length = dataset.num_batches  # its hooks may change it
         self._workers = _Workers(dataset) if _asks_for_workers(dataset) else None
         self._indices: Iterator[int] = iter(())
         self._finished = 0  # passes whose on_epoch_end was called
@@ -91,7 +93,20 @@ class PyDatasetFeed(PassFeed):
             self._workers.stop()
 
     def _facts(self) -> dict[str, Any]:
-        return {"shuffle": self.shuffle, "seed": self.seed}
+        length = self._first_length
+        return {
+            "length": None if length is None else int(length),
+            "shuffle": bool(self.shuffle),
+            "seed": int(self.seed),
+        }
+
+    def _resumption(self) -> tuple[Resumes, str]:
+        return "exactly", "its batches are got by index, and its hooks are called again"
+
+    def _load(self, position: Position, state: Mapping[str, Any]) -> None:
+        seed = self._saved_count(state["data"], "seed", below=2**64)
+        self.seek(position)
+        self.seed = seed
 
     def _open(self, position: Position) -> None:
         self._call_epoch_hooks(position.passes)

@@ -1,16 +1,26 @@
 """`tf.data.Dataset`: batches made by TensorFlow's own pipeline."""
 
+import re
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from perigee._errors import DataTypeError
-from perigee._protocols import Position
+from perigee._errors import DataStateError, DataTypeError, PerigeeError
+from perigee._protocols import Position, Resumes
 from perigee._typing import Batch, Tree
 from perigee.data._passes import END, PassFeed
-from perigee.data._spec import map_leaves
+from perigee.data._pipeline import UNREADABLE, Pipeline, read_pipeline
+from perigee.data._spec import map_leaves, shortened
+
+_MOST_ITERATORS = 10**6
+_FILES = {"index": ".index", "data": ".data-00000-of-00001"}
+_SHUFFLE_IN_FILE = b"@@epoch_num_random_samples"
 
 
 def is_tf_dataset(data: Any) -> bool:
@@ -24,8 +34,10 @@ class TFDatasetFeed(PassFeed):
 
     On TensorFlow they are tensors, on the other backends NumPy arrays, in the dataset's structure
     and its own dtypes. Each pass makes a new iterator, so `reshuffle_each_iteration` has its
-    effect. A position is reached by drawing: exact for a pipeline that depends on seeds alone, as
-    costly as the elements passed over.
+    effect. `seek` reaches a position by drawing. A saved state holds the iterator of the pass, with
+    what it has buffered (all elements of a shuffle), and is reached at once; where an iterator
+    cannot be saved, or what was saved does not decide the passes that follow, it is reached by
+    drawing as well.
 
     Args:
         dataset: Finite, infinite, or of unknown length.
@@ -58,7 +70,8 @@ class TFDatasetFeed(PassFeed):
         cardinality = int(dataset.cardinality())
         self._length = cardinality if cardinality >= 0 else None
         self._is_infinite = cardinality == tf.data.INFINITE_CARDINALITY
-        self._iterator: Iterator[Any] = iter(())
+        self._iterator: Iterator[Any] | None = None
+        self._opened = 0  # iterators made of the dataset, on which the order of a shuffle depends
 
     @property
     def length(self) -> int | None:
@@ -87,20 +100,149 @@ class TFDatasetFeed(PassFeed):
             self._is_open = True
         if not self._ahead:
             return self._iterator, tf.experimental.Optional.empty(self.spec)
-        if self._ahead[0] is END:
+        if self._ahead[0] is END or len(self._ahead) > 1:
             return None
         return self._iterator, tf.experimental.Optional.from_value(self._ahead[0])
 
+    def state(self) -> dict[str, Any]:
+        """Return the position, and the iterator with the batches taken from it but not drawn.
+
+        At the end of a pass it makes the iterator of the next one. It waits for the pipeline.
+        """
+        return {**super().state(), **self._iterator_state()}
+
+    def _iterator_state(self) -> dict[str, Any]:
+        import tensorflow as tf
+
+        pipeline = self._pipeline
+        was_left = not self._is_open and self._cursor.batches > 0  # something was raised
+        if not pipeline.is_pure or was_left:
+            return {}
+        try:
+            if not self._is_open and pipeline.counts_iterators:
+                self._open(self._cursor)
+                self._is_open = True
+            elif not self._is_open:
+                self._ahead.append(self._fetch())  # now all of its shuffles have begun
+            files = _written(self._iterator)
+            ahead = [None if batch is END else self._packed(batch) for batch in self._ahead]
+        except (tf.errors.OpError, PerigeeError):  # of the next pass; or too large to be written
+            return {}
+        is_whole = self._holds_all_shuffles(files)
+        if not is_whole and (not pipeline.counts_iterators or self._opened < 2):
+            return {}
+        cursor = {"passes": self._cursor.passes, "batches": self._cursor.batches}
+        return {"iterator": files, "ahead": ahead, "cursor": cursor, "opened": self._opened}
+
+    def _holds_all_shuffles(self, files: Mapping[str, Any]) -> bool:
+        """Tell whether every shuffle has begun and none has ended, so that its count is saved."""
+        return files["data"].tobytes().count(_SHUFFLE_IN_FILE) == self._pipeline.shuffles
+
+    def _load(self, position: Position, state: Mapping[str, Any]) -> None:
+        import tensorflow as tf
+
+        if "iterator" not in state:
+            self.seek(position)
+            return
+        cursor, ahead = state.get("cursor"), state.get("ahead")
+        if not isinstance(cursor, Mapping) or not isinstance(ahead, list):
+            raise DataStateError(self.kind, "its iterator has no position")
+        opened = self._saved_count(state, "opened", below=_MOST_ITERATORS)
+        cursor = self._saved_position(cursor)
+        batches = [END if packed is None else self._unpacked(packed) for packed in ahead]
+        files = self._files(state["iterator"])
+        if not self._holds_all_shuffles(files):
+            # Reading makes an iterator within TensorFlow, which is the one that counts last.
+            while self._opened < opened - 1:
+                self._make_iterator()
+        if self._iterator is None:
+            self._make_iterator()
+        iterator = self._iterator
+        self._jump(position)
+        try:
+            _read(iterator, files)
+        except (tf.errors.OpError, AssertionError, LookupError, ValueError) as error:
+            raise self._unreadable(error) from error
+        self._iterator, self._opened, self._is_open = iterator, opened, True
+        self._cursor = cursor
+        self._ahead.extend(batches)
+
+    def _files(self, saved: Any) -> dict[str, Any]:
+        try:
+            return {name: saved[name].astype(np.uint8, casting="equiv") for name in _FILES}
+        except (AttributeError, LookupError, TypeError) as error:
+            raise self._unreadable(error) from error
+
+    def _packed(self, batch: Batch) -> list[Any]:
+        """Return the tensors of a batch, those of ragged and sparse ones apart, as bytes."""
+        import tensorflow as tf
+
+        leaves = tf.nest.flatten(batch, expand_composites=True)
+        packed = [None if leaf is None else tf.io.serialize_tensor(leaf) for leaf in leaves]
+        return [None if one is None else _bytes(one.numpy()) for one in packed]
+
+    def _unpacked(self, packed: Any) -> Batch:
+        import tensorflow as tf
+
+        specs = tf.nest.flatten(self.spec, expand_composites=True)
+        try:
+            leaves = [
+                None if one is None else tf.io.parse_tensor(one.tobytes(), spec.dtype)
+                for one, spec in zip(packed, specs, strict=True)
+            ]
+            batch = tf.nest.pack_sequence_as(self.spec, leaves, expand_composites=True)
+        except (tf.errors.OpError, AttributeError, TypeError, ValueError) as error:
+            raise self._unreadable(error) from error
+        return batch if self._is_native else map_leaves(_to_numpy, batch)
+
+    def _unreadable(self, error: Exception) -> DataStateError:
+        return DataStateError(self.kind, f"{type(error).__name__}: {str(error)[:200]}")
+
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        """What the graph of the dataset tells. A second for each 100 MB of arrays in it."""
+        import tensorflow as tf
+
+        variant = tf.data.experimental.to_variant(self.dataset)
+        impurity = None
+        try:
+            graph = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=2)
+        except tf.errors.OpError as error:
+            named = re.search(r"(\w+) is stateful", str(error))
+            impurity = named[1] if named else type(error).__name__
+            graph = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1)
+        serialized = graph.numpy()
+        if not serialized:
+            return UNREADABLE
+        return read_pipeline(
+            tf.compat.v1.GraphDef.FromString(serialized),
+            tf.make_ndarray,
+            impurity,
+            is_ordered=self.dataset.options().deterministic is not False,
+        )
+
+    def _resumption(self) -> tuple[Resumes, str]:
+        return self._pipeline.resumes, self._pipeline.because
+
     def _facts(self) -> dict[str, Any]:
-        return {"spec": str(self.spec)}
+        return {
+            "spec": shortened(str(self.spec)),
+            "length": self._length,
+            "pipeline": list(self._pipeline.stages),
+        }
 
     def _open(self, position: Position) -> None:
-        self._iterator = iter(self.dataset)
+        self._make_iterator()
         for _ in range(position.batches):
             if self._take(position) is END:
                 raise self._position_error(position, "its pass is shorter")
 
+    def _make_iterator(self) -> None:
+        self._iterator = iter(self.dataset)
+        self._opened += 1
+
     def _take(self, position: Position) -> Batch:
+        assert self._iterator is not None
         try:
             batch = next(self._iterator)
         except StopIteration:
@@ -108,8 +250,33 @@ class TFDatasetFeed(PassFeed):
         return batch if self._is_native else map_leaves(_to_numpy, batch)
 
     def _let_go(self) -> None:
-        self._iterator = iter(())
+        self._iterator = None
 
 
 def _to_numpy(tensor: Any) -> Any:
     return tensor.numpy()
+
+
+def _written(iterator: Any) -> dict[str, Any]:
+    """Return the two files that TensorFlow writes of an iterator, as arrays of bytes."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/iterator"
+        tf.train.Checkpoint(iterator=iterator).write(path)
+        return {name: _bytes(Path(path + end).read_bytes()) for name, end in _FILES.items()}
+
+
+def _read(iterator: Any, files: Mapping[str, Any]) -> None:
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/iterator"
+        for name, end in _FILES.items():
+            Path(path + end).write_bytes(files[name].tobytes())
+        status = tf.train.Checkpoint(iterator=iterator).read(path)
+        status.assert_existing_objects_matched()
+
+
+def _bytes(content: bytes) -> Any:
+    return np.frombuffer(content, np.uint8)

@@ -1,6 +1,10 @@
 """Writers: hooks that show or keep what training reports, one kind of output a file."""
 
+from perigee.writers.csv import Csv as Csv
+from perigee.writers.fan_out import Writers as Writers
 from perigee.writers.json_lines import JsonLines as JsonLines
 from perigee.writers.json_lines import read_json_lines as read_json_lines
 from perigee.writers.run_directory import RunDirectory as RunDirectory
+from perigee.writers.run_directory import read_run as read_run
+from perigee.writers.tensorboard import TensorBoard as TensorBoard
 from perigee.writers.terminal import Terminal as Terminal

@@ -19,6 +19,7 @@ class History(Hook):
         stop_reason: Why it ended: `"epochs"`, `"steps"`, `"non-finite"`, or what a hook or
             callback asked for.
         clock: Where it ended.
+        resumed_from: Where a run was taken up again; `None` where it began.
         spent: Seconds spent waiting for `"data"`, on the `"device"` and in `"validation"`.
         plan: How the step was run and what that was chosen from; print it.
         findings: What is probably wrong with the step, seen while it was rehearsed.
@@ -29,13 +30,16 @@ class History(Hook):
         self.epoch: list[int] = []
         self.stop_reason: str | None = None
         self.clock = Clock()
+        self.resumed_from: Clock | None = None
         self.spent: Mapping[str, float] = {}
         self.plan: Any = None
+        self._partial: Mapping[str, float] = {}
         self.findings: Sequence[Any] = ()
 
     def on_record(self, event: Recorded) -> None:
         """Take in the values of an epoch."""
         if event.scope == "epoch":
+            self._partial = event.values if event.clock.batch > 0 else {}
             self.epoch.append(len(self.epoch))
             for name, value in event.values.items():
                 self.history.setdefault(name, []).append(value)
@@ -45,6 +49,19 @@ class History(Hook):
         self.clock = event.clock
         self.stop_reason = event.reason
         self.spent = event.spent
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the values so far; those of an epoch that is not over will come again."""
+        history = {
+            name: values[: len(values) - (name in self._partial)]
+            for name, values in self.history.items()
+        }
+        return {"history": history, "epoch": self.epoch[: len(self.epoch) - bool(self._partial)]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from values that `state` returned."""
+        self.history = {name: list(values) for name, values in state["history"].items()}
+        self.epoch = list(state["epoch"])
 
     def __repr__(self) -> str:
         last = {name: f"{values[-1]:.4g}" for name, values in self.history.items()}

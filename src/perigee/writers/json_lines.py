@@ -3,11 +3,13 @@
 import json
 import math
 import os
-from io import FileIO
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perigee._errors import LogShortError
 from perigee._events import Ended, Hook, Recorded, Started
+from perigee.writers._appended import AppendedFile, check_length, is_lasting
 
 FILE_NAME = "metrics.jsonl"
 
@@ -23,37 +25,53 @@ class JsonLines(Hook):
     can follow the file, and a process that is killed leaves at most one torn line at the end. A
     torn line that an earlier process left is removed before the first new one.
 
+    A run that resumes keeps exactly the lines that were there when the checkpoint was taken: it
+    stores their size in bytes, and what lies beyond is cut off at the start. Of those, the line of
+    an epoch that was left in the middle is not kept, since the epoch goes on.
+
     Args:
         directory: The run directory, which must exist when training starts.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.path = Path(directory) / FILE_NAME
-        self._file: FileIO | None = None
+        self._file = AppendedFile(self.path)
+        self._kept_bytes = 0
+        self._cut_at: int | None = None
 
     def on_start(self, event: Started) -> None:
         """Open the file, so that a directory that cannot be written to is known before step 1."""
-        self.close()
-        _mend(self.path)
-        self._file = FileIO(self.path, "a")
+        if self._cut_at is None:
+            _mend(self.path)
+        self._file.open(self._cut_at)
+        self._kept_bytes, self._cut_at = self._file.size_bytes, None
 
     def on_record(self, event: Recorded) -> None:
         """Append one line."""
-        if self._file is None:
-            raise ValueError(f"{self.path} is not open: a record came before the start.")
-        line = memoryview(_encode(event))
-        while line:  # one call; another only after the system took a part, to hear the reason why
-            line = line[self._file.write(line) :]
+        self._file.write(_encode(event))
+        if is_lasting(event):
+            self._kept_bytes = self._file.size_bytes
 
     def on_end(self, event: Ended) -> None:
         """Close the file."""
-        self.close()
+        self._file.close()
 
-    def close(self) -> None:
-        """Close the file if it is open."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def state(self) -> dict[str, Any]:
+        """Wait until the lines are on the disk, and return how many bytes of them are to stay."""
+        self._file.flush()
+        return {"size_bytes": self._kept_bytes}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on after the lines that were there at `state`, from the next start.
+
+        Raises:
+            LogShortError: If the file has fewer bytes than it had then, or is another one.
+        """
+        size_bytes = int(state["size_bytes"])
+        self._cut_at = size_bytes if check_length(self.path, size_bytes) else 0
+        if self._cut_at and self.path.read_bytes()[size_bytes - 1 : size_bytes] != b"\n":
+            found = f"no end of a line after byte {size_bytes}"
+            raise LogShortError(str(self.path), found, f"{size_bytes} bytes")
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

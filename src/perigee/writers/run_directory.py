@@ -7,22 +7,24 @@ import os
 import platform
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from perigee._clock import Clock
-from perigee._errors import RunExistsError
+from perigee._errors import PerigeeError, RunExistsError, RunFileError
 from perigee._events import Ended, Hook, Started
 from perigee._version import __version__
+from perigee.writers._replaced import remove_remains, replace_file
 
 FILE_NAME = "run.json"
 FORMAT_VERSION = 1
 
 _MARKS = (FILE_NAME, "metrics.jsonl", "checkpoints")
 _GIT_TIMEOUT_SECS = 5.0
+_MOST_BYTES = 16 * 2**20
+_LONGEST_MESSAGE = 10_000
 
 
 def _utc_now() -> datetime:
@@ -30,24 +32,33 @@ def _utc_now() -> datetime:
 
 
 class RunDirectory(Hook):
-    """Make the directory of a new run and keep `run.json` in it.
+    """Make the directory of a new run, or take up that of an old one, and keep `run.json` in it.
 
     `run.json` says what is needed to run it again (versions, backend, seed, command line, commit)
     and what became of it: `state` is `"running"` from the start of training until it has ended in
     any orderly way, errors included, and `"ended"` from then on. A process that was killed leaves
     `"running"`. The file is replaced as a whole: a reader sees the old or the new one.
 
+    Each time that the run is taken up again, `resumed` gets an entry: the clock at which it went
+    on, when, and with which versions, backend, command and commit. `stop_reason`, `error` (class,
+    code and message), `clock`, `ended` and `seconds` are those of the last part.
+
     Args:
         path: The directory; it and its parents are made where they are missing.
         backend: The name of the Keras backend that runs, such as `"jax"`.
         seed: The seed that `fit` was given.
+        more: Further facts to keep, of types that JSON has.
+        is_resumed: Whether an old run is taken up.
         now: Returns the time, with its time zone.
 
     Attributes:
         path: The directory.
+        failures: By the name of a writer, how often it failed and how many records were lost; to
+            be set before the end.
 
     Raises:
-        RunExistsError: If a run is there already. Nothing is changed then.
+        RunExistsError: If a run is there already, and is not taken up. Nothing is changed then.
+        RunFileError: If a run is to be taken up, and its `run.json` cannot be read.
         OSError: If the directory cannot be made.
     """
 
@@ -57,16 +68,25 @@ class RunDirectory(Hook):
         *,
         backend: str | None = None,
         seed: int | None = None,
+        more: Mapping[str, Any] | None = None,
+        is_resumed: bool = False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self.path = Path(path)
+        self.failures: Mapping[str, Mapping[str, int]] = {}
         self._backend = backend
         self._seed = None if seed is None else operator.index(seed)
+        self._more = dict(more or {})
         self._now = now
         self._facts: dict[str, Any] | None = None
-        for mark in _MARKS:
-            if os.path.lexists(self.path / mark):
-                raise RunExistsError(str(self.path), mark)
+        if is_resumed:
+            self._facts = read_run(self.path)
+        else:
+            for mark in _MARKS:
+                if os.path.lexists(self.path / mark):
+                    raise RunExistsError(str(self.path), mark)
+        self._is_resumed = is_resumed
+        self._is_started = False
         self.path.mkdir(parents=True, exist_ok=True)
 
     def on_start(self, event: Started) -> None:
@@ -75,59 +95,92 @@ class RunDirectory(Hook):
         Raises:
             RunExistsError: If another process has begun a run in this directory in the meantime.
         """
+        began, process = self._timestamp(), _process(self._backend)
         facts: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
-            "state": "running",
-            "versions": _versions(self._backend),
-            "backend": self._backend,
             "seed": self._seed,
-            "command": list(sys.argv),
-            "git_commit": _git_commit(),
-            "started": self._timestamp(),
+            **process,
+            **self._more,
+            "started": began,
+            "resumed": [],
+            **(self._facts or {}),
+            "state": "running",
             "ended": None,
             "stop_reason": None,
+            "error": None,
             "seconds": None,
             "clock": _clock(event.clock),
+            "failures": {},
         }
         target = self.path / FILE_NAME
-        if self._facts is None:
-            _write(target, facts, publish=_create)
-        else:  # this run goes on
-            _write(target, facts, publish=os.replace)
-        self._facts = facts
+        if self._facts is not None or self._is_resumed:
+            remove_remains(target)
+            again = {**_clock(event.clock), "when": began, **process}
+            facts["resumed"] = [*facts["resumed"], again]
+            replace_file(target, _encode(facts))
+        else:
+            replace_file(target, _encode(facts), publish=_create)
+        self._facts, self._is_started = facts, True
 
     def on_end(self, event: Ended) -> None:
         """Write when, why and where it ended; nothing if it never started here."""
-        if self._facts is None:
+        if self._facts is None or not self._is_started:
             return
         self._facts |= {
             "state": "ended",
             "ended": self._timestamp(),
             "stop_reason": event.reason,
+            "error": _error(event.reason),
             "seconds": event.seconds,
             "clock": _clock(event.clock),
+            "failures": {name: dict(counts) for name, counts in self.failures.items()},
         }
-        _write(self.path / FILE_NAME, self._facts, publish=os.replace)
+        replace_file(self.path / FILE_NAME, _encode(self._facts))
 
     def _timestamp(self) -> str:
         return self._now().astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _write(
-    target: Path, content: Mapping[str, Any], *, publish: Callable[[Path, Path], None]
-) -> None:
-    """Write JSON beside `target`, flush it to the disk, and then `publish` it under its name."""
-    beside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what `run.json` says in a run directory, or `None` if there is none.
+
+    Raises:
+        RunFileError: If it is damaged, or of a version that is not known.
+        OSError: If it cannot be read.
+    """
+    target = Path(path) / FILE_NAME
     try:
-        with beside.open("x", encoding="ascii") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        publish(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)  # it is still there where something failed, or was linked
-    _flush_directory(target.parent)
+        with target.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    try:
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+        facts = json.loads(content)
+        if not isinstance(facts, dict) or not isinstance(facts.get("resumed", []), list):
+            raise ValueError("it is not what a run writes")
+        if facts.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"its format version is {facts.get('format_version')!r}")
+    except (ValueError, RecursionError) as error:
+        raise RunFileError(str(target), str(error)) from error
+    return facts
+
+
+def _encode(facts: Mapping[str, Any]) -> bytes:
+    return json.dumps(facts, indent=2).encode("ascii") + b"\n"
+
+
+def _error(reason: str) -> dict[str, Any] | None:
+    """Return what is known of the error that ended the training, if one did."""
+    error = sys.exc_info()[1]  # the end is told while the error is on its way out
+    if error is None or reason != f"error: {type(error).__name__}":
+        return None
+    return {
+        "class": type(error).__name__,
+        "code": error.code if isinstance(error, PerigeeError) else None,
+        "message": str(error)[:_LONGEST_MESSAGE],
+    }
 
 
 def _create(beside: Path, target: Path) -> None:
@@ -142,19 +195,18 @@ def _create(beside: Path, target: Path) -> None:
         os.replace(beside, target)
 
 
-def _flush_directory(path: Path) -> None:
-    """Make names in a directory survive a power cut; without effect on Windows."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _clock(clock: Clock) -> dict[str, int]:
     return {"step": clock.step, "epoch": clock.epoch, "batch": clock.batch}
+
+
+def _process(backend: str | None) -> dict[str, Any]:
+    """Return what may differ each time that a run is taken up."""
+    return {
+        "versions": _versions(backend),
+        "backend": backend,
+        "command": list(sys.argv),
+        "git_commit": _git_commit(),
+    }
 
 
 def _versions(backend: str | None) -> dict[str, str | None]:

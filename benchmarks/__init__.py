@@ -1,0 +1,1 @@
+"""Perigee measured beside its alternatives; `python -m benchmarks.run_all` runs everything."""

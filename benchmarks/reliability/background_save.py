@@ -1,0 +1,84 @@
+"""How long a save in the background keeps the caller: against a copy of the state by NumPy.
+
+    KERAS_BACKEND=tensorflow python -m benchmarks.reliability.background_save [--rounds 15]
+
+The state is that of a dense model with Adam. The caller is kept by the copy from the device and by
+what is made ready for the thread; each round begins when the save before is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+
+import perigee as pg
+from benchmarks.timing import in_turn, median_interval, paired_ratios
+from perigee._clock import Clock
+from perigee._state import track
+from perigee.checkpoints import Checkpoints, Content, arrays_of
+
+UNITS = 1024
+LAYERS = 8
+LIMIT = 1.25
+
+
+class Dense(pg.Step):
+    """A model and its optimizer, built."""
+
+    def __init__(self, units: int) -> None:
+        hidden = [keras.layers.Dense(units, "relu") for _ in range(LAYERS)]
+        self.model = keras.Sequential([keras.Input((units,)), *hidden])
+        self.optimizer = keras.optimizers.Adam()
+        self.optimizer.build(self.model.trainable_variables)
+
+
+def main() -> None:
+    """Measure, and print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--units", type=int, default=UNITS)
+    parser.add_argument("--directory", help="where to write")
+    arguments = parser.parse_args()
+    tracked = track(Dense(arguments.units))
+    state = list(arrays_of(tracked).values())
+    size_bytes = sum(array.nbytes for array in state)
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.directory) as folder,
+        Checkpoints(folder, keep=1) as checkpoints,
+    ):
+        clock = Clock()
+        facts = {"history": {"loss": [0.5] * 1000}}
+
+        def copy() -> None:
+            [np.copy(array) for array in state]
+
+        def save() -> None:
+            nonlocal clock
+            clock = clock.after_steps(1)
+            saved = Content(clock, arrays_of(tracked), facts, {"batches": clock.step})
+            checkpoints.save(saved, background=True)
+
+        copies: list[float] = []
+        saves: list[float] = []
+        for _ in range(arguments.rounds + 2):
+            checkpoints.wait()  # nothing is written while the two are timed
+            copies += in_turn({"copy": copy}, 1)["copy"]
+            saves += in_turn({"save": save}, 1)["save"]
+    copies, saves = copies[2:], saves[2:]  # without the first ones, which meet cold memory
+    ratios = paired_ratios(saves, copies)
+    low, high = median_interval(ratios)
+    print(f"{keras.backend.backend()}, {size_bytes / 1e6:.0f} MB, {len(state)} variables")
+    print(f"a copy by NumPy     {statistics.median(copies) * 1e3:7.1f} ms")
+    print(f"a save, to the caller {statistics.median(saves) * 1e3:5.1f} ms")
+    print(f"ratio {np.median(ratios):.2f} ({low:.2f} to {high:.2f}); the limit is {LIMIT}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""A run: the directory that keeps a training, saved as it goes and taken up again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal
+
+from perigee import _backends, _state
+from perigee._clock import Clock
+from perigee._errors import (
+    ArgumentError,
+    CheckpointSaveError,
+    NoCheckpointError,
+    RunExistsError,
+)
+from perigee._events import Hook, Recorded
+from perigee._execution import Plan
+from perigee._protocols import Feed
+from perigee._schedule import Every
+from perigee._step import Step
+from perigee.checkpoints import (
+    Checkpoints,
+    Content,
+    Loaded,
+    RunLock,
+    arrays_of,
+    load_arrays,
+    random_state,
+    set_random_state,
+)
+from perigee.writers.fan_out import Writers
+from perigee.writers.json_lines import JsonLines
+from perigee.writers.run_directory import RunDirectory, read_run
+from perigee.writers.tensorboard import TensorBoard
+
+Resume = Literal["auto", "never", "required"]
+
+_LOGS = ("run.json", "metrics.jsonl", "events", "checkpoints")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A directory that keeps a training: checkpoints, logs, and what it takes to go on.
+
+    A training that is killed at any instant and started again with the same command goes on from
+    its newest checkpoint, and ends bit for bit like one that was never killed, wherever the data
+    and the step allow it; what does not is said before training.
+
+    Args:
+        path: The directory; it is made where it is missing.
+        save_every: When to save. A training also saves when it ends, when a signal or a
+            `Preemption` stops it, and, with `best`, when that value is better than ever before.
+        keep: How many of the newest checkpoints to keep; `None` keeps all.
+        best: A logged value, such as `"val_loss"`: the checkpoint where it was best is kept too.
+        mode: Whether `"min"` or `"max"` is better; `None` tells by the name.
+        resume: `"auto"` goes on where the run stopped, if there is one; `"never"` refuses a
+            directory that holds a run; `"required"` refuses one that does not.
+        record_every: When to write the means of a window of steps; each epoch is written anyway.
+        tensorboard: Whether to write TensorBoard's event files, to `events/`.
+        strict: Whether a save or a log that fails (a full disk) ends the training. Otherwise it
+            is said, counted in `run.json`, and the training goes on; a last save that fails is an
+            error anyway.
+
+    Raises:
+        ArgumentError: If an argument is none of these.
+    """
+
+    path: str | PathLike[str]
+    save_every: Every | None = field(default_factory=lambda: Every(epochs=1))
+    keep: int | None = 3
+    best: str | None = None
+    mode: Literal["min", "max"] | None = None
+    resume: Resume = "auto"
+    record_every: Every | None = field(default_factory=lambda: Every(steps=100))
+    tensorboard: bool = False
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume not in ("auto", "never", "required"):
+            raise ArgumentError(
+                "resume", repr(self.resume), '"auto", "never" or "required".', "choose one."
+            )
+        if self.record_every is not None and self.record_every.seconds is not None:
+            raise ArgumentError(
+                "record_every",
+                repr(self.record_every),
+                "a cadence of steps or epochs: what is logged does not depend on time.",
+                "pass `pg.Every(steps=...)`.",
+            )
+        self._checkpoints()
+
+    def restore(
+        self, step: Step, which: Literal["newest", "best"] | int = "newest", *, strict: bool = True
+    ) -> Clock:
+        """Load what a checkpoint holds of a Step: weights, slots, metrics and seeds.
+
+        The Step must be built: its models and, if their state is to be loaded too, its optimizers.
+
+        Args:
+            step: The Step, changed in place; nothing is changed if anything does not match.
+            which: `"newest"`, `"best"` (with `best` as in the training) or the number of a step.
+            strict: Whether all must match; otherwise what does not is left as it is.
+
+        Returns:
+            Where the training stood.
+
+        Raises:
+            NoCheckpointError: If there is none.
+            StateMismatchError: If the Step is another one, and `strict` is true.
+        """
+        loaded = self._checkpoints().load(which)
+        _warn_of_damage(loaded)
+        load_arrays(_state.track(step), loaded.content.arrays, strict=strict)
+        return loaded.content.clock
+
+    def _checkpoints(self, lock: RunLock | None = None) -> Checkpoints:
+        return Checkpoints(
+            Path(fspath(self.path)) / "checkpoints",
+            keep=self.keep,
+            best=self.best,
+            mode=self.mode,
+            lock=lock,
+        )
+
+
+class OpenRun(Hook):
+    """A run that this process holds: what was saved is there to be loaded, and more is saved.
+
+    As a hook, it hears of values that are better than before.
+
+    Args:
+        run: What was asked for.
+        step: The Step that is trained.
+        seed: Of the data, for `run.json`.
+
+    Attributes:
+        loaded: The newest intact checkpoint, or `None` where the run is new.
+
+    Raises:
+        RunInUseError: If a living process writes to the directory.
+        RunExistsError: If there is a run, and it must not be resumed.
+        NoCheckpointError: If there is no checkpoint, and there must be one.
+    """
+
+    def __init__(self, run: Run, step: Step, seed: int) -> None:
+        self._failed_saves = 0
+        self._run, self._step, self._seed = run, step, seed
+        self._path = Path(fspath(run.path))
+        self._feed: Feed | None = None
+        self._writers: Writers | None = None
+        self._plan: Plan | None = None
+        self._saved: tuple[Clock, str | None] | None = None
+        self._last_save = time.monotonic()
+        self._best: float | None = None
+        self._monitored: float | None = None
+        self._is_better = False
+        if run.resume == "never":
+            self._refuse_existing()
+        is_new = not self._path.exists()
+        self._lock = RunLock(self._path)
+        try:
+            self._checkpoints = run._checkpoints(self._lock)  # pyright: ignore[reportPrivateUsage]
+            self.loaded = self._load()
+            # The package may be missing, which is said before anything is written.
+            self._events = TensorBoard(self._path) if run.tensorboard else None
+        except BaseException:
+            self._lock.release()
+            if is_new:
+                shutil.rmtree(self._path, ignore_errors=True)
+            raise
+
+    def finished(self, epochs: int | None, steps: int | None) -> str | None:
+        """Return why the run that was loaded has nothing left to train; `None` where it has.
+
+        Args:
+            epochs: How many there are to be in all now, which may be more than there were.
+            steps: The same of steps.
+        """
+        if self.loaded is None:
+            return None
+        clock, reason = self.loaded.content.clock, self.loaded.content.facts["finished"]
+        if steps is not None and clock.step >= steps:
+            return "steps"
+        if epochs is not None and clock.epoch >= epochs:
+            return "epochs"
+        return None if reason in ("epochs", "steps") else reason
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the run that was loaded, or `None`."""
+        if self.loaded is None or self.loaded.content.facts["plan"] is None:
+            return None
+        return Plan.remembered(self.loaded.content.facts["plan"])
+
+    def writers(self, plan: Plan | None, feed: Feed) -> Writers:
+        """Return the writers of the run, as one hook."""
+        self._plan, self._feed = plan, feed
+        directory = RunDirectory(
+            self._path,
+            backend=_backends.current().name,
+            seed=self._seed,
+            more={"plan": None if plan is None else plan.facts()},
+            is_resumed=self.loaded is not None,
+        )
+        writers: dict[str, Hook] = {"metrics": JsonLines(self._path)}
+        if self._events is not None:
+            writers["events"] = self._events
+        self._writers = Writers(writers, directory=directory, is_strict=self._run.strict)
+        return self._writers
+
+    def load_step(self) -> None:
+        """Give the Step the state that was saved; it must be built.
+
+        Raises:
+            StateMismatchError: If the Step is another one. Nothing is changed then.
+        """
+        assert self.loaded is not None
+        load_arrays(_state.track(self._step), self.loaded.content.arrays)
+        if self.loaded.content.facts["host"] is not None:
+            self._step.load_host_state(self.loaded.content.facts["host"])
+
+    def loop_state(self) -> Mapping[str, Any]:
+        """Return what the loop saved of itself."""
+        assert self.loaded is not None
+        return self.loaded.content.facts["loop"]
+
+    def close(self) -> None:
+        """Wait for a save under way, and let others have the directory."""
+        try:
+            self._checkpoints.close()
+        finally:
+            self._lock.release()
+
+    # As the loop sees it: see `perigee._protocols.Saving`.
+
+    def begin(self) -> None:
+        """Set the global generators as they were saved.
+
+        Asked for also where the run is new: Keras's own is made at its first use.
+        """
+        state = random_state()
+        if self.loaded is not None:
+            state = self.loaded.content.facts["random"]
+        set_random_state(state)
+
+    def is_due(self, clock: Clock) -> bool:
+        """Tell whether to save now."""
+        every = self._run.save_every
+        if self._is_better:
+            return True
+        if every is None:
+            return False
+        if every.seconds is not None:
+            return time.monotonic() - self._last_save >= every.seconds
+        return every.is_due(clock)
+
+    def steps_until_due(self, clock: Clock) -> int | None:
+        """Return how many steps remain until it is due; `None` where steps do not tell."""
+        return None if self._run.save_every is None else self._run.save_every.steps_until_due(clock)
+
+    def save(
+        self,
+        clock: Clock,
+        state: Callable[[], Mapping[str, Any]],
+        finished: str | None,
+        is_last: bool = False,
+    ) -> None:
+        """Save, in the background unless it is the last time.
+
+        Raises:
+            CheckpointSaveError: If the last save fails; of another, only where the run is strict.
+        """
+        assert self._feed is not None
+        try:
+            if self._saved != (clock, finished):
+                facts = {
+                    "loop": state(),
+                    "random": random_state(),
+                    "host": self._step.host_state(),
+                    "plan": None if self._plan is None else self._plan.facts(),
+                    "finished": finished,
+                    "best": self._best,
+                }
+                arrays = arrays_of(_state.track(self._step))
+                content = Content(clock, arrays, facts, self._feed.state())
+                monitored, self._monitored = self._monitored, None
+                self._checkpoints.save(content, monitored, background=not is_last)
+                self._saved = clock, finished
+            if is_last:
+                self._checkpoints.wait()
+        except CheckpointSaveError as error:
+            self._failed_saves += 1
+            self._saved = None
+            if self._writers is not None:
+                counts = {"failed": self._failed_saves, "lost": 0}
+                self._writers.other_failures["checkpoints"] = counts
+            if is_last or self._run.strict:
+                raise
+            warnings.warn(f"{error}\nThe training goes on.", RuntimeWarning, stacklevel=2)
+        self._is_better, self._last_save = False, time.monotonic()
+
+    def on_record(self, event: Recorded) -> None:
+        """Take note of a value that is the best so far."""
+        value = event.values.get(self._run.best) if self._run.best else None
+        if value is None or event.scope == "steps":
+            return
+        self._monitored = value
+        if self._checkpoints.is_better(value, self._best):
+            self._best, self._is_better = value, True
+
+    # Making it.
+
+    def _refuse_existing(self) -> None:
+        for name in _LOGS:
+            if (self._path / name).exists():
+                raise RunExistsError(str(self._path), name)
+
+    def _load(self) -> Loaded | None:
+        if self._checkpoints.steps():
+            loaded = self._checkpoints.load("newest")
+            _warn_of_damage(loaded)
+            self._best = loaded.content.facts["best"]
+            return loaded
+        if self._run.resume == "required":
+            raise NoCheckpointError(str(self._checkpoints.directory), "newest", [], [])
+        if read_run(self._path) is not None or (self._path / "metrics.jsonl").exists():
+            # It was killed before it first saved: its logs tell of nothing that remains.
+            for name in _LOGS:
+                remains = self._path / name
+                if remains.is_dir():
+                    shutil.rmtree(remains)
+                else:
+                    remains.unlink(missing_ok=True)
+        return None
+
+
+def _warn_of_damage(loaded: Loaded) -> None:
+    for error in loaded.passed_over:
+        warnings.warn(f"A checkpoint was passed over. {error}", RuntimeWarning, stacklevel=3)

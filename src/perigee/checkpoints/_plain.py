@@ -1,0 +1,121 @@
+"""Plain values as JSON that is written in one way only, with arrays beside it.
+
+JSON has neither arrays nor numbers that are not finite. They are written as objects with one key,
+`{"$array": "0"}` and `{"$float": "nan"}`, so no key of a value itself may begin with `$`.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from perigee._errors import CheckpointContentError
+from perigee.checkpoints import _tensors
+
+MOST_BYTES = 64 * 2**20
+"""The longest JSON that is written or read; what is large belongs into arrays."""
+
+_MOST_LEVELS = 64
+_MOST_INTEGER = 2**1024
+_ARRAY, _FLOAT = "$array", "$float"
+_NOT_FINITE = ("nan", "inf", "-inf")
+
+
+def simplified(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Return a copy of a value in which all is JSON; copies of its arrays are put into `arrays`.
+
+    NumPy's scalars become numbers, tuples lists.
+
+    Args:
+        value: Strings, numbers, booleans, `None` and arrays, in dicts, lists and tuples.
+        path: Where the value is from, for errors.
+        arrays: Gets the arrays, by number.
+
+    Raises:
+        CheckpointContentError: If it holds anything else.
+    """
+    return _simplified(value, path, arrays, _MOST_LEVELS)
+
+
+def _simplified(value: Any, path: str, arrays: dict[str, np.ndarray], levels: int) -> Any:
+    if isinstance(value, np.bool_ | np.number):
+        value = value.item()
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {_FLOAT: str(float(value))}
+    if isinstance(value, int) and abs(value) < _MOST_INTEGER:
+        return int(value)
+    if isinstance(value, np.ndarray) and _tensors.can_hold(value.dtype):
+        name = str(len(arrays))
+        arrays[name] = np.array(value, copy=True, order="C")
+        return {_ARRAY: name}
+    if levels and isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str) or key.startswith("$"):
+                raise CheckpointContentError(path, f"has the key {key!r}")
+        return {
+            str(key): _simplified(item, f"{path}/{key}", arrays, levels - 1)
+            for key, item in value.items()
+        }
+    if levels and isinstance(value, list | tuple):
+        return [
+            _simplified(item, f"{path}/{index}", arrays, levels - 1)
+            for index, item in enumerate(value)
+        ]
+    raise CheckpointContentError(path, _described(value, levels))
+
+
+def _described(value: Any, levels: int) -> str:
+    if isinstance(value, np.ndarray):
+        return f"is an array of {value.dtype}"
+    if isinstance(value, int):
+        return "is an integer of more than 1024 bits"
+    if isinstance(value, Mapping | list | tuple) and not levels:
+        return f"has more than {_MOST_LEVELS} levels, or holds itself"
+    return f"is of type {type(value).__name__}"
+
+
+def restored(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return what `simplified` was given, with lists for tuples.
+
+    Raises:
+        ValueError: If it names an array that there is not, or a number that is none.
+        RecursionError: If it is nested deeply.
+    """
+    if isinstance(value, dict):
+        name = value.get(_ARRAY)
+        if value.keys() == {_ARRAY} and isinstance(name, str) and name in arrays:
+            return arrays[name]
+        number = value.get(_FLOAT)
+        if value.keys() == {_FLOAT} and number in _NOT_FINITE:
+            return float(number)
+        if any(key.startswith("$") for key in value):
+            raise ValueError("it names an array that is not there, or a number that is none")
+        return {key: restored(item, arrays) for key, item in value.items()}
+    if isinstance(value, list):
+        return [restored(item, arrays) for item in value]
+    return value
+
+
+def to_json(value: Any) -> bytes:
+    """Return the one way to write a value of which all is JSON."""
+    return json.dumps(value, allow_nan=False).encode("ascii")
+
+
+def from_json(content: bytes) -> Any:
+    """Return the value that was written.
+
+    What is not written as `to_json` writes it is refused: keys that come twice, numbers that are
+    not finite, blanks.
+
+    Raises:
+        ValueError: If it is no such JSON.
+        RecursionError: If it is nested deeply.
+    """
+    value = json.loads(content.decode("ascii"))
+    if to_json(value) != content:
+        raise ValueError("it is not written as Perigee writes it")
+    return value

@@ -1,0 +1,281 @@
+"""What a checkpoint holds, and the directory that holds it."""
+
+import os
+import stat
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perigee._clock import Clock
+from perigee._errors import (
+    CheckpointContentError,
+    CheckpointVersionError,
+    DamagedCheckpointError,
+)
+from perigee.checkpoints import _files, _plain, _tensors
+from perigee.checkpoints._files import Stamp
+
+FORMAT_VERSION = 1
+
+MANIFEST = "manifest.json"
+STATE = "state.safetensors"
+FACTS = "facts.safetensors"
+POSITION = "data/position.json"
+POSITION_ARRAYS = "data/arrays.safetensors"
+
+_NEEDED = {STATE, POSITION}
+_KNOWN = {*_NEEDED, FACTS, POSITION_ARRAYS}  # no other file is ever opened, whatever is written
+_MOST_NUMBER = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Everything that a run needs to go on.
+
+    `facts` and `data` are strings, numbers (also those that are not finite), booleans, `None` and
+    NumPy arrays, in dicts with strings as keys, and in lists; tuples come back as lists.
+
+    Attributes:
+        clock: Where training stands.
+        arrays: The state of the Step by key, as `arrays_of` returns it. Not copied, so not to be
+            changed until it is written.
+        facts: What else there is to keep: hooks, histories, random state, host state.
+        data: The position of the feed.
+    """
+
+    clock: Clock
+    arrays: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Monitored:
+    """The value by which checkpoints are compared.
+
+    Attributes:
+        name: Of the logged value, such as `"val_loss"`.
+        value: May be NaN or infinite.
+    """
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A content that nothing changes any more: all of it copied, or said to stay as it is.
+
+    Attributes:
+        head: What the manifest says, but for the files.
+        files: By name, the bytes in parts.
+    """
+
+    head: Mapping[str, Any]
+    files: Mapping[str, list[memoryview]]
+
+    @property
+    def size_bytes(self) -> int:
+        """What the files take together, the manifest left out."""
+        return sum(part.nbytes for parts in self.files.values() for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` says.
+
+    Attributes:
+        clock: Where training stood.
+        monitored: The value by which it is compared; `None` if it has none.
+        facts: As `Content` has them, without their arrays yet.
+        files: By name, by what each is known again.
+    """
+
+    clock: Clock
+    monitored: Monitored | None
+    facts: Mapping[str, Any]
+    files: Mapping[str, Stamp]
+
+
+def prepare(content: Content, monitored: Monitored | None = None) -> Prepared:
+    """Make a content ready to be written, by another thread as well.
+
+    Raises:
+        CheckpointContentError: If it holds what cannot be stored.
+    """
+    for key, array in content.arrays.items():
+        if not _tensors.can_hold(array.dtype):
+            raise CheckpointContentError(key, f"is an array of {array.dtype}")
+    in_facts: dict[str, np.ndarray] = {}
+    in_data: dict[str, np.ndarray] = {}
+    facts = _plain.simplified(content.facts, "facts", in_facts)
+    position = _plain.to_json(_plain.simplified(content.data, "data", in_data))
+    for path, size_bytes in (("facts", len(_plain.to_json(facts))), ("data", len(position))):
+        if size_bytes > _plain.MOST_BYTES // 2:
+            raise CheckpointContentError(path, f"has {size_bytes:,} bytes that are no arrays")
+    value = None if monitored is None else _plain.simplified(asdict(monitored), "monitored", {})
+    files = {STATE: _tensors.encode(content.arrays), POSITION: [memoryview(position)]}
+    if in_facts:
+        files[FACTS] = _tensors.encode(in_facts)
+    if in_data:
+        files[POSITION_ARRAYS] = _tensors.encode(in_data)
+    head = {
+        "format_version": FORMAT_VERSION,
+        "clock": asdict(content.clock),
+        "monitored": value,
+        "facts": facts,
+    }
+    return Prepared(head, files)
+
+
+def write(directory: Path, prepared: Prepared) -> None:
+    """Write a new directory with a content in it, and flush all of it to the disk.
+
+    Raises:
+        OSError: If the system refuses; what was written is still there then.
+    """
+    (directory / "data").mkdir(parents=True)
+    stamps = {
+        name: asdict(_files.write_file(directory / name, parts))
+        for name, parts in prepared.files.items()
+    }
+    _files.write_file(directory / MANIFEST, [_sealed({**prepared.head, "files": stamps})])
+    _files.flush_directory(directory / "data")
+    _files.flush_directory(directory)
+
+
+def read(directory: Path) -> tuple[Content, Manifest]:
+    """Return the content of a checkpoint, all of it compared with its checksums.
+
+    Nothing that is stored is executed or followed anywhere, and no more memory is asked for than
+    its files are long.
+
+    Raises:
+        DamagedCheckpointError: If it is not what was written, naming the file.
+        CheckpointVersionError: If a later version of Perigee wrote it.
+    """
+    manifest = read_manifest(directory)
+    with _blamed(directory, "data"):
+        _refuse_other_than_directory(directory / "data")
+    files = {name: _read(directory, name, manifest) for name in manifest.files}
+    tensors = {name: _arrays(directory, name, content) for name, content in files.items()}
+    with _blamed(directory, MANIFEST):
+        facts = _plain.restored(manifest.facts, tensors.get(FACTS, {}))
+    with _blamed(directory, POSITION):
+        if len(files[POSITION]) > _plain.MOST_BYTES:
+            raise ValueError(f"it has more than {_plain.MOST_BYTES:,} bytes")
+        data = _plain.from_json(files[POSITION].tobytes())
+        if not isinstance(data, dict):
+            raise ValueError("it is no JSON object")
+        data = _plain.restored(data, tensors.get(POSITION_ARRAYS, {}))
+    return Content(manifest.clock, tensors[STATE], facts, data), manifest
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return what the manifest of a checkpoint says, without a look at the other files.
+
+    Raises:
+        DamagedCheckpointError: If it is not what was written.
+        CheckpointVersionError: If a later version of Perigee wrote it.
+    """
+    with _blamed(directory, MANIFEST):
+        _refuse_other_than_directory(directory)
+        raw = _files.read_small_file(directory / MANIFEST, _plain.MOST_BYTES)
+        said = _plain.from_json(raw)
+        if not isinstance(said, dict) or _sealed(said) != raw:
+            raise ValueError("its own checksum is another one")
+        version = said.get("format_version")
+        if type(version) is not int or version < 1:
+            raise ValueError("it has no format version that there is")
+        if version > FORMAT_VERSION:
+            raise CheckpointVersionError(str(directory), version, FORMAT_VERSION)
+        facts = said.get("facts")
+        if not isinstance(facts, dict):
+            raise ValueError("it holds no facts")
+        return Manifest(
+            _clock(said.get("clock")),
+            _monitored(said.get("monitored")),
+            facts,
+            _stamps(said.get("files")),
+        )
+
+
+def _sealed(said: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a manifest, which end with the checksum of all that it says."""
+    rest = {key: value for key, value in said.items() if key != "checksum"}
+    return _plain.to_json({**rest, "checksum": _files.checksum_of([_plain.to_json(rest)])})
+
+
+@contextmanager
+def _blamed(directory: Path, name: str) -> Generator[None]:
+    """Say of which file it was that it cannot be read."""
+    try:
+        yield
+    except (CheckpointVersionError, DamagedCheckpointError):
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DamagedCheckpointError(str(directory), name, reason) from error
+    except RecursionError as error:
+        raise DamagedCheckpointError(str(directory), name, "it is nested too deeply") from error
+    except MemoryError as error:
+        reason = "there is no memory for it"
+        raise DamagedCheckpointError(str(directory), name, reason) from error
+    except ValueError as error:
+        raise DamagedCheckpointError(str(directory), name, str(error)) from error
+
+
+def _read(directory: Path, name: str, manifest: Manifest) -> np.ndarray:
+    with _blamed(directory, name):
+        return _files.read_file(directory / name, manifest.files[name])
+
+
+def _arrays(directory: Path, name: str, content: np.ndarray) -> dict[str, np.ndarray]:
+    with _blamed(directory, name):
+        return {} if name == POSITION else _tensors.decode(content)
+
+
+def _refuse_other_than_directory(path: Path) -> None:
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise ValueError("it is no directory")
+
+
+def _clock(said: Any) -> Clock:
+    if not isinstance(said, dict) or said.keys() != {"step", "epoch", "batch"}:
+        raise ValueError("it has no clock")
+    if not all(_is_count(number) for number in said.values()):
+        raise ValueError("its clock counts what cannot be counted")
+    return Clock(**said)
+
+
+def _monitored(said: Any) -> Monitored | None:
+    if said is None:
+        return None
+    if not isinstance(said, dict) or said.keys() != {"name", "value"}:
+        raise ValueError("it has no monitored value")
+    value = _plain.restored(said["value"], {})
+    if not isinstance(said["name"], str) or not isinstance(value, float):
+        raise ValueError("it has no monitored value")
+    return Monitored(said["name"], value)
+
+
+def _stamps(said: Any) -> dict[str, Stamp]:
+    if not isinstance(said, dict) or not _NEEDED <= said.keys() <= _KNOWN:
+        raise ValueError(f"it names other files than {', '.join(sorted(_KNOWN))}")
+    for stamp in said.values():
+        if (
+            not isinstance(stamp, dict)
+            or stamp.keys() != {"size_bytes", "checksum"}
+            or not _is_count(stamp["size_bytes"])
+            or not isinstance(stamp["checksum"], str)
+        ):
+            raise ValueError("it does not say what its files are")
+    return {name: Stamp(**stamp) for name, stamp in said.items()}
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST_NUMBER

@@ -1,0 +1,320 @@
+"""The checkpoints of a run: saved whole or not at all, a few kept, the newest intact one found."""
+
+import math
+import os
+import re
+import shutil
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from perigee._errors import (
+    ArgumentError,
+    CheckpointSaveError,
+    DamagedCheckpointError,
+    NoCheckpointError,
+)
+from perigee.checkpoints import _files, content
+from perigee.checkpoints.content import Content, Monitored, Prepared
+from perigee.checkpoints.lock import RunLock
+
+_NAME = re.compile("step-([0-9]{8,19})")
+_BETTER_LOW = {"error", "loss", "mae", "mse", "rmse"}
+_BETTER_HIGH = {"acc", "accuracy", "auc", "f1", "iou", "precision", "r2", "recall"}
+
+Mode = Literal["min", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint that was read.
+
+    Attributes:
+        content: What it holds.
+        path: Its directory.
+        monitored: The value by which it is compared; `None` if it has none.
+        passed_over: Those that would have been taken before it, and are damaged.
+    """
+
+    content: Content
+    path: Path
+    monitored: float | None
+    passed_over: tuple[DamagedCheckpointError, ...]
+
+
+class Checkpoints:
+    """The directory `checkpoints` of a run, with one directory for each step that was saved.
+
+    A checkpoint is written beside its place, flushed to the disk and then renamed: a process that
+    is killed, or a machine that loses power, at any instant leaves all of it or nothing. Older
+    ones are removed only when the new one is in its place, and so are those of later steps: they
+    belong to a course of the run that was given up for an earlier checkpoint.
+
+    Args:
+        directory: It is made, with its parents, by the first save.
+        keep: How many of the newest to keep, at least 1; `None` for all.
+        best: The name of the value by which to keep one more, such as `"val_loss"`.
+        mode: Whether low or high values are the better ones; `None` to tell by the name.
+        lock: Held by whoever writes. Where it is given, what killed processes left is cleared away.
+
+    Raises:
+        ArgumentError: If `keep` is less than 1, or `mode` cannot be told from the name.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int | None = 3,
+        best: str | None = None,
+        mode: Mode | None = None,
+        lock: RunLock | None = None,
+    ) -> None:
+        if keep is not None and keep < 1:
+            raise ArgumentError("keep", str(keep), "1 or more.", "pass `None` to keep all.")
+        self.directory = Path(directory)
+        self._keep = keep
+        self._best = best
+        self._sign = 0 if best is None else _sign(best, mode)
+        self._thread: ThreadPoolExecutor | None = None
+        self._under_way: Future[None] | None = None
+        if lock is not None:
+            self._clear_remains()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Saving.
+
+    def save(
+        self, saved: Content, monitored: float | None = None, *, background: bool = False
+    ) -> Path:
+        """Save a checkpoint in place of one of the same step, if any; return where it is then.
+
+        At most one save is under way: a further one waits for it. In the background, all but
+        `saved.arrays` is copied first and the rest happens in a thread; an error comes out of the
+        next call, which does nothing else then.
+
+        Args:
+            saved: What to save. Its arrays must not be changed until it is saved.
+            monitored: The value of `best` now, if there is one; NaN is never the best.
+            background: Whether to return before it is saved.
+
+        Raises:
+            CheckpointSaveError: If the system refuses, now or in the save before. No checkpoint
+                was lost, and nothing of the new one remains.
+            CheckpointContentError: If it holds what cannot be stored.
+            ArgumentError: If `monitored` is given without a name for it.
+        """
+        self.wait()
+        if monitored is not None and self._best is None:
+            raise ArgumentError(
+                "monitored", str(monitored), "`best` to name it.", "pass `best=` as well."
+            )
+        named = None
+        if self._best is not None and monitored is not None:
+            named = Monitored(self._best, float(monitored))
+        prepared = content.prepare(saved, named)
+        step = saved.clock.step
+        if background:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="perigee-checkpoints")
+            self._under_way = self._thread.submit(self._write, step, prepared)
+        else:
+            self._write(step, prepared)
+        return self._path(step)
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """Tell whether a value of `best` is better than another one; NaN never is."""
+        if math.isnan(value):
+            return False
+        return than is None or math.isnan(than) or self._sign * value < self._sign * than
+
+    def wait(self) -> None:
+        """Wait until the save under way, if any, is done.
+
+        Raises:
+            CheckpointSaveError: If the system refused.
+        """
+        if self._under_way is not None:
+            wait([self._under_way])
+            done, self._under_way = self._under_way, None
+            done.result()
+
+    def close(self) -> None:
+        """Wait like `wait`, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+                self._thread = None
+
+    def _write(self, step: int, prepared: Prepared) -> None:
+        place = self._path(step)
+        beside = place.with_name(f"{place.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            if not self.directory.is_dir():
+                self.directory.mkdir(parents=True)
+                _files.flush_directory(self.directory.parent)
+            content.write(beside, prepared)
+            self._publish(beside, place)
+            self._remove_old(step)
+        except OSError as error:
+            raise CheckpointSaveError(str(place), prepared.size_bytes, error) from error
+        finally:
+            # It is still there where something failed, an interrupt from the keyboard included.
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _publish(self, beside: Path, place: Path) -> None:
+        aside = place.with_name(f"{place.name}.old")
+        is_taken = os.path.lexists(place)
+        if is_taken:  # no system renames a directory over one that is not empty
+            shutil.rmtree(aside, ignore_errors=True)
+            place.rename(aside)  # a process killed here leaves it to `_clear_remains`
+        try:
+            beside.rename(place)
+        except BaseException:
+            if is_taken:
+                aside.rename(place)
+            raise
+        _files.flush_directory(self.directory)
+        if is_taken:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _remove_old(self, step: int) -> None:
+        steps = self.steps()
+        past = [each for each in steps if each <= step]
+        kept = set(past if self._keep is None else past[-self._keep :])
+        kept.update(each for each, _ in self._by_value(past, [])[:1])
+        for each in steps:
+            if each not in kept:
+                # In one go: half a checkpoint would be reported as a damaged one.
+                gone = self._path(each).with_name(f"{self._path(each).name}.{uuid.uuid4().hex}.tmp")
+                self._path(each).rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+
+    def _clear_remains(self) -> None:
+        for aside in self.directory.glob("step-*.old"):
+            place = aside.with_suffix("")
+            if not os.path.lexists(place):
+                aside.rename(place)
+        for pattern in ("step-*.old", "step-*.tmp"):
+            for remains in self.directory.glob(pattern):
+                shutil.rmtree(remains, ignore_errors=True)
+
+    # Loading.
+
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints, damaged ones included, in order."""
+        if not self.directory.is_dir():
+            return []
+        found = (_NAME.fullmatch(name) for name in os.listdir(self.directory))
+        steps = sorted(int(match[1]) for match in found if match)
+        return [step for step in steps if os.path.lexists(self._path(step))]
+
+    def newest(self) -> Loaded | None:
+        """Return the newest checkpoint that is intact; `None` if there is none at all.
+
+        Raises:
+            NoCheckpointError: If there are only damaged ones, naming them.
+            CheckpointVersionError: If a later version of Perigee wrote the newest one.
+            CheckpointSaveError: If the save under way fails.
+        """
+        self.wait()
+        steps = self.steps()
+        return self._first_intact("newest", steps[::-1], []) if steps else None
+
+    def load(self, which: Literal["newest", "best"] | int = "newest") -> Loaded:
+        """Return a checkpoint, compared with its checksums.
+
+        Args:
+            which: `"newest"`, `"best"` by the monitored value, or the number of a step. Of the
+                first two, damaged ones are passed over.
+
+        Raises:
+            NoCheckpointError: If there is none, or only damaged ones.
+            DamagedCheckpointError: If the one of that step is damaged.
+            CheckpointVersionError: If a later version of Perigee wrote it.
+            ArgumentError: If `which` is no such thing, or `best` has no name.
+            CheckpointSaveError: If the save under way fails.
+        """
+        self.wait()
+        steps = self.steps()
+        if which == "newest":
+            return self._first_intact("newest", steps[::-1], [])
+        if which == "best":
+            if self._best is None:
+                raise ArgumentError("which", "'best'", "`best` to name a value.", "pass `best=`.")
+            damaged: list[DamagedCheckpointError] = []
+            ranked = [step for step, _ in self._by_value(steps, damaged)]
+            return self._first_intact(f"best by {self._best}", ranked, damaged)
+        if type(which) is not int:
+            raise ArgumentError(
+                "which", repr(which), "'newest', 'best' or a step.", "pass one of these."
+            )
+        if which not in steps:
+            raise NoCheckpointError(str(self.directory), f"step {which}", steps, [])
+        return self._read(which, [])
+
+    def _first_intact(
+        self, which: str, steps: list[int], damaged: list[DamagedCheckpointError]
+    ) -> Loaded:
+        for step in steps:
+            try:
+                return self._read(step, damaged)
+            except DamagedCheckpointError as error:
+                damaged.append(error)
+        raise NoCheckpointError(str(self.directory), which, self.steps(), damaged)
+
+    def _read(self, step: int, damaged: list[DamagedCheckpointError]) -> Loaded:
+        path = self._path(step)
+        held, manifest = content.read(path)
+        if held.clock.step != step:
+            reason = f"it is the one of step {held.clock.step}"
+            raise DamagedCheckpointError(str(path), content.MANIFEST, reason)
+        monitored = None if manifest.monitored is None else manifest.monitored.value
+        return Loaded(held, path, monitored, tuple(damaged))
+
+    def _by_value(
+        self, steps: list[int], damaged: list[DamagedCheckpointError]
+    ) -> list[tuple[int, float]]:
+        """Return steps with their values, the best first and of equals the newest."""
+        values: list[tuple[int, float]] = []
+        for step in steps:
+            try:
+                found = content.read_manifest(self._path(step)).monitored
+            except DamagedCheckpointError as error:
+                damaged.append(error)
+            else:
+                if found and found.name == self._best and not math.isnan(found.value):
+                    values.append((step, found.value))
+        return sorted(values, key=lambda each: (self._sign * each[1], -each[0]))
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}"
+
+
+def _sign(name: str, mode: Mode | None) -> int:
+    words = set(name.split("_"))
+    is_low = mode == "min" or (mode is None and bool(words & _BETTER_LOW))
+    is_high = mode == "max" or (mode is None and bool(words & _BETTER_HIGH))
+    if is_low == is_high:
+        raise ArgumentError(
+            "best",
+            repr(name),
+            "a name that tells whether low or high values are better.",
+            "pass `mode='min'` or `mode='max'`.",
+        )
+    return 1 if is_low else -1

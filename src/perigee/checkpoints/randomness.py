@@ -1,0 +1,143 @@
+"""The states of all global random generators, as plain numbers."""
+
+import random
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _state
+from perigee._errors import RandomStateError
+
+_TWISTER_WORDS = 624
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of the global generators: Python's, NumPy's, Keras's and torch's.
+
+    Nothing is drawn, with one exception: Keras makes its global generator at its first use, and
+    seeds it from Python's, so that the first call does what that use would have done. Call it
+    before the first step of every run, so that no number depends on when the first save is.
+
+    Returns:
+        Numbers and strings in dicts and lists. Torch's are strings of hexadecimal digits, one for
+        the host and one for each device; there are none where torch is not imported.
+
+    Raises:
+        RandomStateError: If NumPy's global generator has been exchanged for one of another kind.
+    """
+    generator = _keras_generator()  # first: it may draw from Python's
+    keras_state = _state.snapshot([generator.state])[0]  # waits for the device
+    version, words, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    if numpy["bit_generator"] != "MT19937":
+        raise RandomStateError("NumPy", f"one of {numpy['bit_generator']}")
+    return {
+        "python": {"version": version, "words": list(words), "gauss": gauss},
+        "numpy": {
+            "words": numpy["state"]["key"].tolist(),
+            "position": int(numpy["state"]["pos"]),
+            "gauss": float(numpy["gauss"]) if numpy["has_gauss"] else None,
+        },
+        "keras": keras_state.tolist(),
+        "torch": [np.asarray(tensor).tobytes().hex() for tensor in _torch_tensors(_torch_state())],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Set all global generators to the states that `random_state` returned.
+
+    Raises:
+        RandomStateError: If it is no such state. Nothing is changed then.
+    """
+    # All is looked at before anything is set. NumPy believes a position beyond its words, and
+    # would read what stands in the memory after them.
+    try:
+        python = state["python"]
+        python_words = tuple(_integer(word, 2**32) for word in python["words"])
+        python_state = (python["version"], python_words, _gauss(python["gauss"]))
+        random.Random().setstate(python_state)
+        numpy = state["numpy"]
+        words = [_integer(word, 2**32) for word in numpy["words"]]
+        if len(words) != _TWISTER_WORDS:
+            raise ValueError(f"{len(words)} words")
+        position = _integer(numpy["position"], _TWISTER_WORDS + 1)
+        gauss = _gauss(numpy["gauss"])
+        generator = _keras_generator()
+        dtype = _state.snapshot([generator.state])[0].dtype
+        first, second = state["keras"]
+        keras_state = [_integer(number, np.iinfo(dtype).max + 1) for number in (first, second)]
+        _set_torch_state(state["torch"])  # torch itself looks before it sets
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise RandomStateError("the global generators", f"none ({error})") from error
+    random.setstate(python_state)
+    legacy = ("MT19937", np.array(words, np.uint32), position, int(gauss is not None), gauss or 0.0)
+    np.random.set_state(legacy)
+    generator.state.assign(np.array(keras_state, dtype))
+
+
+def _keras_generator() -> keras.random.SeedGenerator:
+    """Return the generator from which Keras draws where no seed is given.
+
+    No public name leads to it. It shows itself when something is drawn without a seed: the call of
+    `SeedGenerator.next`, a public method, is answered here instead, so that it does not advance.
+    """
+    seen: list[Any] = []
+    original: Callable[..., Any] = keras.random.SeedGenerator.next
+
+    def next_seed(generator: Any, ordered: bool = True) -> Any:
+        seen.append(generator)
+        return generator.state.value * 1
+
+    keras.random.SeedGenerator.next = next_seed
+    try:
+        keras.random.uniform((), seed=None)
+    finally:
+        keras.random.SeedGenerator.next = original
+    return seen[0]
+
+
+def _torch_state() -> Any:
+    """Return the states of torch's generators, on the host; `None` where torch is not imported.
+
+    A feed may draw from them whatever the backend is.
+    """
+    if "torch" not in sys.modules:
+        return None
+    from perigee._backends.torch import tensors
+
+    return tensors.random_state()
+
+
+def _torch_tensors(state: Any) -> list[Any]:
+    return [] if state is None else [state[0], *state[1]]
+
+
+def _set_torch_state(stored: Any) -> None:
+    state = _torch_state()
+    if state is None or not stored:
+        return
+    # Where there are other devices than before, their own draws cannot be the same anyway.
+    for tensor, digits in zip(_torch_tensors(state), stored, strict=False):
+        array = np.asarray(tensor)  # the memory of the tensor
+        content = np.frombuffer(bytes.fromhex(digits), np.uint8)
+        if content.shape != array.shape:
+            raise ValueError("torch's has another length")
+        array[...] = content
+    from perigee._backends.torch import tensors
+
+    tensors.set_random_state(state)
+
+
+def _integer(value: Any, limit: int) -> int:
+    if type(value) is not int or not 0 <= value < limit:
+        raise ValueError(f"{value!r} is none of its numbers")
+    return value
+
+
+def _gauss(value: Any) -> float | None:
+    if value is not None and type(value) is not float:
+        raise ValueError(f"{value!r} is none of its numbers")
+    return value

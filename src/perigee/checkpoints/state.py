@@ -1,0 +1,130 @@
+"""The state of a Step as named arrays, and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _state
+from perigee._errors import StateMismatchError
+from perigee._state import Tracked
+
+
+@dataclass(frozen=True, slots=True)
+class Unlike:
+    """In what a stored state and a Step differ, by the keys of the variables.
+
+    Attributes:
+        missing: What the Step holds and the state does not.
+        unexpected: What the state holds and the Step does not.
+        different: What both hold, where the stored value cannot be the variable's: by key, why.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    different: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.different)
+
+
+def arrays_of(tracked: Tracked) -> dict[str, np.ndarray]:
+    """Return a copy of every variable of a Step, which later training does not change.
+
+    It waits for the device, and copies from it once. Integers keep the dtype of the framework that
+    runs, which differs: seeds are int64 on TensorFlow, uint32 on JAX and int32 on torch.
+
+    Args:
+        tracked: What the Step holds.
+
+    Returns:
+        By `Entry.key`, in order, arrays of the shapes and dtypes of the variables.
+    """
+    values = _state.snapshot(tracked.variables)
+    return {entry.key: value for entry, value in zip(tracked.entries, values, strict=True)}
+
+
+def load_arrays(
+    tracked: Tracked, arrays: Mapping[str, np.ndarray], *, strict: bool = True
+) -> Unlike:
+    """Give every variable of a Step its stored value: all of them, or none.
+
+    A value is cast to the dtype of its variable, within floats and within integers. What the cast
+    would change (an integer too large, a float that would be rounded) does not match.
+
+    To load only what matches, such as the trunk of a model with a new head, pass `strict=False`
+    and look at what is returned:
+
+    >>> left_out = load_arrays(tracked, arrays, strict=False)
+    >>> left_out.missing
+    ('head/0/kernel', 'head/1/bias')
+
+    Args:
+        tracked: What the Step holds; its models and optimizers must be built.
+        arrays: By `Entry.key`, as `arrays_of` returned them on any backend. They stay the caller's.
+        strict: Whether everything must match.
+
+    Returns:
+        What was left out; with `strict`, nothing.
+
+    Raises:
+        StateMismatchError: If anything does not match and `strict` is true. Nothing is changed.
+    """
+    entries = {entry.key: entry for entry in tracked.entries}
+    values: dict[str, np.ndarray] = {}
+    different: dict[str, str] = {}
+    for key in entries.keys() & arrays.keys():
+        try:
+            values[key] = _fitted(arrays[key], entries[key].variable)
+        except ValueError as error:
+            different[key] = str(error)
+    unlike = Unlike(
+        missing=tuple(key for key in entries if key not in arrays),
+        unexpected=tuple(key for key in arrays if key not in entries),
+        different={key: different[key] for key in entries if key in different},
+    )
+    if unlike and strict:
+        raise StateMismatchError(unlike.missing, unlike.unexpected, unlike.different)
+    for key, value in values.items():
+        # A copy: JAX takes the memory of an array for the variable's own.
+        entries[key].variable.assign(np.array(value, copy=True, order="C"))
+    return unlike
+
+
+def _fitted(stored: np.ndarray, variable: Any) -> np.ndarray:
+    """Return a value in the dtype of its variable.
+
+    Raises:
+        ValueError: If it cannot be the variable's value, saying why.
+    """
+    shape = tuple(variable.shape)
+    if stored.shape != shape:
+        raise ValueError(f"shape {stored.shape} is stored, the Step has {shape}")
+    # What it says it is, and what it is: on JAX an int64 is an int32, on torch a uint32 an int64.
+    for kind in (variable.dtype, ops.convert_to_tensor(variable).dtype):
+        stored = _cast(stored, np.dtype(keras.backend.standardize_dtype(kind)))
+    return stored
+
+
+def _cast(stored: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    if stored.dtype == dtype:
+        return stored
+    if _family(stored.dtype) != _family(dtype):
+        raise ValueError(f"{stored.dtype} is stored, the Step has {dtype}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        fitted = stored.astype(dtype)
+        back = fitted.astype(stored.dtype)
+    # The sign tells what wrapped around both ways, as -1 does between int32 and uint32.
+    kept = (back == stored) & ((fitted < 0) == (stored < 0)) | (stored != stored)
+    if not kept.all():
+        raise ValueError(f"{stored[~kept].flat[0]} ({stored.dtype}) is no {dtype}")
+    return fitted
+
+
+def _family(dtype: np.dtype[Any]) -> str:
+    """Tell floats, integers and the rest apart; the floats of machine learning are of kind V."""
+    name = dtype.name
+    return next((f for f in ("float", "int", "complex") if f in name), name)

@@ -1,0 +1,37 @@
+"""How large the saved position of a feed is."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+LARGE_STATE_BYTES = 16 * 2**20
+"""A saved position above this size is worth a finding."""
+
+SMALLER_STATE = (
+    "the position holds what the pipeline has buffered: shuffle indices or file names and read the "
+    "elements in a `.map(...)` after it, shuffle by `tf.random.experimental.index_shuffle`, make "
+    "the buffers of `.shuffle(...)` and `.prefetch(...)` smaller, or save less often."
+)
+"""What makes a large position smaller, as the end of a sentence."""
+
+
+def state_bytes(state: Any) -> int:
+    """Return how many bytes a state of a feed takes: its arrays, and the rest as JSON.
+
+    >>> state_bytes({"passes": 0, "iterator": np.zeros(100, np.uint8)})
+    129
+    """
+    arrays: list[int] = []
+
+    def without_arrays(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            arrays.append(value.nbytes)
+            return None
+        if isinstance(value, Mapping):
+            return {key: without_arrays(item) for key, item in value.items()}
+        return [without_arrays(item) for item in value] if isinstance(value, list) else value
+
+    text = json.dumps(without_arrays(state))
+    return len(text) + sum(arrays)

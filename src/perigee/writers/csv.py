@@ -1,0 +1,134 @@
+"""Records as rows of a table: one CSV file, valid after any crash."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perigee._errors import LogExistsError, LogShortError
+from perigee._events import Ended, Hook, Recorded, Started
+from perigee.writers._appended import AppendedFile, is_lasting, warn_of_missing
+from perigee.writers._replaced import remove_remains, replace_file
+
+CLOCK_COLUMNS = ("kind", "step", "epoch", "batch", "seconds")
+
+
+class Csv(Hook):
+    """Append each record to a table: `callbacks=[Csv("digits.csv")]`.
+
+    The columns are `kind` (`"epoch"`, `"validation"` or `"steps"`), `step`, `epoch`, `batch`,
+    `seconds`, and then the values in the order in which their names appeared first. A value
+    without a number in some record has an empty cell there; one that is not finite is `nan`, `inf`
+    or `-inf`. A name that appears later adds a column at the right, and the file is replaced by a
+    wider one, as a whole. A value whose name is one of the first five is written as `values/step`.
+
+    A row reaches the operating system in one write. A run that resumes keeps exactly the rows and
+    columns that were there when the checkpoint was taken, without the row of an epoch that was
+    left in the middle, since the epoch goes on.
+
+    Args:
+        path: The file. When training starts, its directory must exist, and it must be missing or
+            empty, unless the run resumes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = AppendedFile(self.path)
+        self._columns: list[str] = []
+        self._rows = 0
+        self._kept = 0, 0  # rows and columns
+        self._is_known = self._is_replaced = False
+
+    def on_start(self, event: Started) -> None:
+        """Open the file, so that a directory that cannot be written to is known before step 1.
+
+        Raises:
+            LogExistsError: If it holds something that this training did not write.
+        """
+        if self._is_known:
+            remove_remains(self.path)
+            self._replace(self._columns)
+        elif self.path.exists() and self.path.stat().st_size:
+            raise LogExistsError(str(self.path))
+        self._file.open()
+        self._is_known = True
+
+    def on_record(self, event: Recorded) -> None:
+        """Append one row."""
+        clock = event.clock
+        cells: dict[str, Any] = {
+            "kind": event.scope,
+            "step": clock.step,
+            "epoch": clock.epoch,
+            "batch": clock.batch,
+            "seconds": event.seconds,
+        }
+        for name, value in event.values.items():
+            cells[_column(name)] = float(value)
+        new = [name for name in cells if name not in self._columns]
+        if new or self._is_replaced:
+            self._is_replaced = True  # until the new file is open: what is open now has no name
+            self._replace([*self._columns, *new])
+            self._file.open()
+            self._is_replaced = False
+        self._file.write(_encode([[cells.get(name, "") for name in self._columns]]))
+        self._rows += 1
+        if is_lasting(event):
+            self._kept = self._rows, len(self._columns)
+
+    def on_end(self, event: Ended) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def state(self) -> dict[str, Any]:
+        """Wait until the rows are on the disk, and return how many are to stay, and the columns."""
+        self._file.flush()
+        rows, width = self._kept
+        return {"rows": rows, "columns": self._columns[:width]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on after the rows that were there at `state`, from the next start.
+
+        Raises:
+            LogShortError: If the file has fewer rows or other columns than it had then.
+        """
+        rows, columns = int(state["rows"]), list(state["columns"])
+        if not self.path.exists():
+            if rows:
+                warn_of_missing(self.path)
+            rows, columns = 0, []
+        header, found = _read(self.path)
+        if len(found) < rows or header[: len(columns)] != columns:
+            holds = f"{len(found)} rows of {', '.join(header)}"
+            raise LogShortError(str(self.path), holds, f"{rows} rows of {', '.join(columns)}")
+        self._columns, self._rows, self._kept = columns, rows, (rows, len(columns))
+        self._is_known = True
+
+    def _replace(self, columns: Sequence[str]) -> None:
+        """Put a file of these columns, more or fewer at the right, in the place of this one."""
+        _, found = _read(self.path)
+        rows = [[*row, *[""] * len(columns)][: len(columns)] for row in found[: self._rows]]
+        replace_file(self.path, _encode([columns, *rows] if columns else []))
+        self._columns = list(columns)
+
+
+def _column(name: str) -> str:
+    # On one line: what follows the last newline is torn, in the header too.
+    name = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
+    return f"values/{name}" if name in CLOCK_COLUMNS else name
+
+
+def _encode(rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and the rows, without a torn last one; nothing where there is no file."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1].decode()
+    header, *rows = csv.reader(io.StringIO(whole, newline="")) if whole else [[]]
+    return header, rows

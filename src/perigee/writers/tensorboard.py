@@ -1,0 +1,214 @@
+"""Records as TensorBoard's events, written without TensorFlow."""
+
+import io
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perigee._errors import MissingPackageError
+from perigee._events import Ended, Hook, Recorded, Started
+from perigee.writers._appended import (
+    AppendedFile,
+    check_length,
+    is_lasting,
+    warn_of_missing,
+)
+
+DIRECTORY_NAME = "events"
+
+_TRAIN, _VALIDATION = "train", "validation"
+_SUFFIX = ".perigee"
+
+
+class TensorBoard(Hook):
+    """Write what is recorded as events: `tensorboard --logdir runs`.
+
+    Directories, tags and steps are those of `keras.callbacks.TensorBoard`, so that runs of both
+    lie over each other in one chart: `train` and `validation` hold `epoch_<name>` against the
+    number of the epoch, from 0; `train` holds `batch_<name>` against the step for windows of
+    steps, and `validation` holds `evaluation_<name>_vs_iterations` for a validation in mid-epoch.
+    Learning rates are among the values of `train`, and the configuration is a text there.
+
+    Each record is handed to the operating system when it comes, in one write, by the training
+    thread: 0.05 ms, mostly for the checksum. TensorBoard's own asynchronous writer would take its
+    queue along when the process is killed, and would import TensorFlow wherever that is installed.
+
+    A run that resumes keeps exactly the events that were there when the checkpoint was taken,
+    without those of an epoch that was left in the middle. It goes on in a new file, which tells a
+    TensorBoard that is running to forget the later steps, too.
+
+    Args:
+        directory: The run directory, which must exist when training starts; the events go into
+            its `events/`.
+        configuration: Facts to show as a text, beside the name of the Step and the numbers of
+            epochs and steps.
+
+    Raises:
+        MissingPackageError: If the package `tensorboard` is not installed.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        configuration: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(directory) / DIRECTORY_NAME
+        self._configuration = dict(configuration or {})
+        self._package = _Package()
+        self._files: dict[str, AppendedFile] = {}
+        self._kept: dict[str, int] = {}  # the size in bytes of every file of the run, to be kept
+        self._is_cut_due = False
+        self._void_from: int | None = None
+        self._under_way: Recorded | None = None
+        self._done: set[str] = set()
+
+    def on_start(self, event: Started) -> None:
+        """Open the file, so that a directory that cannot be written to is known before step 1."""
+        self._close()
+        self._void_from = event.clock.step + 1 if self._is_cut_due else None
+        if self._is_cut_due:
+            for name in self._names():
+                if name in self._kept:
+                    os.truncate(self.path / name, self._kept[name])
+                else:
+                    (self.path / name).unlink()
+        self._is_cut_due = False
+        if self._kept:
+            self._file(_TRAIN)
+        else:
+            self._write(_TRAIN, 0, self._text(event))
+
+    def on_record(self, event: Recorded) -> None:
+        """Append one event, or one each for training and validation."""
+        number = event.clock.step
+        train, validation = "batch_{}", "evaluation_{}_vs_iterations"
+        if event.scope == "epoch":
+            number = event.clock.epoch - (event.clock.batch == 0)
+            train = validation = "epoch_{}"
+        summaries = {_TRAIN: self._package.Summary(), _VALIDATION: self._package.Summary()}
+        for name, value in event.values.items():
+            if name.startswith("val_"):
+                directory, tag = _VALIDATION, validation.format(name.removeprefix("val_"))
+            else:
+                directory, tag = _TRAIN, train.format(name)
+            summaries[directory].value.add(tag=_utf8(tag), simple_value=float(value))
+        if event is not self._under_way:  # given again after an error, it may be half written
+            self._under_way, self._done = event, set()
+        for directory, summary in summaries.items():
+            if summary.value and directory not in self._done:
+                self._write(directory, number, summary, lasts=is_lasting(event))
+                self._done.add(directory)
+
+    def on_end(self, event: Ended) -> None:
+        """Close the files."""
+        self._close()
+
+    def state(self) -> dict[str, Any]:
+        """Wait until the events are on the disk, and return which files are to stay, how long."""
+        for file in self._files.values():
+            file.flush()
+        return {"size_bytes": dict(self._kept)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on after the events that were there at `state`, from the next start.
+
+        Raises:
+            LogShortError: If one of the files has fewer bytes than it had then.
+        """
+        names = self._names()  # nothing else is touched, whatever a state says
+        self._kept = {}
+        for name, size_bytes in state["size_bytes"].items():
+            if name not in names:
+                warn_of_missing(self.path / name)
+            elif check_length(self.path / name, int(size_bytes)):
+                self._kept[name] = int(size_bytes)
+        self._is_cut_due = True
+
+    def _write(self, directory: str, number: int, summary: Any, *, lasts: bool = True) -> None:
+        file = self._file(directory)
+        file.write(self._package.encode(step=number, summary=summary))
+        if lasts:
+            self._kept[f"{directory}/{file.path.name}"] = file.size_bytes
+
+    def _file(self, directory: str) -> AppendedFile:
+        """Return the file of a directory, made where it is written to first.
+
+        Its number is the highest there, since readers take files in the order of their names.
+        """
+        if directory not in self._files:
+            folder = self.path / directory
+            folder.mkdir(parents=True, exist_ok=True)
+            last = max(
+                (name for name in self._names() if name.startswith(f"{directory}/")), default="0"
+            )
+            number = int("".join(filter(str.isdigit, last))) + 1
+            file = AppendedFile(folder / f"events.out.tfevents.{number:010d}{_SUFFIX}")
+            file.open()
+            try:
+                file.write(self._package.header(self._void_from))
+            except OSError:
+                file.close()
+                file.path.unlink(missing_ok=True)
+                raise
+            self._files[directory] = file
+            self._kept[f"{directory}/{file.path.name}"] = file.size_bytes
+        return self._files[directory]
+
+    def _names(self) -> list[str]:
+        """Return the files that this class has made here, by directory and name, in order."""
+        found = self.path.glob(f"*/events.out.tfevents.{'[0-9]' * 10}{_SUFFIX}")
+        return sorted(f"{path.parent.name}/{path.name}" for path in found)
+
+    def _text(self, event: Started) -> Any:
+        facts = {
+            "step": type(event.step).__name__,
+            "epochs": event.epochs,
+            "steps": event.steps,
+            "steps_per_epoch": event.steps_per_epoch,
+            **self._configuration,
+        }
+        shown = json.dumps(facts, indent=2, default=str, ensure_ascii=False)
+        return self._package.text("configuration", _utf8(f"```json\n{shown}\n```"))
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class _Package:
+    """What is used of the package `tensorboard`: its protocol, its records and their checksums."""
+
+    def __init__(self) -> None:
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.plugins.text.summary_v2 import text_pb
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError as error:
+            raise MissingPackageError("tensorboard", "TensorBoard's events") from error
+        self.Summary, self.text = Summary, text_pb
+        self._event, self._session_log, self._record_writer = Event, SessionLog, RecordWriter
+
+    def encode(self, **fields: Any) -> bytes:
+        """Return one event as a record, checksums included."""
+        buffer = io.BytesIO()
+        event = self._event(wall_time=time.time(), **fields)
+        self._record_writer(buffer).write(event.SerializeToString())
+        return buffer.getvalue()
+
+    def header(self, first_step: int | None) -> bytes:
+        """Return what a file begins with; from `first_step` on, what was read before is void."""
+        version = self.encode(file_version="brain.Event:2")
+        if first_step is None:
+            return version
+        start = self._session_log(status=self._session_log.START)
+        return version + self.encode(step=first_step, session_log=start)

@@ -1,0 +1,437 @@
+"""Checkpoints are whole or not there; a few are kept; errors of the background come out."""
+
+import errno
+import json
+import math
+import os
+import threading
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from perigee._clock import Clock
+from perigee._errors import (
+    ArgumentError,
+    CheckpointContentError,
+    CheckpointSaveError,
+    CheckpointVersionError,
+    NoCheckpointError,
+)
+from perigee.checkpoints import Checkpoints, Content, RunLock, _files
+from tests.checkpoints.saved import content, step_of, tree
+
+
+def saved_steps(checkpoints, values, start=1):
+    for step, value in enumerate(values, start):
+        checkpoints.save(content(step), value)
+    return checkpoints.steps()
+
+
+def test_everything_comes_back_as_it_was(tmp_path):
+    facts = {
+        "text": 'ü"\n\ud800',
+        "numbers": [0, -1, 2**70, 0.1, 5e-324, True, None],
+        "strange": [math.inf, -math.inf, math.nan],
+        "tuple": (1, (2,)),
+        "numpy": [np.float32(0.1), np.int8(-3), np.bool_(True)],
+        "empty": [{}, [], "", np.zeros((0, 3))],
+        "array": {"deep": [np.arange(6, dtype="uint16").reshape(2, 3)[:, ::2]]},
+        "order": {"b": 1, "a": 2},
+    }
+    held = Content(Clock(412, 3, 12), {"x": np.array(1.5)}, facts, {"rng": 2**100})
+
+    path = Checkpoints(tmp_path).save(held)
+    loaded = Checkpoints(tmp_path).load()
+
+    found = loaded.content
+    assert path == loaded.path == tmp_path / "step-00000412"
+    assert (found.clock, found.data) == (held.clock, {"rng": 2**100})
+    assert found.arrays["x"].shape == ()
+    assert found.arrays["x"] == 1.5
+    assert found.facts["text"] == facts["text"]
+    assert found.facts["numbers"] == facts["numbers"]
+    assert str(found.facts["strange"]) == "[inf, -inf, nan]"
+    assert found.facts["tuple"] == [1, [2]]
+    assert found.facts["numpy"] == [float(np.float32(0.1)), -3, True]
+    assert found.facts["empty"][3].shape == (0, 3)
+    np.testing.assert_array_equal(found.facts["array"]["deep"][0], [[0, 2], [3, 5]])
+    assert found.facts["array"]["deep"][0].dtype == "uint16"
+    assert list(found.facts["order"]) == ["b", "a"]
+
+
+def test_the_state_is_a_file_that_other_programs_read(tmp_path):
+    held = content(1)
+    path = Checkpoints(tmp_path).save(held)
+
+    read = safetensors.numpy.load_file(path / "state.safetensors")
+
+    assert {key: (a.dtype, a.tolist()) for key, a in read.items()} == {
+        key: (a.dtype, a.tolist()) for key, a in held.arrays.items()
+    }
+
+
+def test_only_what_is_needed_is_written(tmp_path):
+    path = Checkpoints(tmp_path).save(Content(Clock(1), {}, {}, {}))
+
+    assert sorted(tree(path)) == [
+        "data",
+        "data/position.json",
+        "manifest.json",
+        "state.safetensors",
+    ]
+
+
+def test_all_is_on_the_disk_before_it_has_its_name_and_the_name_after(tmp_path, monkeypatch):
+    happened = []
+    flush, rename = os.fsync, os.rename
+
+    def noted_flush(descriptor):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        name = os.path.basename(path)
+        happened.append("beside" if name.endswith(".tmp") else name)
+        flush(descriptor)
+
+    def noted_rename(source, target, **more):
+        happened.append("renamed")
+        rename(source, target, **more)
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    monkeypatch.setattr(os, "fsync", noted_flush)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    checkpoints.save(content(1))
+
+    assert happened[0] == tmp_path.name
+    assert set(happened[1:5]) == {
+        *("state.safetensors", "position.json", "arrays.safetensors", "facts.safetensors")
+    }
+    assert happened[5:] == ["manifest.json", "data", "beside", "renamed", "checkpoints"]
+
+
+def test_the_newest_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+
+    assert saved_steps(checkpoints, [None] * 5) == [4, 5]
+    assert step_of(checkpoints.load().content) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
+
+
+def test_all_are_kept_on_request(tmp_path):
+    assert saved_steps(Checkpoints(tmp_path, keep=None), [None] * 5) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "values", "best"),
+    [
+        ("val_loss", None, [3.0, 1.0, 2.0, 5.0, 4.0], 2),
+        ("val_accuracy", None, [0.1, 0.9, 0.2, 0.3, 0.8], 2),
+        ("loss", "max", [1.0, 3.0, 2.0, 0.0, 0.0], 2),
+        ("bleu", "max", [1.0, 3.0, 2.0, 0.0, 0.0], 2),
+        ("val_loss", None, [math.nan, 5.0, None, math.nan, math.inf], 2),
+        ("val_loss", None, [-math.inf, 5.0, 1.0, 1.0, 1.0], 1),
+        ("val_loss", None, [1.0, 1.0, 1.0, 2.0, 2.0], 3),
+    ],
+)
+def test_the_best_is_kept_too(tmp_path, name, mode, values, best):
+    checkpoints = Checkpoints(tmp_path, keep=1, best=name, mode=mode)
+
+    assert saved_steps(checkpoints, values) == sorted({best, 5})
+    assert checkpoints.load("best").content.clock.step == best
+    assert checkpoints.load("best").monitored == values[best - 1]
+
+
+def test_the_best_is_found_by_the_next_process_too(tmp_path):
+    saved_steps(Checkpoints(tmp_path, keep=1, best="val_loss"), [2.0, 1.0, 3.0])
+
+    again = Checkpoints(tmp_path, keep=1, best="val_loss")
+
+    assert saved_steps(again, [5.0], start=4) == [2, 4]
+
+
+def test_values_of_another_name_are_not_compared(tmp_path):
+    saved_steps(Checkpoints(tmp_path, best="val_loss"), [1.0, 2.0])
+    checkpoints = Checkpoints(tmp_path, best="val_accuracy")
+
+    with pytest.raises(NoCheckpointError, match="best by val_accuracy"):
+        checkpoints.load("best")
+
+
+@pytest.mark.parametrize("name", ["bleu", "loss_accuracy", ""])
+def test_a_name_that_does_not_tell_what_is_better_needs_a_mode(tmp_path, name):
+    with pytest.raises(ArgumentError, match="mode='min'"):
+        Checkpoints(tmp_path, best=name)
+
+
+def test_arguments_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(ArgumentError, match="keep=0"):
+        Checkpoints(tmp_path, keep=0)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(ArgumentError, match="best"):
+        checkpoints.save(content(1), 0.5)
+    checkpoints.save(content(1))
+    with pytest.raises(ArgumentError, match="best"):
+        checkpoints.load("best")
+    with pytest.raises(ArgumentError, match="oldest"):
+        checkpoints.load("oldest")
+
+
+def test_a_step_is_loaded_by_its_number(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    saved_steps(checkpoints, [None] * 3)
+
+    assert step_of(checkpoints.load(2).content) == 2
+    with pytest.raises(NoCheckpointError, match=r"step 7.*1, 2, 3"):
+        checkpoints.load(7)
+
+
+def test_where_nothing_was_saved_there_is_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "none")
+
+    assert checkpoints.newest() is None
+    assert checkpoints.steps() == []
+    with pytest.raises(NoCheckpointError, match="none"):
+        checkpoints.load()
+    assert not (tmp_path / "none").exists()
+
+
+def test_other_things_in_the_directory_are_left_alone(tmp_path):
+    others = ("notes.txt", "step-1", "step-000000001x", "step-" + 8 * "\N{ARABIC-INDIC DIGIT ONE}")
+    for name in others:
+        (tmp_path / name).write_text("keep")
+
+    with RunLock(tmp_path / "run") as lock:
+        checkpoints = Checkpoints(tmp_path, keep=1, lock=lock)
+        assert saved_steps(checkpoints, [None] * 2) == [2]
+
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "run", "step-00000002"}
+
+
+def test_a_step_that_is_saved_again_is_replaced(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(content(1, note="first"))
+
+    checkpoints.save(content(1, note="second"))
+
+    assert checkpoints.load().content.facts["note"] == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_replacement_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(content(1, note="first"))
+    before, rename = tree(tmp_path), os.rename
+
+    def failing(source, target, **more):
+        if str(source).endswith(".tmp"):
+            raise OSError(errno.EIO, "broken")
+        rename(source, target, **more)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(CheckpointSaveError, match="broken"):
+        checkpoints.save(content(1, note="second"))
+
+    assert tree(tmp_path) == before
+
+
+def test_what_a_process_killed_between_two_names_left_is_put_back(tmp_path):
+    path = Checkpoints(tmp_path).save(content(1))
+    path.rename(tmp_path / "step-00000001.old")
+    (tmp_path / "step-00000002.0a.tmp").mkdir()
+    Checkpoints(tmp_path).save(content(3)).rename(tmp_path / "step-00000004.old")
+    Checkpoints(tmp_path).save(content(4))
+
+    with RunLock(tmp_path / "run") as lock:
+        assert Checkpoints(tmp_path, lock=lock).steps() == [1, 4]
+
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "step-00000001", "step-00000004"}
+
+
+def test_who_does_not_hold_the_lock_clears_nothing_away(tmp_path):
+    under_way = tmp_path / "step-00000002.0a.tmp"
+    under_way.mkdir()
+
+    Checkpoints(tmp_path).newest()
+
+    assert under_way.is_dir()
+
+
+def test_a_course_that_was_given_up_makes_room_for_the_new_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    saved_steps(checkpoints, [None] * 5)
+    assert checkpoints.load(4).content.clock.step == 4
+
+    checkpoints.save(content(5, note="again"))
+    checkpoints.save(content(3))
+
+    assert checkpoints.steps() == [3]
+    assert checkpoints.load().content.clock.step == 3
+
+
+@pytest.mark.parametrize(
+    ("facts", "path"),
+    [
+        ({"a": [object()]}, "facts/a/0 is of type object"),
+        ({"a": {1: 2}}, "facts/a has the key 1"),
+        ({"$array": "0"}, r"facts has the key '\$array'"),
+        ({"a": b"x"}, "of type bytes"),
+        ({"a": np.array(["x"])}, "an array of <U1"),
+        ({"a": np.array([object()])}, "an array of object"),
+        ({"a": np.array([1.0], ">f8")}, "an array of >f8"),
+        ({"a": 2**2000}, "1024 bits"),
+        ({"a": 1j}, "of type complex"),
+        ({"a": {1, 2}}, "of type set"),
+    ],
+)
+@pytest.mark.parametrize("background", [False, True])
+def test_what_cannot_be_stored_is_refused_at_once_with_its_path(tmp_path, facts, path, background):
+    with pytest.raises(CheckpointContentError, match=path):
+        Checkpoints(tmp_path).save(Content(Clock(1), {}, facts, {}), background=background)
+    with pytest.raises(CheckpointContentError):
+        Checkpoints(tmp_path).save(Content(Clock(1), {}, {}, facts), background=background)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_holds_itself_is_refused(tmp_path):
+    loop: list = []
+    loop.append(loop)
+
+    with pytest.raises(CheckpointContentError, match="64 levels"):
+        Checkpoints(tmp_path).save(Content(Clock(1), {}, {"a": loop}, {}))
+
+
+def test_a_state_array_of_an_unknown_dtype_is_refused(tmp_path):
+    with pytest.raises(CheckpointContentError, match="x is an array of object"):
+        Checkpoints(tmp_path).save(Content(Clock(1), {"x": np.array([None])}, {}, {}))
+
+
+def test_a_later_format_is_not_passed_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    saved_steps(checkpoints, [None] * 2)
+    manifest = tmp_path / "step-00000002" / "manifest.json"
+    said = json.loads(manifest.read_bytes())
+    del said["checksum"]
+    said["format_version"] = 2
+    said["checksum"] = _files.checksum_of([json.dumps(said).encode()])
+    manifest.write_bytes(json.dumps(said).encode())
+
+    with pytest.raises(CheckpointVersionError, match="format 2"):
+        checkpoints.newest()
+
+
+# In the background.
+
+
+class Gate:
+    """Holds every flush to the disk until it is opened."""
+
+    def __init__(self, monkeypatch):
+        self.open = threading.Event()
+        self.reached = threading.Event()
+        self.error = None
+        flush = os.fsync
+
+        def held(descriptor):
+            self.reached.set()
+            assert self.open.wait(30)
+            if self.error is not None:
+                raise self.error
+            flush(descriptor)
+
+        monkeypatch.setattr(os, "fsync", held)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.open.set()
+
+
+def test_a_save_in_the_background_returns_before_it_is_done(tmp_path, gate):
+    (tmp_path / "checkpoints").mkdir()
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(content(1), background=True)
+        assert gate.reached.wait(30)
+        assert checkpoints.steps() == []
+
+        gate.open.set()
+        checkpoints.wait()
+
+        assert checkpoints.steps() == [1]
+
+
+def test_what_changes_after_the_call_is_not_saved(tmp_path, gate):
+    (tmp_path / "checkpoints").mkdir()
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        buffer, history, pending = np.arange(3), [1], np.arange(3)
+        facts, data = {"buffer": buffer, "history": history}, {"pending": pending}
+        checkpoints.save(Content(Clock(1), {}, facts, data), background=True)
+        buffer[0] = pending[0] = 99
+        history.append(2)
+        gate.open.set()
+
+        held = checkpoints.load().content
+
+    assert held.facts["buffer"].tolist() == [0, 1, 2]
+    assert held.facts["history"] == [1]
+    assert held.data["pending"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("call", ["save", "wait", "close", "newest", "load"])
+def test_an_error_in_the_background_comes_out_at_the_next_call_once(tmp_path, gate, call):
+    calls = {
+        "save": lambda: checkpoints.save(content(3)),
+        "wait": lambda: checkpoints.wait(),
+        "close": lambda: checkpoints.close(),
+        "newest": lambda: checkpoints.newest(),
+        "load": lambda: checkpoints.load(),
+    }
+    (tmp_path / "checkpoints").mkdir()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    gate.open.set()
+    checkpoints.save(content(1))
+    before = tree(tmp_path)
+    gate.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    checkpoints.save(content(2), background=True)
+
+    with pytest.raises(CheckpointSaveError, match=r"step-00000002.*No space left") as caught:
+        calls[call]()
+
+    gate.error = None
+    assert caught.value.errno == errno.ENOSPC
+    assert tree(tmp_path) == before
+    calls[call]()
+    checkpoints.save(content(4), background=True)
+    assert step_of(checkpoints.load().content) == 4
+    checkpoints.close()
+
+
+def test_at_most_one_save_is_under_way(tmp_path, gate):
+    (tmp_path / "checkpoints").mkdir()
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(content(1), background=True)
+        second = threading.Thread(target=checkpoints.save, args=(content(2),))
+        second.start()
+        second.join(0.05)
+        assert second.is_alive()
+
+        gate.open.set()
+        second.join(30)
+
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(content(1))
+    before = tree(tmp_path)
+
+    def interrupted(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(content(2))
+
+    assert tree(tmp_path) == before

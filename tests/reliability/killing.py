@@ -1,0 +1,146 @@
+"""One run, killed at random instants and started again each time by the same command."""
+
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+import perigee as pg
+from perigee._errors import DamagedCheckpointError
+from perigee.checkpoints import Checkpoints
+from perigee.writers.json_lines import read_json_lines
+from tests.reliability import trainings
+from tests.reliability.processes import Child, run
+
+BALLAST = 500_000
+"""Numbers that are saved with the Step, so that a save takes some milliseconds."""
+STEPS_BETWEEN = 6
+"""Steps that a training in the foreground has until it ends, and saves."""
+
+Where = Literal["anywhere", "in a background save", "in the last save"]
+
+
+@dataclass
+class Figures:
+    """What became of the kills.
+
+    Attributes:
+        kills: By where they were meant to be.
+        inside: Of them, those that left a save half done.
+        finished: Processes that had ended before their kill.
+        unreadable: Starts that found a checkpoint which is not whole, or none where there was one.
+        lost: Starts before the newest checkpoint that had been seen.
+        failed: Starts that came to an error.
+        steps: By start, where the run was taken up.
+    """
+
+    kills: dict[str, int] = field(default_factory=dict)
+    inside: int = 0
+    finished: int = 0
+    unreadable: int = 0
+    lost: int = 0
+    failed: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+
+
+class Heavy(trainings.Everything):
+    def __init__(self):
+        super().__init__()
+        self.ballast = keras.Variable(np.zeros(BALLAST, "float32"), trainable=False)
+
+    def train_step(self, batch):
+        logs = super().train_step(batch)
+        self.ballast.assign_add(keras.ops.ones((BALLAST,)))
+        return logs
+
+
+def train(path: str, steps: int, saves: int | None) -> Any:
+    """Train up to a step, in which every variable and record depends on all before it."""
+    keras.utils.set_random_seed(3)
+    step = Heavy()
+    pg.fit(
+        step,
+        trainings.rows(),
+        steps=steps,
+        batch_size=trainings.BATCH,
+        execution="eager",
+        callbacks=[trainings.Remember(step, draws_from_numpy=True)],
+        progress="off",
+        run=pg.Run(
+            path,
+            save_every=None if saves is None else pg.Every(steps=saves),
+            record_every=pg.Every(steps=1),
+            resume="auto",
+        ),
+    )
+    return {
+        "state": trainings.state_of(step),
+        "host": step.host_state(),
+        "records": [
+            {k: repr(v) for k, v in line.items() if k != "seconds"}
+            for line in read_json_lines(Path(path, "metrics.jsonl"))
+            if line["kind"] == "steps"
+        ],
+    }
+
+
+def kill_often(
+    folder: Path, counts: dict[Where, int], seed: int, figures: Figures
+) -> tuple[Any, int]:
+    """Kill one run again and again; return what it comes to at last, and after how many steps."""
+    draw = random.Random(seed)
+    path = folder / "killed"
+    wheres = [where for where, count in counts.items() for _ in range(count)]
+    draw.shuffle(wheres)
+    for where in wheres:
+        before = newest(path)
+        is_last = where == "in the last save"
+        steps = (before or 0) + STEPS_BETWEEN if is_last else 10**6
+        with Child(folder, train, str(path), steps, None if is_last else 1) as child:
+            seen = _wait(child, path, where, before, draw)
+            child.kill()
+            ending = child.ending()
+        figures.kills[where] = figures.kills.get(where, 0) + 1
+        if not ending.was_killed():
+            figures.finished += 1
+        figures.inside += bool(list(path.glob("checkpoints/*.tmp")))
+        after = _look(path, figures)
+        figures.lost += (after or 0) < (seen or 0)
+        figures.steps.append(after or 0)
+    steps = (newest(path) or 0) + STEPS_BETWEEN
+    return run(folder, train, str(path), steps, 1).returned(), steps
+
+
+def newest(path: Path) -> int | None:
+    steps = Checkpoints(path / "checkpoints").steps()
+    return steps[-1] if steps else None
+
+
+def _wait(
+    child: Child, path: Path, where: Where, before: int | None, draw: random.Random
+) -> int | None:
+    """Wait for the instant of the kill; return the newest checkpoint that was seen before it."""
+    while where != "anywhere" and child.is_running():
+        if any(path.glob("checkpoints/*.tmp")):
+            time.sleep(draw.uniform(0, 0.006))
+            return newest(path)
+    # Anywhere: while it starts, or soon after its first save.
+    while draw.random() < 0.7 and child.is_running() and newest(path) == before:
+        time.sleep(0.01)
+    time.sleep(draw.uniform(0, 0.3))
+    return newest(path)
+
+
+def _look(path: Path, figures: Figures) -> int | None:
+    """Load what there is, as the next start will."""
+    checkpoints = Checkpoints(path / "checkpoints")
+    for step in checkpoints.steps():
+        try:
+            checkpoints.load(step)
+        except DamagedCheckpointError:
+            figures.unreadable += 1
+    return newest(path)

@@ -1,0 +1,90 @@
+"""A training that is killed and started again ends bit for bit like one that was never killed."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+import pytest
+
+from tests.reliability import trainings
+from tests.reliability.processes import run
+from tests.reliability.trainings import (
+    EPOCH_BOUNDARY,
+    FIRST_STEP,
+    IN_VALIDATION,
+    KILLS,
+    LAST_BATCH,
+    MID_EPOCH,
+    Case,
+    train,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+
+BACKEND = keras.backend.backend()
+COVERED = {
+    Case(): KILLS,
+    Case(optimizers="one"): [MID_EPOCH, EPOCH_BOUNDARY],
+    Case(mode="eager", accumulate=2): [LAST_BATCH],
+    Case(steps_per_call=1, accumulate=4): [MID_EPOCH, IN_VALIDATION],
+    Case(steps_per_call=4, nonfinite="skip"): [MID_EPOCH, LAST_BATCH],
+    Case("list", optimizers="one"): [IN_VALIDATION],
+    Case("pydataset", accumulate=2): [MID_EPOCH],
+    Case("generator"): [FIRST_STEP, EPOCH_BOUNDARY],
+    Case("drawn", steps_per_call=1): [MID_EPOCH, EPOCH_BOUNDARY],
+    Case("drawn"): [MID_EPOCH],
+}
+if BACKEND == "tensorflow":
+    COVERED |= {
+        Case(mode="xla"): [MID_EPOCH],
+        Case("tf.data"): [MID_EPOCH, LAST_BATCH, EPOCH_BOUNDARY],
+        Case("tf.data", steps_per_call=1, accumulate=2): [IN_VALIDATION],
+        Case("tf.data-by-index"): [MID_EPOCH],
+    }
+if BACKEND == "torch":
+    COVERED |= {Case("torch"): [MID_EPOCH, EPOCH_BOUNDARY]}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Return what a case comes to when nothing happens to it, each trained once."""
+    known = {}
+
+    def outcome(case):
+        if case not in known:
+            folder = tmp_path_factory.mktemp("straight")
+            known[case] = run(folder, train, str(folder / "run"), case).returned()
+        return known[case]
+
+    return outcome
+
+
+def test_processes_are_forked_from_one_that_has_imported_all_and_started_nothing(tmp_path):
+    parent = run(tmp_path, os.getppid).returned()
+
+    threads = os.listdir(f"/proc/{parent}/task")
+    library = {"tensorflow": "tensorflow", "jax": "jaxlib", "torch": "libtorch"}[BACKEND]
+
+    assert len(threads) == 1
+    assert library in Path(f"/proc/{parent}/maps").read_text()
+
+
+@pytest.mark.parametrize(
+    "case, kill", [(c, k) for c, kills in COVERED.items() for k in kills], ids=str
+)
+def test_a_killed_training_goes_on_exactly(straight, tmp_path, case, kill):
+    path = str(tmp_path / "run")
+    assert run(tmp_path, train, path, case, kill).was_killed()
+
+    assert run(tmp_path, train, path, case).returned() == straight(case)
+
+
+def test_a_training_killed_again_and_again_goes_on_exactly(straight, tmp_path):
+    path = str(tmp_path / "run")
+    for kill in (MID_EPOCH, EPOCH_BOUNDARY, LAST_BATCH):
+        assert run(tmp_path, train, path, Case(), kill).code <= 0
+
+    assert run(tmp_path, train, path, Case()).returned() == straight(Case())
