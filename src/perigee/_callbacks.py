@@ -76,8 +76,13 @@ class KerasCallbacks:
     def load_state(self, state: Sequence[Any]) -> None:
         """Give each callback its attributes back, if callbacks are what they were."""
         for callback, (name, attributes) in zip(self._callbacks, state, strict=False):
-            if type(callback).__qualname__ == name:
-                vars(callback).update(attributes)
+            if type(callback).__qualname__ != name:
+                continue
+            attributes = dict(attributes)
+            if getattr(callback, "monitor_op", 0) is None and "monitor_op" not in attributes:
+                # Keras chooses it at the first epoch's end, and turns the sign of this one then.
+                attributes.pop("min_delta", None)
+            vars(callback).update(attributes)
 
 
 def _plain_attributes(callback: Any) -> dict[str, Any]:

@@ -133,9 +133,11 @@ class Training:
                     self.callbacks.load_state(self._saved_callbacks)
             if self.saving:
                 self.saving.begin()
+            if self.clock.batch and self._finished():  # ended in this epoch, before its end
+                program, logs = self._epoch()
             while (reason := self._reason_to_stop()) is None:
                 program, logs = self._epoch()
-            if self.saving:
+            if self.saving and not self.clock.batch:  # in mid-epoch it is saved already
                 self.saving.save(self.clock, self.state, self._finished(), is_last=True)
             if program is not None and reason not in INTERRUPTIONS:
                 finalize(program.rehearsal)
@@ -190,8 +192,9 @@ class Training:
         else:
             is_whole = self.clock.batch == self._steps_per_epoch()
         reason = self._reason_to_stop()
-        if self.saving and not is_whole and reason in ("steps", *INTERRUPTIONS):
-            # The epoch may go on from here, so what ends it is not in what is saved.
+        if self.saving and not is_whole:
+            # The epoch may go on from here, so what ends it is not in what is saved: a run that
+            # is over ends it again.
             self.saving.save(self.clock, self.state, self._finished(), is_last=True)
         if not is_whole and reason in INTERRUPTIONS:
             return program, {}
@@ -279,9 +282,24 @@ class Training:
             "callbacks": None if self.callbacks is None else self.callbacks.state(),
         }
 
-    def load_state(self, clock: Clock, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned at `clock`, before the training begins."""
+    def conclude(self, program: Program) -> None:
+        """Leave the Step as the end of a training left it, which was saved just before."""
+        finalize(program.rehearsal)
+        if self.callbacks:
+            self.callbacks.train_begin()
+            self.callbacks.load_state(self._saved_callbacks or [])
+            self.callbacks.train_end({})
+
+    def load_state(self, clock: Clock, state: Mapping[str, Any], finished: str | None) -> None:
+        """Take back what `state` returned at `clock`, before the training begins.
+
+        Args:
+            clock: Where it stood.
+            state: What was returned.
+            finished: Why nothing is left to train, or `None`.
+        """
         self.clock = clock
+        self._asked = None if finished in ("epochs", "steps") else finished
         self._epoch_tally = Tally.from_state(state["epoch"])
         self._window = Tally.from_state(state["window"])
         self._validated = state["validated"]["step"], state["validated"]["values"]

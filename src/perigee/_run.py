@@ -30,7 +30,6 @@ from perigee._execution import (
     Execution,
     Plan,
     Program,
-    finalize,
     make_plan,
     program,
 )
@@ -175,8 +174,8 @@ def fit(
         )
         _check_endless(feed, course)
         finished = None if opened is None else opened.finished(course.epochs, course.steps)
-        if opened is not None and opened.loaded is not None and finished is None:
-            feed.load_state(opened.loaded.content.data)
+        if opened is not None:
+            opened.take_up(feed)
         adapted = None
         if keras_callbacks:
             steps_per_epoch = course.steps_per_epoch or feed.length
@@ -188,6 +187,9 @@ def fit(
         )
         batch = feed.peek()
         trained = programs(batch)
+        if opened is not None:
+            programs.is_kept = True
+            programs.report(diagnostics.of_a_run(feed))
         validate: Callable[[], dict[str, float]] | None = None
         if validation is not None:
             validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
@@ -225,12 +227,10 @@ def fit(
         )
         if opened is not None and opened.loaded is not None:
             opened.load_step()
-            training.load_state(opened.loaded.content.clock, opened.loop_state())
+            training.load_state(opened.loaded.content.clock, opened.loop_state(), finished)
             history.resumed_from = opened.loaded.content.clock
-            if finished is not None:
-                if training.clock.batch % accumulate:
-                    trained.flush()
-                finalize(trained.rehearsal)
+            if finished is not None and training.clock.batch == 0:
+                training.conclude(trained)
                 history.clock, history.stop_reason = history.resumed_from, finished
                 return history
         if opened is not None:  # else there is nothing to save, and signals do what they do
@@ -322,7 +322,9 @@ class _Programs:
         self._method: Method = method
         self._accumulate, self._history, self._skips = accumulate, history, skips
         self.plan: Plan | None = None
+        self.is_kept = False
         self._last: Program | None = None
+        self._looked_at: Program | None = None
 
     def __call__(self, batch: Batch) -> Program:
         found = program(
@@ -336,20 +338,27 @@ class _Programs:
         )
         if self.plan is not None:  # also of a Step that has changed
             found.plan = self.plan
+        if self._history is not None and self._last is found:
+            self.look_back()  # it has run an epoch
         self._last = found
         if self._history is not None:
             if found.findings is None:
                 first = _backends.current().tensors(batch)
                 found.findings = diagnostics.after_rehearsal(self._step, found.rehearsal, first)
-            self._report(found.findings)
+            self.report(found.findings)
         return found
 
     def look_back(self) -> None:
         """Report what is known only once the program has run."""
-        if self._last is not None:
-            self._report(diagnostics.after_training(self._last))
+        if self._last is None:
+            return
+        self.report(diagnostics.after_running(self._last))
+        if self.is_kept and self._last is not self._looked_at and self._last.traces:
+            self._looked_at = self._last
+            self.report(diagnostics.of_a_run_after_running(self._last))
 
-    def _report(self, findings: Sequence[Finding]) -> None:
+    def report(self, findings: Sequence[Finding]) -> None:
+        """Put findings on the history and warn of them, each once."""
         assert self._history is not None
         known = {str(finding) for finding in self._history.findings}
         new = [finding for finding in findings if str(finding) not in known]

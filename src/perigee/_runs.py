@@ -160,6 +160,8 @@ class OpenRun(Hook):
         self._best: float | None = None
         self._monitored: float | None = None
         self._is_better = False
+        self._began: Mapping[str, Any] = {}
+        self._random: Mapping[str, Any] = {}
         if run.resume == "never":
             self._refuse_existing()
         is_new = not self._path.exists()
@@ -214,6 +216,26 @@ class OpenRun(Hook):
         self._writers = Writers(writers, directory=directory, is_strict=self._run.strict)
         return self._writers
 
+    def take_up(self, feed: Feed) -> None:
+        """Bring the data to where it was saved, and look at its next batch.
+
+        Data that is drawn again up to there may draw from the global generators, which are then
+        as they were when it was first opened.
+
+        Raises:
+            DataChangedError: If it is other data.
+        """
+        self._began = random_state()
+        if self.loaded is not None:
+            facts = self.loaded.content.facts
+            if facts["began"] is not None:
+                self._began = facts["began"]
+                set_random_state(self._began)
+            feed.load_state(self.loaded.content.data)
+            set_random_state(facts["random"])
+        feed.peek()
+        self._random = random_state()
+
     def load_step(self) -> None:
         """Give the Step the state that was saved; it must be built.
 
@@ -240,14 +262,9 @@ class OpenRun(Hook):
     # As the loop sees it: see `perigee._protocols.Saving`.
 
     def begin(self) -> None:
-        """Set the global generators as they were saved.
-
-        Asked for also where the run is new: Keras's own is made at its first use.
-        """
-        state = random_state()
+        """Set the global generators of a resumed run as they were when it was saved."""
         if self.loaded is not None:
-            state = self.loaded.content.facts["random"]
-        set_random_state(state)
+            set_random_state(self._random)
 
     def is_due(self, clock: Clock) -> bool:
         """Tell whether to save now."""
@@ -282,6 +299,7 @@ class OpenRun(Hook):
                 facts = {
                     "loop": state(),
                     "random": random_state(),
+                    "began": self._began if self._feed.resumes == "by replay" else None,
                     "host": self._step.host_state(),
                     "plan": None if self._plan is None else self._plan.facts(),
                     "finished": finished,

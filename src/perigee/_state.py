@@ -261,9 +261,8 @@ def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _host_copy(variable: Any) -> np.ndarray:
-    value = ops.convert_to_numpy(ops.convert_to_tensor(variable))
-    flags = value.flags
-    if flags.owndata and flags.writeable and flags.c_contiguous:
+    value = _backends.current().to_host(ops.convert_to_tensor(variable))
+    if value.flags.owndata and value.flags.writeable and value.flags.c_contiguous:
         return value
     # It may share memory with the framework, and would change with the variable.
     return np.array(value, copy=True, order="C")

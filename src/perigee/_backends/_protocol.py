@@ -68,6 +68,13 @@ class Compiled(Protocol):
         """Tell whether the function draws random numbers that XLA would draw differently."""
         ...
 
+    def hidden_state(self) -> Sequence[str]:
+        """Return the kinds of operations that keep a state which cannot be saved, once it has run.
+
+        Such as TensorFlow's own random operations, whose state lies in their kernels.
+        """
+        ...
+
 
 class Watch(Protocol):
     """What a rehearsal saw of the framework's own variables."""

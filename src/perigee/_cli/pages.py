@@ -1,10 +1,13 @@
-"""The pages behind `perigee explain`: one for each code, written in the class that has it."""
+"""The pages behind `perigee explain`: one for each code, written where the code is."""
 
+import ast
 import difflib
 import inspect
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from perigee._errors import PerigeeError
 
@@ -17,7 +20,7 @@ class Page:
 
     Attributes:
         code: Such as `"PG101"`.
-        name: The class that has the code.
+        name: The class that has the code, or the rule that makes a finding of it.
         caught_as: The built-in exceptions that catch it too.
         subject: What the codes around it are about; empty for the root of all errors.
         text: The explanation, in Markdown, beginning with one sentence that sums it up.
@@ -38,6 +41,8 @@ class Page:
 def all_pages() -> dict[str, Page]:
     """Return every page by its code, in the order of the codes."""
     pages = [_page_of(error) for error in _errors_below(PerigeeError)]
+    subjects = {page.code[:3]: page.subject for page in pages if page.subject}
+    pages += _rule_pages(subjects)
     return {page.code: page for page in sorted(pages, key=lambda page: page.code)}
 
 
@@ -69,6 +74,21 @@ def _errors_below(error: type[PerigeeError]) -> Iterator[type[PerigeeError]]:
         yield error
     for subclass in error.__subclasses__():
         yield from _errors_below(subclass)
+
+
+def _rule_pages(subjects: Mapping[str, str]) -> Iterator[Page]:
+    """Yield the pages of rules that make findings, from the docstrings of their modules.
+
+    The modules are read, not imported: they would bring a framework with them.
+    """
+    for path in sorted((Path(__file__).parents[1] / "diagnostics").glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        head = re.match(r"(PG\d{3}), ([A-Z]\w+): ", text)
+        if head is not None:
+            code, name = head.groups()
+            summary = text[head.end() :]
+            text = summary[:1].upper() + summary[1:]
+            yield Page(code, name, (), subjects.get(code[:3], ""), text)
 
 
 def _page_of(error: type[PerigeeError]) -> Page:

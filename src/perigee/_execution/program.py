@@ -128,6 +128,10 @@ class Program:
             [[e.key, list(e.variable.shape), str(e.variable.dtype), e.kind] for e in entries],
         ]
 
+    def hidden_state(self) -> list[str]:
+        """Return the kinds of operations, as far as it has run, whose state cannot be saved."""
+        return sorted({op for c in self._compiled.values() for op in c.hidden_state()})
+
     def compiled_block(self, batch_size: int) -> Compiled:
         """Return what runs blocks of batches of this size, for looking at it."""
         return self._block(batch_size)

@@ -230,7 +230,7 @@ class PassFeed(ABC):
         differences = [
             f"{name}: {_difference(saved.get(name), now.get(name))}"
             for name in sorted({*saved, *now} - {*self.decided_by_state})
-            if saved.get(name) != now.get(name)
+            if name not in saved or name not in now or saved[name] != now[name]
         ]
         if differences:
             raise DataChangedError(self.kind, differences)

@@ -19,8 +19,13 @@ from perigee.data._pipeline import UNREADABLE, Pipeline, read_pipeline
 from perigee.data._spec import map_leaves, shortened
 
 _MOST_ITERATORS = 10**6
+"""A bound for what a damaged state may ask for; making one takes milliseconds."""
+
 _FILES = {"index": ".index", "data": ".data-00000-of-00001"}
 _SHUFFLE_IN_FILE = b"@@epoch_num_random_samples"
+"""What TensorFlow calls the count of a shuffle in the file of an iterator.
+
+Were it called otherwise, shuffles would be taken for ended: exact still, but replayed more often."""
 
 
 def is_tf_dataset(data: Any) -> bool:
@@ -100,7 +105,7 @@ class TFDatasetFeed(PassFeed):
             self._is_open = True
         if not self._ahead:
             return self._iterator, tf.experimental.Optional.empty(self.spec)
-        if self._ahead[0] is END or len(self._ahead) > 1:
+        if self._ahead[0] is END or len(self._ahead) > 1:  # the iterator may be of the next pass
             return None
         return self._iterator, tf.experimental.Optional.from_value(self._ahead[0])
 
@@ -128,9 +133,9 @@ class TFDatasetFeed(PassFeed):
             ahead = [None if batch is END else self._packed(batch) for batch in self._ahead]
         except (tf.errors.OpError, PerigeeError):  # of the next pass; or too large to be written
             return {}
-        is_whole = self._holds_all_shuffles(files)
-        if not is_whole and (not pipeline.counts_iterators or self._opened < 2):
-            return {}
+        is_decided = self._holds_all_shuffles(files) or pipeline.resumes == "not exactly"
+        if not is_decided and (not pipeline.counts_iterators or self._opened < 2):
+            return {}  # the passes that follow would be others
         cursor = {"passes": self._cursor.passes, "batches": self._cursor.batches}
         return {"iterator": files, "ahead": ahead, "cursor": cursor, "opened": self._opened}
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from perigee._discovery import Rehearsal
 from perigee._execution import Program
+from perigee._protocols import Feed
 from perigee._recorder import LossCall
 from perigee._step import Step
-from perigee.diagnostics import coverage, labels, pairing, retraces
+from perigee.diagnostics import coverage, labels, pairing, resumption, retraces
 from perigee.diagnostics._finding import Finding as Finding
 
 LOSS_CALL_CHECKS: Sequence[Callable[[LossCall], None]] = (labels.check,)
@@ -26,6 +27,16 @@ def after_rehearsal(step: Step, rehearsal: Rehearsal, batch: Any) -> list[Findin
     return coverage.check(rehearsal)
 
 
-def after_training(program: Program) -> list[Finding]:
+def after_running(program: Program) -> list[Finding]:
     """Run what can be known only once a program has run."""
     return retraces.check(program)
+
+
+def of_a_run(feed: Feed) -> list[Finding]:
+    """Run what matters where a training may be taken up again."""
+    return resumption.check_feed(feed)
+
+
+def of_a_run_after_running(program: Program) -> list[Finding]:
+    """Run what matters there, and can be known only once a program has run."""
+    return resumption.check_program(program)

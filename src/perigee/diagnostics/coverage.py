@@ -1,4 +1,9 @@
-"""PG110: a trainable variable that no optimizer of the step updates."""
+"""PG110, UncoveredVariables: a trainable variable that no optimizer of the step updates.
+
+It keeps its first value, as if it were frozen, while `model.summary()` calls it trainable. Pass it
+to an optimizer, or set `trainable = False` on its layer to say that it is meant to stay. Steps with
+raw gradient tapes are not looked at.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""PG420: a step that is compiled again and again, since its batches differ in size."""
+"""PG420, Recompiled: a step that is compiled again and again, since its batches differ in size.
+
+Compiled code is made for sizes. On TensorFlow an axis that varies is left open the second time, so
+that no more is compiled; on JAX, and where XLA compiles, each new size costs a compilation. One
+for a smaller last batch is usual. Pad the batches to one length, or to a few (bucketing), and mask
+what is added.
+"""
 
 from __future__ import annotations
 

@@ -121,6 +121,10 @@ class Function:
         """See `Compiled.draws`."""
         return False
 
+    def hidden_state(self) -> tuple[str, ...]:
+        """See `Compiled.hidden_state`."""
+        return ()
+
     def _pure(self, values: Sequence[Tensor], arguments: Tree) -> tuple[Tree, list[Tensor]]:
         self.traces += 1
         with Scope(zip(self._variables, values, strict=True)) as scope:

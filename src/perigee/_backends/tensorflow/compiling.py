@@ -119,10 +119,17 @@ class Function:
         """See `Compiled.draws`."""
         return any("Random" in kind for kind in self._operations())
 
+    def hidden_state(self) -> list[str]:
+        """See `Compiled.hidden_state`."""
+        return sorted({kind for kind in self._operations() if kind in _RANDOM_WITH_STATE})
+
     def _operations(self) -> Iterator[str]:
         """Yield the kind of every operation that was compiled."""
         for program in self._programs.values():
-            graph = program.run.graph.as_graph_def()
+            graph = getattr(program.run, "graph", None)  # XLA's functions hold theirs back
+            if graph is None:
+                continue
+            graph = graph.as_graph_def()
             for nodes in (graph.node, *(f.node_def for f in graph.library.function)):
                 yield from (node.op for node in nodes)
 
@@ -196,6 +203,19 @@ _SILENT_UNDER_XLA = {
     "EagerPyFunc": "a Python function",
     "GatherV2": "a lookup whose indices XLA does not check",
     "ResourceGather": "a lookup whose indices XLA does not check",
+}
+
+
+_RANDOM_WITH_STATE = {
+    "Multinomial",
+    "ParameterizedTruncatedNormal",
+    "RandomGamma",
+    "RandomPoissonV2",
+    "RandomShuffle",
+    "RandomStandardNormal",
+    "RandomUniform",
+    "RandomUniformInt",
+    "TruncatedNormal",
 }
 
 

@@ -81,3 +81,7 @@ class Function:
     def draws(self) -> bool:
         """See `Compiled.draws`."""
         return False
+
+    def hidden_state(self) -> tuple[str, ...]:
+        """See `Compiled.hidden_state`."""
+        return ()

@@ -1,0 +1,53 @@
+"""PG430, InexactResume: what of a run cannot be taken up again exactly, or only at a cost.
+
+A run goes on bit for bit where it stopped if all that it depends on can be saved. Arrays, a
+PyDataset and most `tf.data` pipelines tell their position. Generators and other iterables tell
+none: their batches are drawn again and dropped, which is exact if they depend on seeds alone, and
+takes as long as drawing them. A shuffle without a seed, and TensorFlow's own random operations
+(`tf.random.normal`), keep a state that nothing can read: seed the shuffle, and draw with
+`keras.random` and a `keras.random.SeedGenerator` that the Step holds.
+"""
+
+from __future__ import annotations
+
+from perigee._execution import Program
+from perigee._protocols import Feed
+from perigee.diagnostics._finding import Finding
+
+
+def check_feed(feed: Feed) -> list[Finding]:
+    """Tell how data that is not resumed at once and exactly will be resumed."""
+    if feed.resumes == "exactly":
+        return []
+    is_replayed = feed.resumes == "by replay"
+    return [
+        Finding(
+            code="PG430",
+            name="InexactResume",
+            severity="hint" if is_replayed else "warning",
+            happened=f"The data ({feed.kind}) resumes {feed.resumes}, as {feed.resumes_because}",
+            expected="data that goes on, when the run is taken up again, where it stood.",
+            fix="nothing, if its batches depend on seeds alone; arrays and a PyDataset resume at "
+            "once."
+            if is_replayed
+            else "seed every shuffle, or pass arrays, a PyDataset or a generator function.",
+        )
+    ]
+
+
+def check_program(program: Program) -> list[Finding]:
+    """Tell of operations that keep a random state which no checkpoint can hold."""
+    kinds = tuple(program.hidden_state())
+    if not kinds:
+        return []
+    return [
+        Finding(
+            code="PG430",
+            name="InexactResume",
+            severity="warning",
+            happened="The step draws random numbers by operations whose state cannot be saved:",
+            items=kinds,
+            expected="random numbers that go on, when the run is taken up again, where they were.",
+            fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
+        )
+    ]
