@@ -40,10 +40,12 @@ def main() -> None:
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     """Run every loop in turn, and return what the report needs of it."""
     import keras
+    import tensorflow as tf
 
     from benchmarks.contestants import steps_an_epoch
     from benchmarks.workloads.classification import Dense
 
+    tf.get_logger().setLevel("ERROR")  # it would warn of traces, one for each of these objects
     keras.utils.set_random_seed(0)
     rounds = 2 if chosen.quick else chosen.rounds
     runs: dict[tuple[str, str, int], Callable[[], object]] = {}
@@ -139,9 +141,7 @@ class _Loop:
         self.by_hand = workload.tensorflow_step()
         self.arrays = tuple(tf.constant(array) for array in workload.data())
         self.order = np.random.permutation(workload.rows).astype("int32")
-        # A function of this object, not the method: TensorFlow counts the traces of a method over
-        # all objects, and would warn.
-        self.function = tf.function(lambda *given: self.loop(*given), jit_compile=is_compiled)
+        self.function = tf.function(self.loop, jit_compile=is_compiled)
 
     def run(self) -> object:
         import numpy as np

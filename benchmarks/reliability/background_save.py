@@ -17,9 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from benchmarks.timing import in_turn, median_interval, paired_ratios
 
 import perigee as pg
-from benchmarks.timing import in_turn, median_interval, paired_ratios
 from perigee._clock import Clock
 from perigee._state import track
 from perigee.checkpoints import Checkpoints, Content, arrays_of

@@ -25,8 +25,8 @@ os.environ.setdefault("KERAS_BACKEND", "numpy")  # nothing is computed here
 
 import numpy as np
 import xxhash
-
 from benchmarks.timing import in_turn, median_interval, paired_ratios
+
 from perigee.checkpoints import _files
 
 CHUNK_BYTES = 2**20

@@ -164,7 +164,7 @@ class OpenRun(Hook):
         self._random: Mapping[str, Any] = {}
         if run.resume == "never":
             self._refuse_existing()
-        is_new = not self._path.exists()
+        self._is_new = not self._path.exists()
         self._lock = RunLock(self._path)
         try:
             self._checkpoints = run._checkpoints(self._lock)  # pyright: ignore[reportPrivateUsage]
@@ -172,9 +172,7 @@ class OpenRun(Hook):
             # The package may be missing, which is said before anything is written.
             self._events = TensorBoard(self._path) if run.tensorboard else None
         except BaseException:
-            self._lock.release()
-            if is_new:
-                shutil.rmtree(self._path, ignore_errors=True)
+            self._let_go()
             raise
 
     def finished(self, epochs: int | None, steps: int | None) -> str | None:
@@ -257,7 +255,12 @@ class OpenRun(Hook):
         try:
             self._checkpoints.close()
         finally:
-            self._lock.release()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._lock.release()
+        if self._is_new and self._writers is None:  # it never began: only the lock is there
+            shutil.rmtree(self._path, ignore_errors=True)
 
     # As the loop sees it: see `perigee._protocols.Saving`.
 

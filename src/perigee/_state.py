@@ -261,7 +261,7 @@ def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _host_copy(variable: Any) -> np.ndarray:
-    value = _backends.current().to_host(ops.convert_to_tensor(variable))
+    value = np.asarray(ops.convert_to_numpy(variable))
     if value.flags.owndata and value.flags.writeable and value.flags.c_contiguous:
         return value
     # It may share memory with the framework, and would change with the variable.

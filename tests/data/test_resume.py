@@ -121,7 +121,7 @@ FEEDS = {
     "generator function": lambda: IterableFeed(generated),
     "generator that goes on": lambda: IterableFeed(going_on()),
     "loader with a state": lambda: IterableFeed(Loader()),
-    "loader with an odd state": lambda: IterableFeed(Loader(extra={1: 2})),
+    "loader with an odd state": lambda: IterableFeed(Loader(extra=frozenset({1}))),
 }
 BY_INDEX = [name for name in FEEDS if "generator" not in name and "loader" not in name]
 

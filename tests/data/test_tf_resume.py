@@ -165,15 +165,16 @@ def test_what_chance_decides_is_said_before_anything_is_drawn(make, why):
     assert feed._opened == 0
 
 
-def test_an_unseeded_pass_goes_on_with_the_rows_that_are_left():
+@pytest.mark.parametrize("drawn", [2, 4])
+def test_an_unseeded_pass_goes_on_with_the_rows_that_are_left(drawn):
     first = TFDatasetFeed(Dataset.range(20).shuffle(20).batch(4))
-    draw_steps(first, 2)
-    state, following = first.state(), draw_steps(first, 4)
+    draw_steps(first, drawn)
+    state, following = first.state(), draw_steps(first, 6 - drawn)
 
     second = TFDatasetFeed(Dataset.range(20).shuffle(20).batch(4))
     second.load_state(state)
 
-    assert draw_steps(second, 4) == following
+    assert draw_steps(second, 6 - drawn) == following
 
 
 @pytest.mark.parametrize(

@@ -142,17 +142,21 @@ def test_an_argument_that_does_not_exist_is_answered_with_what_was_meant(x, refu
     assert meant in error.fix
 
 
-def test_a_directory_that_holds_a_run_is_refused_and_kept(x, refused, tmp_path):
+def test_a_directory_that_holds_a_run_is_refused_and_kept_where_none_may_be(x, refused, tmp_path):
     path = tmp_path / "first"
     pg.fit(Fitting(), x, run=path, progress="off")
-    before = {file.name: file.read_bytes() for file in path.iterdir()}
 
-    error = refused(RunExistsError, Fitting(), x, run=path)
+    def content():
+        return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+    before = content()
+
+    error = refused(RunExistsError, Fitting(), x, run=pg.Run(path, resume="never"))
 
     assert isinstance(error, FileExistsError)
     assert error.code == "PG501"
     assert error.path == str(path)
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert content() == before
 
 
 @pytest.mark.parametrize("arguments", [{}, {"steps": 0}, {"steps": 2, "epochs": 1}], ids=str)

@@ -259,6 +259,8 @@ def test_a_hook_that_reads_each_step_stops_training_at_the_very_step():
     data = [np.zeros((1, 1), "float32")] * 10
 
     class Reading(pg.Hook):
+        every = pg.Every(steps=1)
+
         def on_steps(self, event):
             event.read()
 

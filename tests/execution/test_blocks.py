@@ -43,6 +43,9 @@ SIZE = 4
 """Steps a call."""
 FOURS = pg.Execution(steps_per_call=SIZE)
 
+# Steps are shared between tests, whose batches differ; runs of functions are not exactly resumable.
+pytestmark = pytest.mark.filterwarnings("ignore:Recompiled", "ignore:InexactResume")
+
 kinds = pytest.mark.parametrize("kind", KINDS)
 host_kinds = pytest.mark.parametrize("kind", HOST_KINDS)
 fused = pytest.mark.skipif(not FUSES, reason="one step a call")

@@ -26,7 +26,7 @@ from tests.execution.trainings import (
 )
 
 # Of three sizes of batches: compiling each is what the batches are drawn to cause.
-pytestmark = pytest.mark.filterwarnings("ignore:Recompiled")
+pytestmark = pytest.mark.filterwarnings("ignore:Recompiled", "ignore:InexactResume")
 
 MODES = _backends.current().capabilities.modes
 SMALLEST = 2

@@ -68,9 +68,13 @@ class Child:
         self._process.kill()  # one that has ended is left alone
         self._process.join()
 
-    def send(self, number: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        return self._process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Send SIGKILL; a process that has ended already is left alone."""

@@ -265,7 +265,12 @@ def keras_callbacks(case: Case, kill: Kill | None) -> list[Any]:
 
 
 def train(
-    path: str, case: Case, kill: Kill | None = None, more: tuple[Any, ...] = (), **arguments: Any
+    path: str,
+    case: Case,
+    kill: Kill | None = None,
+    more: tuple[Any, ...] = (),
+    data: Any = None,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Run the command that a case is, and return all that can be compared afterwards."""
     keras.utils.set_random_seed(3)
@@ -283,7 +288,7 @@ def train(
     run = pg.Run(path, **{**RUN, **arguments.pop("run", {})})
     history = pg.fit(
         step,
-        feed(case),
+        feed(case) if data is None else data,
         validation=rows(),
         validate_every=pg.Every(steps=VALIDATE_EVERY),
         accumulate=case.accumulate,

@@ -71,7 +71,7 @@ class ArrayFeed(PassFeed):
         self.rows = next(iter(lengths.values()), 0)
         if self.rows == 0:
             raise EmptyDataError(self.kind)
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)
         self.shuffle = shuffle
         self.seed = seed
         self._order: NDArray[np.int64] | None = None

@@ -1,0 +1,95 @@
+"""What Keras's own ways to resume repeat and forget (KERAS_FACTS E14, E15)."""
+
+import keras
+import numpy as np
+import pytest
+
+import perigee as pg
+from perigee import _state
+
+ROWS, BATCH, EPOCHS = 32, 4, 4
+STEPS_AN_EPOCH = ROWS // BATCH
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptAt(pg.Hook):
+    def __init__(self, step):
+        self.every = pg.Every(steps=step)
+        self.step = step
+
+    def on_steps(self, event):
+        if event.clock.step == self.step:
+            raise Interrupted
+
+
+def rows():
+    x = np.random.default_rng(5).normal(size=(ROWS, 3)).astype("float32")
+    return x, x[:, :1]
+
+
+def dropping_out():
+    keras.utils.set_random_seed(2)
+    layers = [keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    return pg.Supervised(model, keras.optimizers.Adam(0.05), "mse")
+
+
+def train(step, data, run, callbacks=(), **arguments):
+    return pg.fit(
+        step,
+        data,
+        epochs=EPOCHS,
+        callbacks=callbacks,
+        progress="off",
+        run=pg.Run(run, save_every=pg.Every(steps=1)),
+        **arguments,
+    )
+
+
+def values(step):
+    return {
+        entry.key: value.tobytes()
+        for entry, value in zip(
+            (tracked := _state.track(step)).entries,
+            _state.snapshot(tracked.variables),
+            strict=True,
+        )
+    }
+
+
+@pytest.mark.parametrize("at", [STEPS_AN_EPOCH + 4, 2 * STEPS_AN_EPOCH])
+def test_e14_an_interrupted_epoch_repeats_no_batch_and_dropout_goes_on(tmp_path, at):
+    """`BackupAndRestore` makes 36 steps of 32, and resumes no epoch exactly with Dropout."""
+    straight, resumed = dropping_out(), dropping_out()
+    train(straight, rows(), tmp_path / "straight", batch_size=BATCH, seed=0)
+    with pytest.raises(Interrupted):
+        train(
+            dropping_out(), rows(), tmp_path / "run", [InterruptAt(at)], batch_size=BATCH, seed=0
+        )
+
+    train(resumed, rows(), tmp_path / "run", batch_size=BATCH, seed=0)
+
+    assert int(resumed.optimizer.iterations) == EPOCHS * STEPS_AN_EPOCH
+    assert values(resumed) == values(straight)
+
+
+@pytest.mark.parametrize("at", [STEPS_AN_EPOCH - 3, STEPS_AN_EPOCH + 4])
+def test_e15_seeds_and_a_shuffled_pipeline_go_on_exactly_in_mid_epoch(tmp_path, at):
+    """No file of Keras's and no `tf.train.Checkpoint` holds the state of a SeedGenerator."""
+    tf = pytest.importorskip("tensorflow")
+
+    def pipeline():
+        return tf.data.Dataset.from_tensor_slices(rows()).shuffle(ROWS, seed=6).batch(BATCH)
+
+    straight, resumed = dropping_out(), dropping_out()
+    train(straight, pipeline(), tmp_path / "straight")
+    with pytest.raises(Interrupted):
+        train(dropping_out(), pipeline(), tmp_path / "run", [InterruptAt(at)])
+
+    train(resumed, pipeline(), tmp_path / "run")
+
+    seeds = [key for key in values(straight) if "seed" in key]
+    assert seeds and values(resumed) == values(straight)

@@ -1,0 +1,228 @@
+"""What fails during a training costs no checkpoint, is told, and the run goes on exactly."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import perigee as pg
+from perigee._errors import CheckpointSaveError, NonFiniteError, RunInUseError
+from perigee.checkpoints import Checkpoints
+from tests.reliability import small_disk, trainings
+from tests.reliability.processes import Child, run
+from tests.reliability.trainings import BATCH, STEPS_AN_EPOCH, Case, KillAtStep, train
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+
+CASE = Case("list", mode="eager")
+AT = STEPS_AN_EPOCH + 3
+DISK_KB = 1024
+PAGE = 4096
+FULL_FROM, FREE_FROM = 6, 14
+"""Steps between which the disk is full; a save is due in between."""
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    return run(folder, train, str(folder / "run"), CASE).returned()
+
+
+# A full disk
+
+
+@pytest.fixture(autouse=True, scope="module")
+def disks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("disk")
+    return run(folder, small_disk.mount, folder / "disk", 4).code == 0
+
+
+class FullDisk(pg.Hook):
+    """Fills the disk for a while, and looks at what is left there in the end."""
+
+    every = pg.Every(steps=1)
+
+    def __init__(self, disk, left_bytes, until=FREE_FROM):
+        self.disk, self.left_bytes, self.until = disk, left_bytes, until
+        self.filler, self.before, self.found = None, [], None
+
+    def on_steps(self, event):
+        checkpoints = Checkpoints(self.disk / "run" / "checkpoints")
+        if event.clock.step == FULL_FROM:
+            self.filler = small_disk.fill(self.disk, self.left_bytes)
+            self.before = checkpoints.steps()
+        if event.clock.step == self.until:
+            self.found = {
+                "before": self.before,
+                "intact": [checkpoints.load(step).content.clock.step for step in self.before],
+                "remains": [p.name for p in checkpoints.directory.iterdir() if p.suffix],
+            }
+            self.filler.unlink()
+
+
+def on_full_disk(disk, left_bytes):
+    small_disk.mount(disk, DISK_KB)
+    hook = FullDisk(disk, left_bytes)
+    outcome = train(str(disk / "run"), CASE, None, (hook,), run={"keep": None})
+    return outcome, hook.found, json.loads((disk / "run/run.json").read_text())["failures"]
+
+
+@pytest.mark.parametrize("left_pages", [0, 1, 3, 6])
+def test_a_training_outlives_a_full_disk(tmp_path, straight, disks, left_pages):
+    if not disks:
+        pytest.skip("no disk can be mounted here")
+
+    ended = run(tmp_path, on_full_disk, tmp_path / "disk", left_pages * PAGE)
+
+    outcome, found, failures = ended.returned()
+    assert outcome == straight
+    assert found["before"] and found["intact"] == found["before"]
+    assert found["remains"] == []
+    assert failures["checkpoints"]["failed"] >= 1
+    assert ended.output.count("could not be written: No space left on device") >= 1
+    assert "The training goes on." in ended.output
+
+
+def with_a_failing_save(disk, is_strict, until):
+    """Return the error, what `run.json` says, and what the run comes to once there is room."""
+    small_disk.mount(disk, DISK_KB)
+    hook = FullDisk(disk, 0, until)
+    try:
+        train(str(disk / "run"), CASE, None, (hook,), run={"strict": is_strict})
+    except CheckpointSaveError as error:
+        said = error.code
+    else:
+        said = None
+    hook.filler.unlink(missing_ok=True)
+    steps = Checkpoints(disk / "run/checkpoints").steps()
+    return said, steps, train(str(disk / "run"), CASE)
+
+
+@pytest.mark.parametrize("is_strict", [True, False], ids=["any save, strictly", "the last save"])
+def test_a_save_that_must_not_fail_ends_the_training_which_goes_on_later(
+    tmp_path, straight, disks, is_strict
+):
+    if not disks:
+        pytest.skip("no disk can be mounted here")
+
+    code, steps, outcome = run(
+        tmp_path, with_a_failing_save, tmp_path / "disk", is_strict, 10**6
+    ).returned()
+
+    assert code == "PG523"
+    assert steps and max(steps) <= FULL_FROM
+    assert outcome == straight
+
+
+# Errors
+
+
+class Raises:
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self):
+        raise self.error
+
+
+def failing_callback(path):
+    train(path, CASE, None, (KillAtStep(AT, Raises(ZeroDivisionError("mine"))),))
+
+
+def failing_feed(path):
+    batches = trainings.feed(CASE)
+
+    class Failing(list):
+        def __getitem__(self, index):
+            raise AssertionError
+
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                self.drawn = getattr(self, "drawn", 0) + 1
+                if self.drawn > AT:
+                    raise ZeroDivisionError("mine")
+                yield batch
+
+    train(path, GENERATED, data=lambda: iter(Failing(batches)))
+
+
+GENERATED = Case("generator", mode="eager")
+
+
+def failing_step(path):
+    batches = trainings.feed(CASE)
+    x, y = batches[(AT - 1) % STEPS_AN_EPOCH]
+    bad = [*batches]
+    bad[(AT - 1) % STEPS_AN_EPOCH] = x * float("nan"), y
+
+    class FromThere(pg.Hook):
+        every = pg.Every(steps=1)
+
+        def on_steps(self, event):
+            if event.clock.step == STEPS_AN_EPOCH:
+                batches[:] = bad
+
+    train(path, CASE, None, (FromThere(),), data=batches)
+
+
+@pytest.mark.parametrize(
+    "fails, case, error, code",
+    [
+        (failing_callback, CASE, "ZeroDivisionError", None),
+        (failing_feed, GENERATED, "ZeroDivisionError", None),
+        (failing_step, CASE, "NonFiniteError", NonFiniteError.code),
+    ],
+)
+def test_after_an_error_the_last_checkpoint_stands_and_the_run_goes_on(
+    tmp_path, fails, case, error, code
+):
+    path = tmp_path / "run"
+
+    failed = run(tmp_path, fails, str(path))
+
+    assert failed.code == 1
+    assert f"{error}" in failed.output and "While training with Perigee" in failed.output
+    said = json.loads((path / "run.json").read_text())
+    assert (said["state"], said["stop_reason"]) == ("ended", f"error: {error}")
+    assert (said["error"]["class"], said["error"]["code"]) == (error, code)
+    assert 0 < Checkpoints(path / "checkpoints").steps()[-1] < AT
+    outcome = run(tmp_path, train, str(path), case).returned()
+    assert outcome == run(tmp_path, train, str(tmp_path / "straight"), case).returned()
+
+
+# Two processes
+
+
+def hanging(path, started):
+    def hang():
+        Path(started).touch()
+        time.sleep(600)
+
+    train(path, CASE, None, (KillAtStep(AT, hang),))
+
+
+def refused(path):
+    try:
+        train(path, CASE)
+    except RunInUseError as error:
+        return [error.pid, str(error)]
+
+
+def test_a_run_that_another_process_writes_to_is_refused_until_that_is_gone(tmp_path, straight):
+    path, started = str(tmp_path / "run"), tmp_path / "started"
+    with Child(tmp_path, hanging, path, str(started)) as first:
+        while not started.exists():
+            assert first.is_running(), first.output()
+            time.sleep(0.02)
+        held = (tmp_path / "run" / "run.json").read_bytes()
+
+        pid, said = run(tmp_path, refused, path).returned()
+
+        assert pid == first.pid and str(pid) in said
+        assert (tmp_path / "run" / "run.json").read_bytes() == held
+        first.send(signal.SIGKILL)
+        assert first.ending().was_killed()
+    assert run(tmp_path, train, path, CASE).returned() == straight
