@@ -26,7 +26,7 @@ from benchmarks.timing import in_turn, median_interval, paired_ratios
 if TYPE_CHECKING:  # the framework is chosen on the command line, before it is imported
     from benchmarks.contestants import Contestant
 
-ROUND_SECONDS = 0.1
+ROUND_SECONDS = 0.3
 """A round has as many epochs as the fastest contestant trains in this time, and at most ten."""
 HOPELESS = 6.0
 LONG_ROUND_SECONDS = 6.0

@@ -36,10 +36,31 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return (images / 16).astype("float32"), labels.astype("int32")
 
 
+_OF_NO_FRAMEWORK = (
+    "tests/checkpoints/test_damage.py",
+    "tests/checkpoints/test_directory.py",
+    "tests/checkpoints/test_faults.py",
+    "tests/checkpoints/test_hostile.py",
+    "tests/checkpoints/test_kills.py",
+    "tests/checkpoints/test_lock.py",
+    "tests/checkpoints/test_nothing_executes.py",
+    "tests/cli/",
+    "tests/data/test_order.py",
+    "tests/test_docs.py",
+    "tests/test_house.py",
+    "tests/test_preemption.py",
+    "tests/test_signals.py",
+    "tests/writers/",
+)
+"""Tests of code that knows no framework: `make test` runs them with its first one only."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out, with the reason, what one framework alone can run."""
+    """Mark what no framework runs; leave out, with the reason, what one alone can run."""
     running = keras.backend.backend()
     for item in items:
+        if item.nodeid.startswith(_OF_NO_FRAMEWORK):
+            item.add_marker(pytest.mark.once)
         for name in ("tensorflow", "jax", "torch"):
             if item.get_closest_marker(f"only_{name}") and running != name:
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}; {running} runs"))

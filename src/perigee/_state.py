@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from keras import ops
 
 from perigee import _backends
 from perigee._errors import ForeignKerasError
@@ -261,7 +260,7 @@ def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _host_copy(variable: Any) -> np.ndarray:
-    value = np.asarray(ops.convert_to_numpy(variable))
+    value = np.asarray(variable)  # one copy at most; `ops.convert_to_numpy` may make two
     if value.flags.owndata and value.flags.writeable and value.flags.c_contiguous:
         return value
     # It may share memory with the framework, and would change with the variable.

@@ -65,15 +65,18 @@ def test_no_batch_is_drawn_again_to_get_there(runs, name):
     assert all("iterator" in states[place] for place in ("0", "1", "2", "6", "7"))
 
 
-@pytest.mark.parametrize("first", [1, 6, 7])
-def test_a_state_saved_after_a_resume_is_as_good(runs, first):
-    straight, more = runs["files"]["straight"], 3
-    feed = resumed("files", runs["files"]["states"][str(first)])
+@pytest.mark.parametrize(
+    ("name", "first", "more"),
+    [("files", 1, 3), ("files", 6, 3), ("files", 7, 3), ("shuffled", 7, 9), ("shuffled", 7, 10)],
+)
+def test_a_state_saved_after_a_resume_is_as_good(runs, name, first, more):
+    following = runs[name]["straight"][first + more :]
+    feed = resumed(name, runs[name]["states"][str(first)])
     draw_steps(feed, more)
 
-    again = resumed("files", feed.state())
+    again = resumed(name, feed.state())
 
-    assert draw_steps(again, STEPS) == straight[first + more : first + more + STEPS]
+    assert draw_steps(again, len(following)) == following
 
 
 @pytest.mark.parametrize("place", ["1", "8", "10", "11"])

@@ -755,5 +755,5 @@ def test_memory_stays_the_same_over_thousands_of_steps(kind):
         tracemalloc.stop()
 
     assert len(weighing.traced) == steps // 500
-    assert weighing.traced[-1] - weighing.traced[1] < 100_000
+    assert weighing.traced[-1] - weighing.traced[1] < 40_000
     assert weighing.resident[-1] - weighing.resident[1] < 20_000_000

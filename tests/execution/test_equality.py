@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import perigee as pg
@@ -97,6 +97,8 @@ SIZES = st.one_of(st.integers(SMALLEST + 1, 9), st.sampled_from([32, 256, "auto"
 
 @settings(max_examples=50, deadline=None, database=None)
 @given(course=courses(), steps_per_call=SIZES)
+@example(Course("arrays", (3, 3, 3, 3, 2), 1, {"epochs": 2, "shuffle": True}), 8)
+@example(Course("batches", (3, 3, 1, 3, 4, 3), 2, {"epochs": 2, "steps_per_epoch": 8}), 5)
 def test_the_size_of_the_blocks_changes_no_bit(course, steps_per_call):
     mode = "graph" if FUSES else "auto"
 

@@ -50,14 +50,9 @@ def train(step, data, run, callbacks=(), **arguments):
 
 
 def values(step):
-    return {
-        entry.key: value.tobytes()
-        for entry, value in zip(
-            (tracked := _state.track(step)).entries,
-            _state.snapshot(tracked.variables),
-            strict=True,
-        )
-    }
+    tracked = _state.track(step)
+    found = _state.snapshot(tracked.variables)
+    return {e.key: v.tobytes() for e, v in zip(tracked.entries, found, strict=True)}
 
 
 @pytest.mark.parametrize("at", [STEPS_AN_EPOCH + 4, 2 * STEPS_AN_EPOCH])

@@ -41,7 +41,7 @@ def main(path, epochs):
         step, rows(), epochs=int(epochs), batch_size=BATCH, seed=1, callbacks=[look], run=path
     )
     start = history.resumed_from.step if history.resumed_from else None
-    found = {"taken": look.taken, "left": look.left, "history": history.history}
+    found = {"taken": look.taken, "left": look.left, "loss": history.history["loss"]}
     print(json.dumps(found | {"from": start, "to": history.clock.step}))
 
 

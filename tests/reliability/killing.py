@@ -34,7 +34,6 @@ class Figures:
         finished: Processes that had ended before their kill.
         unreadable: Starts that found a checkpoint which is not whole, or none where there was one.
         lost: Starts before the newest checkpoint that had been seen.
-        failed: Starts that came to an error.
         steps: By start, where the run was taken up.
     """
 
@@ -43,7 +42,6 @@ class Figures:
     finished: int = 0
     unreadable: int = 0
     lost: int = 0
-    failed: list[str] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
 
 

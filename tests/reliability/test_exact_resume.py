@@ -1,15 +1,12 @@
 """A training that is killed and started again ends bit for bit like one that was never killed."""
 
-import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
 import pytest
 
-from tests.reliability import trainings
 from tests.reliability.processes import run
 from tests.reliability.trainings import (
     EPOCH_BOUNDARY,

@@ -1,5 +1,6 @@
 """What fails during a training costs no checkpoint, is told, and the run goes on exactly."""
 
+import itertools
 import json
 import signal
 import sys
@@ -13,7 +14,7 @@ from perigee._errors import CheckpointSaveError, NonFiniteError, RunInUseError
 from perigee.checkpoints import Checkpoints
 from tests.reliability import small_disk, trainings
 from tests.reliability.processes import Child, run
-from tests.reliability.trainings import BATCH, STEPS_AN_EPOCH, Case, KillAtStep, train
+from tests.reliability.trainings import STEPS_AN_EPOCH, Case, KillAtStep, train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
 
@@ -133,20 +134,15 @@ def failing_callback(path):
 
 
 def failing_feed(path):
-    batches = trainings.feed(CASE)
+    drawn = itertools.count()
 
-    class Failing(list):
-        def __getitem__(self, index):
-            raise AssertionError
+    def batches():
+        for batch in trainings.feed(CASE):
+            if next(drawn) == AT:
+                raise ZeroDivisionError("mine")
+            yield batch
 
-        def __iter__(self):
-            for number, batch in enumerate(super().__iter__()):
-                self.drawn = getattr(self, "drawn", 0) + 1
-                if self.drawn > AT:
-                    raise ZeroDivisionError("mine")
-                yield batch
-
-    train(path, GENERATED, data=lambda: iter(Failing(batches)))
+    train(path, GENERATED, data=batches)
 
 
 GENERATED = Case("generator", mode="eager")

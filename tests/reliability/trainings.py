@@ -1,6 +1,7 @@
 """One training with everything that a resume could lose, and ways to be killed in it."""
 
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -13,9 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if "XDG_CACHE_HOME" in os.environ:  # one process of many compiles
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["XDG_CACHE_HOME"] + "/jax"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import keras
 import numpy as np
+
+if importlib.util.find_spec("tensorflow"):  # Keras imports it to seed it, whatever runs
+    importlib.import_module("tensorflow")
 
 import perigee as pg
 from perigee import _run, _state  # _run: imports all that a training needs

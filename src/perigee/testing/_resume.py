@@ -120,7 +120,7 @@ class _Training:
         keras.utils.set_random_seed(_SEED)
         step = self.make()
         path = self.folder / name
-        given = {"progress": "off", **self.arguments}
+        given: dict[str, Any] = {"progress": "off", **self.arguments}
         given["callbacks"] = [*given.get("callbacks", ()), *hooks]
         run = Run(path, save_every=None, record_every=Every(steps=1))
         fit(step, self.data(), steps=self.steps, run=run, **given)
