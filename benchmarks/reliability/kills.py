@@ -1,6 +1,6 @@
 """One run, killed 300 times at random instants, 200 of them meant to be inside a save.
 
-    python -m benchmarks.reliability.kills --backend tensorflow
+python -m benchmarks.reliability.kills --backend tensorflow
 """
 
 from __future__ import annotations

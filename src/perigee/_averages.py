@@ -212,13 +212,13 @@ class Tally:
                     self._totals[index], self._counts[index] = float(means[counted[-1], index]), 1.0
                 continue
             if column.kind == "sum":
-                total = self._totals.get(index, 0.0) + float(means[:, index].sum())
-                self._totals[index], self._counts[index] = total, 1.0
+                self._totals[index] = _added(self._totals.get(index, 0.0), means[:, index])
+                self._counts[index] = 1.0
                 continue
             # A term that counted nothing contributes nothing, whatever its mean.
             products = np.where(counts[:, index] == 0, 0.0, means[:, index]) * counts[:, index]
-            self._totals[index] = self._totals.get(index, 0.0) + float(products.sum())
-            self._counts[index] = self._counts.get(index, 0.0) + float(counts[:, index].sum())
+            self._totals[index] = _added(self._totals.get(index, 0.0), products)
+            self._counts[index] = _added(self._counts.get(index, 0.0), counts[:, index])
 
     def clear(self) -> None:
         """Begin anew."""
@@ -252,3 +252,8 @@ class Tally:
                 value = self._totals[index] / count
                 means[column.name] = means.get(column.name, 0.0) + value
         return means
+
+
+def _added(total: float, values: np.ndarray) -> float:
+    """Add values one after another, so that the sum is the same however they are cut in blocks."""
+    return float(np.add.accumulate([total, *values])[-1])

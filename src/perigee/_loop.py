@@ -190,7 +190,7 @@ class Training:
                 is_whole = True
                 break
         else:
-            is_whole = self.clock.batch == self._steps_per_epoch()
+            is_whole = self.clock.batch == self._steps_per_epoch() and self._is_drawn()
         reason = self._reason_to_stop()
         if self.saving and not is_whole:
             # The epoch may go on from here, so what ends it is not in what is saved: a run that
@@ -263,6 +263,15 @@ class Training:
         if self.saving and self.saving.is_due(self.clock) and not is_at_end:
             self.saving.save(self.clock, self.state, self._finished())
         return True
+
+    def _is_drawn(self) -> bool:
+        """Draw the end of a pass whose last batch was trained; false where there is more."""
+        if self.course.steps_per_epoch is not None:
+            return True
+        batch = self.feed.draw()
+        if batch is not None:
+            self.feed.put_back(batch)
+        return batch is None
 
     def _finished(self) -> str | None:
         """Return why there is nothing left to train, or `None`."""

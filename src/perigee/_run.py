@@ -157,7 +157,9 @@ def fit(
     hooks, keras_callbacks = _sorted_callbacks(callbacks)
     shown = terminal(progress)
     history = History()
+    signals = Signals()
     with contextlib.ExitStack() as stack:
+        stack.callback(signals.deliver)  # last: it may end the process
         opened = None if run is None else OpenRun(run, step, seed)
         if opened is not None:
             stack.callback(opened.close)
@@ -211,7 +213,6 @@ def fit(
             plan = make_plan(trained, blocks, batch, _steps_ahead(course, feed))
         programs.plan = history.plan = plan
         kept: list[Hook] = [] if opened is None else [opened.writers(plan, feed), opened]
-        signals = Signals()
         training = Training(
             step=step,
             course=course,
@@ -234,7 +235,6 @@ def fit(
                 history.clock, history.stop_reason = history.resumed_from, finished
                 return history
         if opened is not None:  # else there is nothing to save, and signals do what they do
-            stack.callback(signals.deliver)
             stack.enter_context(signals)
         training.run()
         programs.look_back()

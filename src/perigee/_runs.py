@@ -254,6 +254,8 @@ class OpenRun(Hook):
         """Wait for a save under way, and let others have the directory."""
         try:
             self._checkpoints.close()
+        except CheckpointSaveError as error:  # an error of the training is on its way out
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
         finally:
             self._let_go()
 
@@ -298,6 +300,10 @@ class OpenRun(Hook):
         """
         assert self._feed is not None
         try:
+            self._checkpoints.wait()
+        except CheckpointSaveError as error:  # of the one before; it does not keep this one back
+            self._failed(error, is_fatal=self._run.strict)
+        try:
             if self._saved != (clock, finished):
                 facts = {
                     "loop": state(),
@@ -316,15 +322,18 @@ class OpenRun(Hook):
             if is_last:
                 self._checkpoints.wait()
         except CheckpointSaveError as error:
-            self._failed_saves += 1
-            self._saved = None
-            if self._writers is not None:
-                counts = {"failed": self._failed_saves, "lost": 0}
-                self._writers.other_failures["checkpoints"] = counts
-            if is_last or self._run.strict:
-                raise
-            warnings.warn(f"{error}\nThe training goes on.", RuntimeWarning, stacklevel=2)
+            self._failed(error, is_fatal=is_last or self._run.strict)
         self._is_better, self._last_save = False, time.monotonic()
+
+    def _failed(self, error: CheckpointSaveError, is_fatal: bool) -> None:
+        self._failed_saves += 1
+        self._saved = None
+        if self._writers is not None:
+            counts = {"failed": self._failed_saves, "lost": 0}
+            self._writers.other_failures["checkpoints"] = counts
+        if is_fatal:
+            raise error
+        warnings.warn(f"{error}\nThe training goes on.", RuntimeWarning, stacklevel=3)
 
     def on_record(self, event: Recorded) -> None:
         """Take note of a value that is the best so far."""

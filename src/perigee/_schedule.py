@@ -50,6 +50,5 @@ class Every:
         return clock.batch == 0 and clock.epoch > 0 and clock.epoch % self.epochs == 0
 
     def steps_until_due(self, clock: Clock) -> int | None:
-        """Return how many steps remain until it is due, at least 1; `None` where steps do not
-        count."""
+        """Return how many steps remain until it is due, at least 1; `None` if steps do not tell."""
         return None if self.steps is None else self.steps - clock.step % self.steps

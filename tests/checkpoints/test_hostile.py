@@ -100,10 +100,17 @@ def with_files(c, **files):
     c.say(files={**c.said()["files"], **files})
 
 
-def renamed_file(c, name):
-    files = c.said()["files"]
-    files[name] = files.pop(STATE)
-    c.say(files=files)
+def elsewhere(c, name):
+    """Name a file that is there, with the right size and checksum, and is none of a checkpoint."""
+    path = c.path / name
+    path.write_bytes((c.path / STATE).read_bytes())
+    with_files(c, **{str(name): c.said()["files"][STATE]})
+
+
+def linked_to_its_equal(c, name):
+    data = (c.path / name).read_bytes()
+    (c.path / "equal").write_bytes(data)
+    linked(c, name, "equal")
 
 
 def sized(c, size):
@@ -212,11 +219,11 @@ CASES = {
     "a monitored value of code": lambda c: c.say(monitored={"name": [], "value": 1.0}),
     "no files": lambda c: c.say(files={}),
     "files that are a list": lambda c: c.say(files=[STATE]),
-    "a path upward": lambda c: renamed_file(c, "../../state.safetensors"),
-    "a path upward within": lambda c: renamed_file(c, "data/../state.safetensors"),
-    "an absolute path": lambda c: with_files(c, **{"/etc/passwd": c.said()["files"][STATE]}),
+    "a path upward": lambda c: elsewhere(c, "../../other.safetensors"),
+    "a path upward within": lambda c: elsewhere(c, "data/../other.safetensors"),
+    "an absolute path": lambda c: elsewhere(c, c.path.parents[1] / "other.safetensors"),
+    "another file": lambda c: elsewhere(c, "code.py"),
     "a device": lambda c: with_files(c, **{"/dev/zero": c.said()["files"][STATE]}),
-    "another file": lambda c: with_files(c, **{"code.py": c.said()["files"][STATE]}),
     "a stamp that is none": lambda c: with_files(c, **{STATE: "xxh3_128:0"}),
     "a stamp with more": lambda c: with_files(
         c, **{STATE: {"size_bytes": 1, "checksum": "", "x": 1}}
@@ -227,6 +234,8 @@ CASES = {
     "a size that is true": lambda c: sized(c, True),
     "a state that is a link": lambda c: linked(c, STATE, "/etc/passwd"),
     "a manifest that is a link": lambda c: linked(c, "manifest.json", "/etc/passwd"),
+    "a state that is a link to its equal": lambda c: linked_to_its_equal(c, STATE),
+    "a manifest that is a link to its equal": lambda c: linked_to_its_equal(c, "manifest.json"),
     "a state that is a directory": lambda c: c.replace(STATE).mkdir(),
     "a state that is a pipe": lambda c: os.mkfifo(c.replace(STATE)),
     "a manifest that is a pipe": lambda c: os.mkfifo(c.replace("manifest.json")),
@@ -266,6 +275,20 @@ def test_it_is_refused_with_a_code_before_much_is_allocated(case, checkpoint):
         tracemalloc.stop()
 
     assert most_bytes < MOST_BYTES
+
+
+@pytest.mark.parametrize("name", [STATE, "manifest.json"])
+def test_a_pipe_is_not_read_at_all(name, checkpoint):
+    pipe = checkpoint.replace(name)
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDWR)
+    os.write(descriptor, b"unread")
+
+    with pytest.raises(PerigeeError, match="no regular file"):
+        checkpoint.checkpoints.load(1)
+
+    assert os.read(descriptor, 100) == b"unread"
+    os.close(descriptor)
 
 
 def test_a_huge_manifest_is_not_read_to_its_end(checkpoint):

@@ -164,10 +164,7 @@ def single(name):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", COURSES)
-def test_every_way_to_run_comes_to_the_same(name, way, request):
-    if (name, way) == ("tf.data", "xla, many"):
-        request.applymarker(pytest.mark.xfail(reason="XLA has no iterators", strict=True))
-
+def test_every_way_to_run_comes_to_the_same(name, way):
     outcome, reference = COURSES[name].run(WAYS[way], is_random=False), single(name)
 
     form, values = numbers(vars(outcome) | {"plan": None})
@@ -214,7 +211,6 @@ def test_an_evaluation_is_the_same_bit_for_bit_in_blocks_of_every_size(kind, ste
     assert measured(1) == pytest.approx(first, rel=1e-5)
 
 
-@pytest.mark.xfail(reason="sums are rounded block by block", strict=True, condition=FUSES)
 def test_values_of_all_magnitudes_are_added_up_the_same_bit_for_bit():
     draw = np.random.default_rng(0)
     values = (draw.normal(size=64) * 10.0 ** draw.integers(-12, 12, 64)).astype("float32")

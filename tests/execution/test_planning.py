@@ -43,11 +43,6 @@ ENOUGH_STEPS = 100
 measured = pytest.mark.skipif(not OTHERS, reason="there is nothing to choose from")
 
 
-unasked = pytest.mark.xfail(
-    condition=not FUSES, reason="the only plan is said to be asked for", strict=True
-)
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """Give each test a memory of its own."""
@@ -147,7 +142,6 @@ def test_a_number_of_steps_that_is_asked_for_is_taken_as_it_is(steps_per_call, m
     assert (plan.is_fused, plan.origin) == (FUSES and steps_per_call > 1, "asked for")
 
 
-@unasked
 def test_what_was_asked_for_once_is_not_asked_for_again(measuring):
     step = Fitting()
     asked = fit(step, execution="eager")
@@ -199,7 +193,6 @@ def test_data_that_allows_one_way_only_is_not_measured(measuring, refused):
 
 
 @pytest.mark.only_torch
-@unasked
 def test_one_way_only_is_not_measured(measuring, refused):
     assert str(fit(Fitting())) == "eager, one step a call (usual)"
 
@@ -413,12 +406,7 @@ def silent_under_xla():
     "kind",
     [
         *("assertion", "print", "Python function", "NumPy function", "summary", "lookup"),
-        *(
-            pytest.param(
-                kind, marks=pytest.mark.xfail(reason="offered to XLA all the same", strict=True)
-            )
-            for kind in ("numeric check", "lookup by several indices", "scatter")
-        ),
+        *("numeric check", "lookup by several indices", "scatter"),
     ],
 )
 def test_what_is_silent_under_xla_is_not_offered_to_it(kind, measuring):
@@ -453,7 +441,6 @@ def test_a_plain_step_is_offered_to_xla(measuring):
 
 
 @pytest.mark.only_tensorflow
-@pytest.mark.xfail(reason="the gradient of a mean is taken for a lookup", strict=True)
 def test_a_step_with_a_mean_is_offered_to_xla(measuring):
     class Averaging(Fitting):
         def loss(self, batch):
@@ -477,10 +464,7 @@ NOTE = "draws other random numbers from the same seeds"
 @pytest.mark.parametrize(
     "name",
     [
-        *("normal", "dropout", "truncated normal"),
-        pytest.param(
-            "categorical", marks=pytest.mark.xfail(reason="not seen as a draw", strict=True)
-        ),
+        *("normal", "dropout", "truncated normal", "categorical"),
     ],
 )
 def test_the_plan_says_that_xla_draws_other_numbers(name, measuring):
@@ -546,10 +530,8 @@ def test_a_measured_training_is_the_one_that_is_asked_for(kind, winner, measurin
 @measured
 @pytest.mark.parametrize("winner", PLANS, ids=str)
 def test_what_a_step_draws_from_the_host_while_it_is_compiled_is_not_drawn_by_measuring(
-    winner, measuring, costs, request
+    winner, measuring, costs
 ):
-    mark = pytest.mark.xfail(reason="measuring draws from the host's generators", strict=True)
-    request.applymarker(mark)
     costs(cheapest(winner))
     mode, is_fused = winner
     outcomes = []
@@ -714,7 +696,6 @@ def test_a_memory_that_is_a_folder_is_measured_anew(measuring, cache):
 
 
 @measured
-@pytest.mark.xfail(reason="cleaning up raises in its turn", raises=OSError, strict=True)
 def test_a_cache_that_cannot_be_written_is_done_without(measuring, tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text("no folder")
@@ -727,7 +708,6 @@ def test_a_cache_that_cannot_be_written_is_done_without(measuring, tmp_path, mon
 
 
 @pytest.mark.only_tensorflow
-@pytest.mark.xfail(reason="what is remembered is not looked at again", strict=True)
 def test_a_plan_with_xla_is_not_remembered_for_a_step_that_now_asserts(measuring, costs):
     import tensorflow as tf
 
@@ -742,7 +722,6 @@ def test_a_plan_with_xla_is_not_remembered_for_a_step_that_now_asserts(measuring
 
 
 @pytest.mark.only_tensorflow
-@pytest.mark.xfail(reason="XLA has no iterators", strict=True)
 def test_a_plan_for_arrays_is_none_for_a_dataset(measuring, costs):
     costs(cheapest(("xla", True)))
     step = Fitting()

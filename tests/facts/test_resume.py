@@ -61,9 +61,7 @@ def test_e14_an_interrupted_epoch_repeats_no_batch_and_dropout_goes_on(tmp_path,
     straight, resumed = dropping_out(), dropping_out()
     train(straight, rows(), tmp_path / "straight", batch_size=BATCH, seed=0)
     with pytest.raises(Interrupted):
-        train(
-            dropping_out(), rows(), tmp_path / "run", [InterruptAt(at)], batch_size=BATCH, seed=0
-        )
+        train(dropping_out(), rows(), tmp_path / "run", [InterruptAt(at)], batch_size=BATCH, seed=0)
 
     train(resumed, rows(), tmp_path / "run", batch_size=BATCH, seed=0)
 

@@ -76,8 +76,12 @@ def _stopped(path):
 
 @pytest.mark.parametrize(
     "less",
-    [{"epochs": EPOCHS - 1}, {"epochs": None, "steps": STEPS_AN_EPOCH + 3}],
-    ids=["epochs", "steps in mid-epoch"],
+    [
+        {"epochs": EPOCHS - 1},
+        {"epochs": None, "steps": STEPS_AN_EPOCH + 3},
+        {"epochs": None, "steps": STEPS_AN_EPOCH},
+    ],
+    ids=["epochs", "steps in mid-epoch", "steps of an epoch"],
 )
 def test_more_of_it_goes_on_like_a_longer_training(tmp_path, path, less):
     straight = run(tmp_path, train, str(tmp_path / "straight"), CASE).returned()

@@ -360,6 +360,7 @@ def events(path: str) -> list[Any]:
 def plain(callback: Any) -> dict[str, Any]:
     """Return what a callback knows."""
     known = {k: v for k, v in vars(callback).items() if isinstance(v, int | float | str | list)}
+    known.pop("min_delta", None)  # Keras turns its sign when it is first used
     weights = known.pop("best_weights", None) or []
     return known | {"best_weights": [digest(w) for w in itertools.chain(weights)]}
 

@@ -136,6 +136,7 @@ def test_data_that_depends_on_what_was_drawn_before_is_found():
 
 
 def test_the_global_generators_are_put_back():
+    keras.random.uniform(())  # Keras seeds its own from Python's, at its first use
     before = np.random.get_state()[1].tolist(), random.getstate()
 
     verify_resume(DrawingGlobally, rows, steps=4, arguments=EAGER)

@@ -80,7 +80,8 @@ class Blocks:
         if resident is not None:
             return self._run_resident(program, resident, most)
         if _backends.current().capabilities.streams and self._feed.is_stream:
-            return self._run_stream(program, most)
+            # XLA draws from no iterator.
+            return None if program.plan.mode == "xla" else self._run_stream(program, most)
         return self._run_stack(program, most)
 
     def _run_resident(self, program: Program, resident: Resident, most: int) -> np.ndarray | None:
@@ -232,7 +233,8 @@ class _Stack:
         if self.rows and all(leaf.dtype.kind in "biufcV" for leaf in leaves):
             steps = _STACK_BYTES // max(1, sum(leaf.nbytes for leaf in leaves))
             self._steps = min(_STACK_STEPS, steps) if steps > 1 else 0
-        self._room = [np.zeros((self._steps * len(a), *a.shape[1:]), a.dtype) for a in leaves]
+        if self._steps:
+            self._room = [np.zeros((self._steps * len(a), *a.shape[1:]), a.dtype) for a in leaves]
 
     def _put(self, batch: Batch, start: int) -> int:
         """Put a batch in and return how many rows it has; 0 where it does not fit."""

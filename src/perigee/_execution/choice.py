@@ -71,9 +71,11 @@ class Execution:
     @property
     def fuses(self) -> bool | None:
         """Whether many steps go into one call; `None` where it is to be chosen."""
-        if self.mode == "eager" or not _backends.current().capabilities.fuses:
+        if self.mode == "eager":
             return False
-        return None if self.steps_per_call == "auto" else self.steps_per_call > 1
+        if self.steps_per_call == "auto":
+            return None
+        return self.steps_per_call > 1 and _backends.current().capabilities.fuses
 
     @property
     def most_steps(self) -> int | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from perigee import _backends, _state
 from perigee._backends import Mode
@@ -39,8 +42,8 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
     """Return the fastest plan for a program, as it was measured or as it is remembered.
 
     The usual plan is tried first. Another one is compiled only where the steps ahead could pay for
-    it at best, and given up after a few steps where those take much longer. All
-    runs on a copy of the state, on batches that are not drawn: nothing shows afterwards.
+    it at best, and given up after a few steps where those take much longer. All runs on a copy of
+    the state, on batches that are not drawn: nothing shows afterwards.
 
     Where there is something to choose, the choice is remembered in a file, so that the same
     training has the same plan.
@@ -60,12 +63,15 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
         return usual
     memory = _memory(program, batch, sample[1], steps)
     remembered = _recall(memory)
-    if remembered is not None:
+    if remembered is not None and remembered.mode != "xla":
         return remembered
     variables = program.rehearsal.tracked.variables
     saved = _state.snapshot(variables)
+    trials = _Trials(program, batch, sample, steps)
     try:
-        plan = _Trials(program, batch, sample, steps).run(usual, others)
+        if remembered is not None and not trials.obstacles(usual):
+            return remembered
+        plan = trials.run(usual, others)
     finally:
         program.plan = usual
         _state.restore(variables, saved)
@@ -79,6 +85,15 @@ class _Trials:
         self._steps = steps
         self._first = 0
         self._began = time.perf_counter()
+        self._random = _host_random()
+        self._random_after: dict[tuple[Mode, bool], Any] = {}
+
+    def obstacles(self, usual: Plan) -> Sequence[str]:
+        """Return what XLA would leave out; the step may be another one than was measured."""
+        self._program.plan = usual
+        self._block(1)
+        _set_host_random(self._random)
+        return self._program.compiled_block(self._sample[1]).obstacles()
 
     def run(self, usual: Plan, others: list[tuple[Mode, bool]]) -> Plan:
         first = self._timed(_pair(usual), limit=float("inf"))
@@ -93,6 +108,7 @@ class _Trials:
             trials[0] = first = replace(first, microseconds=least)
             if (best.microseconds or 0.0) > (1 - _LEAST_GAIN) * least:
                 best = first
+        _set_host_random(self._random_after.get(_pair(best), self._random))
         was_measured = sum(t.microseconds is not None for t in trials) > 1
         return Plan(
             best.mode, best.is_fused, "measured" if was_measured else "usual", tuple(trials)
@@ -126,9 +142,12 @@ class _Trials:
         mode, is_fused = pair
         self._program.plan = Plan(mode, is_fused, "measured")
         run = self._block if is_fused else self._single
+        # Each begins with the host's generators as they are: a step may draw while it is traced.
+        _set_host_random(self._random)
         began = time.perf_counter()
         run(1)
         compiling = time.perf_counter() - began
+        self._random_after.setdefault(pair, _host_random())
         few = min(_FEW_STEPS, self._sample[2])
         one = min(_seconds(lambda: run(few)) for _ in range(2)) / few
         if one * 1e6 > limit:
@@ -148,6 +167,15 @@ class _Trials:
     def _single(self, count: int) -> None:
         rows = [self._program.run(self._batch) for _ in range(count)]
         _backends.current().to_host(rows)
+
+
+def _host_random() -> Any:
+    return random.getstate(), np.random.get_state()
+
+
+def _set_host_random(state: Any) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
 
 
 def _seconds(run: Callable[[], None]) -> float:
@@ -194,4 +222,5 @@ def _remember(memory: Path, plan: Plan) -> None:
         beside.write_text(json.dumps(plan.facts()), encoding="utf-8")
         beside.replace(memory)
     except OSError:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()

@@ -197,7 +197,8 @@ class Checkpoints:
         steps = self.steps()
         past = [each for each in steps if each <= step]
         kept = set(past if self._keep is None else past[-self._keep :])
-        kept.update(each for each, _ in self._by_value(past, [])[:1])
+        if self._best is not None:
+            kept.update(each for each, _ in self._by_value(past, [])[:1])
         for each in steps:
             if each not in kept:
                 # In one go: half a checkpoint would be reported as a damaged one.

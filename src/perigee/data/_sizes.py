@@ -21,7 +21,7 @@ def state_bytes(state: Any) -> int:
     """Return how many bytes a state of a feed takes: its arrays, and the rest as JSON.
 
     >>> state_bytes({"passes": 0, "iterator": np.zeros(100, np.uint8)})
-    129
+    131
     """
     arrays: list[int] = []
 

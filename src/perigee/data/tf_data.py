@@ -25,7 +25,8 @@ _FILES = {"index": ".index", "data": ".data-00000-of-00001"}
 _SHUFFLE_IN_FILE = b"@@epoch_num_random_samples"
 """What TensorFlow calls the count of a shuffle in the file of an iterator.
 
-Were it called otherwise, shuffles would be taken for ended: exact still, but replayed more often."""
+Were it called otherwise, shuffles would be taken for ended: still exact, but replayed more often.
+"""
 
 
 def is_tf_dataset(data: Any) -> bool:

@@ -117,7 +117,8 @@ class Function:
 
     def draws(self) -> bool:
         """See `Compiled.draws`."""
-        return any("Random" in kind for kind in self._operations())
+        words = "Random", "Normal", "Multinomial"
+        return any(word in kind for kind in self._operations() for word in words)
 
     def hidden_state(self) -> list[str]:
         """See `Compiled.hidden_state`."""
@@ -131,7 +132,12 @@ class Function:
                 continue
             graph = graph.as_graph_def()
             for nodes in (graph.node, *(f.node_def for f in graph.library.function)):
-                yield from (node.op for node in nodes)
+                kinds = {node.name: node.op for node in nodes}
+                for node in nodes:
+                    # A size looked up in a shape, as in the gradient of a mean, is always there.
+                    source = node.input[0].partition(":")[0] if node.input else ""
+                    if node.op != "GatherV2" or kinds.get(source) != "Shape":
+                        yield node.op
 
     def _program(self, arguments: Tree, leaves: list[Any], tensors: list[Any]) -> Any:
         static = tuple(leaf for leaf in leaves if not is_argument(leaf))
@@ -201,8 +207,19 @@ _SILENT_UNDER_XLA = {
     "PyFunc": "a Python function",
     "PyFuncStateless": "a Python function",
     "EagerPyFunc": "a Python function",
-    "GatherV2": "a lookup whose indices XLA does not check",
-    "ResourceGather": "a lookup whose indices XLA does not check",
+    "CheckNumerics": "a check of numbers",
+    "CheckNumericsV2": "a check of numbers",
+    **dict.fromkeys(
+        (
+            "GatherNd",
+            "GatherV2",
+            "ResourceGather",
+            "ResourceGatherNd",
+            "ScatterNd",
+            "TensorScatterUpdate",
+        ),
+        "a lookup whose indices XLA does not check",
+    ),
 }
 
 
