@@ -46,13 +46,16 @@ _OF_NO_FRAMEWORK = (
     "tests/checkpoints/test_nothing_executes.py",
     "tests/cli/",
     "tests/data/test_order.py",
+    "tests/data/test_tf_resume.py",
+    "tests/test_benchmarks.py",
     "tests/test_docs.py",
     "tests/test_house.py",
     "tests/test_preemption.py",
     "tests/test_signals.py",
     "tests/writers/",
 )
-"""Tests of code that knows no framework: `make test` runs them with its first one only."""
+"""Tests of code that knows no framework, or of TensorFlow's: `make test` runs them with its first
+one only."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -291,6 +291,13 @@ def test_a_pipe_is_not_read_at_all(name, checkpoint):
     os.close(descriptor)
 
 
+def test_a_shape_is_compared_with_its_place_before_anything_is_made_of_it(checkpoint):
+    checkpoint.put_header({"x": entry(shape=[2**40, 2**20])})
+
+    with pytest.raises(PerigeeError, match="another size than its place"):
+        checkpoint.checkpoints.load(1)
+
+
 def test_a_huge_manifest_is_not_read_to_its_end(checkpoint):
     with (checkpoint.path / "manifest.json").open("r+b") as file:
         file.truncate(2**40)  # a hole, which takes no room

@@ -95,17 +95,22 @@ def kill_often(
     wheres = [where for where, count in counts.items() for _ in range(count)]
     draw.shuffle(wheres)
     for where in wheres:
-        before = newest(path)
+        before, remains = newest(path), _half_done(path)
         is_last = where == "in the last save"
         steps = (before or 0) + STEPS_BETWEEN if is_last else 10**6
         with Child(folder, train, str(path), steps, None if is_last else 1) as child:
-            seen = _wait(child, path, where, before, draw)
+            if where == "anywhere":
+                _wait_anywhere(child, path, before, draw)
+            else:
+                wanted = -1 if is_last else (before or 0) + draw.randrange(3)
+                _wait_for_save(child, path, remains, wanted, draw)
+            seen = newest(path)
             child.kill()
             ending = child.ending()
         figures.kills[where] = figures.kills.get(where, 0) + 1
         if not ending.was_killed():
             figures.finished += 1
-        figures.inside += bool(list(path.glob("checkpoints/*.tmp")))
+        figures.inside += not _half_done(path) <= remains
         after = _look(path, figures)
         figures.lost += (after or 0) < (seen or 0)
         figures.steps.append(after or 0)
@@ -118,19 +123,29 @@ def newest(path: Path) -> int | None:
     return steps[-1] if steps else None
 
 
-def _wait(
-    child: Child, path: Path, where: Where, before: int | None, draw: random.Random
-) -> int | None:
-    """Wait for the instant of the kill; return the newest checkpoint that was seen before it."""
-    while where != "anywhere" and child.is_running():
-        if any(path.glob("checkpoints/*.tmp")):
-            time.sleep(draw.uniform(0, 0.006))
-            return newest(path)
-    # Anywhere: while it starts, or soon after its first save.
+def _half_done(path: Path) -> set[Path]:
+    return set(path.glob("checkpoints/*.tmp"))
+
+
+def _wait_anywhere(child: Child, path: Path, before: int | None, draw: random.Random) -> None:
+    """Wait for an instant while it starts, or soon after its first save."""
     while draw.random() < 0.7 and child.is_running() and newest(path) == before:
         time.sleep(0.01)
     time.sleep(draw.uniform(0, 0.3))
-    return newest(path)
+
+
+def _wait_for_save(
+    child: Child, path: Path, remains: set[Path], step: int, draw: random.Random
+) -> None:
+    """Wait for an instant of a save after that step: of the writing, or of what follows it."""
+    is_written = draw.random() < 0.5
+    while child.is_running():
+        if (newest(path) or 0) < step:
+            continue
+        for place in _half_done(path) - remains:
+            if not is_written or (place / "manifest.json").exists():
+                time.sleep(draw.uniform(0, 0.002 if is_written else 0.01))
+                return
 
 
 def _look(path: Path, figures: Figures) -> int | None:

@@ -64,10 +64,11 @@ class FullDisk(pg.Hook):
             self.filler.unlink()
 
 
-def on_full_disk(disk, left_bytes):
+def on_full_disk(disk, left_bytes, until=FREE_FROM):
     small_disk.mount(disk, DISK_KB)
-    hook = FullDisk(disk, left_bytes)
-    outcome = train(str(disk / "run"), CASE, None, (hook,), run={"keep": None})
+    hook = FullDisk(disk, left_bytes, until)
+    run = {"keep": None, "best": None}
+    outcome = train(str(disk / "run"), CASE, None, (hook,), run=run)
     return outcome, hook.found, json.loads((disk / "run/run.json").read_text())["failures"]
 
 
@@ -85,6 +86,19 @@ def test_a_training_outlives_a_full_disk(tmp_path, straight, disks, left_pages):
     assert failures["checkpoints"]["failed"] >= 1
     assert ended.output.count("could not be written: No space left on device") >= 1
     assert "The training goes on." in ended.output
+
+
+def test_a_save_in_the_background_that_failed_does_not_keep_the_last_one_back(
+    tmp_path, straight, disks
+):
+    if not disks:
+        pytest.skip("no disk can be mounted here")
+
+    last = straight["clock"]["step"]
+    outcome, _, failures = run(tmp_path, on_full_disk, tmp_path / "disk", 0, last).returned()
+
+    assert outcome == straight
+    assert failures["checkpoints"]["failed"] >= 1
 
 
 def with_a_failing_save(disk, is_strict, until):
