@@ -31,3 +31,10 @@ def test_links_within_the_repository_lead_to_files(page):
 
     inner = [link for link in links if not re.match(r"[a-z]+:", link)]
     assert [link for link in inner if not (page.parent / link).exists()] == []
+
+
+def test_the_code_on_the_page_about_runs_runs():
+    page = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    exec(compile(code, "docs/runs.md", "exec"), {})

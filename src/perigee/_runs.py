@@ -193,8 +193,10 @@ class OpenRun(Hook):
 
     @property
     def plan(self) -> Plan | None:
-        """The plan of the run that was loaded, or `None`."""
+        """The plan of the run that was loaded; `None` where there is none for this framework."""
         if self.loaded is None or self.loaded.content.facts["plan"] is None:
+            return None
+        if self.loaded.content.facts["backend"] != _backends.current().name:
             return None
         return Plan.remembered(self.loaded.content.facts["plan"])
 
@@ -311,6 +313,7 @@ class OpenRun(Hook):
                     "began": self._began if self._feed.resumes == "by replay" else None,
                     "host": self._step.host_state(),
                     "plan": None if self._plan is None else self._plan.facts(),
+                    "backend": _backends.current().name,
                     "finished": finished,
                     "best": self._best,
                 }

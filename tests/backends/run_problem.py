@@ -56,9 +56,7 @@ def train(problem: Problem, step: Any, watcher: Watcher | None = None) -> Trajec
     watcher = watcher or Watcher()
     with tempfile.TemporaryDirectory() as folder:
         every_step = pg.Run(Path(folder) / "run", record_every=pg.Every(steps=1))
-        history = fit(
-            problem, step, run=every_step, callbacks=[watcher], execution=ONE_STEP_A_CALL
-        )
+        history = fit(problem, step, run=every_step, callbacks=[watcher], execution=ONE_STEP_A_CALL)
     steps = {name: np.array([row[name] for row in watcher.rows]) for name in watcher.rows[0]}
     return trajectory(step, steps, history)
 

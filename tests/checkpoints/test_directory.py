@@ -18,7 +18,7 @@ from perigee._errors import (
     CheckpointVersionError,
     NoCheckpointError,
 )
-from perigee.checkpoints import Checkpoints, Content, RunLock, _files
+from perigee.checkpoints import Checkpoints, Content, RunLock, _files, _plain
 from tests.checkpoints.saved import content, step_of, tree
 
 
@@ -298,6 +298,18 @@ def test_what_holds_itself_is_refused(tmp_path):
 
     with pytest.raises(CheckpointContentError, match="64 levels"):
         Checkpoints(tmp_path).save(Content(Clock(1), {}, {"a": loop}, {}))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_json_that_would_not_be_read_again_is_not_written(tmp_path, monkeypatch, background):
+    monkeypatch.setattr(_plain, "MOST_BYTES", 5000)
+    long = {"a": list(range(5000))}
+    with Checkpoints(tmp_path) as checkpoints:
+        for facts, data in ((long, {}), ({}, long)):
+            with pytest.raises(CheckpointContentError, match="bytes that are no arrays"):
+                checkpoints.save(Content(Clock(1), {}, facts, data), background=background)
+                checkpoints.wait()
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_state_array_of_an_unknown_dtype_is_refused(tmp_path):

@@ -114,9 +114,7 @@ def prepare(content: Content, monitored: Monitored | None = None) -> Prepared:
     in_data: dict[str, np.ndarray] = {}
     facts = _plain.simplified(content.facts, "facts", in_facts)
     position = _plain.to_json(_plain.simplified(content.data, "data", in_data))
-    for path, size_bytes in (("facts", len(_plain.to_json(facts))), ("data", len(position))):
-        if size_bytes > _plain.MOST_BYTES // 2:
-            raise CheckpointContentError(path, f"has {size_bytes:,} bytes that are no arrays")
+    _refuse_long("data", position)
     value = None if monitored is None else _plain.simplified(asdict(monitored), "monitored", {})
     files = {STATE: _tensors.encode(content.arrays), POSITION: [memoryview(position)]}
     if in_facts:
@@ -137,13 +135,16 @@ def write(directory: Path, prepared: Prepared) -> None:
 
     Raises:
         OSError: If the system refuses; what was written is still there then.
+        CheckpointContentError: If the facts without their arrays are too long to be read again.
     """
     (directory / "data").mkdir(parents=True)
     stamps = {
         name: asdict(_files.write_file(directory / name, parts))
         for name, parts in prepared.files.items()
     }
-    _files.write_file(directory / MANIFEST, [_sealed({**prepared.head, "files": stamps})])
+    manifest = _sealed({**prepared.head, "files": stamps})
+    _refuse_long("facts", manifest)
+    _files.write_file(directory / MANIFEST, [manifest])
     _files.flush_directory(directory / "data")
     _files.flush_directory(directory)
 
@@ -202,6 +203,11 @@ def read_manifest(directory: Path) -> Manifest:
             facts,
             _stamps(said.get("files")),
         )
+
+
+def _refuse_long(path: str, text: bytes) -> None:
+    if len(text) > _plain.MOST_BYTES:
+        raise CheckpointContentError(path, f"has {len(text):,} bytes that are no arrays")
 
 
 def _sealed(said: Mapping[str, Any]) -> bytes:
