@@ -163,17 +163,10 @@ def fit(
         opened = None if run is None else OpenRun(run, step, seed)
         if opened is not None:
             stack.callback(opened.close)
-        feed = stack.enter_context(
-            contextlib.closing(
-                open_feed(
-                    data,
-                    batch_size=batch_size,
-                    shuffle=shuffle,
-                    seed=seed,
-                    shuffles_by_default=True,
-                )
-            )
+        feed = open_feed(
+            data, batch_size=batch_size, shuffle=shuffle, seed=seed, shuffles_by_default=True
         )
+        stack.callback(feed.close)
         _check_endless(feed, course)
         finished = None if opened is None else opened.finished(course.epochs, course.steps)
         if opened is not None:

@@ -93,7 +93,9 @@ class Program:
         Returns:
             The rows of logged values, shape `(at least count, columns, 2)`, on the device.
         """
-        return self._watched(self._block(batch_size), arrays, np.int32(first), np.int32(count))
+        return self._watched(
+            self.compiled_block(batch_size), arrays, np.int32(first), np.int32(count)
+        )
 
     def run_stream(self, iterator: Any, ahead: Any, count: int) -> tuple[Tensor, Tensor]:
         """Run the method on up to `count` batches drawn from an iterator, in one call.
@@ -132,10 +134,6 @@ class Program:
         """Return the kinds of operations, as far as it has run, whose state cannot be saved."""
         return sorted({op for c in self._compiled.values() for op in c.hidden_state()})
 
-    def compiled_block(self, batch_size: int) -> Compiled:
-        """Return what runs blocks of batches of this size, for looking at it."""
-        return self._block(batch_size)
-
     def _watched(self, compiled: Compiled, batch: Batch, *more: Any) -> Tree:
         """Run what is compiled, and take note where a batch made it compile again."""
         traces = compiled.traces
@@ -154,7 +152,8 @@ class Program:
         body = self._predict if self._method == "predict_step" else self._row
         return self._kept(("single", self.plan.mode), lambda: body)
 
-    def _block(self, batch_size: int) -> Compiled:
+    def compiled_block(self, batch_size: int) -> Compiled:
+        """Return what runs blocks of batches of this size."""
         return self._kept(
             ("block", self.plan.mode, batch_size),
             lambda: _backends.current().sliced(self._row_of_block, batch_size, self.plan.mode),

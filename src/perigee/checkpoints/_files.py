@@ -97,17 +97,6 @@ def read_small_file(path: Path, most_bytes: int) -> bytes:
         return file.read(size_bytes)
 
 
-def flush_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut; without effect on Windows."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _chunks(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview]:
     for part in parts:
         view = memoryview(part)

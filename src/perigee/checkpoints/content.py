@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from perigee._clock import Clock
+from perigee._disk import flush_directory
 from perigee._errors import (
     CheckpointContentError,
     CheckpointVersionError,
@@ -145,8 +146,8 @@ def write(directory: Path, prepared: Prepared) -> None:
     manifest = _sealed({**prepared.head, "files": stamps})
     _refuse_long("facts", manifest)
     _files.write_file(directory / MANIFEST, [manifest])
-    _files.flush_directory(directory / "data")
-    _files.flush_directory(directory)
+    flush_directory(directory / "data")
+    flush_directory(directory)
 
 
 def read(directory: Path) -> tuple[Content, Manifest]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from perigee._disk import flush_directory
 from perigee._errors import (
     ArgumentError,
     CheckpointSaveError,
     DamagedCheckpointError,
     NoCheckpointError,
 )
-from perigee.checkpoints import _files, content
+from perigee.checkpoints import content
 from perigee.checkpoints.content import Content, Monitored, Prepared
 from perigee.checkpoints.lock import RunLock
 
@@ -167,7 +168,7 @@ class Checkpoints:
         try:
             if not self.directory.is_dir():
                 self.directory.mkdir(parents=True)
-                _files.flush_directory(self.directory.parent)
+                flush_directory(self.directory.parent)
             content.write(beside, prepared)
             self._publish(beside, place)
             self._remove_old(step)
@@ -189,7 +190,7 @@ class Checkpoints:
             if is_taken:
                 aside.rename(place)
             raise
-        _files.flush_directory(self.directory)
+        flush_directory(self.directory)
         if is_taken:
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -6,9 +6,9 @@ import warnings
 from io import FileIO
 from pathlib import Path
 
+from perigee._disk import flush_directory
 from perigee._errors import LogShortError
 from perigee._events import Recorded
-from perigee.writers._replaced import flush_directory
 
 
 class AppendedFile:

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from perigee._disk import flush_directory
+
 
 def replace_file(
     target: Path, content: bytes, *, publish: Callable[[Path, Path], None] | None = None
@@ -30,14 +32,3 @@ def remove_remains(target: Path) -> None:
     """Remove what processes that were killed while they replaced `target` left beside it."""
     for beside in target.parent.glob(f"{glob.escape(target.name)}.*.tmp"):
         beside.unlink(missing_ok=True)
-
-
-def flush_directory(path: Path) -> None:
-    """Make names in a directory survive a power cut; without effect on Windows."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
