@@ -26,8 +26,9 @@ from benchmarks.timing import in_turn, median_interval, paired_ratios
 if TYPE_CHECKING:  # the framework is chosen on the command line, before it is imported
     from benchmarks.contestants import Contestant
 
-ROUND_SECONDS = 0.3
-"""A round has as many epochs as the fastest contestant trains in this time, and at most ten."""
+ROUND_SECONDS = 1.0
+"""A round has as many epochs as the fastest contestant trains in this time, and at most ten: a
+training short enough to measure often, and long enough for what is done once not to decide."""
 HOPELESS = 6.0
 LONG_ROUND_SECONDS = 6.0
 """Who takes this long for a round, and that many times longer than Perigee on arrays, has only its

@@ -469,7 +469,6 @@ def test_any_number_of_lengths_takes_two_traces(tmp_path):
 
 
 @pytest.mark.only_tensorflow
-@pytest.mark.xfail(reason="summaries written within a block of steps are lost", strict=True)
 def test_summaries_are_those_of_the_steps_that_counted(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util import tensor_util

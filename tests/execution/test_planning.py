@@ -423,6 +423,34 @@ def test_what_is_silent_under_xla_is_not_offered_to_it(kind, measuring):
     assert name in plan.trials[1].note
 
 
+def test_a_step_that_shows_outside_runs_for_no_batch_that_is_not_trained(measuring):
+    seen = []
+
+    def shows(batch):
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.py_function(lambda total: seen.append(float(total)), [ops.sum(batch)], [])
+        elif keras.backend.backend() == "jax":
+            import jax
+
+            jax.debug.callback(lambda total: seen.append(float(total)), ops.sum(batch))
+        else:
+            seen.append(float(ops.sum(batch)))
+        return batch
+
+    step = Fitting(shows)
+    plan = fit(step, epochs=5)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.effects_barrier()
+
+    # The rehearsal is one more.
+    assert 5 * 4 <= len(seen) <= 5 * 4 + 1
+    assert plan.origin == "usual"
+
+
 @pytest.mark.only_tensorflow
 def test_an_assertion_within_the_objective_is_seen(measuring):
     import tensorflow as tf

@@ -57,10 +57,11 @@ class Compiled(Protocol):
         """Run it on trees of arrays or tensors, which the function gets as tensors."""
         ...
 
-    def obstacles(self) -> Sequence[str]:
-        """Return what in the function would lose its meaning if XLA compiled it, once it has run.
+    def obstacles(self, *arguments: Tree) -> Sequence[str]:
+        """Compile it for these arguments, without running it, and return what ties it to this way.
 
-        Such as assertions, which XLA leaves out without a word.
+        That is what shows outside, such as a print, and what XLA would leave out without a word,
+        such as an assertion.
         """
         ...
 

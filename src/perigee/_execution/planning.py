@@ -69,9 +69,11 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
     saved = _state.snapshot(variables)
     trials = _Trials(program, batch, sample, steps)
     try:
-        if remembered is not None and not trials.obstacles(usual):
+        obstacles = trials.obstacles(usual)
+        if remembered is not None and not obstacles:
+            trials.forget()
             return remembered
-        plan = trials.run(usual, others)
+        plan = trials.left_out(usual, others, obstacles) if obstacles else trials.run(usual, others)
     finally:
         program.plan = usual
         _state.restore(variables, saved)
@@ -87,17 +89,36 @@ class _Trials:
         self._began = time.perf_counter()
         self._random = _host_random()
         self._random_after: dict[tuple[Mode, bool], Any] = {}
+        self._tracing = 0.0
 
     def obstacles(self, usual: Plan) -> Sequence[str]:
-        """Return what XLA would leave out; the step may be another one than was measured."""
+        """Compile the usual way, and return what in the step stands against any other.
+
+        Nothing is run: a step that prints or writes files would do so for batches that never were.
+        """
         self._program.plan = usual
-        self._block(1)
+        began = time.perf_counter()
+        found = self._program.obstacles(self._batch, self._sample)
+        self._tracing = time.perf_counter() - began
+        self._random_after[_pair(usual)] = _host_random()
+        return found
+
+    def forget(self) -> None:
+        """Let the host's generators be as before anything was compiled."""
         _set_host_random(self._random)
-        return self._program.compiled_block(self._sample[1]).obstacles()
+
+    def left_out(
+        self, usual: Plan, others: list[tuple[Mode, bool]], obstacles: Sequence[str]
+    ) -> Plan:
+        """Return the usual plan, with the reason why no other is looked at."""
+        note = f"left out: there is {', '.join(obstacles)}"
+        trials = tuple(Trial(*pair, note=note) for pair in others)
+        return replace(usual, trials=(Trial(*_pair(usual)), *trials))
 
     def run(self, usual: Plan, others: list[tuple[Mode, bool]]) -> Plan:
         first = self._timed(_pair(usual), limit=float("inf"))
         assert first.microseconds is not None and first.compile_seconds is not None
+        first = replace(first, compile_seconds=first.compile_seconds + self._tracing)
         trials = [first, *(self._considered(pair, first) for pair in others)]
         measured = [t for t in trials if t.microseconds is not None]
         best = min(measured, key=lambda t: t.microseconds or 0.0)
@@ -120,9 +141,6 @@ class _Trials:
         ahead = self._steps * first.microseconds / 1e6
         cost = first.compile_seconds
         if mode == "xla":
-            obstacles = self._program.compiled_block(self._sample[1]).obstacles()
-            if obstacles:
-                return Trial(mode, is_fused, note=f"left out: there is {', '.join(obstacles)}")
             cost *= 3
         if ahead * _BEST_GAIN < cost:
             return Trial(mode, is_fused, note="left out: the steps ahead cannot pay for compiling")

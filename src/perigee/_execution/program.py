@@ -130,6 +130,18 @@ class Program:
             [[e.key, list(e.variable.shape), str(e.variable.dtype), e.kind] for e in entries],
         ]
 
+    def obstacles(self, batch: Batch, sample: tuple[Batch, int, int]) -> Sequence[str]:
+        """Compile the method as its plan says, without running it; see `Compiled.obstacles`.
+
+        Args:
+            batch: For a plan of single steps.
+            sample: For a plan of blocks: arrays, the batch size, and how many full batches.
+        """
+        if not self.plan.is_fused:
+            return self._single().obstacles(batch)
+        arrays, batch_size, _ = sample
+        return self.compiled_block(batch_size).obstacles(arrays, np.int32(0), np.int32(1))
+
     def hidden_state(self) -> list[str]:
         """Return the kinds of operations, as far as it has run, whose state cannot be saved."""
         return sorted({op for c in self._compiled.values() for op in c.hidden_state()})

@@ -104,18 +104,17 @@ class Function:
         """Run the function, compiling it first where it must be."""
         if self._is_eager:
             return self._function(*tensors(arguments))
-        arguments = keras.tree.map_structure(_own_array, arguments)
-        leaves = jax.tree_util.tree_leaves(arguments)
-        _refuse_text(leaves)
-        values = _unshared([variable.value for variable in self._variables], leaves)
-        result, values = self._compiled(values, arguments)
+        result, values = self._compiled(*self._given(arguments))
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
         return result
 
-    def obstacles(self) -> tuple[str, ...]:
+    def obstacles(self, *arguments: Tree) -> tuple[str, ...]:
         """See `Compiled.obstacles`: it is XLA that compiles everything here."""
-        return ()
+        if self._is_eager:
+            return ()
+        effects = self._compiled.trace(*self._given(arguments)).jaxpr.effects
+        return ("a callback to Python",) if effects else ()
 
     def draws(self) -> bool:
         """See `Compiled.draws`."""
@@ -124,6 +123,13 @@ class Function:
     def hidden_state(self) -> tuple[str, ...]:
         """See `Compiled.hidden_state`."""
         return ()
+
+    def _given(self, arguments: Tree) -> tuple[list[Tensor], Tree]:
+        """Return what the compiled function takes: the values of the variables, and arguments."""
+        arguments = keras.tree.map_structure(_own_array, arguments)
+        leaves = jax.tree_util.tree_leaves(arguments)
+        _refuse_text(leaves)
+        return _unshared([variable.value for variable in self._variables], leaves), arguments
 
     def _pure(self, values: Sequence[Tensor], arguments: Tree) -> tuple[Tree, list[Tensor]]:
         self.traces += 1

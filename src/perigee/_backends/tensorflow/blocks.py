@@ -34,7 +34,7 @@ def sliced(
         def body(index: Tensor, rows: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
             start = index * batch_size
             batch = keras.tree.map_structure(lambda array: cut(array, start), arrays)
-            return index + 1, rows.write(index - first, function(batch))
+            return index + 1, rows.write(index - first, _as_outside_a_loop(function, batch))
 
         # Counting begins at `first`: XLA takes where a slice begins for a constant, and compiles
         # it anew for each, unless it changes in the loop.
@@ -44,6 +44,12 @@ def sliced(
         return rows.stack()
 
     return run
+
+
+def _as_outside_a_loop(function: Callable[[Tree], Tensor], batch: Tree) -> Tensor:
+    """Run a step whose summaries are named as they are outside a loop, not `while/...`."""
+    with tf.name_scope(""):
+        return function(batch)
 
 
 def _len(array: Tensor) -> Tensor:
@@ -62,7 +68,7 @@ def streamed(function: Callable[[Tree], Tensor]) -> Callable[..., tuple[Tensor, 
         following = tf.cond(ahead.has_value(), lambda: ahead, iterator.get_next_as_optional)
 
         def body(index: Tensor, following: Tensor, rows: tf.TensorArray) -> tuple[Tensor, ...]:
-            rows = rows.write(index, function(following.get_value()))
+            rows = rows.write(index, _as_outside_a_loop(function, following.get_value()))
             following = tf.cond(
                 index + 1 < count,
                 iterator.get_next_as_optional,

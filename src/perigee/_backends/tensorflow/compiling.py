@@ -101,18 +101,14 @@ class Function:
         arguments = tensors_of(arguments)
         if self._mode == "eager":
             return self._function(*arguments)
-        leaves = keras.tree.flatten(arguments)
-        tensors = [leaf for leaf in leaves if is_argument(leaf)]
-        try:
-            return self._program(arguments, leaves, tensors)(*tensors)
-        except Exception as error:
-            # What user code raised while it was traced comes out as it was: rewritten code
-            # replaces exceptions by others that quote them.
-            raised, self._error = self._error or error, None
-        raise raised
+        with self._errors_as_raised():
+            run, tensors = self._program(arguments)
+            return run(*tensors)
 
-    def obstacles(self) -> list[str]:
+    def obstacles(self, *arguments: Tree) -> list[str]:
         """See `Compiled.obstacles`."""
+        with self._errors_as_raised():
+            self._program(tensors_of(arguments))
         return sorted({reason for op in self._operations() if (reason := _obstacle(op))})
 
     def draws(self) -> bool:
@@ -123,6 +119,18 @@ class Function:
     def hidden_state(self) -> list[str]:
         """See `Compiled.hidden_state`."""
         return sorted({kind for kind in self._operations() if kind in _RANDOM_WITH_STATE})
+
+    @contextmanager
+    def _errors_as_raised(self) -> Generator[None]:
+        """Let errors of user code that is traced come out as they were raised.
+
+        Rewritten code replaces exceptions by others that quote them.
+        """
+        try:
+            yield
+        except Exception as error:
+            raised, self._error = self._error or error, None
+            raise raised
 
     def _operations(self) -> Iterator[str]:
         """Yield the kind of every operation that was compiled."""
@@ -139,7 +147,10 @@ class Function:
                     if node.op != "GatherV2" or kinds.get(source) != "Shape":
                         yield node.op
 
-    def _program(self, arguments: Tree, leaves: list[Any], tensors: list[Any]) -> Any:
+    def _program(self, arguments: Tree) -> tuple[Callable[..., Tree], list[Any]]:
+        """Return the program for arguments, and those of their leaves that it takes."""
+        leaves = keras.tree.flatten(arguments)
+        tensors = [leaf for leaf in leaves if is_argument(leaf)]
         static = tuple(leaf for leaf in leaves if not is_argument(leaf))
         places = tuple(is_argument(leaf) for leaf in leaves)
         key = (_structure(arguments), places, static)
@@ -148,7 +159,7 @@ class Function:
             program = _Program(self._untraced(arguments, places, static), self._mode)
             self._programs[key] = program
         program.take(tensors)
-        return program.run
+        return program.run, tensors
 
     def _untraced(
         self, arguments: Tree, places: tuple[bool, ...], static: tuple[Any, ...]

@@ -74,7 +74,7 @@ class Function:
         with torch.no_grad():
             return self._function(*tensors(arguments))
 
-    def obstacles(self) -> tuple[str, ...]:
+    def obstacles(self, *arguments: Tree) -> tuple[str, ...]:
         """See `Compiled.obstacles`."""
         return ()
 
