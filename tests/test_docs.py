@@ -33,8 +33,11 @@ def test_links_within_the_repository_lead_to_files(page):
     assert [link for link in inner if not (page.parent / link).exists()] == []
 
 
-def test_the_code_on_the_page_about_runs_runs():
-    page = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+@pytest.mark.parametrize("name", ["runs.md", "prepare.md"])
+def test_the_code_on_a_page_runs(name):
+    path = ROOT / "docs" / name
+    page = path.read_text(encoding="utf-8")
+    [found] = re.finditer(r"```python\n(.*?)```", page, re.DOTALL)
+    lines_before = page.count("\n", 0, found.start(1))  # TensorFlow reads the source of a step
 
-    exec(compile(code, "docs/runs.md", "exec"), {})
+    exec(compile("\n" * lines_before + found[1], str(path), "exec"), {})

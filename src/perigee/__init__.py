@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from perigee._gradients import clip_by_global_norm as clip_by_global_norm
     from perigee._gradients import clip_by_norm as clip_by_norm
     from perigee._gradients import clip_by_value as clip_by_value
+    from perigee._keras_fit import keras_fit as keras_fit
     from perigee._preemption import Preemption as Preemption
+    from perigee._prepared import prepare as prepare
     from perigee._run import evaluate as evaluate
     from perigee._run import fit as fit
     from perigee._run import predict as predict
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from perigee._schedule import Every as Every
     from perigee._step import Step as Step
     from perigee.diagnostics import Finding as Finding
+    from perigee.steps.alternate import alternate as alternate
+    from perigee.steps.keras_step import KerasStep as KerasStep
     from perigee.steps.supervised import Supervised as Supervised
     from perigee.writers.history import History as History
 
@@ -35,7 +39,9 @@ _HOMES = {
     "copy_of": "perigee._copies",
     "Hook": "perigee._events",
     "Execution": "perigee._execution",
+    "keras_fit": "perigee._keras_fit",
     "Preemption": "perigee._preemption",
+    "prepare": "perigee._prepared",
     "Run": "perigee._runs",
     "evaluate": "perigee._run",
     "fit": "perigee._run",
@@ -46,6 +52,8 @@ _HOMES = {
     "clip_by_norm": "perigee._gradients",
     "clip_by_value": "perigee._gradients",
     "Finding": "perigee.diagnostics",
+    "alternate": "perigee.steps.alternate",
+    "KerasStep": "perigee.steps.keras_step",
     "Supervised": "perigee.steps.supervised",
     "History": "perigee.writers.history",
 }

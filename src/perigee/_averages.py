@@ -200,25 +200,39 @@ class Tally:
         """Add steps.
 
         Args:
-            columns: What the columns of `rows` are; the same in every call.
+            columns: What the columns of `rows` are. Columns that are not there yet are added; of
+                one name, the first goes to the first, and so on.
             rows: Means and counts, shape `(steps, columns, 2)`.
         """
-        self._columns = tuple(columns)
         means, counts = rows[..., 0].astype(np.float64), rows[..., 1].astype(np.float64)
-        for index, column in enumerate(columns):
+        for given, (index, column) in enumerate(zip(self._places(columns), columns, strict=True)):
+            mean, count = means[:, given], counts[:, given]
             if column.kind == "last":
-                counted = np.flatnonzero(counts[:, index])
+                counted = np.flatnonzero(count)
                 if len(counted):
-                    self._totals[index], self._counts[index] = float(means[counted[-1], index]), 1.0
+                    self._totals[index], self._counts[index] = float(mean[counted[-1]]), 1.0
                 continue
             if column.kind == "sum":
-                self._totals[index] = _added(self._totals.get(index, 0.0), means[:, index])
+                self._totals[index] = _added(self._totals.get(index, 0.0), mean)
                 self._counts[index] = 1.0
                 continue
             # A term that counted nothing contributes nothing, whatever its mean.
-            products = np.where(counts[:, index] == 0, 0.0, means[:, index]) * counts[:, index]
+            products = np.where(count == 0, 0.0, mean) * count
             self._totals[index] = _added(self._totals.get(index, 0.0), products)
-            self._counts[index] = _added(self._counts.get(index, 0.0), counts[:, index])
+            self._counts[index] = _added(self._counts.get(index, 0.0), count)
+
+    def _places(self, columns: Sequence[Column]) -> list[int]:
+        """Return where each column is kept, and make room for new ones."""
+        if self._columns == tuple(columns):
+            return list(range(len(columns)))
+        places: list[int] = []
+        for column in columns:
+            free = (i for i, c in enumerate(self._columns) if c == column and i not in places)
+            place = next(free, len(self._columns))
+            if place == len(self._columns):
+                self._columns = (*self._columns, column)
+            places.append(place)
+        return places
 
     def clear(self) -> None:
         """Begin anew."""

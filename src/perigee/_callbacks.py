@@ -25,7 +25,8 @@ class KerasCallbacks:
     """A list of Keras callbacks; see `perigee._protocols.Callbacks`."""
 
     def __init__(self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any]) -> None:
-        self._model = _Facade(step)
+        # `KerasStep` shows its model itself.
+        self._model: Any = getattr(step, "seen_by_callbacks", None) or _Facade(step)
         self._callbacks = list(callbacks)
         self._list = keras.callbacks.CallbackList(list(callbacks), model=self._model, **params)
         self.wants_batches = any(_overrides(c, _TRAIN_BATCH_HOOKS) for c in callbacks)
@@ -53,8 +54,8 @@ class KerasCallbacks:
     def test_batch_begin(self, index: int) -> None:
         self._list.on_test_batch_begin(index)
 
-    def test_batch_end(self, index: int) -> None:
-        self._list.on_test_batch_end(index)
+    def test_batch_end(self, index: int, logs: Mapping[str, float]) -> None:
+        self._list.on_test_batch_end(index, dict(logs))
 
     def test_end(self, logs: Mapping[str, float]) -> None:
         self._list.on_test_end(dict(logs))

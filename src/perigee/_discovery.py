@@ -7,7 +7,6 @@ while user code still runs as plain Python, so that its errors come out as they 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from perigee._frame import Method
 from perigee._recorder import Observer, StepRecorder, patched
 from perigee._state import Tracked
 from perigee._step import Step, call, layers_of
-from perigee._typing import Batch
+from perigee._typing import Batch, Tree
 from perigee._updates import Accumulator, LossScale, micro_batch_counter
 from perigee._updates import internals as internals_of
 
@@ -51,6 +50,7 @@ class Rehearsal:
         written: Variables that the step assigns.
         volatile: Attribute paths of Python values that the step itself changes.
         called_losses: Whether the step called Keras loss objects.
+        predicted: What `predict_step` returned, as `KerasTensor`s where it is tensors.
         loops_well: Whether the step may do well in a compiled loop; see `Backend.rehearse`.
     """
 
@@ -61,6 +61,7 @@ class Rehearsal:
     written: Sequence[Any]
     volatile: frozenset[str]
     called_losses: bool
+    predicted: Tree
     loops_well: bool
 
     @property
@@ -91,6 +92,7 @@ def rehearse(
     Returns:
         What was learned. Lazy layers and optimizers are built afterwards, which is the only trace.
     """
+    step._before_rehearsal(method, batch)
     before = _state.track(step)
     _prepare_loss_scale(step, before)
     recorder = StepRecorder(step, before, observers, accumulate > 1)
@@ -122,6 +124,7 @@ def rehearse(
         written=written,
         volatile=_volatile(before, after),
         called_losses=recorder.called_losses,
+        predicted=recorder.predicted,
         loops_well=loops_well,
     )
 
@@ -158,7 +161,7 @@ class _Undo:
 def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
     """Give variables, those made meanwhile and the host's random state back what they had."""
     backend = _backends.current()
-    python, numpy, framework = random.getstate(), np.random.get_state(), backend.random_state()
+    host, framework = _state.host_random(), backend.random_state()
     undo = _Undo(_state.snapshot(variables))
     try:
         with patched(keras.random.SeedGenerator, "next", undo.draws):
@@ -169,8 +172,7 @@ def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
         for variable, initial in made:
             if initial is not None:
                 variable.assign(initial)
-        random.setstate(python)
-        np.random.set_state(numpy)
+        _state.set_host_random(host)
         backend.set_random_state(framework)
 
 
@@ -179,7 +181,9 @@ def _run(
 ) -> bool:
     def run() -> Any:
         returned, _ = call(step, method, batch, recorder=recorder)
-        if method != "predict_step":
+        if method == "predict_step":
+            recorder.predicted = keras.tree.map_structure(_described, returned)
+        else:
             _check_logs(method, returned)
             recorder.returned(returned)
         return returned
@@ -188,6 +192,12 @@ def _run(
         loops_well = _backends.current().rehearse(run, tracked.variables)
     recorder.refuse_late_read()
     return loops_well
+
+
+def _described(value: Any) -> Any:
+    if _backends.current().is_tensor(value):
+        return keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype))
+    return value
 
 
 @contextmanager

@@ -60,19 +60,31 @@ def evaluate(
                 callbacks.test_batch_begin(feed.position.batches - 1)
             rows.append(program.run(batch))
             if callbacks is not None:
-                callbacks.test_batch_end(feed.position.batches - 1)
+                logs: dict[str, float] = {}
+                if looks:
+                    _read(program, rows, tally)
+                    logs = {**tally.means(), **logged_metrics(program.rehearsal)}
+                callbacks.test_batch_end(feed.position.batches - 1, logs)
             if len(rows) == _ROWS_BETWEEN_READS:
                 _read(program, rows, tally)
         _read(program, rows, tally)
         return {**tally.means(), **logged_metrics(program.rehearsal)}
 
 
-def predict(programs: Programs, feed: Feed, steps: int | None) -> Tree:
+def predict(programs: Programs, feed: Feed, blocks: Blocks, steps: int | None) -> Tree:
     """Run `predict_step` over a pass of the feed, and return its results put together on axis 0."""
-    backend = _backends.current()
     program = _prepared(programs, feed)
+    parts: list[Tree] = []
     with _undone(program):
-        parts = [backend.to_host(program.run(batch)) for batch in _batches(feed, steps)]
+        while (left := _left(feed, steps)) != 0:
+            block = blocks.predict(program, left)
+            if block is not None:
+                parts += block
+                continue
+            batch = feed.draw()
+            if batch is None:
+                break
+            parts.append(_backends.current().to_host(program.run(batch)))
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -107,14 +119,6 @@ def _touched(program: Program) -> list[Any]:
     touched = {id(v): v for v in rehearsal.tracked.of_kind("metric", "seed", "variable")}
     touched |= {id(v): v for v in rehearsal.written}
     return list(touched.values())
-
-
-def _batches(feed: Feed, steps: int | None) -> Any:
-    while _left(feed, steps) != 0:
-        batch = feed.draw()
-        if batch is None:
-            return
-        yield batch
 
 
 def _left(feed: Feed, steps: int | None) -> int | None:

@@ -19,6 +19,7 @@ class Started:
         steps: How many steps are planned in all, or `None`.
         steps_per_epoch: Steps an epoch, or `None` where the data does not tell.
         seconds: Time of the event, in seconds since `fit` was called.
+        origin: The checkpoint from which it goes on, or `None`.
     """
 
     step: Any
@@ -27,6 +28,7 @@ class Started:
     steps: int | None
     steps_per_epoch: int | None
     seconds: float
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from perigee._errors import DataEndedError, NonFiniteError
 from perigee._events import Ended, Hooks, Recorded, Started, StepsDone
 from perigee._execution import (
     Blocks,
+    Nonfinite,
     Program,
     finalize,
     learning_rates,
@@ -31,8 +32,6 @@ _ROWS_BETWEEN_READS = 64
 
 INTERRUPTIONS = ("signal", "deadline")
 """Reasons to stop that are no end: nothing more happens, so that the training can go on later."""
-
-Nonfinite = Literal["raise", "skip", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,7 @@ class Training:
         saving: Saves what is needed to go on, or `None`.
         interruption: Returns why to leave the training as it is, or `None`.
         now: Seconds since training was asked for.
+        origin: The checkpoint from which it goes on, or `None`.
         clock: How far it has come.
     """
 
@@ -89,6 +89,7 @@ class Training:
     saving: Saving | None
     interruption: Callable[[], str | None]
     now: Callable[[], float]
+    origin: str | None = None
     clock: Clock = field(default_factory=Clock)
     _asked: str | None = None
     _validated: tuple[int, Mapping[str, float]] = field(default=(-1, {}))
@@ -121,7 +122,13 @@ class Training:
         """
         course = self.course
         started = Started(
-            self.step, self.clock, course.epochs, course.steps, self._steps_per_epoch(), self.now()
+            self.step,
+            self.clock,
+            course.epochs,
+            course.steps,
+            self._steps_per_epoch(),
+            self.now(),
+            self.origin,
         )
         logs: Mapping[str, float] = {}
         program: Program | None = None
@@ -225,7 +232,8 @@ class Training:
         """
         looks = self.callbacks is not None and self.callbacks.wants_batches
         index, count = self.clock.batch, 1
-        rows = None if looks else self.blocks.run(program, self._steps_until_due())
+        until_due = None if looks else self._steps_until_due()
+        rows = None if looks else self.blocks.run(program, until_due)
         if rows is not None:
             count = len(rows)
             self.clock = self.clock.after_steps(count)
@@ -242,7 +250,7 @@ class Training:
             self.clock = self.clock.after_steps(1)
             if self.course.accumulate > 1 and self.clock.batch % self.course.accumulate == 0:
                 program.flush()
-        if values.is_full:
+        if values.is_full or until_due == 1:  # what is due sees only steps that were looked at
             with self._timing("device"):
                 values.read(self.clock)
         read = self._reader(values, program)
@@ -398,7 +406,9 @@ class _Values:
 
     @property
     def is_full(self) -> bool:
-        return len(self._rows) >= _ROWS_BETWEEN_READS
+        # Nothing follows a step that stops the training, so each is looked at.
+        most = 1 if self._nonfinite == "stop" else _ROWS_BETWEEN_READS
+        return len(self._rows) >= most
 
     def add(self, row: Any) -> None:
         self._rows.append(row)

@@ -122,7 +122,23 @@ class Feed(Protocol):
         ...
 
     def put_back(self, batch: Batch | None) -> None:
-        """Stand before what was drawn last, so that the next draw returns it again."""
+        """Stand before what was drawn last, so that the next draw returns it again.
+
+        What was drawn before it may follow, the last one first.
+        """
+        ...
+
+    def look_ahead(self, most: int) -> bool:
+        """Take one more batch of the pass to where `draw` will find it, while the device works.
+
+        The position stays. Returns false where `most` batches wait to be drawn, where there is
+        nothing to take, or nothing to be won: data that takes its batches ahead by itself.
+        """
+        ...
+
+    @property
+    def host_random(self) -> Any:
+        """What `_state.host_random` was before the batches that were taken ahead, or `None`."""
         ...
 
     def seek(self, position: Position) -> None:
@@ -160,8 +176,48 @@ class Feed(Protocol):
         """
         ...
 
+    @property
+    def begun(self) -> int:
+        """Passes that were begun, where each has an order of its own that depends on it, or 0."""
+        ...
+
+    def begin_after(self, begun: int) -> None:
+        """Let the next pass be the one that follows so many."""
+        ...
+
     def close(self) -> None:
         """Stop workers and let go of the data."""
+        ...
+
+
+class Source(Protocol):
+    """What a run needs of where batches come from: the part of a `Feed` that is saved."""
+
+    @property
+    def kind(self) -> str:
+        """What the data is, for messages."""
+        ...
+
+    @property
+    def resumes(self) -> Resumes:
+        """How well `load_state` will bring back the data."""
+        ...
+
+    def peek(self) -> Batch:
+        """Return the next batch without drawing it."""
+        ...
+
+    @property
+    def host_random(self) -> Any:
+        """What `_state.host_random` was before the batches that were taken ahead, or `None`."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return where the next batch will be drawn."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Stand where another one stood when it returned `state`."""
         ...
 
 
@@ -240,8 +296,8 @@ class Callbacks(Protocol):
         """A batch of a validation begins."""
         ...
 
-    def test_batch_end(self, index: int) -> None:
-        """A batch of a validation has ended."""
+    def test_batch_end(self, index: int, logs: Mapping[str, float]) -> None:
+        """A batch of a validation has ended; `logs` are means since it began, if it wants them."""
         ...
 
     def test_end(self, logs: Mapping[str, float]) -> None:

@@ -53,6 +53,7 @@ class StepRecorder:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.metrics: dict[int, keras.Metric] = {}
         self.called_losses = False
+        self.predicted: Any = None
         self.assigned: set[int] = set()
         self.unheld: dict[int, Any] = {}
         self.made: Sequence[Any] = ()

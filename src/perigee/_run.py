@@ -3,88 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
-import inspect
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import keras
 import numpy as np
 
-from perigee import _backends, _evaluation, diagnostics
+from perigee import _evaluation, diagnostics
+from perigee._arguments import (
+    as_execution,
+    as_run,
+    check_count,
+    check_step,
+    named,
+    sorted_callbacks,
+)
 from perigee._callbacks import KerasCallbacks
-from perigee._errors import (
-    ArgumentError,
-    InfiniteDataError,
-    MissingMethodError,
-    UnknownArgumentError,
-)
+from perigee._errors import ArgumentError, InfiniteDataError
 from perigee._events import Hook, Hooks
-from perigee._execution import (
-    Blocks,
-    Choice,
-    Execution,
-    Plan,
-    Program,
-    make_plan,
-    program,
-)
-from perigee._frame import Method
-from perigee._loop import Course, Nonfinite, Training
+from perigee._execution import Blocks, Choice, Execution, Nonfinite, make_plan
+from perigee._loop import Course, Training
+from perigee._programs import Programs
 from perigee._protocols import Feed
 from perigee._runs import OpenRun, Run
 from perigee._schedule import Every
 from perigee._signals import Signals
 from perigee._step import Step
-from perigee._typing import Batch, Tree
-from perigee.data import open_feed
-from perigee.diagnostics import Finding
+from perigee._typing import Tree
+from perigee.data import LARGE_STATE_BYTES, SMALLER_STATE, open_feed
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress, terminal
 
 
-class PerigeeWarning(UserWarning):
-    """Something is probably wrong; the same is on `History.findings`."""
-
-
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
-
-_KERAS_WORDS = {
-    "x": "pass the arrays as one data set: `data=(x, y)`.",
-    "y": "pass the arrays as one data set: `data=(x, y)`.",
-    "validation_data": "it is called `validation`.",
-    "validation_split": "split the arrays yourself and pass `validation=(x, y)`.",
-    "validation_freq": "pass `validate_every=pg.Every(epochs=...)`.",
-    "validation_batch_size": "`batch_size` is used for validation arrays too.",
-    "sample_weight": "make it part of the batch: `data=(x, y, sample_weight)`.",
-    "class_weight": "it is an argument of `pg.Supervised`.",
-    "verbose": 'it is called `progress`: "auto", "bar", "lines" or "off".',
-    "initial_epoch": "leave it out: `epochs` count from this call.",
-}
-
-
-def _named(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Answer arguments that do not exist with what was probably meant."""
-    known = list(inspect.signature(function).parameters)
-
-    @functools.wraps(function)
-    def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        for name in kwargs:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                meant = _KERAS_WORDS.get(name) or (f"did you mean `{near[0]}`?" if near else None)
-                raise UnknownArgumentError(function.__name__, name, meant, known)
-        return function(*args, **kwargs)
-
-    return checked
-
-
-@_named
+@named
 def fit(
     step: Step,
     data: Any,
@@ -113,7 +67,10 @@ def fit(
     Args:
         step: The Step, trained in place.
         data: Arrays (a tuple or dict of them is one data set), a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, an iterable of batches, or a generator function.
+            `keras.utils.PyDataset`, an iterable of batches, or a generator function. Of iterables,
+            functions and PyDatasets some batches are drawn ahead of the steps (never beyond the
+            next thing that is due): where they depend on what the step has learned, pass
+            `Execution(steps_per_call=1)` or use `prepare`.
         epochs: Passes over the data (or stretches of `steps_per_epoch`); 1 if neither `epochs`
             nor `steps` is given.
         steps: Steps to train in all, over as many passes as they need.
@@ -126,9 +83,9 @@ def fit(
         validate_every: When to validate; the end of each epoch by default.
         accumulate: Micro-batches an update, each of `batch_size`: equal to one update on all of
             them together. What is left over at the end of an epoch makes an update of its own.
-        nonfinite: `"raise"` an error when a returned value is NaN or infinite, `"stop"`, or
-            `"skip"` such a step: all that it wrote is as before, also where a variable became NaN
-            or infinite, and `skipped_steps` of each epoch is logged.
+        nonfinite: `"raise"` an error when a returned value is NaN or infinite, `"stop"` after
+            that very step, or `"skip"` such a step: all that it wrote is as before, also where a
+            variable became NaN or infinite, and `skipped_steps` of each epoch is logged.
         run: A directory (or a `Run`) that keeps `run.json` and `metrics.jsonl`.
         callbacks: Keras callbacks and `Hook`s.
         execution: `"auto"`, `"graph"`, `"xla"`, or `"eager"` for debugging.
@@ -144,25 +101,30 @@ def fit(
         PerigeeError: For what is certainly wrong with the step or the data; see the error codes.
     """
     began = time.perf_counter()
-    _check_step(step, "train_step")
+    check_step(step, "train_step")
     if validation is not None:
-        _check_step(step, "test_step")
-    _check_count("validation_steps", validation_steps)
-    run = _run(run)
+        check_step(step, "test_step")
+    check_count("validation_steps", validation_steps)
+    run = as_run(run)
     course = _course(
         epochs, steps, steps_per_epoch, accumulate, nonfinite, validate_every, validation, run
     )
+    is_seed_given = seed is not None
     seed = int(np.random.randint(2**31 - 1)) if seed is None else seed
-    execution = _execution(execution)
-    hooks, keras_callbacks = _sorted_callbacks(callbacks)
+    execution = as_execution(execution)
+    hooks, keras_callbacks = sorted_callbacks(callbacks)
+    if run is not None:
+        _refuse_backups(keras_callbacks)
     shown = terminal(progress)
     history = History()
     signals = Signals()
     with contextlib.ExitStack() as stack:
         stack.callback(signals.deliver)  # last: it may end the process
-        opened = None if run is None else OpenRun(run, step, seed)
-        if opened is not None:
+        opened = None
+        if run is not None:
+            opened = OpenRun(run, step, seed, is_seed_given=is_seed_given)
             stack.callback(opened.close)
+            opened.check_execution(execution)
         feed = open_feed(
             data, batch_size=batch_size, shuffle=shuffle, seed=seed, shuffles_by_default=True
         )
@@ -175,22 +137,27 @@ def fit(
         if keras_callbacks:
             steps_per_epoch = course.steps_per_epoch or feed.length
             params = {"epochs": course.epochs, "steps": steps_per_epoch, "verbose": 0}
-            adapted = KerasCallbacks(keras_callbacks, step, params)
+            make = getattr(callbacks, "adapted", KerasCallbacks)  # `keras_fit` has its own
+            adapted = make(keras_callbacks, step, params)
         # A bad step is refused before a run is made.
-        programs = _Programs(
-            step, "train_step", execution, accumulate, history, skips=nonfinite == "skip"
-        )
+        programs = Programs(step, "train_step", execution, accumulate, history, nonfinite=nonfinite)
         batch = feed.peek()
         trained = programs(batch)
         if opened is not None:
             programs.is_kept = True
             programs.report(diagnostics.of_a_run(feed))
+            opened.report = lambda kind, size_bytes: programs.report(
+                diagnostics.of_a_position(kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
+            )
         validate: Callable[[], dict[str, float]] | None = None
         if validation is not None:
             validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
             stack.callback(validation_feed.close)
             _check_finite(validation_feed, validation_steps)
-            measured = _Programs(step, "test_step", execution)
+            if opened is not None:
+                programs.report(diagnostics.of_a_validation(validation_feed))
+                opened.take_up_validation(validation_feed)
+            measured = Programs(step, "test_step", execution)
             measured(validation_feed.peek())
             validate = functools.partial(
                 _evaluation.evaluate,
@@ -218,6 +185,7 @@ def fit(
             saving=opened,
             interruption=lambda: "signal" if signals.received else None,
             now=lambda: time.perf_counter() - began,
+            origin=None if opened is None else opened.origin,
         )
         if opened is not None and opened.loaded is not None:
             opened.load_step()
@@ -234,7 +202,7 @@ def fit(
     return history
 
 
-@_named
+@named
 def evaluate(
     step: Step,
     data: Any,
@@ -255,19 +223,19 @@ def evaluate(
     Returns:
         Name to exact mean, and every metric that the step updates.
     """
-    _check_step(step, "test_step")
-    _check_count("steps", steps)
+    check_step(step, "test_step")
+    check_count("steps", steps)
     feed = open_feed(data, batch_size=batch_size)
     try:
         _check_finite(feed, steps)
-        execution = _execution(execution)
-        programs = _Programs(step, "test_step", execution)
+        execution = as_execution(execution)
+        programs = Programs(step, "test_step", execution)
         return _evaluation.evaluate(programs, feed, Blocks(feed, execution.most_steps), steps)
     finally:
         feed.close()
 
 
-@_named
+@named
 def predict(
     step: Step,
     data: Any,
@@ -288,84 +256,16 @@ def predict(
     Returns:
         What `predict_step` returned, as NumPy arrays put together on axis 0.
     """
-    _check_step(step, "predict_step")
-    _check_count("steps", steps)
+    check_step(step, "predict_step")
+    check_count("steps", steps)
     feed = open_feed(data, batch_size=batch_size)
     try:
         _check_finite(feed, steps)
-        programs = _Programs(step, "predict_step", _execution(execution))
-        return _evaluation.predict(programs, feed, steps)
+        execution = as_execution(execution)
+        programs = Programs(step, "predict_step", execution)
+        return _evaluation.predict(programs, feed, Blocks(feed, execution.most_steps), steps)
     finally:
         feed.close()
-
-
-class _Programs:
-    """Gives the program of one method, and reports what its rehearsal found, once."""
-
-    def __init__(
-        self,
-        step: Step,
-        method: Method,
-        execution: Execution,
-        accumulate: int = 1,
-        history: History | None = None,
-        skips: bool = False,
-    ) -> None:
-        self._step, self._execution = step, execution
-        self._method: Method = method
-        self._accumulate, self._history, self._skips = accumulate, history, skips
-        self.plan: Plan | None = None
-        self.is_kept = False
-        self._last: Program | None = None
-        self._looked_at: Program | None = None
-
-    def __call__(self, batch: Batch) -> Program:
-        found = program(
-            self._step,
-            self._method,
-            batch,
-            self._execution,
-            observers=diagnostics.LOSS_CALL_CHECKS,
-            accumulate=self._accumulate,
-            skips=self._skips,
-        )
-        if self.plan is not None:  # also of a Step that has changed
-            found.plan = self.plan
-        if self._history is not None and self._last is found:
-            self.look_back()  # it has run an epoch
-        self._last = found
-        if self._history is not None:
-            if found.findings is None:
-                first = _backends.current().tensors(batch)
-                found.findings = diagnostics.after_rehearsal(self._step, found.rehearsal, first)
-            self.report(found.findings)
-        return found
-
-    def look_back(self) -> None:
-        """Report what is known only once the program has run."""
-        if self._last is None:
-            return
-        self.report(diagnostics.after_running(self._last))
-        if self.is_kept and self._last is not self._looked_at and self._last.traces:
-            self._looked_at = self._last
-            self.report(diagnostics.of_a_run_after_running(self._last))
-
-    def report(self, findings: Sequence[Finding]) -> None:
-        """Put findings on the history and warn of them, each once."""
-        assert self._history is not None
-        known = {str(finding) for finding in self._history.findings}
-        new = [finding for finding in findings if str(finding) not in known]
-        self._history.findings = [*self._history.findings, *new]
-        for finding in new:
-            warnings.warn(str(finding), PerigeeWarning, stacklevel=_levels_to_caller())
-
-
-def _levels_to_caller() -> int:
-    """Return the `stacklevel` at which a warning names the line that called Perigee."""
-    frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("perigee."):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _course(
@@ -384,7 +284,7 @@ def _course(
         "steps_per_epoch": steps_per_epoch,
         "accumulate": accumulate,
     }.items():
-        _check_count(name, value, is_optional=name != "accumulate")
+        check_count(name, value, is_optional=name != "accumulate")
     if nonfinite not in ("raise", "skip", "stop"):
         raise ArgumentError(
             "nonfinite", repr(nonfinite), '"raise", "skip" or "stop".', "choose one."
@@ -410,31 +310,17 @@ def _course(
     )
 
 
-def _check_count(name: str, value: Any, is_optional: bool = True) -> None:
-    if value is None and is_optional:
-        return
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(name, repr(value), "a whole number, at least 1.", "count from 1.")
-
-
-def _run(given: Any) -> Run | None:
-    if given is None or isinstance(given, Run):
-        return given
-    if not isinstance(given, str | PathLike):
-        raise ArgumentError("run", repr(given), "a path or a `pg.Run`.", 'pass `run="runs/first"`.')
-    return Run(given)
-
-
-def _check_step(step: Any, method: Method) -> None:
-    if not isinstance(step, Step):
-        raise ArgumentError(
-            "step",
-            type(step).__name__,
-            "an instance of a subclass of `pg.Step`.",
-            "subclass `pg.Step`, or use `pg.Supervised(model, optimizer, loss)`.",
-        )
-    if getattr(type(step), method) is getattr(Step, method) and method not in vars(step):
-        raise MissingMethodError(type(step).__name__, method)
+def _refuse_backups(callbacks: Sequence[Any]) -> None:
+    """Refuse the callback that would bring back other weights than those of the run."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ArgumentError(
+                "callbacks",
+                "BackupAndRestore",
+                "one way to resume: the callback would put its weights, which are of the end of "
+                "an epoch and without seeds, in place of those that the run has restored.",
+                "leave it out; the run saves and resumes all that it does, and more.",
+            )
 
 
 def _check_endless(feed: Feed, course: Course) -> None:
@@ -453,23 +339,3 @@ def _steps_ahead(course: Course, feed: Feed) -> int:
 def _check_finite(feed: Feed, steps: int | None) -> None:
     if feed.is_infinite and steps is None:
         raise InfiniteDataError(feed.kind)
-
-
-def _execution(given: Execution | Choice) -> Execution:
-    return given if isinstance(given, Execution) else Execution(given)
-
-
-def _sorted_callbacks(callbacks: Any) -> tuple[list[Hook], list[Any]]:
-    """Tell hooks from Keras callbacks."""
-    given = list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]
-    hooks = [c for c in given if isinstance(c, Hook)]
-    others = [c for c in given if not isinstance(c, Hook)]
-    for other in others:
-        if not isinstance(other, keras.callbacks.Callback):
-            raise ArgumentError(
-                "callbacks",
-                type(other).__name__,
-                "`keras.callbacks.Callback`s and `pg.Hook`s.",
-                "subclass one of them.",
-            )
-    return hooks, others

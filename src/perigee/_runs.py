@@ -17,11 +17,14 @@ from perigee._errors import (
     ArgumentError,
     CheckpointSaveError,
     NoCheckpointError,
+    RunArgumentError,
     RunExistsError,
+    StateMismatchError,
+    StepAheadError,
 )
 from perigee._events import Hook, Recorded
-from perigee._execution import Plan
-from perigee._protocols import Feed
+from perigee._execution import Execution, Plan
+from perigee._protocols import Feed, Source
 from perigee._schedule import Every
 from perigee._step import Step
 from perigee.checkpoints import (
@@ -34,6 +37,7 @@ from perigee.checkpoints import (
     random_state,
     set_random_state,
 )
+from perigee.data import LARGE_STATE_BYTES, state_bytes
 from perigee.writers.fan_out import Writers
 from perigee.writers.json_lines import JsonLines
 from perigee.writers.run_directory import RunDirectory, read_run
@@ -137,22 +141,32 @@ class OpenRun(Hook):
     Args:
         run: What was asked for.
         step: The Step that is trained.
-        seed: Of the data, for `run.json`.
+        seed: Of the order of the data; `None` where it has none.
+        is_seed_given: Whether the user asked for this seed.
 
     Attributes:
         loaded: The newest intact checkpoint, or `None` where the run is new.
+        seed: That of the run.
+        report: Is told of a position of the data that takes many bytes.
 
     Raises:
         RunInUseError: If a living process writes to the directory.
         RunExistsError: If there is a run, and it must not be resumed.
         NoCheckpointError: If there is no checkpoint, and there must be one.
+        RunArgumentError: If the run has another seed than the user asks for.
     """
 
-    def __init__(self, run: Run, step: Step, seed: int) -> None:
+    def __init__(
+        self, run: Run, step: Step, seed: int | None, *, is_seed_given: bool = False
+    ) -> None:
         self._failed_saves = 0
-        self._run, self._step, self._seed = run, step, seed
+        self._run, self._step, self.seed = run, step, seed
         self._path = Path(fspath(run.path))
-        self._feed: Feed | None = None
+        self._feed: Source | None = None
+        self._validation: Feed | None = None
+        self._unloaded: Mapping[str, Any] | None = None
+        self.report: Callable[[str, int], None] = lambda kind, size_bytes: None
+        self._largest = LARGE_STATE_BYTES
         self._writers: Writers | None = None
         self._plan: Plan | None = None
         self._saved: tuple[Clock, str | None] | None = None
@@ -169,6 +183,11 @@ class OpenRun(Hook):
         try:
             self._checkpoints = run._checkpoints(self._lock)  # pyright: ignore[reportPrivateUsage]
             self.loaded = self._load()
+            if self.loaded is not None:
+                saved = self.loaded.content.facts["seed"]
+                if is_seed_given and saved != seed:
+                    raise RunArgumentError(str(self._path), "seed", repr(saved), repr(seed))
+                self.seed = saved
             # The package may be missing, which is said before anything is written.
             self._events = TensorBoard(self._path) if run.tensorboard else None
         except BaseException:
@@ -192,6 +211,11 @@ class OpenRun(Hook):
         return None if reason in ("epochs", "steps") else reason
 
     @property
+    def origin(self) -> str | None:
+        """The checkpoint that was loaded, or `None`."""
+        return None if self.loaded is None else str(self.loaded.path)
+
+    @property
     def plan(self) -> Plan | None:
         """The plan of the run that was loaded; `None` where there is none for this framework."""
         if self.loaded is None or self.loaded.content.facts["plan"] is None:
@@ -200,13 +224,29 @@ class OpenRun(Hook):
             return None
         return Plan.remembered(self.loaded.content.facts["plan"])
 
-    def writers(self, plan: Plan | None, feed: Feed) -> Writers:
+    def check_execution(self, execution: Execution) -> None:
+        """Refuse another way to run the step than that of the run.
+
+        Raises:
+            RunArgumentError: If another one is asked for.
+        """
+        plan = self.plan
+        if plan is None:
+            return
+        path, mode, fuses = str(self._path), execution.given_mode, execution.fuses
+        if mode is not None and mode != plan.mode:
+            raise RunArgumentError(path, "execution", repr(plan.mode), repr(mode))
+        if fuses is not None and fuses != plan.is_fused:
+            counts = {True: "more than 1, or 'auto'", False: "1"}
+            raise RunArgumentError(path, "steps_per_call", counts[plan.is_fused], counts[fuses])
+
+    def writers(self, plan: Plan | None, feed: Source) -> Writers:
         """Return the writers of the run, as one hook."""
         self._plan, self._feed = plan, feed
         directory = RunDirectory(
             self._path,
             backend=_backends.current().name,
-            seed=self._seed,
+            seed=self.seed,
             more={"plan": None if plan is None else plan.facts()},
             is_resumed=self.loaded is not None,
         )
@@ -216,7 +256,7 @@ class OpenRun(Hook):
         self._writers = Writers(writers, directory=directory, is_strict=self._run.strict)
         return self._writers
 
-    def take_up(self, feed: Feed) -> None:
+    def take_up(self, feed: Source) -> None:
         """Bring the data to where it was saved, and look at its next batch.
 
         Data that is drawn again up to there may draw from the global generators, which are then
@@ -236,16 +276,70 @@ class OpenRun(Hook):
         feed.peek()
         self._random = random_state()
 
+    def take_up_validation(self, feed: Feed) -> None:
+        """Let validations have the orders that come next, where each has one of its own."""
+        self._validation = feed
+        if self.loaded is not None:
+            feed.begin_after(self.loaded.content.facts["validations"])
+
     def load_step(self) -> None:
         """Give the Step the state that was saved; it must be built.
 
         Raises:
             StateMismatchError: If the Step is another one. Nothing is changed then.
+            StepAheadError: If it was trained further. Nothing is changed then.
         """
         assert self.loaded is not None
+        self._refuse_step_ahead()
         load_arrays(_state.track(self._step), self.loaded.content.arrays)
+        self.load_host_state()
+
+    def load_host_state(self) -> None:
+        """Give the Step what it had saved of itself outside variables."""
+        assert self.loaded is not None
         if self.loaded.content.facts["host"] is not None:
             self._step.load_host_state(self.loaded.content.facts["host"])
+
+    def load_what_is_built(self, *, is_new: bool = False) -> None:
+        """Give the variables of the Step that there are, and had none yet, what was saved of them.
+
+        The others are saved again as they are, until they are there.
+
+        Args:
+            is_new: Whether variables may have been made that the run never had.
+
+        Raises:
+            StateMismatchError: If the Step is another one.
+            StepAheadError: If it was trained further.
+        """
+        if self.loaded is None:
+            return
+        if self._unloaded is None:
+            self._refuse_step_ahead()
+            self._unloaded = self.loaded.content.arrays
+        tracked = _state.track(self._step)
+        known = self.loaded.content.arrays
+        missing = [e.key for e in tracked.entries if e.key not in known and not is_new]
+        unlike = load_arrays(tracked, self._unloaded, strict=False)
+        if missing or unlike.different:
+            raise StateMismatchError(missing, (), unlike.different)
+        self._unloaded = {key: self._unloaded[key] for key in unlike.unexpected}
+
+    @property
+    def unloaded(self) -> tuple[str, ...]:
+        """The keys of what was saved and has no variable yet."""
+        return tuple(self._unloaded or ())
+
+    def _refuse_step_ahead(self) -> None:
+        assert self.loaded is not None
+        tracked = _state.track(self._step)
+        keys = {id(entry.variable): entry.key for entry in tracked.entries}
+        for path, optimizer in tracked.optimizers.items():
+            iterations = optimizer.iterations
+            stored = self.loaded.content.arrays.get(keys.get(id(iterations), ""))
+            made = int(_state.snapshot([iterations])[0])
+            if stored is not None and made > int(stored):
+                raise StepAheadError(str(self.loaded.path), path, made, int(stored))
 
     def loop_state(self) -> Mapping[str, Any]:
         """Return what the loop saved of itself."""
@@ -288,6 +382,19 @@ class OpenRun(Hook):
         """Return how many steps remain until it is due; `None` where steps do not tell."""
         return None if self._run.save_every is None else self._run.save_every.steps_until_due(clock)
 
+    def _random_state(self) -> dict[str, Any]:
+        """Return the random state at the position of the data, not at batches taken ahead."""
+        assert self._feed is not None
+        before = self._feed.host_random
+        if before is None:
+            return random_state()
+        now = _state.host_random()
+        _state.set_host_random(before)
+        try:
+            return random_state()
+        finally:
+            _state.set_host_random(now)
+
     def save(
         self,
         clock: Clock,
@@ -309,16 +416,20 @@ class OpenRun(Hook):
             if self._saved != (clock, finished):
                 facts = {
                     "loop": state(),
-                    "random": random_state(),
+                    "random": self._random_state(),
                     "began": self._began if self._feed.resumes == "by replay" else None,
                     "host": self._step.host_state(),
                     "plan": None if self._plan is None else self._plan.facts(),
                     "backend": _backends.current().name,
                     "finished": finished,
                     "best": self._best,
+                    "seed": self.seed,
+                    "validations": 0 if self._validation is None else self._validation.begun,
                 }
-                arrays = arrays_of(_state.track(self._step))
-                content = Content(clock, arrays, facts, self._feed.state())
+                arrays = {**(self._unloaded or {}), **arrays_of(_state.track(self._step))}
+                position = self._feed.state()
+                self._look_at_size(position)
+                content = Content(clock, arrays, facts, position)
                 monitored, self._monitored = self._monitored, None
                 self._checkpoints.save(content, monitored, background=not is_last)
                 self._saved = clock, finished
@@ -327,6 +438,14 @@ class OpenRun(Hook):
         except CheckpointSaveError as error:
             self._failed(error, is_fatal=is_last or self._run.strict)
         self._is_better, self._last_save = False, time.monotonic()
+
+    def _look_at_size(self, position: Mapping[str, Any]) -> None:
+        """Tell of a position of the data that is large, and again when it is twice as large."""
+        assert self._feed is not None
+        size_bytes = state_bytes(position)
+        if size_bytes > self._largest:
+            self._largest = 2 * size_bytes
+            self.report(self._feed.kind, size_bytes)
 
     def _failed(self, error: CheckpointSaveError, is_fatal: bool) -> None:
         self._failed_saves += 1

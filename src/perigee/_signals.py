@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import sys
@@ -28,8 +29,8 @@ class Signals:
             ...  # save
         signals.deliver()
 
-    The first signal only sets `received`; nothing is raised. A second one, of either kind, ends
-    the process at once by that signal, with a line on stderr. Python's own handlers wait until a
+    The first signal sets `received`, and a line on stderr says so. A second one, of either kind,
+    ends the process at once by that signal, with a line too. Python's own handlers wait until a
     call into C++ returns, so a thread on the wake-up descriptor serves it; that thread needs the
     GIL, which blocks and saves release. In an interactive session, where the process is worth
     more than the training, a second SIGINT raises `KeyboardInterrupt` instead, as soon as Python
@@ -145,6 +146,11 @@ class Signals:
                         os.write(self._wakeup_before, bytes([number]))
                 elif first is None:
                     first = now
+                    if _is_read():  # else the second signal would wait for the line
+                        _say(
+                            f"{signal.Signals(number).name} ends this training when the steps "
+                            "under way are done and saved; a second signal ends it at once."
+                        )
                 elif now - first > ECHO_SECS:
                     self._insist(number)
 
@@ -177,11 +183,23 @@ def _end_process(number: int) -> None:
     one more signal ends the process even if nobody reads its stderr and the write waits.
     """
     ctypes.pythonapi.PyOS_setsig(number, None)
-    line = f"Perigee: a second signal, {signal.Signals(number).name}, ends the process at once.\n"
-    with contextlib.suppress(OSError):
-        os.write(2, line.encode())
+    _say(f"a second signal, {signal.Signals(number).name}, ends the process at once.")
     signal.raise_signal(signal.Signals(number))
     os._exit(128 + number)  # the default action ends nothing in the first process of a container
+
+
+def _is_read() -> bool:
+    """Tell whether a line can be written to stderr without waiting for whoever reads it."""
+    try:
+        return bool(select.select([], [2], [], 0)[1])
+    except (OSError, ValueError):  # closed
+        return False
+
+
+def _say(what: str) -> None:
+    """Write a line past all buffers, which another thread may hold."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"Perigee: {what}\n".encode())
 
 
 class _Fork(threading.local):

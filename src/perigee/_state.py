@@ -1,5 +1,6 @@
 """What a Step holds: its objects and variables, found and named by attribute path."""
 
+import random
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -271,6 +272,17 @@ def restore(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
     """Give variables back the values that `snapshot` took."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def host_random() -> Any:
+    """Return the states of Python's and NumPy's global generators."""
+    return random.getstate(), np.random.get_state()
+
+
+def set_host_random(state: Any) -> None:
+    """Take back what `host_random` returned."""
+    random.setstate(state[0])
+    np.random.set_state(state[1])
 
 
 def rewind_seeds(tracked: Tracked) -> None:

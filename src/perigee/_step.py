@@ -109,6 +109,9 @@ class Step(Holder):
     def load_host_state(self, state: dict[str, Any]) -> None:
         """Take back what `host_state` returned."""
 
+    def _before_rehearsal(self, method: Method, batch: Batch) -> None:
+        """Build what must be there before a method is rehearsed; the rest is built by it."""
+
     @_plain
     def minimize(
         self,

@@ -18,7 +18,7 @@ from perigee._errors import (
     VariableMadeInStepError,
     VariablesArgumentError,
 )
-from perigee._run import PerigeeWarning
+from perigee._programs import PerigeeWarning
 
 ROWS, FEATURES, HIDDEN = 8, 3, 4
 

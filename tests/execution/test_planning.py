@@ -645,12 +645,13 @@ def test_a_plan_is_remembered_for_the_same_training_only(measuring, cache):
         (Fitting(), x, {"batch_size": BATCH - 1, "epochs": None, "steps": 20}),
         (Fitting(), x, {"accumulate": 2}),
         (Fitting(), x[:, :, None], {}),
+        (Fitting(), np.repeat(x[:, :, None], 2, axis=2), {}),
     ]:
         if data.ndim == 3:
             step.extra = lambda batch: batch[:, :, 0]
         assert fit(step, data, **arguments).origin != "remembered"
 
-    assert len(list(cache.iterdir())) == 6
+    assert len(list(cache.iterdir())) == 7
 
 
 PROCESS = """

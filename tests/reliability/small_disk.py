@@ -6,6 +6,7 @@ from pathlib import Path
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MNT_DETACH = 0x1, 0x20, 0x1000, 0x2
 
 
 def mount(folder: Path, kilobytes: int) -> None:
@@ -25,6 +26,19 @@ def mount(folder: Path, kilobytes: int) -> None:
     folder.mkdir(exist_ok=True)
     size = f"size={kilobytes}k".encode()
     _check(libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, size))
+
+
+def freeze(folder: Path) -> None:
+    """Let a folder of the disk be read only; files that are open are written to as before."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    _check(libc.mount(bytes(folder), bytes(folder), None, _MS_BIND, None))
+    flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY
+    _check(libc.mount(b"none", bytes(folder), None, flags, None))
+
+
+def thaw(folder: Path) -> None:
+    """Let what was frozen be written to again."""
+    _check(ctypes.CDLL(None, use_errno=True).umount2(bytes(folder), _MNT_DETACH))
 
 
 def fill(folder: Path, left_bytes: int) -> Path:

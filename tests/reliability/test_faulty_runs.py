@@ -1,7 +1,10 @@
 """What fails during a training costs no checkpoint, is told, and the run goes on exactly."""
 
+import errno
 import itertools
 import json
+import os
+import shutil
 import signal
 import sys
 import time
@@ -99,6 +102,129 @@ def test_a_save_in_the_background_that_failed_does_not_keep_the_last_one_back(
 
     assert outcome == straight
     assert failures["checkpoints"]["failed"] >= 1
+
+
+POINTS = 20
+
+
+def on_full_disks(disk, points):
+    """Train with each room that may be left, from none to more than a checkpoint takes."""
+    small_disk.mount(disk, DISK_KB)
+    train(str(disk / "sized"), CASE)
+    [*_, newest] = sorted((disk / "sized" / "checkpoints").iterdir())
+    needed = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
+    shutil.rmtree(disk / "sized")
+    found = []
+    for point in range(points):
+        hook = FullDisk(disk, point * (needed + 4 * PAGE) // points)
+        outcome = train(str(disk / "run"), CASE, None, (hook,), run={"keep": None, "best": None})
+        failures = json.loads((disk / "run/run.json").read_text())["failures"]
+        found.append([outcome, hook.found, failures])
+        shutil.rmtree(disk / "run")
+    return found
+
+
+@pytest.mark.slow
+def test_a_training_outlives_a_disk_that_is_full_at_any_of_20_points(tmp_path, straight, disks):
+    if not disks:
+        pytest.skip("no disk can be mounted here")
+
+    ended = run(tmp_path, on_full_disks, tmp_path / "disk", POINTS)
+
+    failed = 0
+    for outcome, found, failures in ended.returned():
+        assert outcome == straight
+        assert found["before"] and found["intact"] == found["before"]
+        assert found["remains"] == []
+        failed += "checkpoints" in failures
+    assert len(ended.returned()) == POINTS and failed >= POINTS // 2
+    print(f"{POINTS} points, at {failed} of them a save failed")
+
+
+class ReadOnly(pg.Hook):
+    every = pg.Every(steps=FULL_FROM)
+
+    def __init__(self, disk):
+        self.disk = disk
+
+    def on_steps(self, event):
+        if event.clock.step == FULL_FROM:
+            small_disk.freeze(self.disk / "run" / "checkpoints")
+
+
+def on_read_only_disk(disk):
+    """Return what is said of a disk that cannot be written to: from the start, and in mid-run."""
+    small_disk.mount(disk, DISK_KB)
+    said, path = [], str(disk / "run")
+    for hooks, frozen in (((), disk), ((ReadOnly(disk),), disk / "run" / "checkpoints")):
+        if not hooks:
+            small_disk.freeze(disk)
+        try:
+            train(path, CASE, None, hooks)
+        except OSError as error:
+            said.append([type(error).__name__, error.errno, str(error)])
+        small_disk.thaw(frozen)
+    return said, Checkpoints(disk / "run/checkpoints").steps(), train(path, CASE)
+
+
+def test_a_disk_that_may_only_be_read_is_refused_or_ends_in_an_error_and_costs_nothing(
+    tmp_path, straight, disks
+):
+    if not disks:
+        pytest.skip("no disk can be mounted here")
+
+    ended = run(tmp_path, on_read_only_disk, tmp_path / "disk")
+
+    (first, last), steps, outcome = ended.returned()
+    assert first[1] == errno.EROFS and str(tmp_path / "disk" / "run") in first[2]
+    assert last[:2] == ["CheckpointSaveError", errno.EROFS]
+    assert "make the directory writable" in last[2]
+    assert steps and max(steps) <= FULL_FROM
+    assert outcome == straight
+
+
+# A writer that dies
+
+
+class Dies(pg.Hook):
+    """Lets every write to `metrics.jsonl` fail from one step to another."""
+
+    every = pg.Every(steps=1)
+
+    def __init__(self, until):
+        self.until = until
+
+    def on_steps(self, event):
+        if event.clock.step == FULL_FROM:
+            links = {int(p.name): os.readlink(p) for p in Path("/proc/self/fd").iterdir()
+                     if p.is_symlink()}  # fmt: skip
+            [self.file] = [n for n, link in links.items() if link.endswith("metrics.jsonl")]
+            self.kept = os.dup(self.file)
+            with open("/dev/full", "wb") as full:
+                os.dup2(full.fileno(), self.file)
+        if event.clock.step == self.until:
+            os.dup2(self.kept, self.file)
+
+
+def with_a_dying_writer(path, until):
+    outcome = train(path, CASE, None, (Dies(until),))
+    return outcome, json.loads(Path(path, "run.json").read_text())["failures"]
+
+
+@pytest.mark.parametrize("until", [FREE_FROM, 10**6], ids=["for a while", "for good"])
+def test_a_training_outlives_a_writer_that_dies(tmp_path, straight, until):
+    ended = run(tmp_path, with_a_dying_writer, str(tmp_path / "run"), until)
+
+    outcome, failures = ended.returned()
+    assert ended.output.count("The writer 'metrics' failed after step") == 1
+    assert failures["metrics"]["failed"] >= 1
+    if until == FREE_FROM:
+        assert outcome == straight and failures["metrics"]["lost"] == 0
+        return
+    assert failures["metrics"]["lost"] >= 1
+    assert {**outcome, "metrics": None} == {**straight, "metrics": None}
+    kept = outcome["metrics"]
+    assert kept and kept == straight["metrics"][: len(kept)]
 
 
 def with_a_failing_save(disk, is_strict, until):

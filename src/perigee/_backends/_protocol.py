@@ -47,6 +47,18 @@ class Capabilities:
     compiles_operations: bool
 
 
+class Pending(Protocol):
+    """What was begun on the device."""
+
+    def done(self) -> bool:
+        """Tell whether it is ready."""
+        ...
+
+    def result(self) -> Tree:
+        """Wait for it and return it."""
+        ...
+
+
 class Compiled(Protocol):
     """A function made ready to run many times."""
 
@@ -55,6 +67,13 @@ class Compiled(Protocol):
 
     def __call__(self, *arguments: Tree) -> Tree:
         """Run it on trees of arrays or tensors, which the function gets as tensors."""
+        ...
+
+    def begin(self, *arguments: Tree) -> Pending:
+        """Begin to run it, and return while the device works where the framework can do that.
+
+        The arguments must not change before the result is there.
+        """
         ...
 
     def obstacles(self, *arguments: Tree) -> Sequence[str]:
@@ -137,6 +156,22 @@ class Backend(Protocol):
         """
         ...
 
+    def switch(
+        self, index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]
+    ) -> list[Tensor]:
+        """Run one of several functions, and none of the others.
+
+        Args:
+            index: Which one, an integer scalar tensor; nothing waits for its value, unless it is
+                known without waiting.
+            branches: Each returns tensors, all of them as many, of the same shapes and dtypes.
+                They may assign to Keras variables.
+
+        Returns:
+            What the one that ran returned.
+        """
+        ...
+
     def all_finite(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return whether no value is NaN or infinite, a boolean scalar tensor."""
         ...
@@ -200,26 +235,38 @@ class Backend(Protocol):
         ...
 
     def sliced(
-        self, function: Callable[[Batch], Tensor], batch_size: int, mode: Mode
-    ) -> Callable[[Batch, Tensor, Tensor], Tensor]:
+        self,
+        function: Callable[[Batch], Tree],
+        batch_size: int,
+        mode: Mode,
+        most: int,
+        dtypes: Tree,
+        goes_on: Callable[[Tree], Tensor] | None,
+    ) -> Callable[[Batch, Tensor, Tensor], Tree]:
         """Return a function, to be compiled, that runs `function` on many batches in turn.
 
         Args:
-            function: From a batch to a float32 tensor of one shape.
+            function: From a batch to a tree of tensors, each of one shape.
             batch_size: Rows a batch.
             mode: How the function is going to be compiled.
+            most: How many batches at most.
+            dtypes: A tree like that of the results, of the names of their dtypes.
+            goes_on: From a result to a boolean scalar: whether another batch follows. `None`
+                runs them all.
 
         Returns:
             A function of arrays (a tree with one common first axis), the first batch and the
             number of batches (scalars, int32), all of which are full, except for the last one of
-            the arrays where `Capabilities.fuses_ragged` has the mode. It returns the results
-            along a new first axis of length `MOST_STEPS_A_BLOCK`; those beyond the number of
-            batches mean nothing.
+            the arrays where `Capabilities.fuses_ragged` has the mode and the results stay of
+            one shape. It returns the results along a new first axis of length `most`; those
+            beyond the number of batches mean nothing.
         """
         ...
 
     def streamed(
-        self, function: Callable[[Batch], Tensor]
+        self,
+        function: Callable[[Batch], Tensor],
+        goes_on: Callable[[Tensor], Tensor] | None,
     ) -> Callable[[Any, Any, Tensor], tuple[Tensor, Tensor]]:
         """Return a function, to be compiled, that runs `function` on what an iterator gives.
 
@@ -227,11 +274,13 @@ class Backend(Protocol):
 
         Args:
             function: From a batch to a float32 tensor of one shape.
+            goes_on: As in `sliced`.
 
         Returns:
             A function of an iterator, a batch that was taken from it already (as an optional of
             the framework, which may be empty) and the number of batches. It returns the results
-            along a new first axis, and how many there are: fewer where the iterator has ended.
+            along a new first axis, and how many there are: fewer where the iterator has ended, or
+            where `goes_on` ended it.
         """
         ...
 

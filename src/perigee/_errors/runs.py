@@ -293,6 +293,63 @@ class RunFileError(PerigeeError, ValueError):
         )
 
 
+class RunArgumentError(PerigeeError, ValueError):
+    """A run is to go on with another value of an argument that decides its numbers.
+
+    The seed and the way in which the step runs were chosen when the run was made, and stand in its
+    checkpoints. A run that went on with others would be neither of the two trainings.
+    """
+
+    code = "PG545"
+
+    def __init__(self, path: str, name: str, saved: str, given: str) -> None:
+        self.path, self.name, self.saved, self.given = path, name, saved, given
+        super().__init__(
+            f"{path} was trained with {name}={saved}, and is to go on with {name}={given}.",
+            expected="the value that the run was made with.",
+            fix=f"leave `{name}` out, pass {saved}, or start a new run.",
+        )
+
+
+class StepAheadError(PerigeeError, ValueError):
+    """The Step was trained further than the checkpoint from which the run is to go on.
+
+    Its updates since then would be overwritten. This happens where a training ended with an error
+    after its last save, and the same Step is passed again.
+    """
+
+    code = "PG546"
+
+    def __init__(self, path: str, optimizer: str, updates: int, saved: int) -> None:
+        self.path, self.optimizer, self.updates, self.saved = path, optimizer, updates, saved
+        super().__init__(
+            f"{optimizer} of the Step has made {updates} updates, and {path} was saved after "
+            f"{saved}.",
+            expected="a Step that is new, or as it was saved.",
+            fix="make the Step anew; or load the checkpoint on purpose before, by "
+            "`pg.Run(path).restore(step)`.",
+        )
+
+
+class LoopError(PerigeeError, RuntimeError):
+    """A prepared Step is not driven in the order that makes it resumable.
+
+    Its methods are called within a `with` block. With a run, `goes_on` begins each turn of the
+    loop: it is there that the state is saved, so that a resumed loop begins a whole turn.
+    """
+
+    code = "PG547"
+
+    def __init__(self, called: str, why: str, fix: str) -> None:
+        self.called, self.why = called, why
+        super().__init__(
+            f"`{called}` was called {why}.",
+            expected="`with pg.prepare(step, run=...) as trainer:`, and in it "
+            "`while trainer.goes_on(steps=...):` around the calls.",
+            fix=fix,
+        )
+
+
 class ArgumentError(PerigeeError, ValueError):
     """An argument has a value that makes no sense, alone or with another one."""
 

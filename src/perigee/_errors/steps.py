@@ -165,3 +165,44 @@ class ModelCopyError(PerigeeError, ValueError):
             fix="build it first, write `get_config`, or make the second model by the code that "
             "made the first and copy with `second.set_weights(first.get_weights())`.",
         )
+
+
+class LossNotScaledError(PerigeeError, ValueError):
+    """A model's own step applies an optimizer that divides gradients by a scale the loss lacks.
+
+    Under `mixed_float16` Keras's `compile` wraps the optimizer in a `LossScaleOptimizer`. It
+    divides each gradient by 32768, as the loss is expected to be multiplied by that; a `train_step`
+    that does not multiply hardly trains, and Keras's `fit` says nothing.
+    """
+
+    code = "PG411"
+
+    def __init__(self, optimizer: str) -> None:
+        self.optimizer = optimizer
+        super().__init__(
+            f"`train_step` applies {optimizer!r}, which divides gradients by the scale of the "
+            "loss, to gradients of a loss that was not scaled.",
+            expected="the loss is scaled before it is differentiated.",
+            fix="differentiate `self.optimizer.scale_loss(loss)`, or compile with "
+            "`auto_scale_loss=False`.",
+        )
+
+
+class FrozenSinceBuiltError(PerigeeError, ValueError):
+    """Other variables are trainable than when the optimizer of a model was built.
+
+    On JAX a model's step hands all trainable variables to the optimizer, which takes just those
+    that it was built for. Keras's `fit` goes on with the program that it compiled before, as if
+    nothing had been frozen.
+    """
+
+    code = "PG412"
+
+    def __init__(self, trainable: int) -> None:
+        self.trainable = trainable
+        super().__init__(
+            f"The model has {trainable} trainable variables, and its optimizer was built for "
+            "others.",
+            expected="a model that is compiled after its layers were frozen or thawed.",
+            fix="call `model.compile(...)` again, with a new optimizer.",
+        )

@@ -10,5 +10,6 @@ from perigee._execution.logged import rows_on_host as rows_on_host
 from perigee._execution.plan import Plan as Plan
 from perigee._execution.plan import Trial as Trial
 from perigee._execution.planning import make_plan as make_plan
+from perigee._execution.program import Nonfinite as Nonfinite
 from perigee._execution.program import Program as Program
 from perigee._execution.program import program as program

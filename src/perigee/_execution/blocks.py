@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 from keras import ops
 
 from perigee import _backends
-from perigee._backends import MOST_STEPS_A_BLOCK
+from perigee._backends import MOST_STEPS_A_BLOCK, Pending
 from perigee._execution.program import Program
 from perigee._protocols import Feed, Resident
-from perigee._typing import Batch
+from perigee._typing import Batch, Tree
+
+_Rows = TypeVar("_Rows", np.ndarray, list[Tree])
 
 _FIRST_BLOCK = 16
 _BLOCK_SECONDS = 0.25
@@ -61,11 +64,28 @@ class Blocks:
         Returns:
             The rows of logged values, shape `(steps, columns, 2)`, of at least one step.
         """
+        return self._timed(program, lambda: self._run(program, most))
+
+    def predict(self, program: Program, most: int | None) -> list[Tree] | None:
+        """Run the next block of predictions; `None` where none can be run.
+
+        What comes from an iterator of the framework or has fewer rows is run batch by batch.
+
+        Args:
+            program: Of `predict_step`.
+            most: Batches at most, or `None`.
+
+        Returns:
+            The predictions of each batch, on the host.
+        """
+        most = self._most if most is None else min(most, self._most)
+        return self._timed(program, lambda: self._predict(program, min(most, program.most_steps)))
+
+    def _timed(self, program: Program, run: Callable[[], _Rows | None]) -> _Rows | None:
         if not program.plan.is_fused:
             return None
-        most = self._most if most is None else min(most, self._most)
         began, waited = time.perf_counter(), self.data_seconds
-        rows = self._run(program, most)
+        rows = run()
         if rows is None:
             return None
         seconds = time.perf_counter() - began - (self.data_seconds - waited)
@@ -75,14 +95,15 @@ class Blocks:
         self._ran.add(id(program))
         return rows
 
-    def _run(self, program: Program, most: int) -> np.ndarray | None:
+    def _run(self, program: Program, until_due: int | None) -> np.ndarray | None:
+        most = self._most if until_due is None else min(until_due, self._most)
         resident = self._feed.resident()
         if resident is not None:
             return self._run_resident(program, resident, most)
         if _backends.current().capabilities.streams and self._feed.is_stream:
             # XLA draws from no iterator.
             return None if program.plan.mode == "xla" else self._run_stream(program, most)
-        return self._run_stack(program, most)
+        return self._run_stack(program, most, until_due)
 
     def _run_resident(self, program: Program, resident: Resident, most: int) -> np.ndarray | None:
         first = self._feed.position.batches
@@ -92,9 +113,33 @@ class Blocks:
             return None
         arrays = self._on_device(resident)
         rows = program.run_block(arrays, resident.batch_size, first, count)
-        rows = _backends.current().to_host(rows)[:count]
-        self._feed.skip(count)
+        rows = _ran(program, _backends.current().to_host(rows)[:count])
+        self._feed.skip(len(rows))
         return rows
+
+    def _predict(self, program: Program, most: int) -> list[Tree] | None:
+        resident = self._feed.resident()
+        is_stream = _backends.current().capabilities.streams and self._feed.is_stream
+        if most < 2 or is_stream:
+            return None
+        if resident is not None:
+            first = self._feed.position.batches
+            count = min(most, resident.full_batches - first)
+            if count <= 0:
+                return None
+            arrays, size = self._on_device(resident), resident.batch_size
+        else:
+            stack = self._room()
+            first, count = 0, stack.fill(most, takes_smaller=False)
+            if count == 0:
+                return None
+            arrays, size = stack.arrays, stack.rows
+        found = _backends.current().to_host(program.run_block(arrays, size, first, count))
+        if resident is not None:
+            self._feed.skip(count)
+        return [
+            keras.tree.map_structure(lambda leaf, i=index: leaf[i], found) for index in range(count)
+        ]
 
     def _on_device(self, resident: Resident) -> Batch:
         """Return the arrays in the order of the pass, taken to the device once and put in order.
@@ -121,19 +166,38 @@ class Blocks:
             return None
         rows, done = program.run_stream(*stream, most)
         rows, done = _backends.current().to_host((rows, done))
-        self._feed.advance(int(done), is_over=int(done) < most)
+        is_stopped = program.stops and done and not _is_finite(rows[-1])
+        self._feed.advance(int(done), is_over=done < most and not is_stopped)
         return rows if done else None
 
-    def _run_stack(self, program: Program, most: int) -> np.ndarray | None:
+    def _run_stack(self, program: Program, most: int, until_due: int | None) -> np.ndarray | None:
         began = time.perf_counter()
-        if self._stack is None:
-            self._stack = _Stack(self._feed)
-        count = self._stack.fill(most, _takes_ragged(program))
+        stack = self._room()
+        count = stack.fill(most, _takes_ragged(program))
         self.data_seconds += time.perf_counter() - began
         if count == 0:
             return None
-        rows = program.run_block(self._stack.arrays, self._stack.rows, 0, count)
-        return _backends.current().to_host(rows)[:count]
+        pending = program.begin_block(stack.arrays, stack.rows, 0, count)
+        try:
+            # No further than the next thing that is due: what is saved then, or ends the training,
+            # finds the data where it stands itself.
+            next_most = self._most if until_due is None else min(self._most, until_due - count)
+            self._look_ahead(min(next_most, stack.steps), pending)
+        finally:
+            rows = pending.result()
+        rows = _ran(program, _backends.current().to_host(rows)[:count])
+        for batch in reversed(stack.drawn[len(rows) :]):
+            self._feed.put_back(batch)
+        return rows
+
+    def _look_ahead(self, most: int, pending: Pending) -> None:
+        """Take batches of the next block while the device runs this one."""
+        done_at = None
+        while self._feed.look_ahead(most):
+            if done_at is None and pending.done():
+                done_at = time.perf_counter()
+        if done_at is not None:
+            self.data_seconds += time.perf_counter() - done_at
 
     def _adapt(self, count: int, seconds: float) -> None:
         """Let blocks take about a quarter of a second, so that nothing waits for them for long."""
@@ -157,10 +221,25 @@ class Blocks:
             return (self._on_device(resident), resident.batch_size, full) if full else None
         if _backends.current().capabilities.streams and self._feed.is_stream:
             return None
+        stack = self._room()
+        steps = stack.fill_with_next()
+        return (stack.arrays, stack.rows, steps) if steps else None
+
+    def _room(self) -> _Stack:
         if self._stack is None:
             self._stack = _Stack(self._feed)
-        steps = self._stack.fill_with_next()
-        return (self._stack.arrays, self._stack.rows, steps) if steps else None
+        return self._stack
+
+
+def _ran(program: Program, rows: np.ndarray) -> np.ndarray:
+    """Return the rows of the steps that were run: nothing follows one that stops the training."""
+    if not program.stops:
+        return rows
+    return rows[: next((i + 1 for i, row in enumerate(rows) if not _is_finite(row)), len(rows))]
+
+
+def _is_finite(row: np.ndarray) -> bool:
+    return bool(np.isfinite(row[..., 0]).all())
 
 
 def _takes_ragged(program: Program) -> bool:
@@ -174,15 +253,17 @@ class _Stack:
         arrays: The batches of the block, a tree of arrays like a batch. Their size never changes
             unless the last batch is smaller; what is left over means nothing.
         rows: Rows a batch.
+        steps: How many batches there is room for; 0 where they cannot be put together.
+        drawn: The batches of the block.
     """
 
     def __init__(self, feed: Feed) -> None:
         self.arrays: Any = None
-        self.rows = 0
+        self.rows = self.steps = 0
+        self.drawn: list[Batch] = []
         self._feed = feed
         self._first: Batch | None = None
         self._room: list[np.ndarray] = []
-        self._steps = 0
         self._raised: Exception | None = None
 
     def fill(self, most: int, takes_smaller: bool) -> int:
@@ -195,8 +276,9 @@ class _Stack:
             raised, self._raised = self._raised, None
             raise raised
         self._make_room()
+        self.drawn.clear()
         count = filled = 0
-        while count < min(most, self._steps) and filled == count * self.rows:
+        while count < min(most, self.steps) and filled == count * self.rows:
             try:
                 batch = self._feed.draw()
             except Exception as error:
@@ -211,6 +293,7 @@ class _Stack:
             if rows == 0 or (rows < self.rows and not takes_smaller):
                 self._feed.put_back(batch)
                 break
+            self.drawn.append(batch)
             count, filled = count + 1, filled + rows
         self.arrays = self._cut(filled if filled % self.rows else None) if count else None
         return count
@@ -218,10 +301,10 @@ class _Stack:
     def fill_with_next(self) -> int:
         """Put the next batch into every place, without drawing it; returns how many there are."""
         self._make_room()
-        for index in range(self._steps):
+        for index in range(self.steps):
             self._put(self._feed.peek(), index * self.rows)
-        self.arrays = self._cut(None) if self._steps else None
-        return self._steps
+        self.arrays = self._cut(None) if self.steps else None
+        return self.steps
 
     def _make_room(self) -> None:
         """Make room for batches like the next one, unless they are large or no plain arrays."""
@@ -232,9 +315,9 @@ class _Stack:
         self.rows = _rows(leaves)
         if self.rows and all(leaf.dtype.kind in "biufcV" for leaf in leaves):
             steps = _STACK_BYTES // max(1, sum(leaf.nbytes for leaf in leaves))
-            self._steps = min(_STACK_STEPS, steps) if steps > 1 else 0
-        if self._steps:
-            self._room = [np.zeros((self._steps * len(a), *a.shape[1:]), a.dtype) for a in leaves]
+            self.steps = min(_STACK_STEPS, steps) if steps > 1 else 0
+        if self.steps:
+            self._room = [np.zeros((self.steps * len(a), *a.shape[1:]), a.dtype) for a in leaves]
 
     def _put(self, batch: Batch, start: int) -> int:
         """Put a batch in and return how many rows it has; 0 where it does not fit."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from perigee import _backends, _state
 from perigee._backends import Mode
@@ -61,7 +60,7 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
     sample = blocks.sample()
     if sample is None:  # nothing to choose from: the data allows one way only
         return usual
-    memory = _memory(program, batch, sample[1], steps)
+    memory = _memory(program, batch, sample, steps)
     remembered = _recall(memory)
     if remembered is not None and remembered.mode != "xla":
         return remembered
@@ -87,7 +86,7 @@ class _Trials:
         self._steps = steps
         self._first = 0
         self._began = time.perf_counter()
-        self._random = _host_random()
+        self._random = _state.host_random()
         self._random_after: dict[tuple[Mode, bool], Any] = {}
         self._tracing = 0.0
 
@@ -100,12 +99,12 @@ class _Trials:
         began = time.perf_counter()
         found = self._program.obstacles(self._batch, self._sample)
         self._tracing = time.perf_counter() - began
-        self._random_after[_pair(usual)] = _host_random()
+        self._random_after[_pair(usual)] = _state.host_random()
         return found
 
     def forget(self) -> None:
         """Let the host's generators be as before anything was compiled."""
-        _set_host_random(self._random)
+        _state.set_host_random(self._random)
 
     def left_out(
         self, usual: Plan, others: list[tuple[Mode, bool]], obstacles: Sequence[str]
@@ -118,7 +117,6 @@ class _Trials:
     def run(self, usual: Plan, others: list[tuple[Mode, bool]]) -> Plan:
         first = self._timed(_pair(usual), limit=float("inf"))
         assert first.microseconds is not None and first.compile_seconds is not None
-        first = replace(first, compile_seconds=first.compile_seconds + self._tracing)
         trials = [first, *(self._considered(pair, first) for pair in others)]
         measured = [t for t in trials if t.microseconds is not None]
         best = min(measured, key=lambda t: t.microseconds or 0.0)
@@ -129,7 +127,7 @@ class _Trials:
             trials[0] = first = replace(first, microseconds=least)
             if (best.microseconds or 0.0) > (1 - _LEAST_GAIN) * least:
                 best = first
-        _set_host_random(self._random_after.get(_pair(best), self._random))
+        _state.set_host_random(self._random_after.get(_pair(best), self._random))
         was_measured = sum(t.microseconds is not None for t in trials) > 1
         return Plan(
             best.mode, best.is_fused, "measured" if was_measured else "usual", tuple(trials)
@@ -161,11 +159,12 @@ class _Trials:
         self._program.plan = Plan(mode, is_fused, "measured")
         run = self._block if is_fused else self._single
         # Each begins with the host's generators as they are: a step may draw while it is traced.
-        _set_host_random(self._random)
+        _state.set_host_random(self._random)
         began = time.perf_counter()
         run(1)
-        compiling = time.perf_counter() - began
-        self._random_after.setdefault(pair, _host_random())
+        compiling = time.perf_counter() - began + self._tracing
+        self._tracing = 0.0  # it was part of the first one
+        self._random_after.setdefault(pair, _state.host_random())
         few = min(_FEW_STEPS, self._sample[2])
         one = min(_seconds(lambda: run(few)) for _ in range(2)) / few
         if one * 1e6 > limit:
@@ -187,15 +186,6 @@ class _Trials:
         _backends.current().to_host(rows)
 
 
-def _host_random() -> Any:
-    return random.getstate(), np.random.get_state()
-
-
-def _set_host_random(state: Any) -> None:
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-
-
 def _seconds(run: Callable[[], None]) -> float:
     began = time.perf_counter()
     run()
@@ -209,14 +199,17 @@ def _pair(plan: Plan | Trial) -> tuple[Mode, bool]:
 # The memory: one small file for each training, named by what it depends on.
 
 
-def _memory(program: Program, batch: Batch, batch_size: int, steps: int) -> Path:
+def _memory(program: Program, batch: Batch, sample: tuple[Batch, int, int], steps: int) -> Path:
+    arrays, batch_size, _ = sample
+    name = _backends.current().name
     facts = {
         "perigee": __version__,
         "keras": keras.__version__,
-        "backend": _backends.current().name,
+        "backend": [name, str(sys.modules[name].__version__)],
         "machine": [platform.node(), platform.machine(), os.cpu_count()],
         "program": program.structure(),
         "batch": [describe(batch), batch_size],
+        "sizes": [list(leaf.shape[1:]) for leaf in keras.tree.flatten(arrays) if leaf is not None],
         "steps": steps,
     }
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)

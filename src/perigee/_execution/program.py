@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from keras import ops
 
 from perigee import _backends, _state
 from perigee._averages import Column, as_average
-from perigee._backends import Compiled, Mode
+from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
 from perigee._discovery import Rehearsal, rehearse
 from perigee._errors import ArgumentError
 from perigee._execution.choice import Execution
@@ -23,6 +24,12 @@ from perigee._step import Step, call
 from perigee._typing import Batch, Tensor, Tree
 from perigee._updates import flush_accumulators, flush_if_full, internals
 
+_PREDICTED_BYTES = 32 * 2**20
+"""Bytes of the predictions of a block at most, taking 8 for each value."""
+
+Nonfinite = Literal["raise", "skip", "stop"]
+"""What happens when a logged value is NaN or infinite."""
+
 
 class Program:
     """One method of a Step, ready to run on one batch after another.
@@ -30,7 +37,9 @@ class Program:
     Attributes:
         rehearsal: What is known of the method.
         plan: How it runs.
+        most_steps: Steps of a block at most.
         columns: What the columns of a row are, known once it has run.
+        stops: Whether nothing follows a step that comes to a NaN or an infinity.
         findings: What is probably wrong with it; `None` while nobody has looked.
         retraces: Each time that a function was compiled again for other batches: how often that
             one is compiled now, and what is different about the batch.
@@ -43,10 +52,13 @@ class Program:
         rehearsal: Rehearsal,
         accumulate: int,
         counts_examples: bool,
-        skips: bool,
+        nonfinite: Nonfinite,
     ) -> None:
         self.rehearsal = rehearsal
         self.plan = usual_plan(rehearsal)
+        self.most_steps = MOST_STEPS_A_BLOCK
+        if method == "predict_step":
+            self.most_steps = _predictions_a_block(rehearsal.predicted)
         self.columns: tuple[Column, ...] = ()
         self.findings: Sequence[Any] | None = None
         self.retraces: list[tuple[int, str]] = []
@@ -54,7 +66,8 @@ class Program:
         self._method: Method = method
         self._accumulate = accumulate
         self._counts_examples = counts_examples
-        self._skips = skips
+        self.stops = nonfinite == "stop"
+        self._skips = nonfinite == "skip"
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[int, Sequence[str]] = {}
@@ -97,6 +110,11 @@ class Program:
             self.compiled_block(batch_size), arrays, np.int32(first), np.int32(count)
         )
 
+    def begin_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Pending:
+        """Begin `run_block`; what it returns gives the rows."""
+        compiled = self.compiled_block(batch_size)
+        return self._watched(compiled, arrays, np.int32(first), np.int32(count), run=compiled.begin)
+
     def run_stream(self, iterator: Any, ahead: Any, count: int) -> tuple[Tensor, Tensor]:
         """Run the method on up to `count` batches drawn from an iterator, in one call.
 
@@ -110,7 +128,7 @@ class Program:
         """
         backend = _backends.current()
         compiled = self._kept(
-            ("stream", self.plan.mode), lambda: backend.streamed(self._row_of_block)
+            ("stream", self.plan.mode), lambda: backend.streamed(self._row_of_block, self._until())
         )
         return compiled(iterator, ahead, np.int32(count))
 
@@ -146,10 +164,10 @@ class Program:
         """Return the kinds of operations, as far as it has run, whose state cannot be saved."""
         return sorted({op for c in self._compiled.values() for op in c.hidden_state()})
 
-    def _watched(self, compiled: Compiled, batch: Batch, *more: Any) -> Tree:
+    def _watched(self, compiled: Compiled, batch: Batch, *more: Any, run: Any = None) -> Any:
         """Run what is compiled, and take note where a batch made it compile again."""
         traces = compiled.traces
-        result = compiled(batch, *more)
+        result = (run or compiled)(batch, *more)
         if compiled.traces != traces:
             now = leaf_shapes(batch)
             before = self._traced_for.get(id(compiled))
@@ -166,9 +184,20 @@ class Program:
 
     def compiled_block(self, batch_size: int) -> Compiled:
         """Return what runs blocks of batches of this size."""
+        function, dtypes = self._row_of_block, "float32"
+        if self._method == "predict_step":
+            function = self._predict
+            dtypes = keras.tree.map_structure(lambda leaf: leaf.dtype, self.rehearsal.predicted)
         return self._kept(
             ("block", self.plan.mode, batch_size),
-            lambda: _backends.current().sliced(self._row_of_block, batch_size, self.plan.mode),
+            lambda: _backends.current().sliced(
+                function,
+                batch_size,
+                self.plan.mode,
+                self.most_steps,
+                dtypes,
+                self._until(),
+            ),
         )
 
     def _kept(self, key: Any, make: Any) -> Compiled:
@@ -238,12 +267,29 @@ class Program:
             flush_if_full(self._step, self._accumulate)
         return row
 
+    def _until(self) -> Callable[[Tensor], Tensor] | None:
+        """Return what tells whether a block goes on after a row, or `None`."""
+        if not self.stops:
+            return None
+        return lambda row: _backends.current().all_finite([row[:, 0]])
+
     def _predict(self, batch: Batch) -> Tree:
         return call(self._step, self._method, batch)[0]
 
     def _flush_all(self) -> Tensor:
         flush_accumulators(self._step)
         return ops.zeros(())
+
+
+def _predictions_a_block(predicted: Tree) -> int:
+    """Return how many predictions are put together; 1 where they are no tensors of rows."""
+    leaves = keras.tree.flatten(predicted)
+    if not leaves or any(
+        not isinstance(leaf, keras.KerasTensor) or not leaf.shape for leaf in leaves
+    ):
+        return 1
+    size = sum(8 * math.prod(leaf.shape) for leaf in leaves)
+    return max(1, min(MOST_STEPS_A_BLOCK, _PREDICTED_BYTES // max(1, size)))
 
 
 def _fingerprint(step: Step, volatile: frozenset[str]) -> tuple[Any, ...]:
@@ -259,7 +305,7 @@ def program(
     *,
     observers: Sequence[Observer] = (),
     accumulate: int = 1,
-    skips: bool = False,
+    nonfinite: Nonfinite = "raise",
 ) -> Program:
     """Return the program for batches like this one, made anew only if the Step has changed.
 
@@ -270,7 +316,7 @@ def program(
         execution: How it runs.
         observers: Look at each call of a loss object while the method is rehearsed.
         accumulate: Micro-batches an update.
-        skips: Whether a step that comes to a NaN or an infinity changes nothing.
+        nonfinite: What happens when a step comes to a NaN or an infinity.
 
     Raises:
         ArgumentError: If steps are to be left out, and Perigee does not see their updates.
@@ -278,19 +324,19 @@ def program(
     asked = execution.given_mode
     programs = internals(step).programs
     counts_examples = step.num_examples(batch) is not None
-    key = (method, accumulate, skips, counts_examples, describe(batch))
+    key = (method, accumulate, nonfinite, counts_examples, describe(batch))
     known = programs.get(key)
     if known is None or known.is_stale:
         first = _backends.current().tensors(batch)
         rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
-        if skips and not rehearsal.updated:
+        if nonfinite == "skip" and not rehearsal.updated:
             raise ArgumentError(
                 "nonfinite",
                 "'skip'",
                 "updates through `minimize` or `apply`: of others Perigee cannot know the extent.",
                 'update through them, or pass "raise" or "stop".',
             )
-        programs[key] = Program(step, method, rehearsal, accumulate, counts_examples, skips)
+        programs[key] = Program(step, method, rehearsal, accumulate, counts_examples, nonfinite)
     found = programs[key]
     if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
         found.plan = usual_plan(found.rehearsal, asked, execution.fuses)

@@ -5,6 +5,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
+import numpy as np
+
+from perigee import _state
 from perigee._errors import (
     BatchChangedError,
     DataChangedError,
@@ -17,7 +20,7 @@ from perigee._errors import (
 )
 from perigee._protocols import Position, Resident, Resumes
 from perigee._typing import Batch
-from perigee.data._spec import describe, signature
+from perigee.data._spec import describe, map_leaves, signature
 
 END: Final = object()
 """What `_take` returns after the last batch of a pass."""
@@ -51,7 +54,8 @@ class PassFeed(ABC):
         self.kind = kind
         self._ahead: deque[Batch] = deque()  # taken but not drawn; may hold the end of a pass
         self._position = Position()  # of the next batch to be drawn
-        self._previous = Position()  # before the last draw
+        self._before: deque[tuple[Position, Any]] = deque()  # host's generators, of batches ahead
+        self._failed: Exception | None = None  # raised by the data while it was looked ahead
         self._cursor = Position()  # of the next batch to be taken; ahead of the position
         self._is_open = False  # whether `_take` can go on from the cursor
         self._pass_batches: int | None = None  # of the pass that ended last
@@ -132,9 +136,39 @@ class PassFeed(ABC):
             BatchChangedError: If the batch differs from the first one in structure, dtype or rank.
         """
         batch = self._ahead.popleft() if self._ahead else self._fetch()
-        self._previous = self._position
         self._position = _after(self._position, batch)
+        while self._before and _order(self._before[0][0]) < _order(self._position):
+            self._before.popleft()
         return None if batch is END else batch
+
+    def look_ahead(self, most: int) -> bool:
+        """Take one more batch of the pass to where `draw` will find it, unless `most` are there.
+
+        What the data raises comes out of the draw that would have raised it.
+        """
+        if len(self._ahead) >= most or self._failed is not None:
+            return False
+        if self._ahead and self._ahead[-1] is END:
+            return False
+        if self.length is not None and self._cursor.batches >= self.length:
+            return False  # the data learns that a pass is over only when that is drawn
+        before = self._cursor, _state.host_random()
+        try:
+            batch = self._fetch()
+        except Exception as error:
+            self._failed = error
+            return False
+        self._before.append(before)
+        # Copies: data may fill one array anew for each batch.
+        self._ahead.append(END if batch is END else map_leaves(_own, batch))
+        return batch is not END
+
+    @property
+    def host_random(self) -> Any:
+        """The host's generators before the batches that were taken ahead, or `None`."""
+        if self._before and self._before[0][0] == self._position:
+            return self._before[0][1]
+        return None
 
     def resident(self) -> Resident | None:
         """Return the pass under way where its data may be kept in memory, or `None`."""
@@ -163,9 +197,16 @@ class PassFeed(ABC):
             self._cursor = _after(self._cursor, END)
 
     def put_back(self, batch: Batch | None) -> None:
-        """Stand before what was drawn last, so that the next draw returns it again."""
+        """Stand before what was drawn last, so that the next draw returns it again.
+
+        What was drawn before it may follow, the last one first.
+        """
         self._ahead.appendleft(END if batch is None else batch)
-        self._position = self._previous
+        passes, batches = self._position.passes, self._position.batches
+        if batch is None:
+            self._position = Position(passes - 1, self._pass_batches or 0)
+        else:
+            self._position = Position(passes, batches - 1)
 
     def seek(self, position: Position) -> None:
         """Stand at `position`, so that the next draw returns the batch that follows it.
@@ -216,6 +257,14 @@ class PassFeed(ABC):
         self._check_facts(state)
         self._load(self._saved_position(state), state)
 
+    @property
+    def begun(self) -> int:
+        """Passes that were begun, where each has an order of its own that depends on it, or 0."""
+        return 0
+
+    def begin_after(self, begun: int) -> None:  # noqa: B027
+        """Let the next pass be the one that follows so many. Most orders do not depend on it."""
+
     def _load(self, position: Position, state: Mapping[str, Any]) -> None:
         """Stand at the position of a state whose facts are those of the data."""
         del state
@@ -250,21 +299,28 @@ class PassFeed(ABC):
 
     def close(self) -> None:
         """Stop workers and let go of the pass under way. It may be called twice."""
-        self._let_go()
-        self._is_open = False
-        self._ahead.clear()
+        self._forget()
 
     def _jump(self, position: Position) -> None:
+        self._forget()
+        self._position = self._cursor = position
+
+    def _forget(self) -> None:
+        """Let go of the pass under way and of what was taken from it."""
         self._let_go()
         self._is_open = False
         self._ahead.clear()
-        self._position = self._cursor = position
+        self._before.clear()
+        self._failed = None
 
     def _position_error(self, position: Position, why: str) -> PositionError:
         return PositionError(self.kind, position.passes, position.batches, why)
 
     def _fetch(self) -> Batch:
         """Take one batch, or the end of a pass, and check it."""
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
         cursor = self._cursor
         try:
             if not self._is_open:
@@ -307,6 +363,10 @@ class PassFeed(ABC):
             self._first = now, describe(batch)
         elif now != self._first[0]:
             raise BatchChangedError(cursor.batches, self._first[1], describe(batch))
+
+
+def _own(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _after(position: Position, batch: Batch) -> Position:

@@ -67,6 +67,10 @@ class IterableFeed(PassFeed):
             raise self._position_error(position, "an iterator does not go back")
         super().seek(position)
 
+    def look_ahead(self, most: int) -> bool:
+        """Take one more batch, but not of a data loader that tells its state, which is further."""
+        return not self._tells_its_state() and super().look_ahead(most)
+
     def state(self) -> dict[str, Any]:
         """Return the position, and the state of a data loader that has one."""
         state = super().state()

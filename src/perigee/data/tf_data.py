@@ -110,12 +110,30 @@ class TFDatasetFeed(PassFeed):
             return None
         return self._iterator, tf.experimental.Optional.from_value(self._ahead[0])
 
+    def look_ahead(self, most: int) -> bool:
+        """Take nothing: a pipeline prefetches by itself, and what is ahead is saved with it."""
+        return False
+
     def state(self) -> dict[str, Any]:
         """Return the position, and the iterator with the batches taken from it but not drawn.
 
         At the end of a pass it makes the iterator of the next one. It waits for the pipeline.
         """
         return {**super().state(), **self._iterator_state()}
+
+    @property
+    def begun(self) -> int:
+        """Iterators that were drawn from: the order of a shuffle depends on how many."""
+        is_untouched = self._position == Position() and self._is_open
+        return self._opened - is_untouched
+
+    def begin_after(self, begun: int) -> None:
+        """Let the next iterator be the one that follows so many."""
+        if not 0 <= begun < _MOST_ITERATORS:
+            raise DataStateError(self.kind, f"{begun} passes are no number of passes")
+        while self._opened < begun:
+            self._make_iterator()
+        self._jump(Position())
 
     def _iterator_state(self) -> dict[str, Any]:
         import tensorflow as tf

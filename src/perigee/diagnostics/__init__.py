@@ -10,7 +10,7 @@ from perigee._execution import Program
 from perigee._protocols import Feed
 from perigee._recorder import LossCall
 from perigee._step import Step
-from perigee.diagnostics import coverage, labels, pairing, resumption, retraces
+from perigee.diagnostics import coverage, labels, pairing, positions, resumption, retraces
 from perigee.diagnostics._finding import Finding as Finding
 
 LOSS_CALL_CHECKS: Sequence[Callable[[LossCall], None]] = (labels.check,)
@@ -32,9 +32,24 @@ def after_running(program: Program) -> list[Finding]:
     return retraces.check(program)
 
 
+def of_changes(changes: int, attributes: Sequence[str]) -> list[Finding]:
+    """Tell of a Step that has changed so often since it was first compiled."""
+    return retraces.check_changes(changes, attributes)
+
+
 def of_a_run(feed: Feed) -> list[Finding]:
     """Run what matters where a training may be taken up again."""
     return resumption.check_feed(feed)
+
+
+def of_a_validation(feed: Feed) -> list[Finding]:
+    """Run what matters there for the data of validations."""
+    return resumption.check_validation_feed(feed)
+
+
+def of_a_position(kind: str, size_bytes: int, most_bytes: int, fix: str) -> list[Finding]:
+    """Run what can be known there only once a position has been saved."""
+    return positions.check(kind, size_bytes, most_bytes, fix)
 
 
 def of_a_run_after_running(program: Program) -> list[Finding]:

@@ -15,7 +15,12 @@ from perigee._protocols import Feed
 from perigee.diagnostics._finding import Finding
 
 
-def check_feed(feed: Feed) -> list[Finding]:
+def check_validation_feed(feed: Feed) -> list[Finding]:
+    """Tell of validation data that has another order each time, which cannot be saved."""
+    return check_feed(feed, "validation data") if feed.resumes == "not exactly" else []
+
+
+def check_feed(feed: Feed, what: str = "data") -> list[Finding]:
     """Tell how data that is not resumed at once and exactly will be resumed."""
     if feed.resumes == "exactly":
         return []
@@ -25,7 +30,7 @@ def check_feed(feed: Feed) -> list[Finding]:
             code="PG430",
             name="InexactResume",
             severity="hint" if is_replayed else "warning",
-            happened=f"The data ({feed.kind}) resumes {feed.resumes}, as {feed.resumes_because}",
+            happened=f"The {what} ({feed.kind}) resumes {feed.resumes}, as {feed.resumes_because}",
             expected="data that goes on, when the run is taken up again, where it stood.",
             fix="nothing, if its batches depend on seeds alone; arrays and a PyDataset resume at "
             "once."

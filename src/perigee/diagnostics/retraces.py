@@ -8,11 +8,34 @@ what is added.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from perigee._execution import Program
 from perigee.diagnostics._finding import Finding
 
 _USUAL_TRACES = 2
 """One, and one more for a smaller last batch or for the axis that varies."""
+
+
+def check_changes(changes: int, attributes: Sequence[str]) -> list[Finding]:
+    """Tell of a Step that is compiled again since attributes of it change.
+
+    Args:
+        changes: How often it was compiled again.
+        attributes: What was different the last time, by path.
+    """
+    return [
+        Finding(
+            code="PG420",
+            name="Recompiled",
+            severity="warning",
+            happened=f"The Step was compiled again {changes} times, since what it holds changes:",
+            items=tuple(attributes),
+            expected="attributes that stay as they are while the Step trains.",
+            fix="keep numbers that change in a `keras.Variable` or in the batch, and what grows in "
+            "a `collections.deque` or in an object of your own.",
+        )
+    ]
 
 
 def check(program: Program) -> list[Finding]:

@@ -102,6 +102,8 @@ class Terminal(Hook):
         self._unwritten = None
         self._shown_at = self._epoch_began_at = event.seconds
         self._last_batch = event.clock.batch
+        if event.origin is not None:
+            self._write([f"Goes on after {_where(event.clock)}, from {event.origin}"], {})
         if self._is_live:
             self._live = Live(
                 self._live_line(event.clock, self._plan),
@@ -157,10 +159,7 @@ class Terminal(Hook):
         plan, self._plan = self._plan, None
         if self._unwritten is not None:
             self._write(plan.labels(self._unwritten.clock), self._unwritten.values)
-        epochs = event.clock.epoch
-        where = f"step {event.clock.step}"
-        if epochs:
-            where += f" ({epochs} epoch{'' if epochs == 1 else 's'})"
+        where = _where(event.clock)
         took = format_duration(event.seconds)
         if event.reason in _FINISHED:
             self._write([f"Finished at {where} after {took}"], {})
@@ -243,6 +242,11 @@ def format_duration(seconds: float) -> str:
     if round(seconds, 1) < 60:
         return f"{seconds:.{2 if seconds < 9.995 else 1}f} s"
     return _as_clock(seconds)
+
+
+def _where(clock: Clock) -> str:
+    epochs = f" ({clock.epoch} epoch{'' if clock.epoch == 1 else 's'})" if clock.epoch else ""
+    return f"step {clock.step}{epochs}"
 
 
 def _as_clock(seconds: float) -> str:

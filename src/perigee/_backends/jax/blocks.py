@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from perigee._backends._protocol import MOST_STEPS_A_BLOCK, Mode
+from perigee._backends._protocol import Mode
 from perigee._backends.jax.scopes import Scope, innermost
 from perigee._typing import Tensor, Tree
 
 
 def sliced(
-    function: Callable[[Tree], Tensor], batch_size: int, mode: Mode
-) -> Callable[..., Tensor]:
+    function: Callable[[Tree], Tree],
+    batch_size: int,
+    mode: Mode,
+    most: int,
+    dtypes: Tree,
+    goes_on: Callable[[Tree], Tensor] | None,
+) -> Callable[..., Tree]:
     """See `Backend.sliced`.
 
     Slices, and no rows looked up by number: XLA merges such a look-up into the matrix product
@@ -25,38 +31,52 @@ def sliced(
     bits.
     """
 
-    def run(arrays: Tree, first: Tensor, count: Tensor) -> Tensor:
+    def run(arrays: Tree, first: Tensor, count: Tensor) -> Tree:
         outer = innermost()
         assert outer is not None  # compiled functions run in one
         variables = outer.variables
 
-        def step(index: Tensor, values: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        def step(index: Tensor, values: list[Tensor]) -> tuple[list[Tensor], Tree]:
             start = (first + index) * batch_size
             batch = jax.tree_util.tree_map(
                 lambda array: jax.lax.dynamic_slice_in_dim(array, start, batch_size), arrays
             )
             with Scope(zip(variables, values, strict=True)) as scope:
-                row = function(batch)
-            return [scope.value_of(variable) for variable in variables], row
+                result = function(batch)
+            return [scope.value_of(variable) for variable in variables], result
 
-        def body(
-            index: Tensor, carried: tuple[list[Tensor], Tensor]
-        ) -> tuple[list[Tensor], Tensor]:
-            values, rows = carried
-            values, row = step(index, values)
-            return values, jax.lax.dynamic_update_index_in_dim(rows, row, index, 0)
+        def is_more(carried: tuple[Any, ...]) -> Tensor:
+            index, goes, *_ = carried
+            return jnp.all(jnp.stack([index < count, *goes]))
+
+        def body(carried: tuple[Any, ...]) -> tuple[Any, ...]:
+            index, _, values, results = carried
+            values, result = step(index, values)
+            goes = [] if goes_on is None else [goes_on(result)]
+            results = jax.tree_util.tree_map(
+                lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, index, 0),
+                results,
+                result,
+            )
+            return index + 1, goes, values, results
 
         values = [outer.value_of(variable) for variable in variables]
-        row = jax.eval_shape(step, first, values)[1]
-        rows = jnp.zeros((MOST_STEPS_A_BLOCK, *row.shape), row.dtype)
-        values, rows = jax.lax.fori_loop(0, count, body, (values, rows))
+        results = jax.tree_util.tree_map(
+            lambda result: jnp.zeros((most, *result.shape), result.dtype),
+            jax.eval_shape(step, first, values)[1],
+        )
+        goes = [] if goes_on is None else [jnp.array(True)]
+        start = (jnp.zeros((), jnp.int32), goes, values, results)
+        *_, values, results = jax.lax.while_loop(is_more, body, start)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return rows
+        return results
 
     return run
 
 
-def streamed(function: Callable[[Tree], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+def streamed(
+    function: Callable[[Tree], Tensor], goes_on: Callable[[Tensor], Tensor] | None
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """See `Backend.streamed`: never asked for."""
     raise NotImplementedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
@@ -109,6 +110,10 @@ class Function:
             variable.assign(value)
         return result
 
+    def begin(self, *arguments: Tree) -> _Begun:
+        """See `Compiled.begin`: JAX returns arrays before they are there."""
+        return _Begun(self(*arguments))
+
     def obstacles(self, *arguments: Tree) -> tuple[str, ...]:
         """See `Compiled.obstacles`: it is XLA that compiles everything here."""
         if self._is_eager:
@@ -136,6 +141,21 @@ class Function:
         with Scope(zip(self._variables, values, strict=True)) as scope:
             result = self._function(*arguments)
         return result, [scope.value_of(variable) for variable in self._variables]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Arrays that may not be there yet."""
+
+    arrays: Tree
+
+    def done(self) -> bool:
+        """See `Pending.done`."""
+        return all(array.is_ready() for array in jax.tree_util.tree_leaves(self.arrays))
+
+    def result(self) -> Tree:
+        """See `Pending.result`."""
+        return jax.block_until_ready(self.arrays)
 
 
 def _own_array(leaf: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
 from perigee._backends.jax import compiling
@@ -141,3 +142,34 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
     after = jax.lax.cond(jnp.reshape(jnp.asarray(condition, bool), ()), run, list, before)
     for variable, value in zip(variables, after, strict=True):
         variable.assign(value)
+
+
+def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Tensor]:
+    """See `Backend.switch`.
+
+    What a branch assigns leaves it as a result, and every branch returns the same: each is traced
+    once before, to learn which variables any of them assigns.
+    """
+    if not isinstance(index, Tracer):
+        return list(branches[int(index)]())
+    written: dict[int, Any] = {}
+
+    def looked_at(branch: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
+        with Scope() as scope:
+            results = branch()
+        written.update(scope.assigned)
+        return results
+
+    def run(branch: Callable[[], Sequence[Tensor]], variables: Sequence[Any]) -> Any:
+        with Scope() as scope:
+            results = list(branch())
+        return results, [scope.value_of(variable) for variable in variables]
+
+    for branch in branches:
+        jax.eval_shape(lambda branch=branch: list(looked_at(branch)))
+    variables = list(written.values())
+    runs = [lambda branch=branch: run(branch, variables) for branch in branches]
+    results, values = jax.lax.switch(jnp.asarray(index, "int32"), runs)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return results

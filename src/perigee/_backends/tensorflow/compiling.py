@@ -2,7 +2,9 @@
 """Functions compiled by TensorFlow."""
 
 import functools
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,6 +96,7 @@ class Function:
         self._function = function
         self._mode: Mode = mode
         self._error: BaseException | None = None
+        self._compiled_for: set[Any] = set()
         self._programs: dict[Any, _Program] = {}
 
     def __call__(self, *arguments: Tree) -> Tree:
@@ -104,6 +107,29 @@ class Function:
         with self._errors_as_raised():
             run, tensors = self._program(arguments)
             return run(*tensors)
+
+    def begin(self, *arguments: Tree) -> "Future[Tree]":
+        """See `Compiled.begin`: TensorFlow waits on a CPU, so it does in another thread.
+
+        It is compiled in this one, where Keras knows what is being built.
+        """
+        began: Future[Tree] = Future()
+        with self._errors_as_raised():
+            run, tensors = self._program(tensors_of(arguments))
+
+        def work() -> None:
+            try:
+                began.set_result(run(*tensors))
+            except BaseException as error:
+                began.set_exception(error)
+
+        sizes = tuple(tuple(tensor.shape) for tensor in tensors)
+        if self._mode == "xla" and sizes not in self._compiled_for:
+            self._compiled_for.add(sizes)
+            work()  # it is compiled by its first call
+        else:
+            threading.Thread(target=work, name="perigee-block", daemon=True).start()
+        return began
 
     def obstacles(self, *arguments: Tree) -> list[str]:
         """See `Compiled.obstacles`."""
@@ -126,10 +152,12 @@ class Function:
 
         Rewritten code replaces exceptions by others that quote them.
         """
+        raised = None
         try:
             yield
         except Exception as error:
             raised, self._error = self._error or error, None
+        if raised is not None:
             raise raised
 
     def _operations(self) -> Iterator[str]:

@@ -64,3 +64,9 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
         return tf.constant(True)
 
     tf.cond(tf.convert_to_tensor(condition), run, lambda: tf.constant(False))
+
+
+def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Tensor]:
+    """See `Backend.switch`; TensorFlow finds the written variables by itself."""
+    runs = [lambda branch=branch: list(branch()) for branch in branches]
+    return list(tf.switch_case(tf.convert_to_tensor(index), runs))

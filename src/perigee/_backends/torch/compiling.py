@@ -46,13 +46,20 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
 
 
 def sliced(
-    function: Callable[[Tree], Tensor], batch_size: int, mode: Mode
-) -> Callable[..., Tensor]:
+    function: Callable[[Tree], Tree],
+    batch_size: int,
+    mode: Mode,
+    most: int,
+    dtypes: Tree,
+    goes_on: Callable[[Tree], Tensor] | None,
+) -> Callable[..., Tree]:
     """See `Backend.sliced`: never asked for, as torch runs op by op."""
     raise NotImplementedError
 
 
-def streamed(function: Callable[[Tree], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+def streamed(
+    function: Callable[[Tree], Tensor], goes_on: Callable[[Tensor], Tensor] | None
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """See `Backend.streamed`: never asked for."""
     raise NotImplementedError
 
@@ -73,6 +80,10 @@ class Function:
         """Run the function."""
         with torch.no_grad():
             return self._function(*tensors(arguments))
+
+    def begin(self, *arguments: Tree) -> Any:
+        """See `Compiled.begin`: never asked for, as torch runs op by op."""
+        raise NotImplementedError
 
     def obstacles(self, *arguments: Tree) -> tuple[str, ...]:
         """See `Compiled.obstacles`."""

@@ -89,3 +89,8 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
         update()
         for variable, old in zip(variables, before, strict=True):
             variable.assign(torch.where(is_true, variable.value, old))
+
+
+def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Tensor]:
+    """See `Backend.switch`; waits for `index` where it is on an accelerator."""
+    return list(branches[int(index)]())

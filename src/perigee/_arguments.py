@@ -1,0 +1,103 @@
+"""What users pass to Perigee's functions, looked at before anything is done with it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, ParamSpec, TypeVar
+
+import keras
+import numpy as np
+
+from perigee._errors import ArgumentError, MissingMethodError, UnknownArgumentError
+from perigee._events import Hook
+from perigee._execution import Choice, Execution
+from perigee._frame import Method
+from perigee._runs import Run
+from perigee._step import Step
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+_KERAS_WORDS = {
+    "x": "pass the arrays as one data set: `data=(x, y)`.",
+    "y": "pass the arrays as one data set: `data=(x, y)`.",
+    "validation_data": "it is called `validation`.",
+    "validation_split": "split the arrays yourself and pass `validation=(x, y)`.",
+    "validation_freq": "pass `validate_every=pg.Every(epochs=...)`.",
+    "validation_batch_size": "`batch_size` is used for validation arrays too.",
+    "sample_weight": "make it part of the batch: `data=(x, y, sample_weight)`.",
+    "class_weight": "it is an argument of `pg.Supervised`.",
+    "verbose": 'it is called `progress`: "auto", "bar", "lines" or "off".',
+    "initial_epoch": "leave it out: `epochs` count from this call.",
+}
+
+
+def named(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Answer arguments that do not exist with what was probably meant."""
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        for name in kwargs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                meant = _KERAS_WORDS.get(name) or (f"did you mean `{near[0]}`?" if near else None)
+                raise UnknownArgumentError(function.__name__, name, meant, known)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def check_count(name: str, value: Any, is_optional: bool = True) -> None:
+    """Refuse what is no whole number from 1 on."""
+    if value is None and is_optional:
+        return
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ArgumentError(name, repr(value), "a whole number, at least 1.", "count from 1.")
+
+
+def as_run(given: Any) -> Run | None:
+    """Return a `Run` for a path."""
+    if given is None or isinstance(given, Run):
+        return given
+    if not isinstance(given, str | PathLike):
+        raise ArgumentError("run", repr(given), "a path or a `pg.Run`.", 'pass `run="runs/first"`.')
+    return Run(given)
+
+
+def check_step(step: Any, method: Method) -> None:
+    """Refuse what is no Step, or one that lacks a method."""
+    if not isinstance(step, Step):
+        raise ArgumentError(
+            "step",
+            type(step).__name__,
+            "an instance of a subclass of `pg.Step`.",
+            "subclass `pg.Step`, or use `pg.Supervised(model, optimizer, loss)`.",
+        )
+    if getattr(type(step), method) is getattr(Step, method) and method not in vars(step):
+        raise MissingMethodError(type(step).__name__, method)
+
+
+def as_execution(given: Execution | Choice) -> Execution:
+    """Return an `Execution` for its mode."""
+    return given if isinstance(given, Execution) else Execution(given)
+
+
+def sorted_callbacks(callbacks: Any) -> tuple[list[Hook], list[Any]]:
+    """Tell hooks from Keras callbacks."""
+    given = list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]
+    hooks = [c for c in given if isinstance(c, Hook)]
+    others = [c for c in given if not isinstance(c, Hook)]
+    for other in others:
+        if not isinstance(other, keras.callbacks.Callback):
+            raise ArgumentError(
+                "callbacks",
+                type(other).__name__,
+                "`keras.callbacks.Callback`s and `pg.Hook`s.",
+                "subclass one of them.",
+            )
+    return hooks, others

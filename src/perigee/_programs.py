@@ -1,0 +1,89 @@
+"""The program of a method as `fit` and its like use it: what is found in it is reported once."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+
+from perigee import _backends, diagnostics
+from perigee._execution import Execution, Nonfinite, Plan, Program, program
+from perigee._frame import Method
+from perigee._step import Step
+from perigee._typing import Batch
+from perigee.diagnostics import Finding
+from perigee.writers.history import History
+
+
+class PerigeeWarning(UserWarning):
+    """Something is probably wrong; the same is on `History.findings`."""
+
+
+class Programs:
+    """Gives the program of one method, and reports what its rehearsal found, once."""
+
+    def __init__(
+        self,
+        step: Step,
+        method: Method,
+        execution: Execution,
+        accumulate: int = 1,
+        history: History | None = None,
+        nonfinite: Nonfinite = "raise",
+    ) -> None:
+        self._step, self._execution = step, execution
+        self._method: Method = method
+        self._accumulate, self._history = accumulate, history
+        self._nonfinite: Nonfinite = nonfinite
+        self.plan: Plan | None = None
+        self.is_kept = False
+        self._last: Program | None = None
+        self._looked_at: Program | None = None
+
+    def __call__(self, batch: Batch) -> Program:
+        found = program(
+            self._step,
+            self._method,
+            batch,
+            self._execution,
+            observers=diagnostics.LOSS_CALL_CHECKS,
+            accumulate=self._accumulate,
+            nonfinite=self._nonfinite,
+        )
+        if self.plan is not None:  # also of a Step that has changed
+            found.plan = self.plan
+        if self._history is not None and self._last is found:
+            self.look_back()  # it has run an epoch
+        self._last = found
+        if self._history is not None:
+            if found.findings is None:
+                first = _backends.current().tensors(batch)
+                found.findings = diagnostics.after_rehearsal(self._step, found.rehearsal, first)
+            self.report(found.findings)
+        return found
+
+    def look_back(self) -> None:
+        """Report what is known only once the program has run."""
+        if self._last is None:
+            return
+        self.report(diagnostics.after_running(self._last))
+        if self.is_kept and self._last is not self._looked_at and self._last.traces:
+            self._looked_at = self._last
+            self.report(diagnostics.of_a_run_after_running(self._last))
+
+    def report(self, findings: Sequence[Finding]) -> None:
+        """Put findings on the history and warn of them, each once."""
+        assert self._history is not None
+        known = {str(finding) for finding in self._history.findings}
+        new = [finding for finding in findings if str(finding) not in known]
+        self._history.findings = [*self._history.findings, *new]
+        for finding in new:
+            warnings.warn(str(finding), PerigeeWarning, stacklevel=_levels_to_caller())
+
+
+def _levels_to_caller() -> int:
+    """Return the `stacklevel` at which a warning names the line that called Perigee."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("perigee."):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,0 +1,230 @@
+"""`alternate`: a step made of phases that take turns at different rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import keras
+from keras import ops
+
+from perigee import _backends
+from perigee._averages import Average, Term, as_average
+from perigee._errors import AccumulationError, ArgumentError, MissingMethodError, StepReturnError
+from perigee._frame import Frame, current_frame
+from perigee._state import Holder
+from perigee._step import Step
+from perigee._typing import Batch, Tensor
+
+_plain = _backends.current().plain
+
+
+def alternate(**phases: int) -> Alternation:
+    """Return a `train_step` that is another method of the Step at each call, in turn.
+
+    Each call takes one batch and runs one phase: first the first one, as many times as it says,
+    then the next. Where the cycle stands is state of the Step, so it is the same in compiled code,
+    in blocks of any size and after a resume, and nothing is compiled again for it.
+
+    >>> class WassersteinGAN(pg.Step):
+    ...     train_step = pg.alternate(critic_step=5, generator_step=1)
+    ...
+    ...     def critic_step(self, batch):
+    ...         return {"critic_loss": self.minimize(..., self.critic_optimizer, self.critic)}
+    ...
+    ...     def generator_step(self, batch):
+    ...         return {"generator_loss": self.minimize(...)}
+
+    What a phase returns is logged under the names that it gives, and its mean is over the steps
+    in which that phase ran. A name that several phases give is logged once for each of them, as
+    `{phase}/{name}`.
+
+    Args:
+        **phases: Names of methods of the Step, each taking a batch and returning what to log, as
+            `train_step` does; with the number of steps, at least 1, that each has in a cycle.
+
+    Returns:
+        What to set as `train_step` in the body of the class.
+
+    Raises:
+        ArgumentError: If there are fewer than two phases, or a count is not a whole number.
+    """
+    if len(phases) < 2:
+        raise ArgumentError(
+            "phases",
+            repr(phases),
+            "at least two methods, each with the number of steps that it has in a cycle.",
+            "write `alternate(critic_step=5, generator_step=1)`.",
+        )
+    for name, count in phases.items():
+        if not _is_count(count):
+            raise ArgumentError(
+                name,
+                repr(count),
+                "a whole number of steps a cycle, at least 1.",
+                "leave the phase out, or give it a step.",
+            )
+    return Alternation(phases)
+
+
+class Alternation:
+    """A method of a Step that is one of several others at each call. Made by `alternate`."""
+
+    def __init__(self, phases: Mapping[str, int]) -> None:
+        self.phases = dict(phases)
+        self._name = "train_step"
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, step: Any, owner: type | None = None) -> Any:
+        if step is None:
+            return self
+        turns = vars(step).get(self._name)
+        if turns is None:
+            turns = vars(step)[self._name] = _Turns()
+        return _plain(lambda batch: self._run(step, turns, batch))
+
+    def __set__(self, step: Any, value: Any) -> None:
+        # With it the attribute of the class comes before the one of the instance, which is there
+        # for the state to be found.
+        raise AttributeError(f"`{self._name}` takes turns; it is set in the class only.")
+
+    def _run(self, step: Step, turns: _Turns, batch: Batch) -> dict[str, Any]:
+        methods = {name: _method(step, name) for name in self.phases}
+        place = ops.convert_to_tensor(turns.place)
+        frame = current_frame()
+        if frame is None:  # called by hand: only what runs is known
+            index = sum(int(place) >= bound for bound in self._bounds)
+            returned = _checked(list(methods)[index], list(methods.values())[index](batch))
+        elif frame.recorder is not None:
+            returned = self._rehearsed(turns, methods, batch, frame)
+        else:
+            returned = self._one_of(turns, methods, batch, frame)
+        turns.place.assign((place + 1) % sum(self.phases.values()))
+        return returned
+
+    @property
+    def _bounds(self) -> list[int]:
+        """Places in the cycle at which another phase begins."""
+        return list(accumulate(self.phases.values()))[:-1]
+
+    def _rehearsed(
+        self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch, frame: Frame
+    ) -> dict[str, Any]:
+        """Run every phase, so that all are known."""
+        logs = {phase: _checked(phase, method(batch)) for phase, method in methods.items()}
+        names = [name for phase in logs.values() for name in phase]
+        merged: dict[str, Any] = {}
+        turns.terms = {}
+        for phase, returned in logs.items():
+            for name, value in returned.items():
+                key = name if names.count(name) == 1 else f"{phase}/{name}"
+                if isinstance(value, Average) or len(getattr(value, "shape", ())) <= 1:
+                    turns.terms[f"{phase}/{name}"] = [key, len(as_average(value, None).terms)]
+                merged[key] = value  # of a wrong shape, it is refused by the rehearsal
+        return merged
+
+    def _one_of(
+        self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch, frame: Frame
+    ) -> dict[str, Any]:
+        """Run the phase whose turn it is; the values of the others count nothing."""
+        if frame.is_accumulating:
+            raise AccumulationError(
+                "its phases take turns with each micro-batch",
+                "give each phase larger batches, or leave `accumulate` out.",
+            )
+        terms = turns.terms
+
+        def branch(phase: str) -> Callable[[], Sequence[Tensor]]:
+            def run() -> Sequence[Tensor]:
+                outer = frame.finite
+                frame.finite = []
+                returned = _checked(phase, methods[phase](batch))
+                finite, frame.finite = frame.finite, outer
+                pairs = {
+                    f"{phase}/{name}": as_average(value, frame.examples).pairs(_examples(frame))
+                    for name, value in returned.items()
+                }
+                nothing = ops.zeros((2,), "float32")
+                cells = [
+                    ops.stack([ops.cast(part, "float32") for part in pairs[key][index]])
+                    if key in pairs
+                    else nothing
+                    for key, (_, count) in terms.items()
+                    for index in range(count)
+                ]
+                is_finite = ops.convert_to_tensor(True)
+                for flag in finite:
+                    is_finite = ops.logical_and(is_finite, flag)
+                return [ops.stack(cells) if cells else ops.zeros((0, 2)), is_finite]
+
+            return run
+
+        place = ops.convert_to_tensor(turns.place)
+        index = ops.cast(place >= self._bounds[0], "int32")
+        for bound in self._bounds[1:]:
+            index = index + ops.cast(place >= bound, "int32")
+        rows, is_finite = _backends.current().switch(index, [branch(name) for name in methods])
+        frame.finite.append(is_finite)
+        values: dict[str, Any] = {}
+        row = 0
+        for name, count in terms.values():
+            cells = [Term(rows[i, 0], rows[i, 1], True) for i in range(row, row + count)]
+            values[name] = _Divided(cells)
+            row += count
+        return values
+
+
+_Method = Callable[[Batch], Any]
+
+
+class _Turns(Holder):
+    """Where a cycle stands, and what its phases log.
+
+    Attributes:
+        place: Steps of the cycle that are done.
+        terms: For each value as `{phase}/{name}`: what it is logged under, and its terms.
+    """
+
+    def __init__(self) -> None:
+        self.place: Any = keras.Variable(
+            initializer="zeros", shape=(), dtype="int32", trainable=False, name="place"
+        )
+        self.terms: dict[str, list[Any]] = {}
+
+
+class _Divided(Average):
+    """An average whose terms hold means that are divided already, with their counts."""
+
+    __slots__ = ()
+
+    def pairs(self, examples: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(term.total, term.count) for term in self.terms if term.count is not None]
+
+    # A sum or a product would be an `Average` of what is not divided yet.
+    __add__ = __radd__ = __sub__ = __rsub__ = Average._refuse
+    __mul__ = __rmul__ = __truediv__ = __neg__ = Average._refuse
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _examples(frame: Frame) -> Any:
+    return 1 if frame.examples is None else frame.examples
+
+
+def _method(step: Step, name: str) -> _Method:
+    method = getattr(step, name, None)
+    if not callable(method):
+        raise MissingMethodError(type(step).__name__, name)
+    return _backends.current().user_code(method)
+
+
+def _checked(phase: str, returned: Any) -> dict[str, Any]:
+    if not isinstance(returned, Mapping):
+        given = "nothing" if returned is None else f"a {type(returned).__name__}"
+        raise StepReturnError(phase, given, '{"loss": loss}')
+    return dict(returned)

@@ -1,0 +1,496 @@
+"""`KerasStep`: the steps of a compiled `keras.Model`, run as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import keras
+from keras import ops
+
+from perigee import _backends, _state
+from perigee._errors import (
+    ArgumentError,
+    FrozenSinceBuiltError,
+    LossNotScaledError,
+    OutputsError,
+)
+from perigee._frame import Method, current_frame
+from perigee._recorder import StepRecorder, patched
+from perigee._step import Step
+from perigee._typing import Batch, Tensor, Tree
+
+_plain = _backends.current().plain
+
+_STATE: Mapping[Method, Sequence[str]] = {
+    "train_step": ("trainable", "non_trainable", "optimizer", "metrics"),
+    "test_step": ("trainable", "non_trainable", "metrics"),
+    "predict_step": ("trainable", "non_trainable"),
+}
+"""What the `state` of each stateless method holds, in order."""
+
+_CHANGED_BY_KERAS = frozenset({"built", "stop_evaluating", "stop_predicting", "stop_training"})
+
+
+class KerasStep(Step):
+    """A compiled `keras.Model`, with or without overridden steps, run as it is.
+
+    The model's own `train_step`, `test_step` and `predict_step` run: on TensorFlow and torch
+    `train_step(self, data)`, on JAX the stateless `train_step(self, state, data)`. What they
+    return is logged. Results of metrics are read at the end of an epoch; any other value becomes
+    the exact mean over the epoch, where `fit` keeps the last batch's, or 0.0. A value returned
+    under the name of a metric that the step updates is replaced by the metric, as `fit` does.
+
+    The model may be compiled again between two calls of `pg.fit`.
+
+    >>> model.compile("adam", "mse")
+    >>> history = pg.fit(pg.KerasStep(model), (x, y), epochs=3)
+
+    Args:
+        model: Compiled; trained in place.
+        class_weight: As in `fit`: from class id to weight, which `train_step` gets as sample
+            weights. A class that is not named weighs 1.
+
+    Raises:
+        ArgumentError: If `model` is no compiled `keras.Model`.
+        OutputsError: If several losses are given for the only output: Keras drops all but one.
+    """
+
+    def __init__(
+        self, model: keras.Model, *, class_weight: Mapping[int, float] | None = None
+    ) -> None:
+        if not isinstance(model, keras.Model):
+            raise ArgumentError(
+                "model", type(model).__name__, "a `keras.Model`.", "pass the model itself."
+            )
+        if not model.compiled:
+            raise ArgumentError(
+                "model",
+                f"<{model.name!r}, not compiled>",
+                "a compiled model.",
+                "call `model.compile(...)` first.",
+            )
+        _refuse_dropped_losses(model)
+        self.model = model
+        self.parts = _Parts(model)
+        self.class_weight = None if class_weight is None else dict(class_weight)
+
+    @_plain
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """Run the model's `train_step`.
+
+        Args:
+            batch: What the model's `train_step` takes as `data`.
+
+        Returns:
+            What it returned, flat.
+        """
+        if self.class_weight is not None:
+            batch = _weighted(batch, self.class_weight)
+        recorder = _recorder()
+        with ExitStack() as stack:
+            updates = None
+            if recorder is not None:
+                updates = stack.enter_context(_watched_updates(self.parts.optimizers()))
+            logs = self._logs("train_step", batch)
+        if updates is not None and recorder is not None:
+            for optimizer, seen in updates.items():
+                path = _state.track(self).path_of(optimizer)
+                if seen.is_applied and not seen.is_scaled and _divides(optimizer):
+                    raise LossNotScaledError(path)
+                if seen.is_applied and seen.variables is None:
+                    seen.variables = list(self.model.trainable_variables)
+                # Accumulating, an optimizer that is applied by the model itself is refused.
+                if seen.is_applied and not recorder._accumulates:
+                    recorder.updates.append((optimizer, seen.variables or []))
+        if recorder is not None and keras.backend.backend() == "torch":
+            self.model.zero_grad()  # type: ignore[attr-defined]  # a rehearsal leaves no trace
+        return logs
+
+    @_plain
+    def test_step(self, batch: Batch) -> dict[str, Any]:
+        """Run the model's `test_step`.
+
+        Args:
+            batch: What the model's `test_step` takes as `data`.
+
+        Returns:
+            What it returned, flat.
+        """
+        return self._logs("test_step", batch)
+
+    @_plain
+    def predict_step(self, batch: Batch) -> Tree:
+        """Run the model's `predict_step`.
+
+        Args:
+            batch: What the model's `predict_step` takes as `data`.
+
+        Returns:
+            What it returned.
+        """
+        return self._run("predict_step", batch)
+
+    @_plain
+    def num_examples(self, batch: Batch) -> Tensor | int | None:
+        """Return the first size of the first input, which Keras takes for it."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        for leaf in keras.tree.flatten(x):
+            if leaf is not None:
+                return ops.shape(leaf)[0] if len(getattr(leaf, "shape", ())) else None
+        return None
+
+    @property
+    def seen_by_callbacks(self) -> keras.Model:
+        """What callbacks get as their model."""
+        return self.model
+
+    def _before_rehearsal(self, method: Method, batch: Batch) -> None:
+        """Build what the stateless methods of JAX get as their state, as `fit` does."""
+        if keras.backend.backend() != "jax":
+            return
+        model = self.model
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        is_new = not all(layer.built for layer in _state.nested_layers(model))
+        has_new_metrics = any(not getattr(metric, "built", True) for metric in model.metrics)
+        trackers = [value for value in vars(model).values() if _has_trackers(value)]
+        if is_new or not all(getattr(tracker, "built", True) for tracker in trackers):
+            # What is assigned within a scope is given up; what is made stays.
+            with keras.StatelessScope():
+                y_pred = model(x, training=False)
+            weights = [(variable, variable.value) for variable in model.trainable_variables]
+            with keras.StatelessScope(weights):  # penalties are taken of these
+                if model.loss is not None and method != "predict_step":
+                    model.compute_loss(x, y, y_pred, sample_weight)
+                if has_new_metrics and method != "predict_step":
+                    model.compute_metrics(x, y, y_pred, sample_weight)
+        if method == "train_step" and model.optimizer is not None and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+
+    def _logs(self, method: Method, batch: Batch) -> dict[str, Any]:
+        """Run `train_step` or `test_step`, and return what is to be logged, flat."""
+        metrics = list({id(m): m for m in (*self.model.metrics, *self.parts.metrics())}.values())
+        with _watched_metrics(metrics, self.num_examples(batch)) as (updated, results):
+            returned = self._run(method, batch)
+            if not isinstance(returned, Mapping):
+                return returned
+            # A metric that was not updated says 0.0 of nothing.
+            logs = {
+                name: value
+                for name, value in _flat(returned)
+                if id(value) not in results or _is_in(results[id(value)], updated.values())
+            }
+            for name, metric in updated.items():
+                if name in logs and id(logs[name]) not in results:
+                    logs[name] = metric.result()
+            # Results with several values, as of a score for each class.
+            for name in list(logs):
+                value = logs[name]
+                if id(value) in results and len(value.shape) == 1:
+                    del logs[name]
+                    logs |= {f"{name}/{i}": value[i] for i in range(value.shape[0])}
+        recorder = _recorder()
+        if recorder is not None:
+            recorder.metrics.clear()  # the model says itself what is logged
+        return {name: _stopped(value) for name, value in logs.items()}
+
+    def _run(self, method: Method, batch: Batch) -> Any:
+        """Run a method of the model in the manner of the framework."""
+        backend = keras.backend.backend()
+        model: Any = self.model
+        if backend == "jax":
+            return self._run_stateless(method, batch)
+        if backend == "torch":
+            is_training = method == "train_step"
+            if model.training != is_training:
+                model.train(is_training)
+            if is_training:
+                return _recorded(lambda: model.train_step(batch))
+        return getattr(model, method)(batch)
+
+    def _run_stateless(self, method: Method, batch: Batch) -> Any:
+        groups = [self._variables(group) for group in _STATE[method]]
+        state = tuple([variable.value for variable in group] for group in groups)
+        try:
+            returned, after = getattr(self.model, method)(state, batch)
+        except ValueError as error:
+            if "stateless_apply" in str(error) or "corresponding 1:1" in str(error):
+                raise FrozenSinceBuiltError(len(state[0])) from error
+            raise
+        if method == "predict_step":
+            after = state[0], after
+        for group, old, new in zip(groups, state, after, strict=True):
+            for variable, before, value in zip(group, old, new, strict=True):
+                if value is not before:
+                    variable.assign(value)
+        return returned
+
+    def _variables(self, group: str) -> list[Any]:
+        if group == "optimizer":
+            return [] if self.model.optimizer is None else list(self.model.optimizer.variables)
+        return list(getattr(self.model, f"{group}_variables"))
+
+
+class _Parts(Mapping[str, Any]):
+    """What a model holds besides its layers, looked up anew each time.
+
+    Optimizers and metrics, also in lists and dicts, and the plain values that its steps may have
+    built in. A model that is compiled again holds others.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+
+    def _found(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in vars(self._model).items():
+            if name.startswith("_"):
+                # Trackers of Keras's own, which an overridden `metrics` may hide.
+                hidden = [value, *getattr(value, "metrics", ())] if _has_trackers(value) else ()
+                found |= {f"{name}/{i}": m for i, m in enumerate(hidden) if _is_part(m)}
+                continue
+            if name in _CHANGED_BY_KERAS:
+                continue
+            if isinstance(value, int | float | str) or any(_is_part(v) for v in _members(value)):
+                found[name] = value
+        optimizer: Any = self._model.optimizer
+        if optimizer is not None and not _is_part(optimizer):
+            found["optimizer"] = list(optimizer.variables)  # of the user's own making
+        return found
+
+    def optimizers(self) -> list[keras.optimizers.Optimizer]:
+        """Return every optimizer that the model holds."""
+        members = [member for value in self._found().values() for member in _members(value)]
+        optimizers = [m for m in members if isinstance(m, keras.optimizers.Optimizer)]
+        return list({id(optimizer): optimizer for optimizer in optimizers}.values())
+
+    def metrics(self) -> list[keras.Metric]:
+        """Return the metrics that the model holds by itself, those of its layers left out."""
+        members = [member for value in self._found().values() for member in _members(value)]
+        return [m for m in members if isinstance(m, keras.Metric)]
+
+    def __getitem__(self, name: str) -> Any:
+        return self._found()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found())
+
+    def __len__(self) -> int:
+        return len(self._found())
+
+
+def _has_trackers(value: Any) -> bool:
+    return isinstance(value, keras.Metric | keras.losses.Loss)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, keras.optimizers.Optimizer | keras.Metric)
+
+
+def _members(value: Any) -> list[Any]:
+    """Return the optimizers, metrics and others in a value; of lists and dicts their items."""
+    if isinstance(value, Mapping):
+        return [member for item in value.values() for member in _members(item)]
+    if isinstance(value, list | tuple):
+        return [member for item in value for member in _members(item)]
+    return [value]
+
+
+# What a step does.
+
+
+class _Updates:
+    """What is seen of one optimizer."""
+
+    def __init__(self) -> None:
+        self.is_applied = False
+        self.is_scaled = False
+        self.variables: list[Any] | None = None
+
+
+@contextmanager
+def _watched_updates(
+    optimizers: Sequence[keras.optimizers.Optimizer],
+) -> Generator[dict[Any, _Updates]]:
+    """See which optimizers are applied, to what, and whether the loss was scaled for them."""
+    updates = {optimizer: _Updates() for optimizer in optimizers}
+    with ExitStack() as stack:
+        for optimizer, seen in updates.items():
+            stack.enter_context(patched(optimizer, "apply", _applies(seen)))
+            stack.enter_context(patched(optimizer, "stateless_apply", _applies_stateless(seen)))
+            stack.enter_context(patched(optimizer, "scale_loss", _scales(seen)))
+        yield updates
+
+
+def _applies(seen: _Updates) -> Callable[..., Any]:
+    def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+        def apply(grads: Any, trainable_variables: Any = None) -> Any:
+            seen.is_applied = True
+            if trainable_variables is not None:
+                variables = list(trainable_variables)
+                known = {id(v) for v in seen.variables or ()}
+                seen.variables = [
+                    *(seen.variables or ()),
+                    *(v for v in variables if id(v) not in known),
+                ]
+                return original(grads, variables)
+            return original(grads)
+
+        return apply
+
+    return patch
+
+
+def _applies_stateless(seen: _Updates) -> Callable[..., Any]:
+    def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+        def stateless_apply(*args: Any, **kwargs: Any) -> Any:
+            variables = seen.variables
+            result = original(*args, **kwargs)
+            seen.is_applied, seen.variables = True, variables
+            return result
+
+        return stateless_apply
+
+    return patch
+
+
+def _scales(seen: _Updates) -> Callable[..., Any]:
+    def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+        def scale_loss(loss: Any) -> Any:
+            seen.is_scaled = True
+            return original(loss)
+
+        return scale_loss
+
+    return patch
+
+
+def _divides(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Tell whether an optimizer divides gradients by a scale that the loss is to carry."""
+    return (
+        isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        or optimizer.loss_scale_factor is not None
+    )
+
+
+@contextmanager
+def _watched_metrics(
+    metrics: Sequence[keras.Metric], examples: Any
+) -> Generator[tuple[dict[str, keras.Metric], dict[int, keras.Metric]]]:
+    """See which metrics are updated, by name, and whose results are read, by identity.
+
+    Trackers of the losses of single outputs are weighted by the number of examples: Keras weighs
+    them by a size that is not known inside compiled code.
+    """
+    updated: dict[str, keras.Metric] = {}
+    results: dict[int, keras.Metric] = {}
+    kept: list[Any] = []  # so that no other value takes the identity of one that is gone
+
+    def updates(metric: keras.Metric) -> Callable[..., Any]:
+        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+            def update_state(*args: Any, **kwargs: Any) -> Any:
+                updated[metric.name] = metric
+                if kwargs.get("sample_weight", 0) is None and _is_mean_of_one(metric, args):
+                    kwargs["sample_weight"] = examples
+                return original(*args, **kwargs)
+
+            return update_state
+
+        return patch
+
+    def reads(metric: keras.Metric) -> Callable[..., Any]:
+        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+            def result(*args: Any, **kwargs: Any) -> Any:
+                value = original(*args, **kwargs)
+                kept.append(value)
+                results.update((id(leaf), metric) for leaf in keras.tree.flatten(value))
+                return value
+
+            return result
+
+        return patch
+
+    with ExitStack() as stack:
+        for metric in metrics:
+            stack.enter_context(patched(metric, "update_state", updates(metric)))
+            stack.enter_context(patched(metric, "result", reads(metric)))
+        yield updated, results
+
+
+def _is_in(metric: keras.Metric, metrics: Iterable[keras.Metric]) -> bool:
+    return any(metric is other for other in metrics)
+
+
+def _is_mean_of_one(metric: keras.Metric, args: Sequence[Any]) -> bool:
+    return type(metric) is keras.metrics.Mean and len(args) == 1 and not ops.shape(args[0])
+
+
+def _recorded(function: Callable[[], Any]) -> Any:
+    """Run a function that differentiates by itself, where the framework has to record for it."""
+    returned: list[Any] = []
+
+    def run() -> tuple[Tensor, None]:
+        returned.append(function())
+        return ops.zeros(()), None
+
+    _backends.current().differentiate(run, [])
+    return returned[0]
+
+
+def _recorder() -> StepRecorder | None:
+    """Return who listens, during a rehearsal."""
+    frame = current_frame()
+    recorder = None if frame is None else frame.recorder
+    return recorder if isinstance(recorder, StepRecorder) else None
+
+
+def _stopped(value: Any) -> Any:
+    """Let go of what made a value, where the framework keeps it."""
+    return value.detach() if getattr(value, "requires_grad", False) else value
+
+
+def _flat(logs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a step returned, with dicts inside taken apart, as `fit` does."""
+    for name, value in logs.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield name, value
+
+
+# Arguments.
+
+
+def _weighted(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
+    """Return a batch with the weight of each label's class as its sample weight."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    if sample_weight is not None:
+        raise ArgumentError(
+            "class_weight",
+            repr(dict(class_weight)),
+            "class weights or sample weights, not both: `fit` takes one of them.",
+            "multiply the sample weights by the class weights.",
+        )
+    if y is None or keras.tree.is_nested(y):
+        raise ArgumentError(
+            "class_weight",
+            repr(dict(class_weight)),
+            "one array of labels.",
+            "put weights into the batch, one array for each output.",
+        )
+    classes = y
+    if len(y.shape) > 1:
+        classes = ops.argmax(y, axis=-1) if y.shape[-1] != 1 else ops.squeeze(y, axis=-1)
+    classes = ops.cast(ops.round(ops.cast(classes, keras.backend.floatx())), "int32")
+    weights = ops.ones_like(classes, dtype=keras.backend.floatx())
+    for number, weight in class_weight.items():
+        weights = ops.where(ops.equal(classes, int(number)), float(weight), weights)
+    return x, y, ops.cast(weights, keras.backend.floatx())
+
+
+def _refuse_dropped_losses(model: keras.Model) -> None:
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    losses: Any = model.loss
+    if len(outputs) == 1 and isinstance(losses, list | tuple) and len(losses) > 1:
+        raise OutputsError("loss", [str(loss) for loss in losses], list(model.output_names))

@@ -1,0 +1,222 @@
+"""Whether two ways of training come to the same, and where and why they part."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from perigee import _backends, _state
+from perigee._errors import ArgumentError
+from perigee._step import Step
+from perigee._typing import Batch
+from perigee.checkpoints import random_state, set_random_state
+from perigee.data import open_feed
+from perigee.testing._causes import Cause, cause_of
+from perigee.testing._ways import FunctionWay, ModelWay, Pair, StepWay, Way
+
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """The first difference of two trainings.
+
+    Attributes:
+        step: The step, from 0.
+        name: Of the variable, by its path in the Step; or of the logged value.
+        element: Index of the element that is furthest apart.
+        values: What it is in the Step, and in the other one.
+        cause: What is likely to be the reason.
+        evidence: What was tried, and what came of it.
+    """
+
+    step: int
+    name: str
+    element: tuple[int, ...]
+    values: tuple[float, float]
+    cause: Cause
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """What came of a comparison; true where the two are equal.
+
+    Attributes:
+        result: `"equal"` bit for bit, `"within tolerance"`, or `"parted"`.
+        steps: Steps that were compared.
+        variables: Names of the variables that were compared.
+        left_out: Names of variables that only one of the two has.
+        furthest: The largest difference of a step's update of a variable, relative to the update.
+        parting: Where the two part, or `None`.
+    """
+
+    result: Literal["equal", "within tolerance", "parted"]
+    steps: int
+    variables: tuple[str, ...]
+    left_out: tuple[str, ...]
+    furthest: float
+    parting: Parting | None
+
+    def __bool__(self) -> bool:
+        return self.parting is None
+
+    def __str__(self) -> str:
+        compared = f"{self.steps} steps, {len(self.variables)} variables"
+        if self.parting is None:
+            if self.result == "equal":
+                return f"Equal, bit for bit: {compared}."
+            return f"Equal within tolerance ({self.furthest:.1e} of an update): {compared}."
+        found = self.parting
+        place = f"[{', '.join(map(str, found.element))}]" if found.element else ""
+        return "\n".join(
+            [
+                f"They part at step {found.step}: {found.name}{place}",
+                f"  here    {found.values[0]:.9g}",
+                f"  against {found.values[1]:.9g}",
+                f"Likely cause: {found.cause}.",
+                f"  {found.evidence}",
+            ]
+        )
+
+
+def parity(
+    step: Step,
+    against: Any,
+    data: Any,
+    steps: int = 20,
+    *,
+    batch_size: int | None = None,
+    holds: Any = None,
+    tolerance: float = _TOLERANCE,
+) -> ParityReport:
+    """Compare two ways of training: from one state, on the same batches, step by step.
+
+    Each step begins with both in the same state, so a difference belongs to the step in which it
+    shows, and what rounding makes of it later does not count. Where the two part, the step is
+    run again under changed conditions to find out why.
+
+    >>> report = parity(step, compiled_model, (x, y), batch_size=32)
+    >>> assert report, report
+
+    Args:
+        step: The Step.
+        against: Another Step; a compiled `keras.Model`, trained as `fit` does; or a function of a
+            batch (as tensors) that does one step of training and may return a dict of what to
+            compare besides: scalars.
+        data: As `fit` takes it; arrays are drawn in order, over as many passes as are needed.
+        steps: How many.
+        batch_size: Rows a batch, 32 by default; for arrays only.
+        holds: For a function: what it works on (models, optimizers, metrics, variables; one, or
+            a tree of them), built, in the order in which the Step holds the like. `None` where
+            these are the Step's own.
+        tolerance: How far the updates of a variable may be apart, relative to the update.
+
+    Returns:
+        A report that is true where the two are equal. Variables, seeds, random generators and
+        settings are as they were before.
+
+    Raises:
+        ArgumentError: If `against` is none of these, or the two have different variables.
+    """
+    _check(step, steps)
+    before = random_state()
+    batches = _drawn(data, steps, batch_size)
+    first, second = StepWay(step), _way(step, against, holds)
+    try:
+        with first.left_as_it_was(), second.left_as_it_was():
+            for way in (first, second):
+                set_random_state(before)
+                way.prepare(batches[0])
+            with _values_put_back(first, second):
+                set_random_state(before)
+                return _compare(Pair(first, second, before), batches, tolerance)
+    finally:
+        set_random_state(before)
+
+
+def _check(step: Any, steps: Any) -> None:
+    if not isinstance(step, Step):
+        raise ArgumentError("step", type(step).__name__, "a `pg.Step`.", "pass the Step first.")
+    if not isinstance(steps, int) or steps < 1:
+        raise ArgumentError("steps", repr(steps), "a number from 1.", "leave it out.")
+
+
+def _way(step: Step, against: Any, holds: Any) -> Way:
+    if holds is not None and (isinstance(against, Step | keras.Model) or not callable(against)):
+        raise ArgumentError("holds", "<things>", "it only with a function.", "leave it out.")
+    if isinstance(against, Step):
+        return StepWay(against)
+    if isinstance(against, keras.Model):
+        model: Any = against
+        if not model.compiled:
+            raise ArgumentError(
+                "against", f"<{model.name}>", "a compiled model.", "call `compile` first."
+            )
+        return ModelWay(model)
+    if callable(against):
+        return FunctionWay(against, step, holds)
+    raise ArgumentError(
+        "against",
+        type(against).__name__,
+        "a Step, a compiled `keras.Model`, or a function of a batch.",
+        "pass one of them.",
+    )
+
+
+def _drawn(data: Any, steps: int, batch_size: int | None) -> list[Batch]:
+    feed = open_feed(data, batch_size=batch_size)
+    batches: list[Batch] = []
+    try:
+        feed.peek()  # raises where there is none
+        while len(batches) < steps:
+            batch = feed.draw()
+            if batch is not None:
+                host = _backends.current().to_host(batch)
+                batches.append(keras.tree.map_structure(_copied, host))
+    finally:
+        feed.close()
+    return batches
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+
+@contextmanager
+def _values_put_back(*ways: Way) -> Generator[None]:
+    variables = [v for way in ways for v in way.variables]
+    values = _state.snapshot(variables)
+    try:
+        yield
+    finally:
+        _state.restore(variables, values)
+
+
+def _compare(pair: Pair, batches: Sequence[Batch], tolerance: float) -> ParityReport:
+    furthest, is_exact = 0.0, True
+    parting = None
+    done = 0
+    for index, batch in enumerate(batches):
+        ours, theirs = pair.run(batch)
+        done += 1
+        found = pair.differences(ours, theirs, tolerance)
+        furthest = max([furthest, *(f.relative for f in pair.apart(ours, theirs))])
+        is_exact = is_exact and pair.are_identical(ours, theirs)
+        if found:
+            # Compiled code rounds in another order, which a variable whose gradient is nothing
+            # but rounding shows at full size: such differences are gone op by op.
+            eager = pair.run(batch, observed=True)
+            if pair.differences(*eager, tolerance):
+                first = found[0]
+                cause, evidence = cause_of(pair, batches, index, tolerance)
+                parting = Parting(index, first.name, first.element, first.values, cause, evidence)
+                break
+        pair.go_on(ours, theirs)
+    result = "parted" if parting else "equal" if is_exact else "within tolerance"
+    return ParityReport(result, done, pair.names, pair.left_out, furthest, parting)

@@ -1,0 +1,472 @@
+"""Ways of training, to be run one step at a time from a given state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends, _state
+from perigee._errors import ArgumentError
+from perigee._execution import Execution, logged_metrics, program, rows_on_host
+from perigee._recorder import patched
+from perigee._state import Entry, Holder, Kind
+from perigee._step import Step
+from perigee._typing import Batch
+from perigee.checkpoints import random_state, set_random_state
+
+Array = np.ndarray[Any, Any]
+
+_ORDER: tuple[Kind, ...] = ("trainable", "non_trainable", "variable", "optimizer", "seed", "metric")
+_ROUNDINGS = 4
+"""Units in the last place that a stored value may be off."""
+
+
+class Way(Protocol):
+    """One way of training."""
+
+    @property
+    def holder(self) -> Holder:
+        """What holds its state."""
+        ...
+
+    @property
+    def variables(self) -> list[Any]:
+        """Every variable."""
+        ...
+
+    def prepare(self, batch: Batch) -> None:
+        """Build what is not built yet, and train nothing."""
+        ...
+
+    def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
+        """Do one step, and return what it logs."""
+        ...
+
+    def left_as_it_was(self) -> Any:
+        """Return a context after which everything but variables is as before."""
+        ...
+
+
+class StepWay:
+    """A Step."""
+
+    def __init__(self, step: Step) -> None:
+        self.holder = self._step = step
+
+    @property
+    def variables(self) -> list[Any]:
+        """See `Way`."""
+        return _state.track(self._step).variables
+
+    def prepare(self, batch: Batch) -> None:
+        """See `Way`: its rehearsal."""
+        program(self._step, "train_step", batch, Execution(steps_per_call=1))
+
+    def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
+        """See `Way`."""
+        execution = Execution("eager" if is_eager else "auto", steps_per_call=1)
+        prepared = program(self._step, "train_step", batch, execution)
+        rows = rows_on_host([prepared.run(batch)])[0]
+        logs: dict[str, float] = {}
+        for column, (mean, count) in zip(prepared.columns, rows, strict=True):
+            if count and column.kind == "mean":
+                logs[column.name] = logs.get(column.name, 0.0) + float(mean)
+        return logs | logged_metrics(prepared.rehearsal)
+
+    @contextmanager
+    def left_as_it_was(self) -> Generator[None]:
+        """See `Way`."""
+        attributes = vars(self._step)
+        before, host = dict(attributes), self._step.host_state()
+        own = before.get(_state.INTERNALS)
+        programs = {} if own is None else dict(own.programs)
+        if own is not None:
+            own.programs.clear()
+        try:
+            yield
+        finally:
+            attributes.clear()
+            attributes.update(before)
+            if own is not None:
+                own.programs.clear()
+                own.programs.update(programs)
+            self._step.load_host_state(host)
+
+
+class _Held(Holder):
+    """Things to be found like those of a Step."""
+
+    def __init__(self, **things: Any) -> None:
+        vars(self).update(things)
+
+
+class ModelWay:
+    """A compiled `keras.Model`, trained as its `fit` does."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.holder = _Held(model=model, optimizer=model.optimizer)
+
+    @property
+    def variables(self) -> list[Any]:
+        """See `Way`."""
+        return _state.track(self.holder).variables
+
+    def prepare(self, batch: Batch) -> None:
+        """See `Way`: Keras makes its metrics in the first step, which is undone."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if not self._model.built:
+            self._model(_backends.current().tensors(x))
+        if not self._model.optimizer.built:
+            self._model.optimizer.build(self._model.trainable_variables)
+        variables = self.variables
+        values = _state.snapshot(variables)
+        self.run(batch, is_eager=False)
+        _state.restore(variables, values)
+        self._model.reset_metrics()
+
+    def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
+        """See `Way`."""
+        model = self._model
+        function, was_eager = model.train_function, model.run_eagerly
+        if is_eager:
+            model.run_eagerly, model.train_function = True, None
+        model.reset_metrics()
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
+        try:
+            logs = model.train_on_batch(x, y, sample_weight=weight, return_dict=True)
+        finally:
+            if is_eager:
+                model.run_eagerly, model.train_function = was_eager, function
+        return _scalars(logs)
+
+    @contextmanager
+    def left_as_it_was(self) -> Generator[None]:
+        """See `Way`."""
+        function = self._model.train_function
+        try:
+            yield
+        finally:
+            self._model.train_function = function
+
+
+class FunctionWay:
+    """A function that does one step of training."""
+
+    def __init__(self, function: Callable[[Batch], Any], step: Step, holds: Any) -> None:
+        self._function = function
+        self.holder: Holder = step if holds is None else _Held(holds=holds)
+
+    @property
+    def variables(self) -> list[Any]:
+        """See `Way`."""
+        return _state.track(self.holder).variables
+
+    def prepare(self, batch: Batch) -> None:
+        """See `Way`: what it works on is built already, but for one optimizer of one model."""
+        found = _state.track(self.holder)
+        for optimizer in found.optimizers.values():
+            if not optimizer.built and len(found.optimizers) == 1:
+                optimizer.build(found.of_kind("trainable"))
+
+    def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
+        """See `Way`."""
+        returned = self._function(_backends.current().tensors(batch))
+        return _scalars(returned) if isinstance(returned, Mapping) else {}
+
+    @contextmanager
+    def left_as_it_was(self) -> Generator[None]:
+        """See `Way`."""
+        yield
+
+
+def _scalars(logs: Mapping[str, Any]) -> dict[str, float]:
+    host = {name: _host(value) for name, value in logs.items()}
+    return {name: float(v) for name, v in host.items() if v is not None and v.size == 1}
+
+
+def _host(tensor: Any) -> Array | None:
+    """Return a tensor as an array; `None` where it has no value yet."""
+    try:
+        dense = _backends.current().dense(tensor) if hasattr(tensor, "dtype") else tensor
+        return np.array(ops.convert_to_numpy(dense))
+    except Exception:  # a symbolic tensor; each framework raises its own type
+        return None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one step came to.
+
+    Attributes:
+        values: Of each variable of the way, afterwards.
+        logs: What it logged.
+        gradients: As handed to optimizers, by id of the variable.
+        rates: The learning rate at each update.
+        losses: Keras loss objects that were called.
+    """
+
+    values: dict[int, Array] = field(default_factory=dict)
+    logs: dict[str, float] = field(default_factory=dict)
+    gradients: dict[int, Array] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
+    losses: list[Any] = field(default_factory=list)
+
+    @contextmanager
+    def observing(self) -> Generator[None]:
+        """Keep what is handed to optimizers and losses while the context is open."""
+
+        def apply(original: Any) -> Any:
+            def run(optimizer: Any, gradients: Any, variables: Any = None) -> Any:
+                gradients = list(gradients)
+                known = getattr(optimizer, "_trainable_variables", ())
+                targets = known if variables is None else variables
+                rate = _host(optimizer.learning_rate)
+                if rate is not None:
+                    self.rates.append(float(rate))
+                for gradient, variable in zip(gradients, targets, strict=True):
+                    value = None if gradient is None else _host(gradient)
+                    if value is not None:
+                        self.gradients[id(variable)] = value.astype("float64")
+                return original(optimizer, gradients, variables)
+
+            return run
+
+        def call_loss(original: Any) -> Any:
+            def run(loss: Any, *args: Any, **kwargs: Any) -> Any:
+                meant = getattr(loss, "perigee_stands_for", loss)
+                if meant is not None:
+                    self.losses.append(meant)
+                return original(loss, *args, **kwargs)
+
+            return run
+
+        with (
+            patched(keras.optimizers.Optimizer, "apply", apply),
+            patched(keras.losses.Loss, "__call__", call_loss),
+        ):
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How far two values of one thing are apart.
+
+    Attributes:
+        name: Of the variable or logged value.
+        kind: Of the variable; `"log"` for a logged value.
+        relative: The difference, relative to the update.
+        element: Where it is largest.
+        values: What stands there on each side.
+    """
+
+    name: str
+    kind: str
+    relative: float
+    element: tuple[int, ...]
+    values: tuple[float, float]
+
+
+class Pair:
+    """Two ways of training, begun in the same state at each step.
+
+    Attributes:
+        ours: The first way.
+        theirs: The second.
+        matched: The variables that correspond.
+        left_out: Names of those that do not.
+    """
+
+    def __init__(self, ours: Way, theirs: Way, random: Mapping[str, Any]) -> None:
+        self.ours, self.theirs = ours, theirs
+        self._random = random
+        self._our_entries = _state.track(ours.holder).entries
+        self._their_entries = _state.track(theirs.holder).entries
+        self.matched, self.left_out = _match(_state_of(ours), _state_of(theirs))
+        self._compares_metrics = not isinstance(theirs, ModelWay)
+        self._our_values = _values(self._our_entries)
+        self._their_values = _values(self._their_entries) | self._as_theirs(self._our_values)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the variables that are compared."""
+        return tuple(a.name for a, _ in self._compared())
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        observed: bool = False,
+        under: Callable[[], Any] | None = None,
+    ) -> tuple[Outcome, Outcome]:
+        """Run both ways on a batch, from the state in which this step begins.
+
+        Args:
+            batch: Arrays.
+            observed: Whether to run op by op and to observe.
+            under: Returns a context to run in.
+        """
+        outcomes: list[Outcome] = []
+        for way, entries, values in (
+            (self.ours, self._our_entries, self._our_values),
+            (self.theirs, self._their_entries, self._their_values),
+        ):
+            for entry in entries:
+                entry.variable.assign(values[id(entry.variable)])
+            set_random_state(self._random)
+            if not self._compares_metrics:
+                for metric in _state.track(way.holder).metrics.values():
+                    metric.reset_state()
+            outcome = Outcome()
+            with ExitStack() as stack:
+                if under is not None:
+                    stack.enter_context(under())
+                if observed:
+                    stack.enter_context(outcome.observing())
+                outcome.logs = way.run(batch, is_eager=observed)
+            outcome.values = _values(entries)
+            if way is self.ours:
+                self._random_after = random_state()
+            outcomes.append(outcome)
+        return outcomes[0], outcomes[1]
+
+    def go_on(self, ours: Outcome, theirs: Outcome) -> None:
+        """Begin the next step where the first way has come to."""
+        self._our_values = ours.values
+        self._their_values = theirs.values | self._as_theirs(ours.values)
+        self._random = self._random_after
+
+    def before(self, entry: Entry) -> Array:
+        """Return the value with which one of our variables begins the step."""
+        return self._our_values[id(entry.variable)]
+
+    def put_back(self) -> None:
+        """Give all variables the values with which the step begins."""
+        for entries, values in (
+            (self._their_entries, self._their_values),
+            (self._our_entries, self._our_values),
+        ):
+            for entry in entries:
+                entry.variable.assign(values[id(entry.variable)])
+
+    def apart(self, ours: Outcome, theirs: Outcome) -> list[Apart]:
+        """Return how far each variable and logged value is apart, weights first."""
+        found = [
+            _apart(a, self.before(a), ours.values[id(a.variable)], theirs.values[id(b.variable)])
+            for a, b in self._compared()
+        ]
+        found.sort(key=lambda each: _ORDER.index(each.kind))  # type: ignore[arg-type]
+        for name, value in ours.logs.items():
+            if name in theirs.logs:
+                other = theirs.logs[name]
+                scale = max(abs(value), abs(other), 1e-2)
+                relative = 0.0 if _same(value, other) else abs(value - other) / scale
+                found.append(Apart(f"log {name!r}", "log", relative, (), (value, other)))
+        return found
+
+    def differences(self, ours: Outcome, theirs: Outcome, tolerance: float) -> list[Apart]:
+        """Return what is further apart than the tolerance, weights first."""
+        return [each for each in self.apart(ours, theirs) if not each.relative <= tolerance]
+
+    def are_identical(self, ours: Outcome, theirs: Outcome) -> bool:
+        """Tell whether all variables are equal, bit for bit."""
+        return all(
+            ours.values[id(a.variable)].tobytes() == theirs.values[id(b.variable)].tobytes()
+            for a, b in self._compared()
+        )
+
+    def _compared(self) -> list[tuple[Entry, Entry]]:
+        return [p for p in self.matched if self._compares_metrics or p[0].kind != "metric"]
+
+    def _as_theirs(self, values: Mapping[int, Array]) -> dict[int, Array]:
+        return {id(b.variable): values[id(a.variable)] for a, b in self.matched}
+
+
+def _state_of(way: Way) -> list[Entry]:
+    """Return all variables but learning rates, which are settings: each way keeps its own."""
+    tracked = _state.track(way.holder)
+    inner = [getattr(o, "inner_optimizer", o) for o in tracked.optimizers.values()]
+    rates = {id(optimizer.learning_rate) for optimizer in inner}
+    return [entry for entry in tracked.entries if id(entry.variable) not in rates]
+
+
+def _values(entries: Sequence[Entry]) -> dict[int, Array]:
+    variables = [entry.variable for entry in entries]
+    return {id(v): a for v, a in zip(variables, _state.snapshot(variables), strict=True)}
+
+
+def _same(a: float, b: float) -> bool:
+    return a == b or (np.isnan(a) and np.isnan(b))
+
+
+def _apart(entry: Entry, before: Array, ours: Array, theirs: Array) -> Apart:
+    if ours.tobytes() == theirs.tobytes():
+        return Apart(entry.name, entry.kind, 0.0, (), (0.0, 0.0))
+    a, b, start = (np.asarray(each, "float64") for each in (ours, theirs, before))
+    both_nan = np.isnan(a) & np.isnan(b)
+    distance = np.where(both_nan, 0.0, np.abs(a - b))
+    element = tuple(int(i) for i in np.unravel_index(np.argmax(distance), a.shape))
+    values = float(a[element]), float(b[element])
+    if "float" not in str(ours.dtype):
+        return Apart(entry.name, entry.kind, float("inf"), element, values)
+    largest = np.where(both_nan, 0.0, np.maximum(abs(a), abs(b)))
+    rounding = _ROUNDINGS * _epsilon(ours.dtype) * np.linalg.norm(largest)
+    update = max(np.linalg.norm(a - start), np.linalg.norm(b - start), 1e-30)
+    off = max(np.linalg.norm(distance) - rounding, 0.0)
+    return Apart(entry.name, entry.kind, float(off / update), element, values)
+
+
+def _epsilon(dtype: Any) -> float:
+    return {"float64": 2.3e-16, "float32": 1.2e-7, "float16": 1e-3}.get(str(dtype), 8e-3)
+
+
+_WEIGHTS = ("trainable", "non_trainable", "variable")
+
+
+def _match(
+    ours: Sequence[Entry], theirs: Sequence[Entry]
+) -> tuple[list[tuple[Entry, Entry]], tuple[str, ...]]:
+    """Find which variables correspond: by identity, by key, else in order among their like.
+
+    Raises:
+        ArgumentError: If a trainable variable corresponds to none.
+    """
+    pairs: list[tuple[Entry, Entry]] = []
+    rest, others = list(ours), list(theirs)
+
+    def take(test: Callable[[Entry, Entry], bool]) -> None:
+        for a in list(rest):
+            for b in others:
+                if tuple(a.variable.shape) == tuple(b.variable.shape) and test(a, b):
+                    pairs.append((a, b))
+                    rest.remove(a)
+                    others.remove(b)
+                    break
+
+    take(lambda a, b: a.variable is b.variable)
+    take(lambda a, b: a.key == b.key)
+    take(lambda a, b: _like(a) == _like(b) and a.kind != "metric")
+    lost = [e for e in (*rest, *others) if e.kind == "trainable"]
+    if lost:
+        raise ArgumentError(
+            "against",
+            "<another model>",
+            "both to hold the same variables, in the same order; these have no like: "
+            + ", ".join(f"{e.name} {tuple(e.variable.shape)}" for e in lost[:5])
+            + ".",
+            "build both models alike, and pass `holds=` where a function works on its own ones.",
+        )
+    order = {id(e.variable): i for i, e in enumerate(ours)}
+    pairs.sort(key=lambda pair: order[id(pair[0].variable)])
+    return pairs, tuple(e.name for e in (*rest, *others))
+
+
+def _like(entry: Entry) -> tuple[str, str]:
+    kind = "weight" if entry.kind in _WEIGHTS else entry.kind
+    return kind, entry.key.rpartition("/")[2]

@@ -1,0 +1,478 @@
+"""`keras_fit` does what `model.fit` does: the same history, callback calls and weights.
+
+The table of arguments is drawn by `pairwise`: every two values of two arguments that can stand
+together do so in some row.
+"""
+
+import itertools
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import perigee as pg
+from perigee import _errors as errors
+
+ROWS, FEATURES = 16, 3
+TOLERANCE = 1e-5  # relative, of logged values; both count in float32
+WEIGHT_TOLERANCE = 1e-6  # absolute
+IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+ARGUMENTS = {
+    "x": ["array", "two arrays", "dict", "pydataset", *(["tf.data"] if IS_TENSORFLOW else [])],
+    "batch_size": [None, 4, 5, 64],
+    "epochs": [1, 2, 3],
+    "verbose": [0, 2, "auto"],
+    "callbacks": ["every hook", "epochs only", "stop early", "stop in an epoch", "rates"],
+    "validation_split": [0.0, 0.25],
+    "validation_data": [None, "(x, y)", "(x, y, sample_weight)"],
+    "shuffle": [False, True],
+    "class_weight": [None, {0: 0.5, 1: 2.0}, {1: 3.0}],
+    "sample_weight": [False, True],
+    "initial_epoch": [0, 1],
+    "steps_per_epoch": [None, 2],
+    "validation_steps": [None, 1],
+    "validation_batch_size": [None, 3],
+    "validation_freq": [1, 2, [1, 3]],
+}
+
+
+def batches(row):
+    rows = 12 if row["validation_split"] and row["validation_data"] is None else ROWS
+    return -(-rows // (row["batch_size"] or rows // (row["steps_per_epoch"] or 1)))
+
+
+def can_be(row):
+    """Tell whether `fit` takes these arguments, and is right about them (see `docs`)."""
+    is_arrays = row["x"] not in ("pydataset", "tf.data")
+    if row["class_weight"] and row["sample_weight"]:
+        return False
+    if not is_arrays and (row["batch_size"] or row["sample_weight"] or row["validation_split"]):
+        return False
+    # Perigee draws another order than Keras, which shows unless there is one batch.
+    if row["shuffle"] and (not is_arrays or batches(row) > 1):
+        return False
+    if is_arrays and row["steps_per_epoch"] and batches(row) > 2 and batches(row) % 2:
+        return False  # `fit` ends such an epoch after one step
+    is_validated = row["validation_data"] or row["validation_split"]
+    if not is_validated and (row["validation_steps"] or row["validation_batch_size"]):
+        return False
+    # An epoch that is stopped in its midst is always validated here.
+    return not (row["callbacks"] == "stop in an epoch" and row["validation_freq"] != 1)
+
+
+def pairs(row):
+    return {(pair[0], pair[1]) for pair in itertools.combinations(sorted_items(row), 2)}
+
+
+def sorted_items(row):
+    return [(name, repr(value)) for name, value in row.items()]
+
+
+def valid_rows(random, count):
+    """Draw rows that can be."""
+    rows = []
+    while len(rows) < count:
+        row = {k: v[random.integers(len(v))] for k, v in ARGUMENTS.items()}
+        if can_be(row):
+            rows.append(row)
+    return rows
+
+
+def pairwise(least=60):
+    """Return rows that hold every possible pair of values: greedily, from many that were drawn."""
+    random = np.random.default_rng(0)
+    drawn = [(row, pairs(row)) for row in valid_rows(random, 3000)]
+    missing = set().union(*(covers for _, covers in drawn))
+    rows = []
+    while missing:
+        # One that holds a missing pair is among the candidates, however rare it is.
+        candidates = [drawn[i] for i in random.choice(len(drawn), 40, replace=False)]
+        wanted = min(missing)
+        candidates += [next(entry for entry in drawn if wanted in entry[1])]
+        row, covers = max(candidates, key=lambda entry: len(entry[1] & missing))
+        rows.append(row)
+        missing -= covers
+    return rows + valid_rows(random, max(0, least - len(rows)))
+
+
+TABLE = pairwise()
+
+
+def describe(row):
+    return "; ".join(f"{k}={v}" for k, v in row.items() if v != ARGUMENTS[k][0]) or "defaults"
+
+
+class Calls(keras.callbacks.Callback):
+    """Keep every call: the name of the hook, the index, and the logs as they were."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def keep(self, hook, index, logs):
+        # What the display is given differs: Perigee has one of its own.
+        self.calls.append((hook, index, None if logs is None else dict(logs)))
+
+    def on_train_begin(self, logs=None):
+        self.keep("train_begin", dict(self.params), logs)
+
+    def on_train_end(self, logs=None):
+        self.keep("train_end", None, logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.keep("epoch_begin", epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.keep("epoch_end", epoch, logs)
+
+    def on_test_begin(self, logs=None):
+        self.keep("test_begin", None, logs)
+
+    def on_test_end(self, logs=None):
+        self.keep("test_end", None, logs)
+
+
+class EveryCall(Calls):
+    def on_train_batch_begin(self, batch, logs=None):
+        self.keep("train_batch_begin", batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.keep("train_batch_end", batch, logs)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self.keep("test_batch_begin", batch, logs)
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.keep("test_batch_end", batch, logs)
+
+
+class StopInAnEpoch(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            self.model.stop_training = True
+
+
+def callbacks(kind):
+    return {
+        "every hook": lambda: [EveryCall()],
+        "epochs only": lambda: [Calls()],
+        "stop early": lambda: [EveryCall(), keras.callbacks.EarlyStopping("loss", min_delta=10)],
+        "stop in an epoch": lambda: [EveryCall(), StopInAnEpoch()],
+        "rates": lambda: [
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.1 / (epoch + 1)),
+            Calls(),
+        ],
+    }[kind]()
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x, y, size=4):
+        super().__init__()
+        self.x, self.y, self.size = x, y, size
+
+    def __len__(self):
+        return -(-len(self.y) // self.size)
+
+    def __getitem__(self, index):
+        cut = slice(index * self.size, (index + 1) * self.size)
+        return self.x[cut], self.y[cut]
+
+
+def arrays(rows, seed):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(rows, FEATURES))
+    return x, (x.sum(axis=1, keepdims=True) > 0).astype("int32"), random.uniform(0.2, 2, rows)
+
+
+def inputs(kind, x):
+    if kind == "two arrays":
+        return [x[:, :1], x[:, 1:]]
+    if kind == "dict":
+        return {"a": x[:, :1], "b": x[:, 1:]}
+    return x
+
+
+def build(kind, is_eager):
+    keras.utils.set_random_seed(3)
+    if kind in ("two arrays", "dict"):
+        a, b = keras.Input((1,), name="a"), keras.Input((FEATURES - 1,), name="b")
+        given = [a, b] if kind == "two arrays" else {"a": a, "b": b}
+        hidden = layers.Concatenate()([a, b])
+    else:
+        given = hidden = keras.Input((FEATURES,))
+    hidden = layers.Dense(4, activation="tanh")(hidden)
+    model = keras.Model(given, layers.Dense(1, activation="sigmoid")(hidden))
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        "binary_crossentropy",
+        metrics=["mae"],
+        weighted_metrics=[keras.metrics.MeanSquaredError(name="mse")],
+        run_eagerly=is_eager,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+_built = {}
+
+
+def model_of(kind, who, is_eager=True):
+    """Return a model as it was when it was new; compiled functions are kept."""
+    kind = kind if kind in ("two arrays", "dict") else "array"
+    key = kind, who, is_eager
+    if key not in _built:
+        model = build(kind, is_eager)
+        variables = [*model.variables, *model.optimizer.variables]
+        _built[key] = model, variables, [ops.convert_to_numpy(v) for v in variables]
+    model, variables, values = _built[key]
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return model
+
+
+def given(row):
+    """Return the arguments for `fit`, made anew: what is drawn from once is drawn up."""
+    arguments = dict(row, callbacks=callbacks(row["callbacks"]))
+    x, y, weights = arrays(ROWS, 0)
+    kind = arguments["x"]
+    arguments |= {"x": inputs(kind, x), "y": y}
+    arguments["sample_weight"] = weights if row["sample_weight"] else None
+    if kind in ("pydataset", "tf.data"):
+        arguments["y"] = None
+        arguments["x"] = Batches(x.astype("float32"), y)
+        if kind == "tf.data":
+            import tensorflow as tf
+
+            pairs = tf.data.Dataset.from_tensor_slices((x.astype("float32"), y))
+            arguments["x"] = pairs.batch(4)
+    valid_x, valid_y, valid_weights = arrays(7, 1)
+    arguments["validation_data"] = {
+        None: None,
+        "(x, y)": (inputs(kind, valid_x), valid_y),
+        "(x, y, sample_weight)": (inputs(kind, valid_x), valid_y, valid_weights),
+    }[row["validation_data"]]
+    return arguments
+
+
+def calls_of(arguments):
+    return next(c.calls for c in arguments["callbacks"] if isinstance(c, Calls))
+
+
+def assert_same_logs(ours, theirs):
+    assert (ours is None) == (theirs is None)
+    if theirs is not None:
+        assert list(ours) == list(theirs)
+        for name in theirs:
+            np.testing.assert_allclose(
+                ours[name], theirs[name], rtol=TOLERANCE, atol=1e-6, err_msg=name
+            )
+
+
+def assert_same_weights(model, other):
+    for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=WEIGHT_TOLERANCE)
+
+
+def by_both(row, is_eager=True):
+    """Train by Perigee and by Keras; eagerly, what is done in a few steps is done soonest."""
+    ours = model_of(row["x"], "ours", is_eager)
+    theirs = model_of(row["x"], "theirs", is_eager)
+    our_arguments, their_arguments = given(row), given(row)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # an epoch that ends early is told by both
+        expected = theirs.fit(**their_arguments)
+        history = pg.keras_fit(ours, **our_arguments)
+    return (ours, history, calls_of(our_arguments)), (theirs, expected, calls_of(their_arguments))
+
+
+def test_the_table_has_every_pair():
+    assert len(TABLE) >= 60
+    covered = set().union(*map(pairs, TABLE))
+    for name, values in ARGUMENTS.items():
+        for value in values:
+            assert any((name, repr(value)) in pair for pair in covered), (name, value)
+    others = valid_rows(np.random.default_rng(1), 1000)
+    assert set().union(*map(pairs, others)) <= covered
+
+
+def assert_same(row, by_perigee, by_keras):
+    (ours, history, calls), (theirs, expected, expected_calls) = by_perigee, by_keras
+    assert isinstance(history, keras.callbacks.History), describe(row)
+    assert history.epoch == expected.epoch, describe(row)
+    assert list(history.history) == list(expected.history), describe(row)
+    for name, values in expected.history.items():
+        np.testing.assert_allclose(
+            history.history[name], values, rtol=TOLERANCE, atol=1e-6, err_msg=describe(row)
+        )
+    assert [call[:2] for call in calls] == [call[:2] for call in expected_calls], describe(row)
+    for call, other in zip(calls, expected_calls, strict=True):
+        assert_same_logs(call[2], other[2])
+    assert_same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[str(i) for i in range(len(TABLE))])
+def test_it_does_what_fit_does(row):
+    assert_same(row, *by_both(row))
+
+
+COMPILED = {
+    "each step by itself": {"callbacks": "every hook", "validation_data": "(x, y)"},
+    "many steps a call": {"callbacks": "epochs only", "validation_data": "(x, y)"},
+    "class weights": {"callbacks": "epochs only", "class_weight": {0: 0.5, 1: 2.0}},
+    "sample weights": {"callbacks": "rates", "sample_weight": True},
+    "a data set": {"x": "pydataset", "batch_size": None, "callbacks": "epochs only"},
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_it_does_what_fit_does(name):
+    row = DEFAULTS | {"batch_size": 5, "epochs": 3} | COMPILED[name]
+    assert_same(row, *by_both(row, is_eager=False))
+
+
+DEFAULTS = {name: values[0] for name, values in ARGUMENTS.items()}
+
+
+def test_a_call_that_differs_would_be_seen():
+    row = DEFAULTS | {"epochs": 2, "batch_size": 4}
+    (ours, _, calls), _ = by_both(row)
+    weights = ours.get_weights()
+    _, (theirs, _, expected_calls) = by_both(row | {"class_weight": {1: 1.01}})
+
+    assert calls[0] == expected_calls[0]
+    ours.set_weights(weights)
+    with pytest.raises(AssertionError):
+        assert_same_weights(ours, theirs)
+    with pytest.raises(AssertionError):
+        assert_same_logs(calls[-1][2], expected_calls[-1][2])
+
+
+def test_training_goes_on_when_it_is_called_again():
+    row = DEFAULTS | {"batch_size": 4, "epochs": 1}
+    ours, theirs = model_of("array", "ours"), model_of("array", "theirs")
+    for _ in range(2):
+        theirs.fit(**given(row))
+        pg.keras_fit(ours, **given(row))
+
+    assert int(ours.optimizer.iterations) == int(theirs.optimizer.iterations) == 8
+    assert_same_weights(ours, theirs)
+
+
+def test_without_callbacks_steps_are_run_many_at_once():
+    model = model_of("array", "ours")
+    x, y, _ = arrays(ROWS, 0)
+
+    history = pg.keras_fit(model, x, y, batch_size=4, epochs=2, verbose=0)
+
+    assert history.epoch == [0, 1]
+    assert model.history is history
+    assert history.history.keys() == {"loss", "mae", "mse"}
+
+
+def test_a_shuffled_epoch_sees_each_row_once():
+    x, y, _ = arrays(ROWS, 0)
+    first, second = (
+        pg.keras_fit(model_of("array", "ours"), x, y, 5, verbose=0).history for _ in range(2)
+    )
+
+    assert first != second  # another order
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"model": "adam"}, "model"),
+        ({"x": None}, "x"),
+        ({"verbose": 3}, "verbose"),
+        ({"validation_freq": 0}, "validation_freq"),
+        ({"validation_freq": "epoch"}, "validation_freq"),
+        ({"validation_split": 1.0}, "validation_split"),
+        ({"validation_split": 0.01, "x": np.zeros((2, 3)), "y": np.zeros((2, 1))}, None),
+        ({"class_weight": {0: 1.0}, "sample_weight": np.ones(ROWS)}, "class_weight"),
+        ({"callbacks": [keras.callbacks.BackupAndRestore("x")]}, "callbacks"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong, named):
+    x, y, _ = arrays(ROWS, 0)
+    arguments = {"model": model_of("array", "ours"), "x": x, "y": y, "verbose": 0} | wrong
+
+    if named is None:
+        with pytest.raises(errors.ArgumentError):
+            pg.keras_fit(**arguments | {"validation_split": 0.9})
+        return
+    with pytest.raises(errors.ArgumentError) as caught:
+        pg.keras_fit(**arguments)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "more", [{"y": np.zeros(4)}, {"sample_weight": np.ones(4)}, {"validation_split": 0.5}]
+)
+def test_what_is_for_arrays_is_refused_for_a_data_set(more):
+    x, y, _ = arrays(ROWS, 0)
+    with pytest.raises(errors.ArgumentError, match=next(iter(more))):
+        pg.keras_fit(model_of("array", "ours"), Batches(x, y), verbose=0, **more)
+
+
+def test_a_nan_raises_where_fit_goes_on():
+    model = model_of("array", "ours")
+    x, y, _ = arrays(ROWS, 0)
+    with pytest.raises(errors.NonFiniteError):
+        pg.keras_fit(model, x, y, sample_weight=np.full(ROWS, np.nan), verbose=0)
+
+
+def test_a_callback_for_nan_stops_as_in_fit():
+    x, y, _ = arrays(ROWS, 0)
+    histories = [
+        train(
+            x=x,
+            y=y,
+            sample_weight=np.full(ROWS, np.nan),
+            epochs=3,
+            verbose=0,
+            shuffle=False,
+            callbacks=[keras.callbacks.TerminateOnNaN()],
+        ).epoch
+        for train in (
+            model_of("array", "theirs").fit,
+            lambda **given: pg.keras_fit(model_of("array", "ours"), **given),
+        )
+    ]
+    assert histories[0] == histories[1] == [0]
+
+
+def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
+    x, y, _ = arrays(ROWS, 0)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    def train(directory, epochs, stop=False):
+        model = model_of("array", "ours")
+        history = pg.keras_fit(
+            model,
+            x,
+            y,
+            batch_size=5,
+            epochs=epochs,
+            verbose=0,
+            run=tmp_path / directory,
+        )
+        return model.get_weights(), history
+
+    keras.utils.set_random_seed(1)
+    whole, history = train("whole", 4)
+    keras.utils.set_random_seed(1)
+    train("parts", 2)
+    weights, resumed = train("parts", 4)
+
+    assert resumed.history == history.history
+    assert resumed.epoch == history.epoch == [0, 1, 2, 3]
+    for a, b in zip(weights, whole, strict=True):
+        assert a.tobytes() == b.tobytes()
