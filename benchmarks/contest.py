@@ -26,9 +26,7 @@ from benchmarks.timing import in_turn, median_interval, paired_ratios
 if TYPE_CHECKING:  # the framework is chosen on the command line, before it is imported
     from benchmarks.contestants import Contestant
 
-ROUND_SECONDS = 1.0
-"""A round has as many epochs as the fastest contestant trains in this time, and at most ten: a
-training short enough to measure often, and long enough for what is done once not to decide."""
+ROUND_SECONDS = 0.3
 HOPELESS = 6.0
 LONG_ROUND_SECONDS = 6.0
 """Who takes this long for a round, and that many times longer than Perigee on arrays, has only its
@@ -47,6 +45,19 @@ def parser() -> argparse.ArgumentParser:
         default=15.0,
         metavar="SECONDS",
         help="give up a setting of fit whose first epoch takes longer; 0 tries none",
+    )
+    made.add_argument(
+        "--round-seconds",
+        type=float,
+        default=ROUND_SECONDS,
+        help="a round has as many epochs as the fastest trains in this time, and at most ten; the "
+        "longer it is, the less what a call of fit does once weighs",
+    )
+    made.add_argument(
+        "--steps-per-execution",
+        type=int,
+        nargs="+",
+        help="what is tried of fit; by default several, which takes most of the time",
     )
     made.add_argument("--orbit", type=Path, help="a folder that holds Orbit")
     return made
@@ -78,6 +89,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     tried: list[keras_fit.Tried] = []
     if chosen.fit_budget:
         few = (1, 8) if chosen.quick else keras_fit.STEPS_PER_EXECUTION
+        few = tuple(chosen.steps_per_execution or few)
         tried = keras_fit.search(workload, chosen.batch_size, chosen.fit_budget, few)
         measured = [t for t in tried if t.microseconds is not None]
         if measured:
@@ -88,7 +100,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     late = LONG_ROUND_SECONDS + HOPELESS * first["perigee_arrays"]
     epoch = {c.key: first[c.key] if first[c.key] > late else _seconds(c, 1) for c in running}
     fastest = min(epoch[c.key] for c in running if c.key != "floor")
-    epochs = 1 if chosen.quick else max(1, min(10, round(ROUND_SECONDS / fastest)))
+    epochs = 1 if chosen.quick else max(1, min(10, round(chosen.round_seconds / fastest)))
     bound = max(LONG_ROUND_SECONDS, HOPELESS * epoch["perigee_arrays"] * epochs)
     racing = [c for c in running if epoch[c.key] * epochs <= bound or c.key.startswith("perigee")]
     logs: dict[str, Mapping[str, float]] = {}

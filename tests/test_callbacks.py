@@ -461,3 +461,7 @@ def test_a_single_callback_needs_no_list(data):
     fit(Regression(), data, callbacks=recording)
 
     assert ("train_begin",) in recording.calls
+
+
+def test_none_is_no_callback(data):
+    assert fit(Regression(), data, callbacks=None).stop_reason == "epochs"

@@ -13,10 +13,9 @@ import pytest
 from rich.console import Console
 
 import perigee as pg
+from perigee import PerigeeWarning, writers
 from perigee import data as feeds
-from perigee import writers
 from perigee._errors import ArgumentError, RunArgumentError, StepAheadError
-from perigee._programs import PerigeeWarning
 
 ROWS, BATCH = 24, 4
 STEPS_AN_EPOCH = ROWS // BATCH

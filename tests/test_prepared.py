@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
+from perigee import PerigeeWarning
 from perigee._clock import Clock
 from perigee._errors import (
     ArgumentError,
@@ -18,7 +19,6 @@ from perigee._errors import (
     NonFiniteError,
     StateMismatchError,
 )
-from perigee._programs import PerigeeWarning
 from perigee.checkpoints import Checkpoints
 from tests import prepared_loops
 from tests.prepared_loops import SAVE_EVERY, STEPS, STEPS_PER_EPOCH, Learner, play

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from perigee._errors import PerigeeError as PerigeeError
+from perigee._errors import PerigeeWarning as PerigeeWarning
 from perigee._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ _HOMES = {
     "History": "perigee.writers.history",
 }
 
-__all__ = ["PerigeeError", "__version__", *sorted(_HOMES)]  # pyright: ignore
+__all__ = ["PerigeeError", "PerigeeWarning", "__version__", *sorted(_HOMES)]  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:

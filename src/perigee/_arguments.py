@@ -30,7 +30,7 @@ _KERAS_WORDS = {
     "validation_freq": "pass `validate_every=pg.Every(epochs=...)`.",
     "validation_batch_size": "`batch_size` is used for validation arrays too.",
     "sample_weight": "make it part of the batch: `data=(x, y, sample_weight)`.",
-    "class_weight": "it is an argument of `pg.Supervised`.",
+    "class_weight": "it is an argument of `pg.Supervised` and of `pg.KerasStep`.",
     "verbose": 'it is called `progress`: "auto", "bar", "lines" or "off".',
     "initial_epoch": "leave it out: `epochs` count from this call.",
 }
@@ -76,7 +76,9 @@ def check_step(step: Any, method: Method) -> None:
             "step",
             type(step).__name__,
             "an instance of a subclass of `pg.Step`.",
-            "subclass `pg.Step`, or use `pg.Supervised(model, optimizer, loss)`.",
+            "pass `pg.KerasStep(model)` of a compiled model."
+            if isinstance(step, keras.Model)
+            else "subclass `pg.Step`, or use `pg.Supervised(model, optimizer, loss)`.",
         )
     if getattr(type(step), method) is getattr(Step, method) and method not in vars(step):
         raise MissingMethodError(type(step).__name__, method)
@@ -88,7 +90,9 @@ def as_execution(given: Execution | Choice) -> Execution:
 
 
 def sorted_callbacks(callbacks: Any) -> tuple[list[Hook], list[Any]]:
-    """Tell hooks from Keras callbacks."""
+    """Tell hooks from Keras callbacks; `None` is none, as in Keras."""
+    if callbacks is None:
+        return [], []
     given = list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]
     hooks = [c for c in given if isinstance(c, Hook)]
     others = [c for c in given if not isinstance(c, Hook)]

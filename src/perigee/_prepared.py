@@ -52,7 +52,7 @@ def prepare(
     *,
     steps_per_epoch: int | None = 100,
     nonfinite: Nonfinite = "raise",
-    callbacks: Sequence[Hook] = (),
+    callbacks: Sequence[Hook] | None = (),
     execution: Execution | Choice = "auto",
     progress: Progress = "auto",
 ) -> Prepared:

@@ -7,16 +7,13 @@ import warnings
 from collections.abc import Sequence
 
 from perigee import _backends, diagnostics
+from perigee._errors import PerigeeWarning
 from perigee._execution import Execution, Nonfinite, Plan, Program, program
 from perigee._frame import Method
 from perigee._step import Step
 from perigee._typing import Batch
 from perigee.diagnostics import Finding
 from perigee.writers.history import History
-
-
-class PerigeeWarning(UserWarning):
-    """Something is probably wrong; the same is on `History.findings`."""
 
 
 class Programs:

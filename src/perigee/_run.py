@@ -54,7 +54,7 @@ def fit(
     accumulate: int = 1,
     nonfinite: Nonfinite = "raise",
     run: Run | str | PathLike[str] | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[Any] | None = (),
     execution: Execution | Choice = "auto",
     progress: Progress = "auto",
     seed: int | None = None,

@@ -122,6 +122,7 @@ def test_a_step_that_is_none_is_refused(x, refused, by, step, kind):
 
     assert (error.name, error.given) == ("step", kind)
     assert "pg.Step" in error.expected
+    assert ("pg.KerasStep" in error.fix) == (kind == "Sequential")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
+from perigee import PerigeeWarning
 from perigee._errors import (
     GradientCountError,
     OptimizerAccumulationError,
@@ -18,7 +19,6 @@ from perigee._errors import (
     VariableMadeInStepError,
     VariablesArgumentError,
 )
-from perigee._programs import PerigeeWarning
 
 ROWS, FEATURES, HIDDEN = 8, 3, 4
 

@@ -1,6 +1,7 @@
 """The tree of errors, by subject. Every class has a code, four parts and its facts."""
 
 from perigee._errors._tree import PerigeeError as PerigeeError
+from perigee._errors._tree import PerigeeWarning as PerigeeWarning
 from perigee._errors._tree import compose as compose
 from perigee._errors.data import ArrayLengthError as ArrayLengthError
 from perigee._errors.data import BatchChangedError as BatchChangedError

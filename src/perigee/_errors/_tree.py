@@ -36,6 +36,10 @@ class PerigeeError(Exception):
         )
 
 
+class PerigeeWarning(UserWarning):
+    """Something is probably wrong; the same is on `History.findings`."""
+
+
 def compose(
     name: str, code: str, happened: str, expected: str, fix: str, items: Sequence[str]
 ) -> str:
