@@ -125,6 +125,7 @@ def on_full_disks(disk, points):
 
 
 @pytest.mark.slow
+@pytest.mark.once  # the writers are the same everywhere
 def test_a_training_outlives_a_disk_that_is_full_at_any_of_20_points(tmp_path, straight, disks):
     if not disks:
         pytest.skip("no disk can be mounted here")
