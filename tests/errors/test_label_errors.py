@@ -63,6 +63,31 @@ def test_labels_that_keras_brings_to_one_rank_are_taken(x, labels):
     assert pg.fit(step, (x, np.ones(labels, "float32")), progress="off").history["loss"]
 
 
+class Own(keras.losses.Loss):
+    """Written by the user: it takes class ids."""
+
+    def call(self, y_true, y_pred):
+        return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+
+@pytest.mark.parametrize("is_column", [False, True])
+def test_a_loss_of_ones_own_may_take_class_ids(x, ids, is_column):
+    labels = ids[:, None] if is_column else ids
+
+    assert pg.fit(Classifier(Own()), (x, labels), progress="off").history["loss"]
+
+
+@pytest.mark.parametrize("labels", [(ROWS, CLASSES), (1, 1)], ids=str)
+def test_a_loss_of_ones_own_that_broadcasts_is_refused(x, refused, labels):
+    class Distance(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return ops.mean(ops.square(y_true - y_pred), axis=-1)
+
+    batch = x[: labels[0]], np.zeros(labels, "float32")
+
+    refused(BroadcastError, Classifier(Distance(), units=1 if labels[1] > 1 else CLASSES), batch)
+
+
 def test_class_ids_for_a_loss_of_one_hot_labels_are_refused(x, ids, refused):
     step = Classifier(keras.losses.CategoricalCrossentropy(from_logits=True))
 

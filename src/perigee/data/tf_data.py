@@ -3,6 +3,7 @@
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -274,7 +275,12 @@ class TFDatasetFeed(PassFeed):
         return batch if self._is_native else map_leaves(_to_numpy, batch)
 
     def _let_go(self) -> None:
+        if self._iterator is None:
+            return
+        # It ends in a thread: TensorFlow waits for what the pipeline is at, half a second at times.
+        last = [self._iterator]
         self._iterator = None
+        threading.Thread(target=last.clear, name="perigee-iterator").start()
 
 
 def _to_numpy(tensor: Any) -> Any:
