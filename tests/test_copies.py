@@ -327,3 +327,78 @@ def test_a_model_that_was_trained_and_stopped_by_keras_is_copied():
 def test_what_is_no_model_is_refused():
     with pytest.raises(ArgumentError, match="PG601"):
         pg.copy_of(keras.optimizers.Adam())
+
+
+# Moving a copy.
+
+
+class Following(pg.Step):
+    """Trains one network, and moves another one toward it."""
+
+    def __init__(self, rate, target=None):
+        keras.utils.set_random_seed(2)
+        self.model = sequential()
+        self.target = pg.copy_of(self.model) if target is None else target
+        self.optimizer = keras.optimizers.SGD(0.1)
+        self.rate = rate
+        self.first = self.model.get_weights()[0]
+
+    def train_step(self, batch):
+        def objective():
+            return ops.sum(ops.square(self.model(batch, training=True)), axis=-1)
+
+        loss = self.minimize(objective, self.optimizer, self.model)
+        self.blend(self.model, self.target, self.rate)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 1.0, 1])
+def test_a_target_moves_by_its_rate_at_each_step(rate):
+    step = Following(rate)
+    expected = step.target.get_weights()
+
+    for _ in range(3):
+        pg.fit(step, x(), progress="off")
+        ours = step.model.get_weights()
+        expected = [(1 - rate) * old + rate * new for old, new in zip(expected, ours, strict=True)]
+
+    for found, wanted in zip(step.target.get_weights(), expected, strict=True):
+        assert np.allclose(found, wanted, rtol=1e-6, atol=1e-7)
+    assert not np.array_equal(ours[0], step.first)
+    if rate == 1:
+        for found, wanted in zip(step.target.get_weights(), ours, strict=True):
+            assert found.tobytes() == wanted.tobytes()
+
+
+def test_a_rate_may_be_a_tensor():
+    step = Following(0.5)
+    step.rate = keras.Variable(0.25, trainable=False)
+    before = step.target.get_weights()
+
+    pg.fit(step, x(), progress="off")
+
+    pairs = zip(step.target.get_weights(), before, step.model.get_weights(), strict=True)
+    assert all(np.allclose(found, 0.75 * old + 0.25 * new) for found, old, new in pairs)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5])
+def test_a_rate_beyond_its_range_is_refused(rate):
+    with pytest.raises(ArgumentError, match="rate"):
+        pg.fit(Following(rate), x(), progress="off")
+
+
+@pytest.mark.parametrize("kind", ["itself", "other", "not built"])
+def test_a_target_of_another_form_is_refused(kind):
+    step = Following(0.5, target=functional())
+    if kind == "itself":
+        step.target = step.model
+    if kind == "not built":
+        step.target = keras.Sequential([keras.layers.Dense(2)])
+
+    with pytest.raises(ArgumentError, match="copy_of"):
+        pg.fit(step, x(), progress="off")
+
+
+def test_a_target_that_would_move_with_each_micro_batch_is_refused():
+    with pytest.raises(PerigeeError, match="PG209"):
+        pg.fit(Following(0.5), x(), batch_size=2, accumulate=2, progress="off")

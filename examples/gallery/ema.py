@@ -43,8 +43,7 @@ class Averaged(pg.Step):
 
         loss, logits = self.minimize(objective, self.optimizer, self.model)
         self.accuracy.update_state(labels, logits)
-        for average, variable in zip(self.average.weights, self.model.weights, strict=True):
-            average.assign(self.decay * average + (1.0 - self.decay) * variable)
+        self.blend(self.model, self.average, 1.0 - self.decay)
         return {"loss": loss}
 
     def test_step(self, batch):

@@ -11,6 +11,8 @@ from keras import ops
 
 from perigee import _backends, _state
 from perigee._errors import (
+    AccumulationError,
+    ArgumentError,
     MissingMethodError,
     OptimizerAccumulationError,
     UnusedVariablesError,
@@ -230,6 +232,49 @@ class Step(Holder):
             own.accumulator(optimizer, gradients.variables).add(gradients, when)
             return
         update(self, optimizer, gradients.values, gradients.variables, when)
+
+    @_plain
+    def blend(self, source: keras.Layer, target: keras.Layer, rate: Any) -> None:
+        """Move the weights of one network toward those of another: an average, or a target network.
+
+        Each weight, statistics of layers such as BatchNorm included, becomes
+        `(1 - rate) * target + rate * source`; integers are copied. Seeds stay. With a rate of 1
+        the target is a copy to the bit.
+
+        >>> self.blend(self.model, self.average, 0.01)  # after `minimize`
+
+        Args:
+            source: Where the weights come from; it stays as it is.
+            target: What is changed, as made by `copy_of(source)`.
+            rate: A number from 0 to 1, or a scalar tensor.
+
+        Raises:
+            ArgumentError: If the two do not have weights of the same shapes, in the same order.
+            AccumulationError: With `accumulate`: it would move with each micro-batch.
+        """
+        frame = under_way.get()
+        if frame is not None and frame.is_accumulating:
+            raise AccumulationError(
+                "`blend` would move its target with each micro-batch, not with each update",
+                "leave `accumulate` out, or let the optimizer average by `use_ema=True`.",
+            )
+        if isinstance(rate, int | float) and not 0 <= rate <= 1:
+            raise ArgumentError("rate", repr(rate), "a number from 0 to 1.", "1 copies, 0 nothing.")
+        shapes = [[tuple(w.shape) for w in network.weights] for network in (source, target)]
+        if source is target or shapes[0] != shapes[1] or not shapes[0]:
+            raise ArgumentError(
+                "target",
+                f"<{target.name!r} with {len(shapes[1])} weights>",
+                f"another network with weights like those of {source.name!r} ({len(shapes[0])}).",
+                "make it by `pg.copy_of(source)`, once the source is built.",
+            )
+        for new, old in zip(source.weights, target.weights, strict=True):
+            is_copy = isinstance(rate, int | float) and rate == 1
+            if is_copy or not keras.backend.is_float_dtype(old.dtype):
+                old.assign(new)
+            else:
+                share = ops.cast(rate, old.dtype)
+                old.assign((1 - share) * old + share * ops.cast(new, old.dtype))
 
     def _input_gradients(self, objective: Objective, tensors: Any) -> Any:
         frame = under_way.get() or Frame(self, "train_step", None)
