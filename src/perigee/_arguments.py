@@ -60,6 +60,12 @@ def check_count(name: str, value: Any, is_optional: bool = True) -> None:
         raise ArgumentError(name, repr(value), "a whole number, at least 1.", "count from 1.")
 
 
+def check_nonfinite(given: Any) -> None:
+    """Refuse what is no policy for values that are not finite."""
+    if given not in ("raise", "skip", "stop"):
+        raise ArgumentError("nonfinite", repr(given), '"raise", "skip" or "stop".', "choose one.")
+
+
 def as_run(given: Any) -> Run | None:
     """Return a `Run` for a path."""
     if given is None or isinstance(given, Run):

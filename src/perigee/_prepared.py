@@ -12,7 +12,14 @@ from typing import Any, Self
 import numpy as np
 
 from perigee import _backends, _evaluation, _state, diagnostics
-from perigee._arguments import as_execution, as_run, check_count, check_step, sorted_callbacks
+from perigee._arguments import (
+    as_execution,
+    as_run,
+    check_count,
+    check_nonfinite,
+    check_step,
+    sorted_callbacks,
+)
 from perigee._averages import Column, Tally
 from perigee._clock import Clock
 from perigee._errors import ArgumentError, DataChangedError, LoopError, StateMismatchError
@@ -97,10 +104,7 @@ def prepare(
             "`pg.Hook`s: there is no `fit` that a Keras callback could look at.",
             "write a `pg.Hook`, or call it yourself.",
         )
-    if nonfinite not in ("raise", "skip", "stop"):
-        raise ArgumentError(
-            "nonfinite", repr(nonfinite), '"raise", "skip" or "stop".', "choose one."
-        )
+    check_nonfinite(nonfinite)
     asked = as_execution(execution)
     if asked.steps_per_call not in ("auto", 1):
         raise ArgumentError(
@@ -417,7 +421,7 @@ class Prepared:
         is_end = clock.batch == self._steps_per_epoch
         is_window = every is not None and every.is_due(clock) and not is_end
         # What is due sees only steps that were looked at.
-        if values.is_full or is_window or is_end or self._nonfinite == "stop":
+        if values.is_full or is_window or is_end:
             values.read(clock)
         self._hooks.steps(StepsDone(clock, 1, self._epoch_values, self.stop, self._now()))
         if is_window:

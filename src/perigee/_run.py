@@ -17,6 +17,7 @@ from perigee._arguments import (
     as_execution,
     as_run,
     check_count,
+    check_nonfinite,
     check_step,
     named,
     sorted_callbacks,
@@ -285,10 +286,7 @@ def _course(
         "accumulate": accumulate,
     }.items():
         check_count(name, value, is_optional=name != "accumulate")
-    if nonfinite not in ("raise", "skip", "stop"):
-        raise ArgumentError(
-            "nonfinite", repr(nonfinite), '"raise", "skip" or "stop".', "choose one."
-        )
+    check_nonfinite(nonfinite)
     if validate_every is not None and validation is None:
         raise ArgumentError(
             "validate_every", repr(validate_every), "`validation` data.", "pass `validation=...`."

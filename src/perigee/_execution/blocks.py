@@ -100,7 +100,7 @@ class Blocks:
         resident = self._feed.resident()
         if resident is not None:
             return self._run_resident(program, resident, most)
-        if _backends.current().capabilities.streams and self._feed.is_stream:
+        if self._is_stream:
             # XLA draws from no iterator.
             return None if program.plan.mode == "xla" else self._run_stream(program, most)
         return self._run_stack(program, most, until_due)
@@ -119,8 +119,7 @@ class Blocks:
 
     def _predict(self, program: Program, most: int) -> list[Tree] | None:
         resident = self._feed.resident()
-        is_stream = _backends.current().capabilities.streams and self._feed.is_stream
-        if most < 2 or is_stream:
+        if most < 2 or self._is_stream:
             return None
         if resident is not None:
             first = self._feed.position.batches
@@ -219,11 +218,16 @@ class Blocks:
         if resident is not None:
             full = resident.full_batches
             return (self._on_device(resident), resident.batch_size, full) if full else None
-        if _backends.current().capabilities.streams and self._feed.is_stream:
+        if self._is_stream:
             return None
         stack = self._room()
         steps = stack.fill_with_next()
         return (stack.arrays, stack.rows, steps) if steps else None
+
+    @property
+    def _is_stream(self) -> bool:
+        """Whether compiled code draws the batches from an iterator of the framework."""
+        return _backends.current().capabilities.streams and self._feed.is_stream
 
     def _room(self) -> _Stack:
         if self._stack is None:
