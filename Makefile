@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# For `pipefail`.
+SHELL := bash
+
 # Quiet the framework's start-up notes; set it to 0 to see them.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -33,13 +36,14 @@ demo: $(INSTALLED)
 torch: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
 
-# Keras fixes its backend at import, so each backend is a process: `make test BACKENDS=jax`. What
-# knows no framework runs with the first one.
+# Keras fixes its backend at import, so each backend is a process, and two run at a time: `make test
+# BACKENDS=jax` runs one. What knows no framework runs with the first one.
 test: $(INSTALLED)
-	@set -e; marks=; for backend in $(BACKENDS); do \
-	  echo "== $$backend"; KERAS_BACKEND=$$backend $(BIN)/python -m pytest tests -m "$$marks"; \
-	  marks="not once"; \
-	done
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-,$(BACKENDS))
+
+test-%: $(INSTALLED)
+	@set -o pipefail; KERAS_BACKEND=$* $(BIN)/python -m pytest tests \
+	  -m "$(if $(filter $*,$(firstword $(BACKENDS))),,not once)" | sed -u 's/^/$*: /'
 
 check: fmt-check lint types floors test
 

@@ -1,6 +1,7 @@
 """What every test begins with: one framework a process, quiet, and seeded."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -11,6 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import keras
 import numpy as np
 import pytest
+
+# A shell that starts the tests in its background has it ignored, and so would their processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
