@@ -61,6 +61,8 @@ def _simplified(value: Any, path: str, arrays: dict[str, np.ndarray], levels: in
             for key, item in value.items()
         }
     if levels and isinstance(value, list | tuple):
+        if set(map(type, value)) == {float} and all(map(math.isfinite, value)):
+            return list(value)  # histories are long
         return [
             _simplified(item, f"{path}/{index}", arrays, levels - 1)
             for index, item in enumerate(value)

@@ -73,16 +73,21 @@ class Prepared:
 
     Attributes:
         head: What the manifest says, but for the files.
-        files: By name, the bytes in parts.
+        files: By name, arrays, or the bytes themselves.
     """
 
     head: Mapping[str, Any]
-    files: Mapping[str, list[memoryview]]
+    files: Mapping[str, Mapping[str, np.ndarray] | bytes]
+
+    def parts(self, name: str) -> list[memoryview]:
+        """Return the bytes of a file, in parts."""
+        held = self.files[name]
+        return [memoryview(held)] if isinstance(held, bytes) else _tensors.encode(held)
 
     @property
     def size_bytes(self) -> int:
         """What the files take together, the manifest left out."""
-        return sum(part.nbytes for parts in self.files.values() for part in parts)
+        return sum(part.nbytes for name in self.files for part in self.parts(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +122,13 @@ def prepare(content: Content, monitored: Monitored | None = None) -> Prepared:
     position = _plain.to_json(_plain.simplified(content.data, "data", in_data))
     _refuse_long("data", position)
     value = None if monitored is None else _plain.simplified(asdict(monitored), "monitored", {})
-    files = {STATE: _tensors.encode(content.arrays), POSITION: [memoryview(position)]}
+    # They are encoded in the thread, which the caller need not wait for.
+    files: dict[str, Mapping[str, np.ndarray] | bytes]
+    files = {STATE: dict(content.arrays), POSITION: position}
     if in_facts:
-        files[FACTS] = _tensors.encode(in_facts)
+        files[FACTS] = in_facts
     if in_data:
-        files[POSITION_ARRAYS] = _tensors.encode(in_data)
+        files[POSITION_ARRAYS] = in_data
     head = {
         "format_version": FORMAT_VERSION,
         "clock": asdict(content.clock),
@@ -140,8 +147,8 @@ def write(directory: Path, prepared: Prepared) -> None:
     """
     (directory / "data").mkdir(parents=True)
     stamps = {
-        name: asdict(_files.write_file(directory / name, parts))
-        for name, parts in prepared.files.items()
+        name: asdict(_files.write_file(directory / name, prepared.parts(name)))
+        for name in prepared.files
     }
     manifest = _sealed({**prepared.head, "files": stamps})
     _refuse_long("facts", manifest)
