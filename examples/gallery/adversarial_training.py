@@ -93,7 +93,7 @@ def make_data():
     return (images[:1437], labels[:1437]), (images[1437:], labels[1437:])
 
 
-def main(epochs=20, directory=None):
+def main(epochs=12, directory=None):
     keras.utils.set_random_seed(SEED)
     train, valid = make_data()
     history = pg.fit(

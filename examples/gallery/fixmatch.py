@@ -115,7 +115,7 @@ def make_data():
     return (images[few], labels[few], unlabeled), (images[1437:], labels[1437:])
 
 
-def main(epochs=25, directory=None):
+def main(epochs=16, directory=None):
     keras.utils.set_random_seed(SEED)
     train, valid = make_data()
     history = pg.fit(
