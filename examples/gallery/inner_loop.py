@@ -82,7 +82,7 @@ def make_model():
 
 def make_data():
     """Return tasks to train on, and others to validate on."""
-    return make_tasks(240, seed=SEED), make_tasks(40, seed=SEED + 1)
+    return make_tasks(160, seed=SEED), make_tasks(32, seed=SEED + 1)
 
 
 def make_tasks(tasks, seed, points=10):
@@ -94,7 +94,7 @@ def make_tasks(tasks, seed, points=10):
     return tuple(array.astype("float32") for array in (x[0], y[0], x[1], y[1]))
 
 
-def main(epochs=6, directory=None):
+def main(epochs=5, directory=None):
     keras.utils.set_random_seed(SEED)
     train, valid = make_data()
     history = pg.fit(
