@@ -7,7 +7,7 @@ differentiated through that step, down to the weights at which they began (MAML:
 What Perigee took off its hands: gradients of gradients, written alike on three backends; the inner
 steps are plain tensors, so no optimizer or variable has to be put back.
 
-    python examples/gallery/inner_loop.py               # any backend; some 20 seconds
+    python examples/gallery/inner_loop.py               # any backend; some 10 seconds
 """
 
 import keras

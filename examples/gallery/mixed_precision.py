@@ -63,7 +63,7 @@ def make_data():
     return (images[:1437], labels[:1437]), (images[1437:], labels[1437:])
 
 
-def main(epochs=15, directory=None):
+def main(epochs=10, directory=None):
     """Train in float16 and in float32, and return the history of the first."""
     train, valid = make_data()
     histories = {}

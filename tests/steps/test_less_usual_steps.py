@@ -282,4 +282,4 @@ def test_the_code_on_the_page_runs():
         lines_before = page.count("\n", 0, found.start(1))
         exec(compile("\n" * lines_before + found[1], str(path), "exec"), names)
 
-    assert "Repeated" in names
+    assert "Repeated" in names  # the last block ran
