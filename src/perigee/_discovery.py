@@ -29,6 +29,7 @@ from perigee._errors import (
     VariableMadeInStepError,
 )
 from perigee._frame import Method
+from perigee._memory import advise_on_memory
 from perigee._recorder import Observer, StepRecorder, patched
 from perigee._state import Tracked
 from perigee._step import Step, call, layers_of
@@ -207,6 +208,7 @@ def _noting(method: Method) -> Generator[None]:
     except BaseException as error:
         if not isinstance(error, PerigeeError):
             error.add_note(f"While Perigee rehearsed `{method}` on a first batch, to be undone.")
+            advise_on_memory(error)
         raise
 
 

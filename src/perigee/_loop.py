@@ -23,6 +23,7 @@ from perigee._execution import (
     logged_metrics,
     rows_on_host,
 )
+from perigee._memory import advise_on_memory
 from perigee._protocols import Callbacks, Feed, Saving
 from perigee._schedule import Every
 from perigee._typing import Batch
@@ -461,3 +462,4 @@ def _note(error: BaseException, clock: Clock) -> None:
         f"While training with Perigee: after step {clock.step}, epoch {clock.epoch + 1}, "
         f"batch {clock.batch + 1} of the epoch."
     )
+    advise_on_memory(error)

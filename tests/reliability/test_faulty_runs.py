@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import pytest
 
 import perigee as pg
@@ -305,9 +306,28 @@ def failing_step(path):
     train(path, CASE, None, (FromThere(),), data=batches)
 
 
+def failing_memory(path):
+    class TooMuch(pg.Hook):
+        every = pg.Every(steps=1)
+
+        def on_steps(self, event):
+            if event.clock.step == AT:
+                keras.ops.ones((10**8, 10**8))
+
+    train(path, CASE, None, (TooMuch(),))
+
+
+WITHOUT_MEMORY = {
+    "tensorflow": "ResourceExhaustedError",
+    "jax": "JaxRuntimeError",
+    "torch": "RuntimeError",
+}[keras.backend.backend()]
+
+
 @pytest.mark.parametrize(
     "fails, case, error, code",
     [
+        (failing_memory, CASE, WITHOUT_MEMORY, None),
         (failing_callback, CASE, "ZeroDivisionError", None),
         (failing_feed, GENERATED, "ZeroDivisionError", None),
         (failing_step, CASE, "NonFiniteError", NonFiniteError.code),
@@ -322,6 +342,7 @@ def test_after_an_error_the_last_checkpoint_stands_and_the_run_goes_on(
 
     assert failed.code == 1
     assert f"{error}" in failed.output and "While training with Perigee" in failed.output
+    assert ("A smaller `batch_size`" in failed.output) == (fails is failing_memory)
     said = json.loads((path / "run.json").read_text())
     assert (said["state"], said["stop_reason"]) == ("ended", f"error: {error}")
     assert (said["error"]["class"], said["error"]["code"]) == (error, code)
