@@ -33,7 +33,9 @@ def test_links_within_the_repository_lead_to_files(page):
     assert [link for link in inner if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["runs.md", "prepare.md", "from_orbit_and_lightning.md"])
+@pytest.mark.parametrize(
+    "name", ["check.md", "runs.md", "prepare.md", "from_orbit_and_lightning.md"]
+)
 def test_the_code_on_a_page_runs(name):
     path = ROOT / "docs" / name
     page = path.read_text(encoding="utf-8")

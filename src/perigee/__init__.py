@@ -13,6 +13,7 @@ from perigee._version import __version__ as __version__
 if TYPE_CHECKING:
     from perigee._averages import Average as Average
     from perigee._averages import mean as mean
+    from perigee._check import check as check
     from perigee._copies import copy_of as copy_of
     from perigee._events import Hook as Hook
     from perigee._execution import Execution as Execution
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from perigee._schedule import Every as Every
     from perigee._step import Step as Step
     from perigee.diagnostics import Finding as Finding
+    from perigee.diagnostics import Report as Report
     from perigee.steps.alternate import alternate as alternate
     from perigee.steps.keras_step import KerasStep as KerasStep
     from perigee.steps.supervised import Supervised as Supervised
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Average": "perigee._averages",
     "mean": "perigee._averages",
+    "check": "perigee._check",
     "copy_of": "perigee._copies",
     "Hook": "perigee._events",
     "Execution": "perigee._execution",
@@ -53,6 +56,7 @@ _HOMES = {
     "clip_by_norm": "perigee._gradients",
     "clip_by_value": "perigee._gradients",
     "Finding": "perigee.diagnostics",
+    "Report": "perigee.diagnostics",
     "alternate": "perigee.steps.alternate",
     "KerasStep": "perigee.steps.keras_step",
     "Supervised": "perigee.steps.supervised",

@@ -97,7 +97,7 @@ def rehearse(
     before = _state.track(step)
     _prepare_loss_scale(step, before)
     recorder = StepRecorder(step, before, observers, accumulate > 1)
-    with _undone(before.variables) as undo, _backends.current().watch() as watch:
+    with undone(before.variables) as undo, _backends.current().watch() as watch:
         recorder.made = undo.made = watch.made
         recorder.is_global_seed = undo.is_global_seed
         loops_well = _run(step, method, batch, recorder, before)
@@ -159,7 +159,7 @@ class _Undo:
 
 
 @contextmanager
-def _undone(variables: Sequence[Any]) -> Generator[_Undo]:
+def undone(variables: Sequence[Any]) -> Generator[_Undo]:
     """Give variables, those made meanwhile and the host's random state back what they had."""
     backend = _backends.current()
     host, framework = _state.host_random(), backend.random_state()
@@ -395,7 +395,7 @@ class Probe:
             change_metrics: Whether metric variables begin with other values than they have.
             change_weights: Whether trainable variables do, the same ones in each call.
         """
-        with _undone(self._tracked.variables):
+        with undone(self._tracked.variables):
             if change_weights:
                 draw = np.random.default_rng(0)
                 for variable in self._tracked.of_kind("trainable"):

@@ -11,7 +11,12 @@ from perigee._protocols import Feed
 from perigee._recorder import LossCall
 from perigee._step import Step
 from perigee.diagnostics import coverage, labels, pairing, positions, resumption, retraces
+from perigee.diagnostics._evidence import Evidence as Evidence
+from perigee.diagnostics._evidence import untouched as untouched
 from perigee.diagnostics._finding import Finding as Finding
+from perigee.diagnostics._report import Report as Report
+from perigee.diagnostics._rules import examine as examine
+from perigee.diagnostics._rules import known_codes as known_codes
 
 LOSS_CALL_CHECKS: Sequence[Callable[[LossCall], None]] = (labels.check,)
 """Look at each call of a Keras loss in the first batch, before the loss runs."""

@@ -1,0 +1,124 @@
+"""`check`: what is wrong with a step, found before it costs a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _backends, _state
+from perigee._arguments import check_step, named
+from perigee._errors import ArgumentError
+from perigee._step import Step
+from perigee._typing import Batch
+from perigee.data import open_feed
+from perigee.diagnostics import Evidence, Report, examine, known_codes, untouched
+from perigee.steps.keras_step import KerasStep
+
+_BATCHES = 8
+"""Batches that are looked at where data is not given as arrays."""
+
+
+@named
+def check(
+    target: Step | keras.Model,
+    data: Any,
+    *,
+    validation: Any = None,
+    batch_size: int | None = None,
+    ignore: Sequence[str] = (),
+) -> Report:
+    """Look for faults that training would not tell of.
+
+    The step runs on one batch, a few times, and everything is put back: weights, slots, seeds and
+    metrics are as they were. What is not built yet is built, as `fit` would.
+
+    >>> report = pg.check(step, (x, y))
+    >>> print(report)
+    Nothing found.
+
+    Args:
+        target: A Step, or a compiled `keras.Model`.
+        data: As in `fit`, but for iterators, which cannot begin again. Arrays are looked at as a
+            whole, of other data the first 8 batches.
+        validation: Data to validate on, to see whether examples are shared.
+        batch_size: Rows a batch, 32 by default; for arrays only.
+        ignore: Codes that are not told, such as `["PG220"]`.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ArgumentError: If a code is unknown, or `data` is an iterator.
+    """
+    _check_codes(ignore)
+    is_model = isinstance(target, keras.Model)
+    step = KerasStep(target) if is_model else target
+    check_step(step, "train_step")
+    for name, given in (("data", data), ("validation", validation)):
+        if isinstance(given, Iterator):
+            raise ArgumentError(
+                name,
+                f"<{type(given).__name__}>",
+                "data that can begin again: looking at it would take its first batches away.",
+                "pass the function that makes the iterator, or a list of some batches.",
+            )
+    with untouched(_state.track(step)):
+        batches = _batches(data, batch_size)
+        columns = _columns(data, batches)
+        other = None
+        if validation is not None:
+            other = _columns(validation, _batches(validation, None))
+        for metric in _state.track(step).metrics.values():
+            if getattr(metric, "built", True):
+                metric.reset_state()
+        evidence = Evidence(step, batches, columns, other, isinstance(step, KerasStep))
+        found = examine(evidence)
+    return Report(tuple(finding for finding in found if finding.code not in ignore))
+
+
+def _check_codes(ignore: Any) -> None:
+    codes = [ignore] if isinstance(ignore, str) else list(ignore)
+    unknown = [code for code in codes if code not in known_codes()]
+    if isinstance(ignore, str) or unknown:
+        raise ArgumentError(
+            "ignore",
+            repr(ignore),
+            'codes of errors and findings, such as `["PG220"]`.',
+            "see docs/errors.md for all of them.",
+        )
+
+
+def _batches(data: Any, batch_size: int | None) -> list[Batch]:
+    feed = open_feed(data, batch_size=batch_size)
+    try:
+        batches = [feed.peek()]
+        feed.draw()
+        while len(batches) < _BATCHES:
+            batch = feed.draw()
+            if batch is None:
+                break
+            batches.append(batch)
+    finally:
+        feed.close()
+    return [_backends.current().to_host(_backends.current().tensors(b)) for b in batches]
+
+
+def _columns(data: Any, batches: Sequence[Batch]) -> list[np.ndarray]:
+    """Return all rows that are known of each leaf: of arrays all, of others those drawn."""
+    flat: list[Any] = (
+        keras.tree.flatten(data) if isinstance(data, tuple | dict | np.ndarray) else [None]
+    )
+    if all(isinstance(leaf, np.ndarray) for leaf in flat):
+        return flat
+    leaves = [keras.tree.flatten(batch) for batch in batches]
+    return [
+        np.concatenate(column) if column[0].ndim and _are_alike(column) else column[0]
+        for column in ([np.asarray(leaf) for leaf in some] for some in zip(*leaves, strict=False))
+    ]
+
+
+def _are_alike(arrays: Sequence[np.ndarray]) -> bool:
+    return len({array.shape[1:] for array in arrays}) == 1

@@ -1,0 +1,178 @@
+"""What rules look at: each piece found out once, when the first rule asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _backends, _state
+from perigee._discovery import Probe
+from perigee._frame import Method
+from perigee._recorder import patched
+from perigee._state import Tracked
+from perigee._step import Step
+from perigee._typing import Batch
+from perigee.diagnostics import labels
+from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """A layer inside a model, called in inference mode.
+
+    Attributes:
+        layer: The layer.
+        outputs: What it returned, on the host, flat.
+    """
+
+    layer: Any
+    outputs: Sequence[np.ndarray]
+
+
+class Evidence:
+    """A Step and some of its data, and what can be found out about them.
+
+    Whatever is asked, the Step stays as it is: variables and generators are put back.
+
+    Attributes:
+        step: The Step, built.
+        batches: Some batches, on the host, the first one among them.
+        columns: All rows that are known of each leaf of a batch, on the host.
+        validation: The same of the data to validate on, or `None`.
+        is_of_keras: Whether a compiled model runs its own steps.
+        training: What `train_step` does on the first batch.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        batches: Sequence[Batch],
+        columns: Sequence[np.ndarray],
+        validation: Sequence[np.ndarray] | None,
+        is_of_keras: bool,
+    ) -> None:
+        self.step, self.batches, self.columns = step, batches, columns
+        self.validation, self.is_of_keras = validation, is_of_keras
+        self.batch = _backends.current().tensors(batches[0])
+        self.training = Recording()
+        self._probes: dict[Method, Probe] = {}
+
+    def rehearse(self) -> None:
+        """Run `train_step` twice: what it builds is there the second time.
+
+        Raises:
+            PerigeeError: For what is certainly wrong.
+        """
+        record(self.step, "train_step", self.batch, self.tracked, (labels.check,))
+        self.training = record(self.step, "train_step", self.batch, self.tracked, (labels.check,))
+
+    @property
+    def tracked(self) -> Tracked:
+        """What the Step holds."""
+        return _state.track(self.step)
+
+    @cached_property
+    def testing(self) -> Recording | None:
+        """What `test_step` does on the first batch; `None` if there is none."""
+        method = type(self.step).test_step
+        if method is Step.test_step:
+            return None
+        return record(self.step, "test_step", self.batch, self.tracked, ())
+
+    @cached_property
+    def size(self) -> int:
+        """Rows of the first batch; 0 where its arrays have no common first axis."""
+        sizes = {np.shape(leaf)[:1] for leaf in keras.tree.flatten(self.batches[0])}
+        return next(iter(sizes))[0] if len(sizes) == 1 and sizes != {()} else 0
+
+    @cached_property
+    def updated(self) -> set[int]:
+        """Ids of the variables that optimizers were asked to update."""
+        return {id(v) for update in self.training.updates for v in update.variables}
+
+    @cached_property
+    def trained(self) -> list[ModelCall]:
+        """Calls of models that optimizers update parts of, in the training step."""
+        return [c for c in self.training.calls if self.is_updated(c.layer)]
+
+    def is_updated(self, layer: Any) -> bool:
+        """Tell whether an optimizer updates variables of a layer."""
+        return any(id(v) in self.updated for v in layer.variables)
+
+    @property
+    def labels(self) -> list[tuple[int, np.ndarray]]:
+        """Every leaf of the batches but the first, by index: all rows of it that are known."""
+        return list(enumerate(self.columns))[1:]
+
+    def loss(self, batch: Batch) -> float | None:
+        """Return the mean loss of a training step on another batch, from the same state.
+
+        Args:
+            batch: Arrays.
+
+        Returns:
+            What is logged as `loss`, or `None` where nothing is.
+        """
+        rehearsal = self.training.rehearsal
+        if rehearsal is None or "loss" not in rehearsal.kinds:
+            return None
+        if "train_step" not in self._probes:
+            self._probes["train_step"] = Probe(self.step, "train_step", rehearsal.tracked)
+        parts = self._probes["train_step"](_backends.current().tensors(batch))["loss"]
+        return float(np.mean(divided(parts, self.training.are_bare["loss"])))
+
+    @cached_property
+    def is_repeatable(self) -> bool:
+        """Whether two equal training steps have one loss."""
+        first = self.loss(self.batches[0])
+        return first is not None and np.isfinite(first) and first == self.loss(self.batches[0])
+
+    def outputs(self, call: ModelCall, inputs: Any) -> list[np.ndarray]:
+        """Run a model in inference mode on inputs like those of a call, on the host."""
+        return [output for _, found in [self._inference(call, inputs)] for output in found]
+
+    def inside(self, call: ModelCall) -> list[Inner]:
+        """Run a model in inference mode, and return what each layer inside it returned."""
+        return self._inference(call, call.inputs)[0]
+
+    def _inference(self, call: ModelCall, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
+        found: list[Inner] = []
+
+        def listen(original: Any) -> Any:
+            def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
+                returned = original(layer, *args, **kwargs)
+                if layer is not call.layer:
+                    found.append(Inner(layer, _arrays(returned)))
+                return returned
+
+            return call_layer
+
+        with untouched(self.tracked), patched(keras.Layer, "__call__", listen):
+            kwargs = {"training": False} if takes_training(call.layer) else {}
+            returned = call.layer(_backends.current().tensors(inputs), **kwargs)
+        return found, _arrays(returned)
+
+
+@contextmanager
+def untouched(tracked: Tracked) -> Generator[None]:
+    """Give variables, and the generators of the host and the framework, back what they had."""
+    backend = _backends.current()
+    host, framework = _state.host_random(), backend.random_state()
+    values = _state.snapshot(tracked.variables)
+    try:
+        yield
+    finally:
+        _state.restore(tracked.variables, values)
+        _state.set_host_random(host)
+        backend.set_random_state(framework)
+
+
+def _arrays(tree: Any) -> list[np.ndarray]:
+    flat = [leaf for leaf in keras.tree.flatten(tree) if _backends.current().is_tensor(leaf)]
+    return [np.asarray(keras.ops.convert_to_numpy(leaf)) for leaf in flat]

@@ -1,0 +1,56 @@
+"""What rules ask of layers: which ones there are, what they do at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as kl
+
+from perigee import _state
+from perigee.diagnostics._evidence import Inner
+
+DRAWING = (
+    kl.Dropout,
+    kl.SpatialDropout1D,
+    kl.SpatialDropout2D,
+    kl.SpatialDropout3D,
+    kl.AlphaDropout,
+    kl.GaussianDropout,
+    kl.GaussianNoise,
+)
+"""Layers that change what they get at random, in training mode only."""
+
+
+def of_two_modes(model: Any) -> list[keras.Layer]:
+    """Return the layers inside a model that do another thing in training: Dropout, BatchNorm."""
+    return [
+        layer
+        for layer in _state.nested_layers(model)
+        if (isinstance(layer, DRAWING) and _strength(layer) > 0)
+        or (isinstance(layer, kl.BatchNormalization) and layer.trainable)
+    ]
+
+
+def _strength(layer: Any) -> float:
+    return float(getattr(layer, "rate", None) or getattr(layer, "stddev", None) or 0.0)
+
+
+def activation_of(layer: Any) -> str | None:
+    """Return the name of what a layer does to its values at last, such as `"relu"`."""
+    if isinstance(layer, kl.ReLU | kl.Softmax):
+        return type(layer).__name__.lower()
+    activation = getattr(layer, "activation", None)
+    return getattr(activation, "__name__", None)
+
+
+def last_of(inner: Sequence[Inner], output: np.ndarray) -> keras.Layer | None:
+    """Return the innermost layer that made an output of its model."""
+    for one in reversed(inner):
+        if list(_state.nested_layers(one.layer)) != [one.layer] or len(one.outputs) != 1:
+            continue
+        if np.array_equal(one.outputs[0], output, equal_nan=True):
+            return one.layer
+    return None

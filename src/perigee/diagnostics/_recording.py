@@ -1,0 +1,398 @@
+"""What a method of a Step did on a batch: calls, values, gradients and changes of state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _backends, _state
+from perigee._averages import Average
+from perigee._discovery import Rehearsal, rehearse
+from perigee._frame import Method, current_frame
+from perigee._recorder import LossCall, Observer, StepRecorder, patched
+from perigee._state import Tracked
+from perigee._step import Step
+from perigee._typing import Batch
+
+_BY_HAND: Mapping[str, type[keras.losses.Loss]] = {
+    "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
+    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    "binary_crossentropy": keras.losses.BinaryCrossentropy,
+}
+"""Functions of `keras.ops` that compute what a loss object does."""
+
+
+@dataclass(slots=True)
+class ModelCall:
+    """A call of a layer by the step itself, not by another layer.
+
+    Attributes:
+        layer: What was called, a model as a rule.
+        training: What it was told; `None` where it was told nothing.
+        inputs: Its first argument, on the host; `None` where the values are not known.
+        outputs: What it returned, on the host, flat.
+    """
+
+    layer: Any
+    training: Any
+    inputs: Any = None
+    outputs: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Compared:
+    """Labels and predictions that a loss or a metric was given.
+
+    Attributes:
+        by: The loss or the metric; of a function of `keras.ops` a loss object like it.
+        y_true: Labels, on the host.
+        y_pred: Predictions, on the host.
+        is_by_hand: Whether a function of `keras.ops` was called, which gives a value an example.
+    """
+
+    by: Any
+    y_true: np.ndarray
+    y_pred: np.ndarray
+    is_by_hand: bool = False
+
+
+@dataclass(slots=True)
+class Update:
+    """What an optimizer was given.
+
+    Attributes:
+        optimizer: Which one.
+        variables: What it updates.
+        gradients: One array for each variable, on the host.
+        is_conditional: Whether it was applied only under a condition.
+    """
+
+    optimizer: Any
+    variables: Sequence[Any]
+    gradients: list[np.ndarray] = field(default_factory=list)
+    is_conditional: bool = False
+
+
+@dataclass(slots=True)
+class Recording:
+    """What one method did on a batch.
+
+    Attributes:
+        calls: Of layers, by the step itself, in order.
+        losses: What Keras losses compared, in order.
+        compared: What metrics compared, in order.
+        updates: What optimizers were given.
+        adds_losses: Whether penalties came into some loss, by Perigee or by the step itself.
+        measured: Metrics that were updated, by id.
+        before: Values of all variables before, by id, where they were known.
+        after: Their values after.
+        logs: What was returned, on the host; averages divided.
+        are_bare: Of each term of an average that was returned, whether it has no count.
+        rehearsal: What Perigee learned of it; `None` if it did not run to its end.
+    """
+
+    calls: list[ModelCall] = field(default_factory=list)
+    losses: list[Compared] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
+    adds_losses: bool = False
+    measured: set[int] = field(default_factory=set)
+    before: dict[int, np.ndarray] = field(default_factory=dict)
+    after: dict[int, np.ndarray] = field(default_factory=dict)
+    logs: dict[str, np.ndarray] = field(default_factory=dict)
+    are_bare: dict[str, Sequence[bool]] = field(default_factory=dict)
+    rehearsal: Rehearsal | None = None
+
+    def changed(self, variable: Any) -> bool:
+        """Tell whether the method gave a variable another value."""
+        old, new = self.before.get(id(variable)), self.after.get(id(variable))
+        return old is not None and new is not None and old.tobytes() != new.tobytes()
+
+
+def record(
+    step: Step, method: Method, batch: Batch, tracked: Tracked, observers: Sequence[Observer]
+) -> Recording:
+    """Run a method once, write down what it does, and put everything back.
+
+    Args:
+        step: The Step, built.
+        method: Which of its methods.
+        batch: Tensors.
+        tracked: What the Step holds.
+        observers: Look at each call of a loss, also at those of functions of `keras.ops`.
+    """
+    recording = Recording()
+    with _Listening(tracked, recording, observers).on():
+        recording.rehearsal = rehearse(step, method, batch, observers=observers)
+    return recording
+
+
+def loss_like(name: str, arguments: Mapping[str, Any]) -> keras.losses.Loss | None:
+    """Return the loss object that computes what a function of `keras.ops` was asked for."""
+    is_usual = arguments.get("axis", -1) == -1
+    return _BY_HAND[name](from_logits=arguments.get("from_logits", False)) if is_usual else None
+
+
+class _Listening:
+    def __init__(
+        self, tracked: Tracked, recording: Recording, observers: Sequence[Observer]
+    ) -> None:
+        self._tracked, self._recording = tracked, recording
+        self._observers = observers
+        self._depth = 0
+        self._is_applying = False
+
+    @contextmanager
+    def on(self) -> Generator[None]:
+        recording = self._recording
+        entries = self._tracked.entries
+        values = _state.snapshot([entry.variable for entry in entries])
+        recording.before = {id(e.variable): v for e, v in zip(entries, values, strict=True)}
+        with ExitStack() as stack:
+            enter = stack.enter_context
+            enter(patched(keras.Layer, "__call__", self._layer_call))
+            enter(patched(keras.Layer, "stateless_call", self._stateless_call))
+            enter(patched(keras.losses.Loss, "__call__", self._loss_call))
+            losses = keras.Layer.losses.fget
+            enter(patched(keras.Layer, "losses", lambda _: property(self._losses(losses))))
+            enter(patched(Step, "gradients", self._gradients))
+            enter(patched(Step, "apply", self._apply))
+            for name in _BY_HAND:
+                enter(patched(keras.ops, name, partial(self._function, name)))
+            for optimizer in self._tracked.optimizers.values():
+                enter(patched(optimizer, "apply", partial(self._raw_apply, optimizer)))
+            for metric in _all_metrics(self._tracked):
+                enter(patched(metric, "update_state", partial(self._update, metric)))
+            enter(patched(StepRecorder, "returned", self._returned))
+            yield
+
+    def _returned(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def returned(recorder: Any, logs: Mapping[str, Any]) -> None:
+            original(recorder, logs)
+            variables = self._tracked.variables
+            look(
+                [keras.ops.convert_to_tensor(v) for v in variables],
+                lambda *values: self._recording.after.update(
+                    {id(v): value for v, value in zip(variables, values, strict=True)}
+                ),
+            )
+            for name, value in logs.items():
+                terms = value.terms if isinstance(value, Average) else ()
+                parts = [p for t in terms for p in (t.total, t.count) if p is not None]
+                if not terms:
+                    parts = [keras.ops.convert_to_tensor(value)]
+                self._recording.are_bare[name] = [t.count is None for t in terms]
+                look(parts, partial(self._logged, name))
+
+        return returned
+
+    def _logged(self, name: str, *parts: np.ndarray) -> None:
+        self._recording.logs[name] = divided(parts, self._recording.are_bare[name])
+
+    def _layer_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            if not _is_recorded():
+                return original(layer, *args, **kwargs)
+            self._depth += 1
+            try:
+                outputs = original(layer, *args, **kwargs)
+            finally:
+                self._depth -= 1
+            self._called(layer, args, kwargs, outputs)
+            return outputs
+
+        return call_layer
+
+    def _stateless_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call_stateless(
+            layer: Any, trainable: Any, others: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            if not _is_recorded():
+                return original(layer, trainable, others, *args, **kwargs)
+            self._depth += 1
+            try:
+                returned = original(layer, trainable, others, *args, **kwargs)
+            finally:
+                self._depth -= 1
+            if kwargs.pop("return_losses", False) and self._depth == 0:
+                self._recording.adds_losses = True
+            self._called(layer, args, kwargs, returned[0])
+            return returned
+
+        return call_stateless
+
+    def _called(
+        self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Any
+    ) -> None:
+        if self._depth:
+            return
+        call = ModelCall(layer, _training(layer, args, kwargs))
+        self._recording.calls.append(call)
+        if args:
+            _look_at_tree(args[0], lambda tree: setattr(call, "inputs", tree))
+        flat = [t for t in keras.tree.flatten(outputs) if _is_tensor(t)]
+        look(flat, lambda *arrays: setattr(call, "outputs", list(arrays)))
+
+    def _loss_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call_loss(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+            meant = getattr(loss, "perigee_stands_for", loss)
+            if meant is not None and _is_recorded():
+                self._compare(self._recording.losses, meant, y_true, y_pred)
+            return original(loss, y_true, y_pred, *args, **kwargs)
+
+        return call_loss
+
+    def _function(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if _is_recorded():
+                given = dict(signature.bind(*args, **kwargs).arguments)
+                like = loss_like(name, given)
+                if like is not None:
+                    target, output = given["target"], given["output"]
+                    self._compare(self._recording.losses, like, target, output, is_by_hand=True)
+                    if _is_tensor(target) and _is_tensor(output):
+                        for observe in self._observers:
+                            observe(LossCall(like, target, output))
+            return original(*args, **kwargs)
+
+        return function
+
+    def _losses(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def losses(layer: keras.Layer) -> Any:
+            if self._depth == 0:
+                self._recording.adds_losses = True
+            return original(layer)
+
+        return losses
+
+    def _gradients(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def gradients(step: Step, *args: Any, **kwargs: Any) -> Any:
+            frame = current_frame()
+            if frame is not None and not frame.depth and kwargs.get("add_losses", True):
+                self._recording.adds_losses = True
+            return original(step, *args, **kwargs)
+
+        return gradients
+
+    def _apply(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def apply(step: Step, optimizer: Any, gradients: Any, when: Any = None) -> Any:
+            pairs = (
+                list(zip(gradients.values, gradients.variables, strict=True))
+                if hasattr(gradients, "variables")
+                else list(gradients)
+            )
+            self._updates(optimizer, pairs, when is not None)
+            self._is_applying = True
+            try:
+                return original(step, optimizer, gradients, when)
+            finally:
+                self._is_applying = False
+
+        return apply
+
+    def _raw_apply(self, optimizer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+        def apply(grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
+            if not self._is_applying:
+                variables = trainable_variables or self._tracked.of_kind("trainable")
+                if len(grads) == len(variables):
+                    self._updates(optimizer, list(zip(grads, variables, strict=True)), False)
+            return original(grads, trainable_variables, **kwargs)
+
+        return apply
+
+    def _updates(
+        self, optimizer: Any, pairs: Sequence[tuple[Any, Any]], is_conditional: bool
+    ) -> None:
+        if not _is_recorded():
+            return
+        known = [(value, variable) for value, variable in pairs if value is not None]
+        update = Update(optimizer, [v for _, v in known], is_conditional=is_conditional)
+        self._recording.updates.append(update)
+        values = [_backends.current().dense(value) for value, _ in known]
+        look(values, lambda *arrays: setattr(update, "gradients", list(arrays)))
+
+    def _update(self, metric: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+        def update_state(*args: Any, **kwargs: Any) -> Any:
+            self._recording.measured.add(id(metric))
+            if _is_recorded() and len(args) >= 2:
+                self._compare(self._recording.compared, metric, args[0], args[1])
+            return original(*args, **kwargs)
+
+        return update_state
+
+    def _compare(
+        self, into: list[Compared], by: Any, y_true: Any, y_pred: Any, is_by_hand: bool = False
+    ) -> None:
+        if _is_tensor(y_true) and _is_tensor(y_pred):
+            look(
+                (y_true, y_pred),
+                lambda true, pred: into.append(Compared(by, true, pred, is_by_hand)),
+            )
+
+
+def divided(parts: Sequence[Any], are_bare: Sequence[bool]) -> np.ndarray:
+    """Return the value of an average from its parts, or of what is no average as it is."""
+    if not are_bare:
+        return np.asarray(parts[0], "float64")
+    waiting = list(parts)
+    total = np.zeros((), "float64")
+    for is_bare in are_bare:
+        value = np.asarray(waiting.pop(0), "float64")
+        count = 1.0 if is_bare else np.asarray(waiting.pop(0), "float64")
+        total = total + (value / count if np.any(count) else 0.0)
+    return total
+
+
+def look(tensors: Sequence[Any], at: Callable[..., None]) -> None:
+    """Call `at` with values on the host; not at all where a function that is compiled has them."""
+    try:
+        _backends.current().observe(tuple(tensors), at)
+    except (AttributeError, NotImplementedError):
+        return
+
+
+def _look_at_tree(tree: Any, at: Callable[[Any], None]) -> None:
+    flat = keras.tree.flatten(tree)
+    if all(_is_tensor(leaf) for leaf in flat):
+        look(flat, lambda *arrays: at(keras.tree.pack_sequence_as(tree, list(arrays))))
+
+
+def _is_tensor(value: Any) -> bool:
+    return _backends.current().is_tensor(value)
+
+
+def _is_recorded() -> bool:
+    frame = current_frame()
+    return frame is not None and frame.recorder is not None
+
+
+def _training(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if "training" in kwargs:
+        return kwargs["training"]
+    try:
+        return inspect.signature(layer.call).bind(*args, **kwargs).arguments.get("training")
+    except TypeError:
+        return None
+
+
+def takes_training(layer: Any) -> bool:
+    """Tell whether a layer's `call` has an argument `training`."""
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def _all_metrics(tracked: Tracked) -> list[Any]:
+    """Return the metrics of a Step, those within containers of Keras's own included."""
+    found: dict[int, Any] = {}
+    for metric in tracked.metrics.values():
+        for one in (metric, *(getattr(metric, "metrics", None) or ())):
+            found[id(one)] = one
+    return list(found.values())

@@ -1,0 +1,162 @@
+"""The rules of `check`, in the order in which findings of one severity are told."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from perigee._errors import PerigeeError
+from perigee.diagnostics import (
+    answers,
+    constant_output,
+    constants,
+    counters,
+    coverage,
+    dead,
+    distributions,
+    dropouts,
+    encodings,
+    evaluation,
+    finite,
+    gradients,
+    growth,
+    heads,
+    leaks,
+    linearity,
+    mixing,
+    modes,
+    overlap,
+    pairing,
+    penalties,
+    rates,
+    reach,
+    scales,
+    scores,
+    signs,
+    targets,
+    unmeasured,
+)
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._report import SEVERITIES
+
+Rule = Callable[[Evidence], list[Finding]]
+
+OF_DATA: Sequence[Rule] = (
+    finite.check,
+    constants.check,
+    leaks.check,
+    overlap.check,
+)
+"""Look at the data alone; the first ones, since what is wrong with it shows everywhere."""
+
+
+def _uncovered(evidence: Evidence) -> list[Finding]:
+    rehearsal = evidence.training.rehearsal
+    return [] if rehearsal is None else coverage.check(rehearsal)
+
+
+def _unpaired(evidence: Evidence) -> list[Finding]:
+    rehearsal = evidence.training.rehearsal
+    if rehearsal is not None:
+        pairing.check(evidence.step, rehearsal, evidence.batch)
+    return []
+
+
+OF_STEPS: Sequence[Rule] = (
+    scales.check,
+    targets.check,
+    _unpaired,
+    signs.check,
+    mixing.check,
+    distributions.check,
+    heads.check,
+    reach.check,
+    answers.check,
+    growth.check,
+    dead.check,
+    constant_output.check,
+    gradients.check,
+    linearity.check,
+    modes.check,
+    evaluation.check,
+    dropouts.check,
+    penalties.check,
+    counters.check,
+    rates.check,
+    _uncovered,
+    unmeasured.check,
+    scores.check,
+    encodings.check,
+)
+"""Look at what the Step does on a batch."""
+
+_EXPLAINED: dict[str, Sequence[str]] = {
+    "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
+    "PG122": ("PG120", "PG224"),  # nothing passes dead units
+    "PG320": ("PG321", "PG325"),
+    "PG322": ("PG221",),
+}
+"""Findings by what explains them: they say the same once more."""
+
+
+def examine(evidence: Evidence) -> list[Finding]:
+    """Run all rules.
+
+    Returns:
+        Findings, the worst first; an error that the rehearsal raises is one of them.
+    """
+    found = _run(OF_DATA, evidence)
+    try:
+        evidence.rehearse()
+    except PerigeeError as error:
+        found.append(_as_finding(error))
+    else:
+        found += _run(OF_STEPS, evidence)
+    explained = {code for finding in found for code in _EXPLAINED.get(finding.code, ())}
+    left = [finding for finding in found if finding.code not in explained]
+    return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _run(rules: Sequence[Rule], evidence: Evidence) -> list[Finding]:
+    found: list[Finding] = []
+    for rule in rules:
+        try:
+            found += rule(evidence)
+        except PerigeeError as error:
+            found.append(_as_finding(error))
+    return list(dict.fromkeys(found))
+
+
+def _as_finding(error: PerigeeError) -> Finding:
+    return Finding(
+        code=error.code,
+        name=type(error).__name__,
+        severity="error",
+        happened=error.happened,
+        expected=error.expected,
+        fix=error.fix,
+        items=error.items,
+    )
+
+
+@cache
+def known_codes() -> frozenset[str]:
+    """Return the codes of all errors and rules."""
+    rules = (_code_of(path) for path in Path(__file__).parent.glob("*.py"))
+    return frozenset(_codes_below(PerigeeError)) | {code for code in rules if code}
+
+
+def _codes_below(error: type[PerigeeError]) -> Iterator[str]:
+    yield error.code
+    for subclass in error.__subclasses__():
+        yield from _codes_below(subclass)
+
+
+def _code_of(path: Path) -> str | None:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    head = re.match(r"(PG\d{3}), ", text)
+    return None if head is None else head[1]

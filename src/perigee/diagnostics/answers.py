@@ -1,0 +1,58 @@
+"""PG221, LabelsIgnored: a loss that does not change with the labels.
+
+The labels are in the batch, and `train_step` has the same loss for others: it compares predictions
+with something else, such as their own argmax. Steps that learn without labels get data without
+them, or say `ignore=["PG221"]`.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from perigee._typing import Batch
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Turn labels around within their range, and roll them, and compare the loss."""
+    batch = evidence.batches[0]
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3) or not evidence.is_repeatable:
+        return []
+    flat = keras.tree.flatten(batch)
+    first = len(keras.tree.flatten(batch[0]))
+    base = evidence.loss(batch)
+    last = first + len(keras.tree.flatten(batch[1]))
+    candidates = [(i, np.asarray(flat[i])) for i in range(first, last) if flat[i] is not None]
+    usable = [(i, leaf) for i, leaf in candidates if leaf.dtype.kind in "fiu" and leaf.ndim]
+    usable = [(i, leaf) for i, leaf in usable if len(np.unique(leaf)) > 1]
+    if not usable:
+        return []
+    for change in (_turned, _rolled):
+        if evidence.loss(_with(batch, {i: change(leaf) for i, leaf in usable})) != base:
+            return []
+    return [
+        Finding(
+            code="PG221",
+            name="LabelsIgnored",
+            severity="warning",
+            happened=f"The loss is {base:.6g} with these labels and with others.",
+            expected="a loss that changes with the labels of the batch.",
+            fix="compare the predictions with the labels of the batch; for learning without "
+            "labels, pass data without them.",
+        )
+    ]
+
+
+def _turned(leaf: np.ndarray) -> np.ndarray:
+    return (leaf.max() + leaf.min() - leaf).astype(leaf.dtype)
+
+
+def _rolled(leaf: np.ndarray) -> np.ndarray:
+    return np.roll(leaf, 1, axis=0)
+
+
+def _with(batch: Batch, leaves: dict[int, np.ndarray]) -> Batch:
+    flat = [leaves.get(i, leaf) for i, leaf in enumerate(keras.tree.flatten(batch))]
+    return keras.tree.pack_sequence_as(batch, flat)

@@ -1,0 +1,59 @@
+"""PG322, ConstantData: labels that are all alike, or a feature that never changes.
+
+Nothing can be learned from labels that are all the same: often a split by time or by class went
+wrong. A feature that has one value tells nothing either; zeros, as of pixels at the edge, pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_FEWEST = 48
+"""Rows from which on it is no chance that they are alike."""
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at all rows that are known."""
+    columns = evidence.columns
+    if len(columns) < 2 or len(columns[0]) < _FEWEST:
+        return []
+    found: list[Finding] = []
+    labels = columns[1]
+    if len(labels) >= _FEWEST and labels.dtype.kind in "fiub" and bool(np.all(labels == labels[0])):
+        found.append(
+            _finding(
+                "warning",
+                f"All {len(labels)} labels (batch[1]) are {np.asarray(labels[0]).tolist()}.",
+                "labels that differ.",
+                "look at how the data was split.",
+            )
+        )
+    x = columns[0]
+    if x.ndim == 2 and x.dtype.kind == "f":
+        constant = np.flatnonzero((x == x[0]).all(axis=0) & (x[0] != 0) & (x[0] != 1))
+        if constant.size:
+            column = int(constant[0])
+            found.append(
+                _finding(
+                    "hint",
+                    f"{constant.size} features never change, the first one is batch[0][:, "
+                    f"{column}] = {x[0, column]:.4g}.",
+                    "features that differ between examples.",
+                    "leave the feature out, or see why it is constant.",
+                )
+            )
+    return found
+
+
+def _finding(severity: str, happened: str, expected: str, fix: str) -> Finding:
+    return Finding(
+        code="PG322",
+        name="ConstantData",
+        severity="warning" if severity == "warning" else "hint",
+        happened=happened,
+        expected=expected,
+        fix=fix,
+    )

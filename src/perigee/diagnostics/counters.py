@@ -1,0 +1,45 @@
+"""PG125, OptimizerState: an optimizer whose state is changed besides its updates.
+
+Its counter, `iterations`, drives bias corrections and schedules: it grows by one an update. A
+counter that stays or falls belongs to an optimizer that begins anew each step, so that no momentum
+builds up; one that grows faster runs ahead of its schedule.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Compare the counter with how often the optimizer was applied."""
+    recording = evidence.training
+    found: list[Finding] = []
+    for path, optimizer in evidence.tracked.optimizers.items():
+        counter = getattr(optimizer, "inner_optimizer", optimizer).iterations
+        applied = [u for u in recording.updates if u.optimizer is optimizer]
+        old, new = recording.before.get(id(counter)), recording.after.get(id(counter))
+        if not applied or old is None or new is None:
+            continue
+        delta = int(np.asarray(new)) - int(np.asarray(old))
+        if optimizer.gradient_accumulation_steps:
+            continue
+        is_behind = delta < len(applied) and not any(u.is_conditional for u in applied)
+        if hasattr(optimizer, "inner_optimizer"):
+            is_behind = False  # it leaves out steps that overflow
+        if not is_behind and delta <= len(applied):
+            continue
+        found.append(
+            Finding(
+                code="PG125",
+                name="OptimizerState",
+                severity="warning",
+                happened=f"The counter of {path!r} changes by {delta} in a step that applies it "
+                f"{len(applied)} times.",
+                expected="`iterations` grows by one each time that the optimizer is applied.",
+                fix="make the optimizer once, outside the step, and leave its variables to it.",
+            )
+        )
+    return found

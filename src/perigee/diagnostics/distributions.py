@@ -1,0 +1,58 @@
+"""PG223, NotNormalized: predictions for one of several classes that do not sum to 1.
+
+A categorical crossentropy of probabilities wants a distribution over the last axis. Sigmoids are
+for labels that do not exclude each other, and a softmax over another axis compares the wrong
+things. Keras's losses may train such a model, through the scores behind its last activation, yet
+what the model says is no probability.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_TOLERANCE = 2e-2
+_CATEGORICAL = (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.CategoricalFocalCrossentropy,
+)
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Add up the probabilities that categorical losses were given."""
+    for seen in evidence.training.losses:
+        y_pred = seen.y_pred.astype("float64")
+        if not isinstance(seen.by, _CATEGORICAL) or getattr(seen.by, "from_logits", True):
+            continue
+        if getattr(seen.by, "axis", -1) != -1 or y_pred.ndim < 2 or y_pred.shape[-1] < 2:
+            continue
+        if not np.isfinite(y_pred).all() or y_pred.min() < 0 or y_pred.max() > 1 + _TOLERANCE:
+            continue
+        sums = y_pred.sum(axis=-1)
+        if np.mean(np.abs(sums - 1) > _TOLERANCE) < 0.5:
+            continue
+        others = [
+            a for a in range(y_pred.ndim - 1) if y_pred.shape[a] > 1 and _sums_to_1(y_pred, a)
+        ]
+        where = f" over the last axis, and to 1 over axis {others[0]}" if others else ""
+        return [
+            Finding(
+                code="PG223",
+                name="NotNormalized",
+                severity="warning",
+                happened=f"The predictions given to {type(seen.by).__name__} sum to "
+                f"{sums.min():.3g}..{sums.max():.3g}{where}.",
+                expected="probabilities of classes of which one is right: they sum to 1.",
+                fix='end the model with `activation="softmax"` over the last axis, or use '
+                "BinaryCrossentropy for labels that do not exclude each other.",
+            )
+        ]
+    return []
+
+
+def _sums_to_1(values: np.ndarray, axis: int) -> bool:
+    return bool(np.all(np.abs(values.sum(axis=axis) - 1) < _TOLERANCE))

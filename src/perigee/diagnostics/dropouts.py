@@ -1,0 +1,45 @@
+"""PG442, DropoutRate: Dropout that leaves next to nothing, or that changes the output itself.
+
+A rate is the share that is dropped: 0.95 keeps one value in twenty. Dropout after the last layer
+takes answers away at random, which no weight can make up for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers as kl
+
+from perigee import _state
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_HIGHEST = 0.9
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at the Dropout layers of trained models."""
+    found: dict[str, Finding] = {}
+    for call in evidence.trained:
+        layer: Any
+        for layer in _state.nested_layers(call.layer):
+            if isinstance(layer, kl.Dropout) and layer.rate >= _HIGHEST:
+                happened = f"{layer.path!r} drops {layer.rate:.0%} of its values."
+                found[layer.path] = _finding("warning", happened)
+        last: Any = call.layer.layers[-1] if isinstance(call.layer, keras.Sequential) else None
+        if isinstance(last, kl.Dropout) and last.rate > 0:
+            happened = f"{last.path!r} drops values of the output of {call.layer.name!r}."
+            found.setdefault(last.path, _finding("hint", happened))
+    return list(found.values())
+
+
+def _finding(severity: Any, happened: str) -> Finding:
+    return Finding(
+        code="PG442",
+        name="DropoutRate",
+        severity=severity,
+        happened=happened,
+        expected=f"a share below {_HIGHEST} of hidden values.",
+        fix="lower the rate (it is what is dropped, not what is kept); put no Dropout last.",
+    )

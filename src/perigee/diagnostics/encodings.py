@@ -1,0 +1,60 @@
+"""PG227, ClassesAsNumbers: classes in front of a loss that is made for something else.
+
+Class ids are names, not amounts: a squared error says that class 2 lies between 1 and 3. Rows with
+a single 1 are exclusive classes, for which softmax and a categorical crossentropy fit better than
+one sigmoid for each. Both can be meant, so this is a hint.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_REGRESSION = (
+    keras.losses.MeanSquaredError,
+    keras.losses.MeanAbsoluteError,
+    keras.losses.Huber,
+    keras.losses.LogCosh,
+)
+_MOST_CLASSES, _FEWEST_ROWS = 20, 16
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at the labels that Keras losses were given."""
+    for seen in evidence.training.losses:
+        true = seen.y_true.astype("float64")
+        name = type(seen.by).__name__
+        if len(true) < _FEWEST_ROWS or not np.isfinite(true).all():
+            continue
+        if isinstance(seen.by, _REGRESSION) and true.size == len(true):
+            classes = len(np.unique(true))
+            if bool((true == np.round(true)).all()) and 2 < classes <= _MOST_CLASSES:
+                return [_finding(f"{name} gets labels of {classes} different whole numbers.")]
+        if isinstance(seen.by, keras.losses.BinaryCrossentropy) and is_one_hot(true):
+            return [_finding(f"{name} gets labels of which exactly one of each row is 1.")]
+    return []
+
+
+def is_one_hot(true: np.ndarray) -> bool:
+    """Tell whether labels name one of three or more classes, as rows with a single 1."""
+    return (
+        true.ndim == 2
+        and true.shape[-1] > 2
+        and len(true) >= _FEWEST_ROWS
+        and bool(np.isin(true, (0, 1)).all() and (true.sum(axis=-1) == 1).all())
+    )
+
+
+def _finding(happened: str) -> Finding:
+    return Finding(
+        code="PG227",
+        name="ClassesAsNumbers",
+        severity="hint",
+        happened=happened,
+        expected="a categorical crossentropy for classes of which one is right.",
+        fix="use SparseCategoricalCrossentropy (ids) or CategoricalCrossentropy (rows), unless "
+        "the order of the classes means something.",
+    )

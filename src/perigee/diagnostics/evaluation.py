@@ -1,0 +1,44 @@
+"""PG441, EvaluationDraws: an evaluation in training mode.
+
+Dropout draws, or BatchNorm takes the statistics of the batch and moves its own, while `test_step`
+runs: two evaluations of one model differ, and the measured model is not the one that is used.
+Call the model with `training=False` in `test_step`. Draws from a `SeedGenerator` that the Step or
+a layer of its own holds are taken to be meant.
+"""
+
+from __future__ import annotations
+
+from keras import layers as kl
+
+from perigee import _state
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._layers import DRAWING
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Find Dropout that draws and BatchNorm whose statistics move, in `test_step`."""
+    testing = evidence.testing
+    if testing is None or testing.rehearsal is None:
+        return []
+    written = {id(variable) for variable in testing.rehearsal.written}
+    items = {
+        f"{layer.path} ({type(layer).__name__})": None
+        for model in evidence.tracked.models.values()
+        for layer in _state.nested_layers(model)
+        if isinstance(layer, (*DRAWING, kl.BatchNormalization))
+        and any(id(variable) in written for variable in layer.variables)
+    }
+    if not items:
+        return []
+    return [
+        Finding(
+            code="PG441",
+            name="EvaluationDraws",
+            severity="warning",
+            happened=f"{len(items)} layers run in training mode in `test_step`:",
+            items=tuple(items),
+            expected="an evaluation that draws nothing and changes no statistics.",
+            fix="call the model with `training=False` in `test_step`.",
+        )
+    ]

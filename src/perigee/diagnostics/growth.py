@@ -1,0 +1,53 @@
+"""PG220, LossGrows: a loss that depends on how many examples a batch has.
+
+A batch that holds each example twice has the same mean loss. A loss that doubles with it is a sum:
+its gradients grow with the batch, the learning rate fits one batch size only, and the last, smaller
+batch counts less. A loss that halves is divided by the batch size twice. Return one value an
+example, or their mean. A sum that is meant is silenced by `ignore=["PG220"]`.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from perigee._typing import Batch
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_TOLERANCE = 0.1
+"""Relative: what Dropout and BatchNorm change in a batch that holds each example twice."""
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Compare the loss of a batch with that of the batch held twice and four times."""
+    if not evidence.size or not evidence.is_repeatable:
+        return []
+    batch = evidence.batches[0]
+    once = evidence.loss(batch)
+    if not once or abs(once) < 1e-12:
+        return []
+    twice, fourfold = (evidence.loss(_repeated(batch, times)) or 0.0 for times in (2, 4))
+    said = [
+        what
+        for power, what in ((1, "grows with the batch"), (-1, "shrinks as the batch grows"))
+        if np.allclose([twice / once, fourfold / once], [2.0**power, 4.0**power], _TOLERANCE, 0)
+    ]
+    if not said:
+        return []
+    return [
+        Finding(
+            code="PG220",
+            name="LossGrows",
+            severity="warning",
+            happened=f"The loss {said[0]}: {once:.4g} of {evidence.size} examples, {twice:.4g} of "
+            "the same examples twice.",
+            expected="a mean over the examples, which is the same for both.",
+            fix="return one value an example, their mean or `pg.mean(values, weights)`; of a "
+            'Keras loss leave `reduction="sum"` out.',
+        )
+    ]
+
+
+def _repeated(batch: Batch, times: int) -> Batch:
+    return keras.tree.map_structure(lambda leaf: np.concatenate([np.asarray(leaf)] * times), batch)

@@ -1,0 +1,46 @@
+"""PG225, WrongHead: a last activation that does not fit a loss which expects logits.
+
+Logits take any value. After a ReLU no class can be ruled out: none has a score below 0. After a
+sigmoid the loss applies another one, and no prediction can be sure.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._layers import activation_of, last_of
+
+_BOUND = {"relu": "below 0", "sigmoid": "outside 0..1", "softmax": "outside 0..1"}
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Find activations behind the outputs that a loss takes for logits."""
+    logits = [seen for seen in evidence.training.losses if getattr(seen.by, "from_logits", False)]
+    for call in evidence.trained:
+        for output in call.outputs:
+            seen = next((s for s in logits if _is_same(s.y_pred, output)), None)
+            if seen is None or call.inputs is None or output.shape[-1:] == (0,):
+                continue
+            layer = last_of(evidence.inside(call), evidence.outputs(call, call.inputs)[0])
+            activation = activation_of(layer)
+            if layer is None or activation not in _BOUND:
+                continue
+            return [
+                Finding(
+                    code="PG225",
+                    name="WrongHead",
+                    severity="warning",
+                    happened=f"{type(seen.by).__name__} expects logits and gets what "
+                    f"{layer.name!r} returns after {activation}: {output.min():.3g}.."
+                    f"{output.max():.3g}, never {_BOUND[activation]}.",
+                    expected="a last layer without activation, for a loss with from_logits=True.",
+                    fix="leave the last activation out.",
+                )
+            ]
+    return []
+
+
+def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and np.array_equal(a, b)

@@ -1,0 +1,38 @@
+"""PG324, TargetInInputs: a feature that is the label itself.
+
+The model learns to copy it, scores perfectly, and fails where the label is not known.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_FEWEST = 48
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Compare each feature with labels of one value an example."""
+    if len(evidence.columns) < 2:
+        return []
+    x, y = evidence.columns[:2]
+    if x.ndim != 2 or x.shape[1] < 2 or len(x) < _FEWEST or y.size != len(x):
+        return []
+    labels = y.reshape(-1, 1)
+    if labels.dtype.kind not in "fiu" or len(np.unique(labels)) < 2:
+        return []
+    same = np.flatnonzero((x == labels).all(axis=0))
+    if not same.size:
+        return []
+    return [
+        Finding(
+            code="PG324",
+            name="TargetInInputs",
+            severity="warning",
+            happened=f"batch[0][:, {int(same[0])}] is equal to the labels in all {len(x)} rows.",
+            expected="inputs that are known before the label is.",
+            fix="leave the column out of the inputs.",
+        )
+    ]

@@ -1,0 +1,54 @@
+"""PG123, LinearLayers: two dense layers in a row with nothing between them.
+
+Without an activation in between they are one linear map, however wide. A narrow layer between
+wider ones is a map of low rank, and is left alone.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import keras
+from keras import layers as kl
+
+from perigee import _state
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._layers import activation_of
+
+_NOTHING = (kl.Dropout, kl.InputLayer, kl.Identity)
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at chains of layers that are trained."""
+    found: dict[str, None] = {}
+    for call in evidence.trained:
+        for model in _state.nested_layers(call.layer):
+            if isinstance(model, keras.Sequential):
+                found |= dict.fromkeys(_pairs(model))
+    if not found:
+        return []
+    return [
+        Finding(
+            code="PG123",
+            name="LinearLayers",
+            severity="warning",
+            happened="Dense layers follow each other without an activation:",
+            items=tuple(found),
+            expected="an activation between two dense layers.",
+            fix='give the first one an activation, such as "relu", or leave it out.',
+        )
+    ]
+
+
+def _pairs(model: Any) -> list[str]:
+    layers = [layer for layer in model.layers if not isinstance(layer, _NOTHING)]
+    pairs: list[str] = []
+    for first, second in pairwise(layers):
+        if type(first) is not kl.Dense or type(second) is not kl.Dense or not first.built:
+            continue
+        width = min(int(first.kernel.shape[0]), second.units)
+        if activation_of(first) == "linear" and first.units >= width:
+            pairs.append(f"{first.path} and {second.path}")
+    return pairs

@@ -1,0 +1,61 @@
+"""PG440, InferenceMode: Dropout or BatchNorm that runs in inference mode while it is trained.
+
+`model(x)` without `training=True` leaves Dropout without effect, and the statistics of BatchNorm
+where they began, so that the model is trained without the one and evaluated with useless values
+of the other. Pass `training=True` in `train_step`. A part of a model that is called with
+`training=False` on purpose, as in fine-tuning, is left alone, and so are models that the step does
+not update.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import layers as kl
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._layers import of_two_modes
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Find models called in inference mode, and BatchNorm whose statistics stay."""
+    by_model: dict[int, list[Any]] = {}
+    for call in evidence.trained:
+        by_model.setdefault(id(call.layer), []).append(call)
+    found: list[Finding] = []
+    for calls in by_model.values():
+        model = calls[0].layer
+        layers = of_two_modes(model)
+        names = tuple(f"{layer.path} ({type(layer).__name__})" for layer in layers)
+        told = [call.training for call in calls]
+        if layers and all(not training for training in told if isinstance(training, bool | None)):
+            if any(not isinstance(training, bool | None) for training in told):
+                continue  # a tensor decides
+            how = "training=False" if any(t is False for t in told) else "no `training`"
+            found.append(_finding(f"`train_step` calls {model.name!r} with {how}.", names))
+            continue
+        unmoved = tuple(
+            layer.path
+            for layer in layers
+            if isinstance(layer, kl.BatchNormalization)
+            and evidence.is_updated(layer)
+            and not any(evidence.training.changed(v) for v in layer.non_trainable_variables)
+        )
+        if unmoved and evidence.training.after:
+            found.append(
+                _finding("BatchNorm is trained, and its statistics stay as they are:", unmoved)
+            )
+    return found
+
+
+def _finding(happened: str, items: tuple[str, ...]) -> Finding:
+    return Finding(
+        code="PG440",
+        name="InferenceMode",
+        severity="warning",
+        happened=happened,
+        items=items,
+        expected="layers that do another thing in training are trained in training mode.",
+        fix="call the model with `training=True` in `train_step`.",
+    )

@@ -1,0 +1,37 @@
+"""PG323, SharedRows: examples to validate on that are also trained on.
+
+What is measured on them is how well the model remembers. Split first, and augment or copy
+afterwards. Rows of integers alone (words, categories) may be alike by chance and are not compared.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_FEWEST, _SHARE = 5, 0.01
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Compare the inputs of both by their bytes."""
+    if not evidence.columns or not evidence.validation:
+        return []
+    x, other = evidence.columns[0], evidence.validation[0]
+    if x.dtype.kind != "f" or x.dtype != other.dtype or x.shape[1:] != other.shape[1:]:
+        return []
+    known = {row.tobytes() for row in np.ascontiguousarray(x)}
+    shared = sum(row.tobytes() in known for row in np.ascontiguousarray(other))
+    if shared < _FEWEST or shared < _SHARE * len(other):
+        return []
+    return [
+        Finding(
+            code="PG323",
+            name="SharedRows",
+            severity="warning",
+            happened=f"{shared} of {len(other)} examples to validate on are also trained on.",
+            expected="examples that the model has not seen.",
+            fix="split the data before anything is copied, augmented or shuffled.",
+        )
+    ]

@@ -1,0 +1,46 @@
+"""PG124, LearningRate: a learning rate at which nothing can be learned.
+
+At rates of 1 and more the steps of Adam and its like are larger than any usual weight; at rates
+below 1e-6 nothing moves. Schedules are not looked at: they may begin at 0.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_LOWEST = 1e-6
+_HIGHEST_ADAPTIVE, _HIGHEST = 1.0, 50.0
+_ADAPTIVE = (
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Nadam,
+    keras.optimizers.Adamax,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Lion,
+)
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at the constant rates of optimizers that were applied."""
+    found: dict[str, Finding] = {}
+    for update in evidence.training.updates:
+        optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
+        rate = optimizer.get_config().get("learning_rate")
+        if not isinstance(rate, int | float) or rate == 0:
+            continue
+        highest = _HIGHEST_ADAPTIVE if isinstance(optimizer, _ADAPTIVE) else _HIGHEST
+        if _LOWEST <= rate < highest:
+            continue
+        path = evidence.tracked.path_of(update.optimizer)
+        found[path] = Finding(
+            code="PG124",
+            name="LearningRate",
+            severity="warning",
+            happened=f"{path!r} ({type(optimizer).__name__}) has a learning rate of {rate:g}.",
+            expected=f"a rate from {_LOWEST:g} to below {highest:g}.",
+            fix="begin with 1e-3 for Adam and 1e-2 for SGD.",
+        )
+    return list(found.values())

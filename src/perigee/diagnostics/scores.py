@@ -1,0 +1,66 @@
+"""PG230, MetricMisfit: a metric that does not fit the predictions that it is given.
+
+`Accuracy` compares predictions with labels exactly, so that scores never match. `BinaryAccuracy`
+of one class of several counts each right "no" as well. Both, and `AUC`, compare with thresholds
+between 0 and 1, which say nothing about logits: give `threshold=0`, or `from_logits=True`.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._recording import Compared
+from perigee.diagnostics.encodings import is_one_hot
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at what the metrics of both steps compare."""
+    testing = evidence.testing
+    seen = [*evidence.training.compared, *(testing.compared if testing else ())]
+    found: dict[int, Finding] = {}
+    for one in seen:
+        said = _misfit(one)
+        if said is not None and id(one.by) not in found:
+            happened, fix = said
+            found[id(one.by)] = Finding(
+                code="PG230",
+                name="MetricMisfit",
+                severity="warning",
+                happened=f"The metric {one.by.name!r} ({type(one.by).__name__}) {happened}",
+                expected="a metric that says most for the best predictions, and only for them.",
+                fix=fix,
+            )
+    return list(found.values())
+
+
+def _misfit(seen: Compared) -> tuple[str, str] | None:
+    metric, pred = seen.by, seen.y_pred.astype("float64")
+    if not pred.size or not np.isfinite(pred).all():
+        return None
+    scope = f"{pred.min():.3g}..{pred.max():.3g}"
+    if isinstance(metric, keras.metrics.Accuracy) and bool((pred != np.round(pred)).any()):
+        return (
+            f"looks for scores ({scope}) that are equal to labels.",
+            "use SparseCategoricalAccuracy, CategoricalAccuracy or BinaryAccuracy.",
+        )
+    is_binary = isinstance(metric, keras.metrics.BinaryAccuracy)
+    if is_binary and is_one_hot(seen.y_true.astype("float64")):
+        return (
+            f"counts {pred.shape[-1]} answers an example, where one class is right.",
+            "use CategoricalAccuracy.",
+        )
+    is_outside = pred.min() < -1e-3 or pred.max() > 1 + 1e-3
+    threshold = getattr(metric, "threshold", None)
+    if is_binary and threshold is not None and 0 < threshold < 1 and is_outside:
+        return (
+            f"compares logits ({scope}) with a threshold of {threshold:g}.",
+            "give `threshold=0`, or measure probabilities.",
+        )
+    if isinstance(metric, keras.metrics.AUC) and is_outside:
+        is_told = bool(metric.get_config().get("from_logits"))
+        if not is_told:
+            return f"takes logits ({scope}) for probabilities.", "give `from_logits=True`."
+    return None

@@ -1,0 +1,35 @@
+"""PG232, MetricNotUpdated: a metric of the Step that neither `train_step` nor `test_step` updates.
+
+It is not logged, or its result says 0.0 of nothing. Call its `update_state`, or do not hold it.
+"""
+
+from __future__ import annotations
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Find metrics that were updated in no step; those of compiled models are Keras's own care."""
+    if evidence.is_of_keras:
+        return []
+    testing = evidence.testing
+    measured = evidence.training.measured | (testing.measured if testing else set())
+    unmeasured = tuple(
+        f"{path} ({type(metric).__name__})"
+        for path, metric in evidence.tracked.metrics.items()
+        if id(metric) not in measured
+    )
+    if not unmeasured:
+        return []
+    return [
+        Finding(
+            code="PG232",
+            name="MetricNotUpdated",
+            severity="warning",
+            happened="The Step holds metrics that it does not update:",
+            items=unmeasured,
+            expected="a metric is updated in `train_step` or in `test_step`.",
+            fix="call `update_state(y, y_pred)` on it, or leave it out.",
+        )
+    ]

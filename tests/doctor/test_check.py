@@ -1,0 +1,181 @@
+"""`check` itself: it leaves no trace, and says what it says in a form to work with."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import perigee as pg
+from perigee._state import snapshot, track
+from tests.doctor.faults import findings
+from tests.doctor.healthy import PROGRAMS
+from tests.doctor.programs import (
+    Own,
+    answers,
+    classes,
+    codes,
+    compiled,
+    model,
+    numbers,
+    small,
+    sparse,
+    squares,
+    supervised,
+)
+from tests.doctor.split import is_held_out
+
+
+def fingerprint(step):
+    """Return one number for all that a Step and the host's generators hold."""
+    entries = track(step).entries
+    digest = hashlib.sha256()
+    for entry, value in zip(entries, snapshot([e.variable for e in entries]), strict=True):
+        digest.update(entry.key.encode() + value.tobytes())
+    digest.update(repr(random.getstate()).encode() + repr(np.random.get_state()).encode())
+    return digest.hexdigest()
+
+
+def drawing():
+    return model(kl.Dense(8), kl.BatchNormalization(), kl.ReLU(), kl.Dropout(0.3), kl.Dense(1))
+
+
+def made(way):
+    keras.utils.set_random_seed(3)
+    if way == "compiled":
+        return pg.KerasStep(compiled(drawing(), "mse", [keras.metrics.MeanAbsoluteError()]))
+    metrics = [keras.metrics.MeanAbsoluteError()]
+    if way == "supervised":
+        return supervised(drawing(), "mse", metrics)
+    return Own(drawing(), squares, metrics=metrics)
+
+
+def trained(step):
+    return pg.fit(step, numbers(), steps=4, progress="off", seed=1, execution="eager").history
+
+
+WAYS = ["own", "supervised", "compiled"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_leaves_all_state_as_it_was(way):
+    step, data = made(way), numbers()
+    trained(step)
+    before = fingerprint(step)
+
+    report = pg.check(step, data)
+
+    assert report.ok
+    assert fingerprint(step) == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_training_after_it_is_the_training_without_it(way):
+    plain, checked = made(way), made(way)
+    before = fingerprint(plain)
+    logs = trained(plain)
+    keras.utils.set_random_seed(3)
+    checked = made(way)
+    assert fingerprint(checked) == before
+
+    pg.check(checked, numbers())
+
+    assert trained(checked) == logs
+    values = [snapshot(track(step).variables) for step in (plain, checked)]
+    for one, two in zip(*values, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_generator_function_is_called_anew_each_time():
+    calls = []
+
+    def batches():
+        calls.append(1)
+        yield from [numbers()] * 2
+
+    assert pg.check(supervised(small(1), "mse"), batches).ok
+    assert calls
+
+
+def test_an_iterator_is_refused_as_its_batches_would_be_lost():
+    waiting = iter([numbers()])
+
+    with pytest.raises(pg.PerigeeError, match="begin again") as caught:
+        pg.check(supervised(small(1), "mse"), waiting)
+
+    assert caught.value.code == "PG601"
+    assert len(list(waiting)) == 1
+
+
+def test_a_compiled_model_is_taken_as_it_is():
+    assert codes(compiled(small(1, "softmax"), "mse"), answers())[0] == "PG224"
+
+
+def test_a_model_that_is_not_compiled_is_refused():
+    with pytest.raises(pg.PerigeeError, match="not compiled"):
+        pg.check(small(1), numbers())
+
+
+def test_what_fit_would_refuse_is_a_finding():
+    (finding,) = pg.check(Own(small(3, "softmax"), sparse()), classes())
+
+    assert (finding.code, finding.severity) == ("PG206", "error")
+    assert finding.happened and finding.expected and finding.fix
+
+
+def test_what_user_code_raises_comes_out():
+    def broken(y, y_pred):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        pg.check(Own(small(1), broken), numbers())
+
+
+def test_codes_that_are_ignored_are_not_told():
+    step = supervised(small(1, "sigmoid"), "mse")
+
+    assert codes(step, numbers()) == ["PG226"]
+    assert codes(step, numbers(), ignore=["PG226"]) == []
+
+
+@pytest.mark.parametrize("ignore", [["PG999"], "PG226"])
+def test_a_code_that_does_not_exist_is_refused(ignore):
+    with pytest.raises(pg.PerigeeError, match="ignore="):
+        pg.check(supervised(small(1), "mse"), numbers(), ignore=ignore)
+
+
+def test_a_report_reads_from_the_worst_on():
+    x, y = numbers()
+    x[:, 2] = 3.0
+    report = pg.check(supervised(small(1, "sigmoid"), "mse"), (x, y))
+
+    severities = [finding.severity for finding in report]
+    assert severities == ["warning", "hint"]
+    assert not report.ok
+    assert str(report).startswith("1 warning, 1 hint.\n\nwarning: UnreachableTargets [PG226]: ")
+
+
+def test_hints_leave_a_report_in_order():
+    x, y = numbers()
+    x[:, 2] = 3.0
+    report = pg.check(supervised(small(1), "mse"), (x, y))
+
+    assert [finding.severity for finding in report] == ["hint"]
+    assert report.ok
+
+
+def test_an_empty_report_says_so():
+    assert str(pg.check(supervised(small(1), "mse"), numbers())) == "Nothing found."
+
+
+@pytest.mark.once
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if not is_held_out(name)])
+def test_a_healthy_program_gets_no_error_and_no_warning(name):
+    found = findings(PROGRAMS[name].parts)
+
+    assert [str(finding) for finding in found if finding.severity != "hint"] == []
