@@ -92,6 +92,10 @@ def of_batch(power):
     return loss
 
 
+def crossed(y, y_pred):
+    return ops.mean(ops.square(y[:, 0] - y_pred))
+
+
 def forgetful(step):
     step.optimizer.iterations.assign(0)
 
@@ -135,6 +139,12 @@ SICK = {
     "PG125": {
         "begins anew": lambda: (Own(small(1), squares, after=forgetful), numbers()),
         "twice": lambda: (Own(small(1), squares, after=hasty), numbers()),
+    },
+    "PG211": {
+        "own": lambda: (Own(small(1), crossed), numbers()),
+        "absolute": lambda: (Own(small(1), lambda y, p: ops.mean(ops.abs(y - p[:, 0]))), numbers()),
+        "supervised": lambda: (supervised(small(1), crossed), numbers()),
+        "compiled": lambda: (compiled(small(1), crossed), numbers()),
     },
     "PG220": {
         "sum": lambda: (Own(small(1), lambda y, p: ops.sum(squares(y, p))), numbers()),

@@ -11,17 +11,7 @@ from keras import layers as kl
 
 from perigee import _state
 from perigee.diagnostics._evidence import Inner
-
-DRAWING = (
-    kl.Dropout,
-    kl.SpatialDropout1D,
-    kl.SpatialDropout2D,
-    kl.SpatialDropout3D,
-    kl.AlphaDropout,
-    kl.GaussianDropout,
-    kl.GaussianNoise,
-)
-"""Layers that change what they get at random, in training mode only."""
+from perigee.diagnostics._recording import DRAWING
 
 
 def of_two_modes(model: Any) -> list[keras.Layer]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers as kl
 
 from perigee import _backends, _state
 from perigee._averages import Average
@@ -27,6 +28,17 @@ _BY_HAND: Mapping[str, type[keras.losses.Loss]] = {
     "binary_crossentropy": keras.losses.BinaryCrossentropy,
 }
 """Functions of `keras.ops` that compute what a loss object does."""
+
+DRAWING = (
+    kl.Dropout,
+    kl.SpatialDropout1D,
+    kl.SpatialDropout2D,
+    kl.SpatialDropout3D,
+    kl.AlphaDropout,
+    kl.GaussianDropout,
+    kl.GaussianNoise,
+)
+"""Layers that change what they get at random, in training mode only."""
 
 
 @dataclass(slots=True)
@@ -89,6 +101,7 @@ class Recording:
         losses: What Keras losses compared, in order.
         compared: What metrics compared, in order.
         updates: What optimizers were given.
+        drew: Layers that draw by their nature and changed what they got, by id, wherever they are.
         adds_losses: Whether penalties came into some loss, by Perigee or by the step itself.
         measured: Metrics that were updated, by id.
         before: Values of all variables before, by id, where they were known.
@@ -102,6 +115,7 @@ class Recording:
     losses: list[Compared] = field(default_factory=list)
     compared: list[Compared] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
+    drew: set[int] = field(default_factory=set)
     adds_losses: bool = False
     measured: set[int] = field(default_factory=set)
     before: dict[int, np.ndarray] = field(default_factory=dict)
@@ -206,9 +220,16 @@ class _Listening:
             finally:
                 self._depth -= 1
             self._called(layer, args, kwargs, outputs)
+            if isinstance(layer, DRAWING) and args and _is_tensor(args[0]) and _is_tensor(outputs):
+                look((args[0], outputs), partial(self._drawn, layer))
             return outputs
 
         return call_layer
+
+    def _drawn(self, layer: Any, before: np.ndarray, after: np.ndarray) -> None:
+        before = before.astype(after.dtype)  # a layer may compute in half precision
+        if not np.array_equal(before, after, equal_nan=before.dtype.kind in "fc"):
+            self._recording.drew.add(id(layer))
 
     def _stateless_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call_stateless(

@@ -24,6 +24,7 @@ from perigee.diagnostics import (
     gradients,
     growth,
     heads,
+    labels,
     leaks,
     linearity,
     mixing,
@@ -60,9 +61,10 @@ def _uncovered(evidence: Evidence) -> list[Finding]:
 
 
 def _unpaired(evidence: Evidence) -> list[Finding]:
-    rehearsal = evidence.training.rehearsal
+    rehearsal, seen = evidence.training.rehearsal, evidence.training.losses
     if rehearsal is not None:
-        pairing.check(evidence.step, rehearsal, evidence.batch)
+        trusts_losses = bool(seen) and not any(labels.is_own(one.by) for one in seen)
+        pairing.check(evidence.step, rehearsal, evidence.batch, trusts_losses)
     return []
 
 

@@ -13,7 +13,7 @@ from keras import layers as kl
 from perigee import _state
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._layers import DRAWING
+from perigee.diagnostics._recording import DRAWING
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -26,8 +26,11 @@ def check(evidence: Evidence) -> list[Finding]:
         f"{layer.path} ({type(layer).__name__})": None
         for model in evidence.tracked.models.values()
         for layer in _state.nested_layers(model)
-        if isinstance(layer, (*DRAWING, kl.BatchNormalization))
-        and any(id(variable) in written for variable in layer.variables)
+        if (isinstance(layer, DRAWING) and id(layer) in testing.drew)
+        or (
+            isinstance(layer, (*DRAWING, kl.BatchNormalization))
+            and any(id(variable) in written for variable in layer.variables)
+        )
     }
     if not items:
         return []

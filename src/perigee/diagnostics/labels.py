@@ -24,7 +24,7 @@ def check(call: LossCall) -> None:
     if not (hasattr(y_true, "shape") and hasattr(y_pred, "shape")):
         return
     name = type(call.loss).__name__
-    if not (_is_own(call.loss) and _may_be_ids(y_true, y_pred)):
+    if not (is_own(call.loss) and _may_be_ids(y_true, y_pred)):
         _check_shapes(call.loss, name, tuple(y_true.shape), tuple(y_pred.shape))
     _backends.current().observe((y_true, y_pred), partial(_check_values, call.loss, name))
 
@@ -60,7 +60,7 @@ def _check_shapes(loss: Any, name: str, true: tuple[Any, ...], pred: tuple[Any, 
         raise BroadcastError(name, true, pred)
 
 
-def _is_own(loss: Any) -> bool:
+def is_own(loss: Any) -> bool:
     """Tell whether the user wrote the loss, so that only its author knows what it takes."""
     written = getattr(loss, "fn", None) or type(loss)
     return getattr(written, "__module__", "").partition(".")[0] != "keras"
