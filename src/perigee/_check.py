@@ -74,7 +74,18 @@ def check(
         for metric in _state.track(step).metrics.values():
             if getattr(metric, "built", True):
                 metric.reset_state()
-        evidence = Evidence(step, batches, columns, other, isinstance(step, KerasStep))
+        evidence = Evidence(
+            step,
+            batches,
+            columns,
+            other,
+            isinstance(step, KerasStep),
+            is_of_arrays=_is_of_arrays(data),
+            redraw=lambda: _batches(data, batch_size),
+            redraw_validation=None
+            if validation is None
+            else lambda: _columns(validation, _batches(validation, None)),
+        )
         found = examine(evidence)
     return Report(tuple(finding for finding in found if finding.code not in ignore))
 
@@ -108,16 +119,19 @@ def _batches(data: Any, batch_size: int | None) -> list[Batch]:
 
 def _columns(data: Any, batches: Sequence[Batch]) -> list[np.ndarray]:
     """Return all rows that are known of each leaf: of arrays all, of others those drawn."""
-    flat: list[Any] = (
-        keras.tree.flatten(data) if isinstance(data, tuple | dict | np.ndarray) else [None]
-    )
-    if all(isinstance(leaf, np.ndarray) for leaf in flat):
-        return flat
+    if _is_of_arrays(data):
+        return keras.tree.flatten(data)
     leaves = [keras.tree.flatten(batch) for batch in batches]
     return [
         np.concatenate(column) if column[0].ndim and _are_alike(column) else column[0]
         for column in ([np.asarray(leaf) for leaf in some] for some in zip(*leaves, strict=False))
     ]
+
+
+def _is_of_arrays(data: Any) -> bool:
+    if not isinstance(data, tuple | dict | np.ndarray):
+        return False
+    return all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(data))
 
 
 def _are_alike(arrays: Sequence[np.ndarray]) -> bool:

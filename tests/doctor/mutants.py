@@ -334,7 +334,7 @@ def relu_for_any_number(parts: Parts) -> Parts:
 @operator("A11", "medium", "classes as numbers", "sparse vector chain")
 def class_ids_as_numbers(parts: Parts) -> Parts:
     def edit(made: list[Any]) -> list[Any]:
-        return [*made, kl.Dense(1)]
+        return [*made[:-1], kl.Dense(1)]
 
     parts = with_layers(with_data(parts, lambda x, y: (x, y[:, None].astype("float32"))), edit)
     if isinstance(parts.step, type):
@@ -860,6 +860,7 @@ def mean_of_batch_means(parts: Parts) -> Parts:
             self.largest = metrics.Mean(name="largest")
 
         def measure(self, y: Any, y_pred: Any) -> None:
+            super().measure(y, y_pred)
             self.largest.update_state(ops.mean(ops.max(y_pred, axis=-1)))
 
     return with_step(parts, OfBatches)

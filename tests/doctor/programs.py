@@ -43,6 +43,27 @@ def answers() -> tuple[np.ndarray, np.ndarray]:
     return x, (x[:, :1] > 0).astype("float32")
 
 
+def weighted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return data for a regression, and a weight for each example."""
+    x, y = numbers()
+    return x, y, np.random.default_rng(2).uniform(0.5, 2.0, size=ROWS).astype("float32")
+
+
+def words(padded: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Return sentences of up to 6 words of 9, `(64, 6)`, 0 at their ends, and a class a word."""
+    random = np.random.default_rng(3)
+    ids = random.integers(1, 9, size=(ROWS, 6))
+    if padded:
+        ids[np.arange(6) >= random.integers(2, 7, size=(ROWS, 1))] = 0
+    return ids.astype("int32"), (ids % CLASSES).astype("int32")
+
+
+def reader(mask_zero: bool = True, known: int = 9) -> keras.Model:
+    """Return a model that names a class for each word."""
+    embedding = kl.Embedding(known, 4, mask_zero=mask_zero)
+    return keras.Sequential([keras.Input((6,), dtype="int32"), embedding, kl.Dense(CLASSES)])
+
+
 def model(*layers: Any) -> keras.Model:
     return keras.Sequential([keras.Input((FEATURES,)), *layers])
 
@@ -63,13 +84,17 @@ def squares(y: Any, y_pred: Any) -> Any:
     return ops.mean(ops.square(y - y_pred), axis=-1)
 
 
-def compiled(network: keras.Model, loss: Any, metrics: Any = ()) -> keras.Model:
-    network.compile(adam(), loss, metrics=list(metrics))
+def compiled(
+    network: keras.Model, loss: Any, metrics: Any = (), optimizer: Any = None
+) -> keras.Model:
+    network.compile(optimizer or adam(), loss, metrics=list(metrics))
     return network
 
 
-def supervised(network: keras.Model, loss: Any, metrics: Any = ()) -> pg.Step:
-    return pg.Supervised(network, adam(), loss, list(metrics))
+def supervised(
+    network: keras.Model, loss: Any, metrics: Any = (), optimizer: Any = None
+) -> pg.Step:
+    return pg.Supervised(network, optimizer or adam(), loss, list(metrics))
 
 
 class Own(pg.Step):
@@ -83,7 +108,9 @@ class Own(pg.Step):
         metrics: What is held.
         measures: Whether the metrics are updated.
         options: Further arguments of `minimize`.
-        after: Called with the Step after each update.
+        after: Called with the Step and the loss after each update.
+        before: Called with the Step before each update.
+        change: Makes of a list of gradients another one, before they are applied.
     """
 
     def __init__(
@@ -97,31 +124,42 @@ class Own(pg.Step):
         measures: bool = True,
         optimizer: Any = None,
         after: Any = None,
+        before: Any = None,
+        change: Any = None,
         **options: Any,
     ) -> None:
         self.model, self.loss, self.options = network, loss, options
         self.training, self.testing, self.measures = training, testing, measures
         self.metrics, self.after = list(metrics), after
+        self.before, self.change = before, change
         self.optimizer = optimizer or adam()
 
     def train_step(self, batch: Any) -> dict[str, Any]:
-        x, y = batch
+        x, y, *weights = batch
+        if self.before is not None:
+            self.before(self)
 
         def objective() -> Any:
             y_pred = self.model(x, training=self.training)
-            return self.loss(y, y_pred), y_pred
+            return self.loss(y, y_pred, *weights), y_pred
 
-        loss, y_pred = self.minimize(objective, self.optimizer, self.model, **self.options)
+        if self.change is None:
+            loss, y_pred = self.minimize(objective, self.optimizer, self.model, **self.options)
+        else:
+            gradients = self.gradients(objective, self.model)
+            changed = self.change(list(gradients.values))
+            self.apply(self.optimizer, list(zip(changed, gradients.variables, strict=True)))
+            loss, y_pred = gradients.returned
         if self.after is not None:
-            self.after(self)
+            self.after(self, loss)
         self.measure(y, y_pred)
         return {"loss": loss}
 
     def test_step(self, batch: Any) -> dict[str, Any]:
-        x, y = batch
+        x, y, *weights = batch
         y_pred = self.model(x, training=self.testing)
         self.measure(y, y_pred)
-        return {"loss": self.loss(y, y_pred)}
+        return {"loss": self.loss(y, y_pred, *weights)}
 
     def measure(self, y: Any, y_pred: Any) -> None:
         for metric in self.metrics if self.measures else ():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,10 +28,12 @@ class Inner:
 
     Attributes:
         layer: The layer.
+        inputs: Its first argument, on the host, flat.
         outputs: What it returned, on the host, flat.
     """
 
     layer: Any
+    inputs: Sequence[np.ndarray]
     outputs: Sequence[np.ndarray]
 
 
@@ -46,7 +48,9 @@ class Evidence:
         columns: All rows that are known of each leaf of a batch, on the host.
         validation: The same of the data to validate on, or `None`.
         is_of_keras: Whether a compiled model runs its own steps.
+        is_of_arrays: Whether the data is arrays, which `fit` brings into another order.
         training: What `train_step` does on the first batch.
+        numbers: Attributes with numbers that it changes, by path.
     """
 
     def __init__(
@@ -56,11 +60,17 @@ class Evidence:
         columns: Sequence[np.ndarray],
         validation: Sequence[np.ndarray] | None,
         is_of_keras: bool,
+        is_of_arrays: bool = True,
+        redraw: Callable[[], Sequence[Batch]] | None = None,
+        redraw_validation: Callable[[], Sequence[np.ndarray]] | None = None,
     ) -> None:
         self.step, self.batches, self.columns = step, batches, columns
         self.validation, self.is_of_keras = validation, is_of_keras
+        self.is_of_arrays = is_of_arrays
+        self._redraw, self._redraw_validation = redraw, redraw_validation
         self.batch = _backends.current().tensors(batches[0])
         self.training = Recording()
+        self.numbers: set[str] = set()
         self._probes: dict[Method, Probe] = {}
 
     def rehearse(self) -> None:
@@ -70,7 +80,10 @@ class Evidence:
             PerigeeError: For what is certainly wrong.
         """
         record(self.step, "train_step", self.batch, self.tracked, (labels.check,))
+        before = self.tracked.plain
         self.training = record(self.step, "train_step", self.batch, self.tracked, (labels.check,))
+        numbers = {path for path, value in before.items() if isinstance(value, int | float)}
+        self.numbers = {path for path in numbers if self.tracked.plain.get(path) != before[path]}
 
     @property
     def tracked(self) -> Tracked:
@@ -90,6 +103,39 @@ class Evidence:
         """Rows of the first batch; 0 where its arrays have no common first axis."""
         sizes = {np.shape(leaf)[:1] for leaf in keras.tree.flatten(self.batches[0])}
         return next(iter(sizes))[0] if len(sizes) == 1 and sizes != {()} else 0
+
+    @cached_property
+    def batches_again(self) -> Sequence[Batch]:
+        """The batches of another pass; none where the data is arrays."""
+        return [] if self._redraw is None or self.is_of_arrays else self._redraw()
+
+    @cached_property
+    def validation_again(self) -> Sequence[np.ndarray]:
+        """What `validation` is in another pass; nothing where there is none."""
+        return [] if self._redraw_validation is None else self._redraw_validation()
+
+    @cached_property
+    def penalty(self) -> float:
+        """The sum of the weight penalties within the loss, before the step."""
+        if not self.training.adds_losses:
+            return 0.0
+        variables = {id(v): v for call in self.trained for v in call.layer.trainable_variables}
+        terms = [v.regularizer(v) for v in variables.values() if getattr(v, "regularizer", None)]
+        return float(sum(np.sum(keras.ops.convert_to_numpy(term)) for term in terms))
+
+    @cached_property
+    def trained_layers(self) -> list[Any]:
+        """All layers inside models that are trained, each once."""
+        found = {
+            id(layer): layer for call in self.trained for layer in _state.nested_layers(call.layer)
+        }
+        return list(found.values())
+
+    @cached_property
+    def hidden(self) -> list[Inner]:
+        """Calls of the layers inside models that are trained, in inference mode."""
+        first = {id(call.layer): call for call in reversed(self.trained) if call.inputs is not None}
+        return [inner for call in first.values() for inner in self.inside(call)]
 
     @cached_property
     def updated(self) -> set[int]:
@@ -148,7 +194,7 @@ class Evidence:
             def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
                 returned = original(layer, *args, **kwargs)
                 if layer is not call.layer:
-                    found.append(Inner(layer, _arrays(returned)))
+                    found.append(Inner(layer, _arrays(args[:1]), _arrays(returned)))
                 return returned
 
             return call_layer

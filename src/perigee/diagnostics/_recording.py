@@ -16,7 +16,9 @@ from keras import layers as kl
 from perigee import _backends, _state
 from perigee._averages import Average
 from perigee._discovery import Rehearsal, rehearse
+from perigee._errors import UnusedVariablesError
 from perigee._frame import Method, current_frame
+from perigee._gradients import Gradients
 from perigee._recorder import LossCall, Observer, StepRecorder, patched
 from perigee._state import Tracked
 from perigee._step import Step
@@ -84,12 +86,42 @@ class Update:
         variables: What it updates.
         gradients: One array for each variable, on the host.
         is_conditional: Whether it was applied only under a condition.
+        is_altered: Whether the gradients are others than those that were computed.
+        unreached: Variables that it was given no gradient for.
     """
 
     optimizer: Any
     variables: Sequence[Any]
     gradients: list[np.ndarray] = field(default_factory=list)
     is_conditional: bool = False
+    is_altered: bool = False
+    unreached: Sequence[Any] = ()
+
+
+@dataclass(slots=True)
+class Derived:
+    """Gradients as they were computed, before anything is done to them.
+
+    Attributes:
+        variables: What the loss was differentiated for.
+        gradients: One array for each variable, on the host.
+    """
+
+    variables: Sequence[Any]
+    gradients: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What an `Embedding` was asked for.
+
+    Attributes:
+        layer: The layer.
+        ids: On the host.
+    """
+
+    layer: Any
+    ids: np.ndarray
 
 
 @dataclass(slots=True)
@@ -101,6 +133,12 @@ class Recording:
         losses: What Keras losses compared, in order.
         compared: What metrics compared, in order.
         updates: What optimizers were given.
+        derived: Gradients as they were computed, by Perigee.
+        lookups: What embeddings were asked for. Ids that they do not have are cut off meanwhile.
+        called: Layers that were called, by id, wherever they are.
+        strange: Trainable variables of layers inside models that the Step does not hold.
+        averaged: Means that took the mean of a batch without its size, by id.
+        draws: What was drawn from on the host, by name.
         drew: Layers that draw by their nature and changed what they got, by id, wherever they are.
         adds_losses: Whether penalties came into some loss, by Perigee or by the step itself.
         measured: Metrics that were updated, by id.
@@ -115,6 +153,12 @@ class Recording:
     losses: list[Compared] = field(default_factory=list)
     compared: list[Compared] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
+    derived: list[Derived] = field(default_factory=list)
+    lookups: list[Lookup] = field(default_factory=list)
+    called: set[int] = field(default_factory=set)
+    strange: dict[int, Any] = field(default_factory=dict)
+    averaged: dict[int, Any] = field(default_factory=dict)
+    draws: list[str] = field(default_factory=list)
     drew: set[int] = field(default_factory=set)
     adds_losses: bool = False
     measured: set[int] = field(default_factory=set)
@@ -143,7 +187,7 @@ def record(
         observers: Look at each call of a loss, also at those of functions of `keras.ops`.
     """
     recording = Recording()
-    with _Listening(tracked, recording, observers).on():
+    with _Listening(step, tracked, recording, observers).on():
         recording.rehearsal = rehearse(step, method, batch, observers=observers)
     return recording
 
@@ -156,12 +200,15 @@ def loss_like(name: str, arguments: Mapping[str, Any]) -> keras.losses.Loss | No
 
 class _Listening:
     def __init__(
-        self, tracked: Tracked, recording: Recording, observers: Sequence[Observer]
+        self, step: Step, tracked: Tracked, recording: Recording, observers: Sequence[Observer]
     ) -> None:
-        self._tracked, self._recording = tracked, recording
+        self._step, self._tracked, self._recording = step, tracked, recording
         self._observers = observers
         self._depth = 0
         self._is_applying = False
+        self._held: set[int] = set()
+        self._host: dict[str, str] = {}
+        self._kept: list[Sequence[Any]] = []
 
     @contextmanager
     def on(self) -> Generator[None]:
@@ -169,6 +216,8 @@ class _Listening:
         entries = self._tracked.entries
         values = _state.snapshot([entry.variable for entry in entries])
         recording.before = {id(e.variable): v for e, v in zip(entries, values, strict=True)}
+        self._held = set(recording.before)
+        self._host = _host_generators(self._step)
         with ExitStack() as stack:
             enter = stack.enter_context
             enter(patched(keras.Layer, "__call__", self._layer_call))
@@ -178,6 +227,7 @@ class _Listening:
             enter(patched(keras.Layer, "losses", lambda _: property(self._losses(losses))))
             enter(patched(Step, "gradients", self._gradients))
             enter(patched(Step, "apply", self._apply))
+            enter(patched(np.random, "default_rng", self._generator))
             for name in _BY_HAND:
                 enter(patched(keras.ops, name, partial(self._function, name)))
             for optimizer in self._tracked.optimizers.values():
@@ -190,6 +240,8 @@ class _Listening:
     def _returned(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def returned(recorder: Any, logs: Mapping[str, Any]) -> None:
             original(recorder, logs)
+            now = _host_generators(self._step)
+            self._recording.draws += [name for name in now if now[name] != self._host[name]]
             variables = self._tracked.variables
             look(
                 [keras.ops.convert_to_tensor(v) for v in variables],
@@ -214,17 +266,35 @@ class _Listening:
         def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
             if not _is_recorded():
                 return original(layer, *args, **kwargs)
+            if isinstance(layer, kl.Embedding) and args and _is_tensor(args[0]):
+                args = (self._looked_up(layer, args[0]), *args[1:])
             self._depth += 1
             try:
                 outputs = original(layer, *args, **kwargs)
             finally:
                 self._depth -= 1
+            self._recording.called.add(id(layer))
+            if self._depth:
+                weights = (v for v in layer.trainable_variables if id(v) not in self._held)
+                self._recording.strange |= {id(v): v for v in weights}
             self._called(layer, args, kwargs, outputs)
             if isinstance(layer, DRAWING) and args and _is_tensor(args[0]) and _is_tensor(outputs):
                 look((args[0], outputs), partial(self._drawn, layer))
             return outputs
 
         return call_layer
+
+    def _looked_up(self, layer: Any, ids: Any) -> Any:
+        look((ids,), lambda values: self._recording.lookups.append(Lookup(layer, values)))
+        return keras.ops.clip(ids, 0, layer.input_dim - 1)
+
+    def _generator(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def default_rng(seed: Any = None) -> Any:
+            if seed is None and _is_recorded():
+                self._recording.draws.append("numpy.random.default_rng()")
+            return original(seed)
+
+        return default_rng
 
     def _drawn(self, layer: Any, before: np.ndarray, after: np.ndarray) -> None:
         before = before.astype(after.dtype)  # a layer may compute in half precision
@@ -298,9 +368,17 @@ class _Listening:
     def _gradients(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def gradients(step: Step, *args: Any, **kwargs: Any) -> Any:
             frame = current_frame()
-            if frame is not None and not frame.depth and kwargs.get("add_losses", True):
+            is_outer = frame is not None and not frame.depth
+            if is_outer and kwargs.get("add_losses", True):
                 self._recording.adds_losses = True
-            return original(step, *args, **kwargs)
+            found = original(step, *args, **kwargs)
+            if is_outer and _is_recorded() and isinstance(found, Gradients):
+                self._kept.append(found.values)  # their ids are not given to others
+                derived = Derived(list(found.variables))
+                self._recording.derived.append(derived)
+                values = [_backends.current().dense(value) for value in found.values]
+                look(values, lambda *arrays: setattr(derived, "gradients", list(arrays)))
+            return found
 
         return gradients
 
@@ -325,6 +403,9 @@ class _Listening:
             if not self._is_applying:
                 variables = trainable_variables or self._tracked.of_kind("trainable")
                 if len(grads) == len(variables):
+                    if all(gradient is None for gradient in grads):
+                        names = self._tracked.names_of(variables)
+                        raise UnusedVariablesError(names, len(names))
                     self._updates(optimizer, list(zip(grads, variables, strict=True)), False)
             return original(grads, trainable_variables, **kwargs)
 
@@ -336,7 +417,14 @@ class _Listening:
         if not _is_recorded():
             return
         known = [(value, variable) for value, variable in pairs if value is not None]
-        update = Update(optimizer, [v for _, v in known], is_conditional=is_conditional)
+        computed = {id(value) for values in self._kept for value in values}
+        update = Update(
+            optimizer,
+            [v for _, v in known],
+            is_conditional=is_conditional,
+            is_altered=any(id(value) not in computed for value, _ in known),
+            unreached=[v for value, v in pairs if value is None],
+        )
         self._recording.updates.append(update)
         values = [_backends.current().dense(value) for value, _ in known]
         look(values, lambda *arrays: setattr(update, "gradients", list(arrays)))
@@ -346,6 +434,11 @@ class _Listening:
             self._recording.measured.add(id(metric))
             if _is_recorded() and len(args) >= 2:
                 self._compare(self._recording.compared, metric, args[0], args[1])
+            value = args[0] if len(args) == 1 else kwargs.get("values")
+            is_single = value is not None and len(getattr(value, "shape", ())) == 0
+            is_mean = type(metric) is keras.metrics.Mean and kwargs.get("sample_weight") is None
+            if is_single and is_mean:
+                self._recording.averaged[id(metric)] = metric
             return original(*args, **kwargs)
 
         return update_state
@@ -394,6 +487,16 @@ def _is_tensor(value: Any) -> bool:
 def _is_recorded() -> bool:
     frame = current_frame()
     return frame is not None and frame.recorder is not None
+
+
+def _host_generators(step: Step) -> dict[str, str]:
+    """Return the states of generators of the host, as text: the global ones and the Step's own."""
+    python, numpy = _state.host_random()
+    states = {"random": repr(python), "numpy.random": f"{numpy[1].tobytes()} {numpy[2:]}"}
+    for name, value in vars(step).items():
+        if isinstance(value, np.random.Generator):
+            states[f"self.{name}"] = repr(value.bit_generator.state)
+    return states
 
 
 def _training(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

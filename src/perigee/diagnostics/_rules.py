@@ -10,35 +10,62 @@ from pathlib import Path
 
 from perigee._errors import PerigeeError
 from perigee.diagnostics import (
+    activations,
+    alignment,
     answers,
+    balance,
+    beginnings,
+    broadcasts,
+    calls,
+    composition,
     constant_output,
     constants,
     counters,
+    counting,
     coverage,
     dead,
+    decays,
     distributions,
+    dominance,
+    draws,
     dropouts,
     encodings,
     evaluation,
+    exchanges,
+    exploding,
     finite,
+    frozen,
     gradients,
     growth,
     heads,
     labels,
     leaks,
     linearity,
+    lookups,
+    means,
     mixing,
     modes,
+    order,
     overlap,
+    padding,
     pairing,
     penalties,
+    ranges,
     rates,
     reach,
+    resets,
     scales,
     scores,
+    sharing,
     signs,
+    singles,
+    stability,
     targets,
     unmeasured,
+    unweighted,
+    vanishing,
+    weights,
+    zeroes,
 )
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
@@ -51,6 +78,11 @@ OF_DATA: Sequence[Rule] = (
     constants.check,
     leaks.check,
     overlap.check,
+    stability.check,
+    composition.check,
+    order.check,
+    balance.check,
+    alignment.check,
 )
 """Look at the data alone; the first ones, since what is wrong with it shows everywhere."""
 
@@ -69,21 +101,39 @@ def _unpaired(evidence: Evidence) -> list[Finding]:
 
 
 OF_STEPS: Sequence[Rule] = (
+    ranges.check,
+    calls.check,
+    exchanges.check,
     scales.check,
     targets.check,
     _unpaired,
+    broadcasts.check,
     signs.check,
     mixing.check,
     distributions.check,
     heads.check,
     reach.check,
     answers.check,
+    weights.check,
+    padding.check,
     growth.check,
     dead.check,
     constant_output.check,
     gradients.check,
     linearity.check,
+    sharing.check,
+    vanishing.check,
+    exploding.check,
+    activations.check,
+    beginnings.check,
+    dominance.check,
+    decays.check,
+    frozen.check,
+    zeroes.check,
+    draws.check,
+    counting.check,
     modes.check,
+    singles.check,
     evaluation.check,
     dropouts.check,
     penalties.check,
@@ -91,7 +141,10 @@ OF_STEPS: Sequence[Rule] = (
     rates.check,
     _uncovered,
     unmeasured.check,
+    unweighted.check,
+    resets.check,
     scores.check,
+    means.check,
     encodings.check,
 )
 """Look at what the Step does on a batch."""
@@ -99,8 +152,12 @@ OF_STEPS: Sequence[Rule] = (
 _EXPLAINED: dict[str, Sequence[str]] = {
     "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
     "PG122": ("PG120", "PG224"),  # nothing passes dead units
-    "PG320": ("PG321", "PG325"),
-    "PG322": ("PG221",),
+    "PG130": ("PG132",),
+    "PG132": ("PG221",),  # outputs that are nearly constant have nearly one loss for all labels
+    "PG320": ("PG321", "PG325", "PG330"),
+    "PG321": ("PG131", "PG132", "PG133"),
+    "PG322": ("PG221", "PG331"),
+    "PG325": ("PG131",),
 }
 """Findings by what explains them: they say the same once more."""
 
@@ -117,7 +174,9 @@ def examine(evidence: Evidence) -> list[Finding]:
     except PerigeeError as error:
         found.append(_as_finding(error))
     else:
-        found += _run(OF_STEPS, evidence)
+        unknown = lookups.check(evidence)
+        # With ids that it does not have, a step is not run again: some frameworks refuse it.
+        found += unknown or _run(OF_STEPS, evidence)
     explained = {code for finding in found for code in _EXPLAINED.get(finding.code, ())}
     left = [finding for finding in found if finding.code not in explained]
     return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))

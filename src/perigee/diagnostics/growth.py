@@ -28,10 +28,18 @@ def check(evidence: Evidence) -> list[Finding]:
     if not once or abs(once) < 1e-12:
         return []
     twice, fourfold = (evidence.loss(_repeated(batch, times)) or 0.0 for times in (2, 4))
+    # Penalties do not depend on the batch, and may or may not be within what is logged.
+    bases = {0.0, evidence.penalty if abs(once - evidence.penalty) > 1e-6 * abs(once) else 0.0}
     said = [
         what
         for power, what in ((1, "grows with the batch"), (-1, "shrinks as the batch grows"))
-        if np.allclose([twice / once, fourfold / once], [2.0**power, 4.0**power], _TOLERANCE, 0)
+        for base in bases
+        if np.allclose(
+            [(twice - base) / (once - base), (fourfold - base) / (once - base)],
+            [2.0**power, 4.0**power],
+            _TOLERANCE,
+            0,
+        )
     ]
     if not said:
         return []

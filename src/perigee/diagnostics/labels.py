@@ -40,6 +40,23 @@ def _check_values(loss: Any, name: str, true: np.ndarray, pred: np.ndarray) -> N
         _check_unit_range(name, true)
 
 
+def check_range(loss: Any, true: np.ndarray, classes: tuple[int, ...]) -> None:
+    """Refuse labels that a loss has no value for.
+
+    Args:
+        loss: A Keras loss.
+        true: Labels, as float64.
+        classes: How many there are, `(num_classes,)`.
+
+    Raises:
+        LabelRangeError: If one lies outside.
+    """
+    if isinstance(loss, _SPARSE):
+        _check_ids(loss, type(loss).__name__, true, classes[0])
+    if isinstance(loss, _BINARY):
+        _check_unit_range(type(loss).__name__, true)
+
+
 def _check_shapes(loss: Any, name: str, true: tuple[Any, ...], pred: tuple[Any, ...]) -> None:
     if isinstance(loss, _SPARSE):
         if len(true) == len(pred) and len(pred) > 1 and true[-1] == pred[-1] and pred[-1] != 1:

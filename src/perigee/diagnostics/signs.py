@@ -1,10 +1,14 @@
 """PG222, WrongSign: a loss whose sign is turned, so that training makes predictions worse.
 
-The loss that is minimized is the negative of a distance between labels and predictions. A measure
-that is to grow (a likelihood, an accuracy) is minimized with a minus before it; a distance without.
+The loss that is minimized is the negative of a distance between labels and predictions, or it is
+smaller the farther labels lie from what the model says. A measure that is to grow (a likelihood, an
+accuracy) is minimized with a minus before it; a distance without.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
 
 import keras
 import numpy as np
@@ -29,31 +33,76 @@ _SAME = 1e-3
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the loss with the negative of each distance that the step may have meant."""
+    """Compare the loss with the negative of each distance that the step may have meant.
+
+    Where it is none of them, give the model labels near to what it says and far from it.
+    """
     logged = evidence.training.logs.get("loss")
     if logged is None or not logged.size or not np.isfinite(logged).all():
         return []
-    loss = float(np.mean(logged))
-    if loss >= -1e-9:
-        return []
+    loss = float(np.mean(logged)) - evidence.penalty
     same = [
         name
         for name, distance in _distances(evidence).items()
-        if abs(loss + distance) < _SAME * distance
+        if loss < -1e-9 and abs(loss + distance) < _SAME * distance
     ]
-    if not same:
+    if same:
+        happened = f"The loss is {loss:.4g}, the negative of the {same[0]} between labels and "
+        return [_finding("error", happened + "predictions: minimizing it makes them worse.")]
+    losses = _of_labels_ever_farther(evidence)
+    is_turned = any(all(a > b + _SAME * abs(b) for a, b in pairwise(some)) for some in losses)
+    if not is_turned or not all(some[0] > some[-1] for some in losses):
         return []
-    return [
-        Finding(
-            code="PG222",
-            name="WrongSign",
-            severity="error",
-            happened=f"The loss is {loss:.4g}, the negative of the {same[0]} between labels and "
-            "predictions: minimizing it makes the predictions worse.",
-            expected="a loss that is smaller for better predictions.",
-            fix="leave the minus out.",
-        )
+    told = " and ".join(f"{value:.4g}" for value in losses[0])
+    happened = f"The loss is {told} for labels that lie ever farther from the predictions."
+    return [_finding("warning", happened)]
+
+
+def _finding(severity: Literal["error", "warning"], happened: str) -> Finding:
+    return Finding(
+        code="PG222",
+        name="WrongSign",
+        severity=severity,
+        happened=happened,
+        expected="a loss that is smaller for better predictions.",
+        fix="leave the minus out.",
+    )
+
+
+def _of_labels_ever_farther(evidence: Evidence) -> list[list[float]]:
+    """Return losses of labels that are what the model says, and of others, from near to far."""
+    batch = evidence.batches[0]
+    outputs = [output for call in evidence.trained for output in call.outputs]
+    if not isinstance(batch, tuple) or len(batch) != 2 or keras.tree.is_nested(batch[1]):
+        return []
+    y = np.asarray(batch[1])
+    rows = [_farther(y, output) for output in outputs if output.dtype.kind == "f"]
+    rows = [row for row in rows if row]
+    if not rows or not evidence.is_repeatable:
+        return []
+    losses = [
+        [evidence.loss((batch[0], labels.astype(y.dtype))) for labels in row] for row in rows[0]
     ]
+    known = [[np.nan if loss is None else loss for loss in some] for some in losses]
+    return known if np.isfinite(known).all() else []
+
+
+def _farther(y: np.ndarray, output: np.ndarray) -> list[list[np.ndarray]]:
+    """Return rows of labels, each from near to far; none where labels mean something else."""
+    if not y.size or not np.isfinite(output).all():
+        return []
+    if y.dtype.kind in "iu" and y.size == len(y) and output.ndim == 2 and output.shape[1] > 1:
+        if len(y) != len(output) or y.max() >= output.shape[1]:
+            return []
+        return [[i.reshape(y.shape) for i in (output.argmax(axis=1), output.argmin(axis=1))]]
+    if y.shape != output.shape or y.dtype.kind != "f":
+        return []
+    if set(np.unique(y)) <= {0.0, 1.0}:
+        middle = 0.0 if output.min() < 0 or output.max() > 1 else 0.5
+        near = output > middle
+        return [[near, ~near]] if near.any() and not near.all() else []
+    far = np.where(np.arange(output.size).reshape(output.shape) % 2, 1.0, -1.0) * (y.std() + 1e-3)
+    return [[output, output + far, output + 2 * far], [output, output - far, output - 2 * far]]
 
 
 def _distances(evidence: Evidence) -> dict[str, float]:
@@ -65,7 +114,8 @@ def _distances(evidence: Evidence) -> dict[str, float]:
             found[base.__name__] = float(own(seen.y_true, seen.y_pred))
     for call in evidence.trained:
         for y_pred in call.outputs:
-            for leaf in keras.tree.flatten(evidence.batches[0])[1:]:
+            flat = keras.tree.flatten(evidence.batches[0])
+            for leaf in flat[1:] or flat:  # what is drawn again is its own label
                 y_true = np.asarray(leaf)
                 if y_true.shape == y_pred.shape and y_true.dtype.kind == y_pred.dtype.kind == "f":
                     gap = (y_true - y_pred).astype("float64")

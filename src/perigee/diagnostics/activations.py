@@ -1,0 +1,45 @@
+"""PG132, ActivationScale: a layer that makes its values far smaller or larger than it gets them.
+
+Initializers keep the scale of values from layer to layer. Weights that begin far below or above
+leave nothing of the inputs, or let values grow without bound.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from keras import layers as kl
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_SMALLEST = 1e-4
+_LAYERS = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Compare the standard deviations of what dense and convolutional layers get and return."""
+    shrinking: dict[str, str] = {}
+    for inner in evidence.hidden:
+        if not isinstance(inner.layer, _LAYERS) or not inner.inputs or not inner.outputs:
+            continue
+        given, made = (_deviation(arrays[0]) for arrays in (inner.inputs, inner.outputs))
+        if given > 0 and 0 < made < _SMALLEST * given:
+            shrinking[inner.layer.path] = f"{inner.layer.path}: {given:.2g} to {made:.2g}"
+    if not shrinking:
+        return []
+    return [
+        Finding(
+            code="PG132",
+            name="ActivationScale",
+            severity="warning",
+            happened="Layers make the standard deviation of their values far smaller:",
+            items=tuple(shrinking.values()),
+            expected=f"values of one scale, within a factor of {1 / _SMALLEST:g}.",
+            fix="begin with Keras's own initializers.",
+        )
+    ]
+
+
+def _deviation(values: np.ndarray) -> float:
+    values = values.astype("float64")
+    return float(values.std()) if values.size and np.isfinite(values).all() else 0.0

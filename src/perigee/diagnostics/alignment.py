@@ -1,0 +1,62 @@
+"""PG330, LabelsUnrelated: labels that near inputs do not share.
+
+The label of an example is guessed no better from the examples most like it than from others: as
+where inputs and labels were shuffled apart. Many tasks are hard for such a simple guess, so this
+is a hint.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_FEWEST, _MOST, _WIDEST = 96, 600, 4096
+_NEIGHBORS, _DRAWS = 5, 40
+_BETTER = 2.0
+"""Standard deviations above guesses with labels in another order."""
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Guess each label from the nearest inputs, and compare with labels in other orders."""
+    if len(evidence.columns) != 2:
+        return []
+    x, y = (column[:_MOST] for column in evidence.columns)
+    if x.dtype.kind != "f" or len(x) < _FEWEST or x.ndim < 2 or x[0].size > _WIDEST:
+        return []
+    if y.size != len(y) or y.dtype.kind not in "fiu" or len(np.unique(y)) < 2:
+        return []
+    x, y = x.reshape(len(x), -1).astype("float64"), y.reshape(-1).astype("float64")
+    if not np.isfinite(x).all() or not np.isfinite(y).all():
+        return []
+    is_of_classes = bool((y == np.round(y)).all()) and len(np.unique(y)) <= 20
+    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)
+    squares = np.square(x).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * x @ x.T
+    np.fill_diagonal(distances, np.inf)
+    nearest = np.argpartition(distances, _NEIGHBORS, axis=1)[:, :_NEIGHBORS]
+    draw = np.random.default_rng(0)
+    score = _score(y, nearest, is_of_classes)
+    others = [_score(draw.permutation(y), nearest, is_of_classes) for _ in range(_DRAWS)]
+    gap = (score - np.mean(others)) / (np.std(others) + 1e-12)
+    if gap > _BETTER:
+        return []
+    return [
+        Finding(
+            code="PG330",
+            name="LabelsUnrelated",
+            severity="hint",
+            happened=f"The labels of {len(y)} examples are guessed from the {_NEIGHBORS} nearest "
+            f"inputs as well as labels in any order ({gap:.1f} standard deviations apart).",
+            expected="labels that say something of their inputs.",
+            fix="see that inputs and labels are in the same order; shuffle them together.",
+        )
+    ]
+
+
+def _score(y: np.ndarray, nearest: np.ndarray, is_of_classes: bool) -> float:
+    if is_of_classes:
+        return float(np.mean(y[nearest] == y[:, None]))
+    guess = y[nearest].mean(axis=1)
+    return float(-np.mean(np.square(guess - y)))

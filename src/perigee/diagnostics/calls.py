@@ -1,0 +1,63 @@
+"""PG101 and PG102 of compiled models: layers that are never called, or that nothing holds.
+
+A Step that calls `minimize` is refused for them. Keras's own `train_step` warns at most.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from perigee._errors import UntrackedVariablesError
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Find layers that are called and not held, and variables that no gradient reaches.
+
+    Raises:
+        UntrackedVariablesError: If a layer inside a model is called and not held.
+    """
+    strange = evidence.training.strange.values()
+    if strange:
+        raise UntrackedVariablesError([f"{v.path} {tuple(v.shape)}" for v in strange])
+    unreached: dict[int, Any] = {}
+    for update in evidence.training.updates:
+        unreached |= {id(v): v for v in update.unreached}
+        if len(update.gradients) == len(update.variables):
+            pairs = zip(update.variables, update.gradients, strict=True)
+            zero = {id(v): v for v, gradient in pairs if not np.any(gradient)}
+            unreached |= {key: v for key, v in zero.items() if key in _of_silent_layers(evidence)}
+    if not unreached:
+        return []
+    return [
+        Finding(
+            code="PG101",
+            name="UnusedVariablesError",
+            severity="warning",
+            happened=f"No gradient reaches {len(unreached)} trainable variables:",
+            items=tuple(evidence.tracked.names_of(list(unreached.values()))),
+            expected="the loss depends on each variable that is trained.",
+            fix="call the layers that they belong to, or set `trainable = False` on them.",
+        )
+    ]
+
+
+def _of_silent_layers(evidence: Evidence) -> set[int]:
+    """Return the variables, by id, of layers without others inside that were not called."""
+    called = evidence.training.called
+    in_called = {
+        id(v) for layer in evidence.trained_layers if id(layer) in called for v in _own(layer)
+    }
+    return {
+        id(v) for layer in evidence.trained_layers if id(layer) not in called for v in _own(layer)
+    } - in_called
+
+
+def _own(layer: Any) -> list[Any]:
+    inside = {id(v) for inner in getattr(layer, "layers", ()) for v in inner.variables}
+    held = [v for v in vars(layer).values() if hasattr(v, "trainable_variables")]
+    inside |= {id(v) for inner in held for v in inner.trainable_variables}
+    return [v for v in layer.variables if id(v) not in inside]

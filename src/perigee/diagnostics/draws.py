@@ -1,0 +1,29 @@
+"""PG444, DrawnOnce: random numbers of the host in a step that is compiled.
+
+NumPy and Python run while a step is compiled, and then no more: every step gets the numbers that
+were drawn that one time. Draw with `keras.random` and a `keras.random.SeedGenerator` that the Step
+holds, or in the data.
+"""
+
+from __future__ import annotations
+
+from perigee import _backends
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Tell what `train_step` drew from, where steps are compiled."""
+    if _backends.current().capabilities.modes[0] == "eager" or not evidence.training.draws:
+        return []
+    return [
+        Finding(
+            code="PG444",
+            name="DrawnOnce",
+            severity="warning",
+            happened="`train_step` draws random numbers outside the framework:",
+            items=tuple(dict.fromkeys(evidence.training.draws)),
+            expected="numbers that are drawn anew in each step.",
+            fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
+        )
+    ]

@@ -1,0 +1,38 @@
+"""PG131, ExplodingGradients: gradients that are far larger than the weights.
+
+Wide initial weights make values and gradients larger from layer to layer. The first updates then
+throw the weights far away. Begin with Keras's own initializers, and clip by the joint norm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_LARGEST = 1e4
+"""Joint norm; that of a healthy beginning is below some hundreds."""
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at the joint norm of gradients, before they are clipped where that is known."""
+    recording = evidence.training
+    for update in recording.derived or recording.updates:
+        total = sum(float(np.sum(np.square(g.astype("float64")))) for g in update.gradients)
+        norm = float(np.sqrt(total))
+        if not np.isfinite(norm) or norm < _LARGEST:
+            continue
+        return [
+            Finding(
+                code="PG131",
+                name="ExplodingGradients",
+                severity="warning",
+                happened=f"The joint norm of the gradients of {len(update.variables)} variables "
+                f"is {norm:.3g}.",
+                expected=f"a norm below {_LARGEST:g}.",
+                fix="begin with Keras's own initializers, scale inputs and targets, or clip by "
+                "the joint norm.",
+            )
+        ]
+    return []

@@ -1,0 +1,59 @@
+"""PG216, MeanOfMeans: a loss that is divided by the words of its own batch.
+
+The mean over an epoch is then a mean of means, in which a word of a batch with few words counts
+more. With micro-batches and with several devices the gradients change as well. `pg.mean(values,
+mask)` keeps the sum and the count apart, so that every word counts the same.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from perigee._typing import Batch
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_SAME, _APART = 1e-5, 1e-4
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Compare the loss of a batch with those of its halves, weighed by their words."""
+    bare = evidence.training.are_bare.get("loss", ())
+    if not all(bare) or evidence.size < 4 or evidence.size % 2:
+        return []
+    batch = evidence.batches[0]
+    counts = [
+        np.count_nonzero(leaf.reshape(2, -1), axis=1)
+        for leaf in map(np.asarray, keras.tree.flatten(batch))
+        if leaf.ndim == 2 and (leaf.dtype.kind in "iub" or set(np.unique(leaf)) <= {0.0, 1.0})
+    ]
+    counts = [count for count in counts if count.all() and count[0] != count[1]]
+    if not counts or not evidence.is_repeatable:
+        return []
+    whole = evidence.loss(batch)
+    halves = [evidence.loss(_half(batch, evidence.size, i)) for i in (0, 1)]
+    if not whole or None in halves:
+        return []
+    by_word = [np.average(np.asarray(halves, "float64"), weights=count) for count in counts]
+    plain = np.mean(np.asarray(halves, "float64"))
+    if abs(whole - plain) <= _APART * abs(whole):
+        return []
+    if all(abs(whole - mean) > _SAME * abs(whole) for mean in by_word):
+        return []
+    return [
+        Finding(
+            code="PG216",
+            name="MeanOfMeans",
+            severity="hint",
+            happened=f"The loss of a batch is {whole:.6g}; the mean of its halves is {plain:.6g}, "
+            "as each is divided by its own words.",
+            expected="a loss in which each word counts the same, whatever its batch.",
+            fix="return `pg.mean(values, mask)`, which keeps sum and count apart.",
+        )
+    ]
+
+
+def _half(batch: Batch, size: int, index: int) -> Batch:
+    part = slice(index * size // 2, (index + 1) * size // 2)
+    return keras.tree.map_structure(lambda leaf: np.asarray(leaf)[part], batch)

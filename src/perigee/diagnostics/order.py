@@ -1,0 +1,45 @@
+"""PG327, LabelsSorted: examples in the order of their labels.
+
+Batches of one class each pull the weights to and fro. `fit` brings arrays into another order for
+each epoch unless it is called with `shuffle=False`, so this is a hint for them; other data is
+trained on in the order in which it comes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+_FEWEST, _FEWEST_EACH, _MOST_CLASSES = 48, 8, 100
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at class ids in the order in which they come."""
+    if len(evidence.columns) < 2:
+        return []
+    y = evidence.columns[1]
+    if y.size != len(y) or len(y) < _FEWEST or not np.isfinite(y.astype("float64")).all():
+        return []
+    y = y.reshape(-1)
+    classes, counts = np.unique(y, return_counts=True)
+    is_of_classes = bool((classes == np.round(classes)).all())
+    if not is_of_classes or not 1 < len(classes) <= _MOST_CLASSES or counts.min() < _FEWEST_EACH:
+        return []
+    runs = 1 + int(np.count_nonzero(np.diff(y)))
+    if runs > len(classes):
+        return []
+    return [
+        Finding(
+            code="PG327",
+            name="LabelsSorted",
+            severity="hint" if evidence.is_of_arrays else "warning",
+            happened=f"{len(y)} examples come sorted by their label: {runs} runs of equal labels "
+            f"for {len(classes)} classes.",
+            expected="batches in which the classes are mixed.",
+            fix="leave `shuffle` of `fit` on, as it is for arrays."
+            if evidence.is_of_arrays
+            else "shuffle the examples before they are put into batches.",
+        )
+    ]

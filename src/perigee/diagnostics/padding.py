@@ -1,0 +1,59 @@
+"""PG214, PaddingCounts: a loss that changes with labels of padding.
+
+Sequences that are filled up with zeros have labels there that mean nothing. Weigh the values by a
+mask, as in `pg.mean(values, words != 0)`; Keras's losses take the mask of an `Embedding` with
+`mask_zero=True` by themselves.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import layers as kl
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Change the labels where the inputs are padding, and compare the loss."""
+    batch = evidence.batches[0]
+    embeddings = [layer for layer in evidence.trained_layers if isinstance(layer, kl.Embedding)]
+    if not embeddings or not isinstance(batch, tuple) or len(keras.tree.flatten(batch)) != 2:
+        return []
+    words, y = (np.asarray(leaf) for leaf in keras.tree.flatten(batch))
+    is_padding = words == 0
+    if words.dtype.kind not in "iu" or words.ndim != 2 or y.shape[:2] != words.shape:
+        return []
+    if not _is_at_an_end(is_padding) or not evidence.is_repeatable:
+        return []
+    changed = y.copy()
+    if y.dtype.kind == "f":
+        changed[is_padding] += 1.0
+    else:
+        changed[is_padding] = y.max() + y.min() - y[is_padding]
+    if np.array_equal(changed, y):
+        return []
+    base, other = evidence.loss(batch), evidence.loss((batch[0], changed))
+    if base is None or other is None or abs(other - base) <= 1e-6 * abs(base):
+        return []
+    is_declared = any(layer.mask_zero for layer in embeddings)
+    return [
+        Finding(
+            code="PG214",
+            name="PaddingCounts",
+            severity="warning" if is_declared else "hint",
+            happened=f"The loss changes from {base:.6g} to {other:.6g} with the labels of padding, "
+            f"{is_padding.mean():.0%} of the words.",
+            expected="a loss of the words alone.",
+            fix="weigh the values: `pg.mean(values, words != 0)`, or `mask_zero=True` and a loss "
+            "of Keras.",
+        )
+    ]
+
+
+def _is_at_an_end(is_padding: np.ndarray) -> bool:
+    """Tell whether zeros follow words, and no word follows a zero, in some rows but not in all."""
+    follows = np.diff(is_padding.astype(int), axis=1)
+    rows = is_padding.any(axis=1)
+    return bool(rows.any() and not (follows < 0).any() and not is_padding[:, 0].any())

@@ -1,0 +1,26 @@
+"""PG205 over all rows that are known: class ids and answers that the loss has no value for."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from perigee.diagnostics import labels
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Find the leaf that a loss was given, and look at all its rows.
+
+    Raises:
+        LabelRangeError: If one has no meaning.
+    """
+    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(evidence.batches[0])]
+    for seen in evidence.training.losses:
+        for index, leaf in list(enumerate(leaves))[1:]:
+            is_known = leaf.size == seen.y_true.size and index < len(evidence.columns)
+            if is_known and np.array_equal(leaf.reshape(-1), seen.y_true.reshape(-1)):
+                column = evidence.columns[index].astype("float64")
+                labels.check_range(seen.by, column, seen.y_pred.shape[-1:] or (1,))
+    return []

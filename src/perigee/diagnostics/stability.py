@@ -1,0 +1,38 @@
+"""PG329, ValidationDiffers: data to validate on that is another each time.
+
+Two evaluations of one model then say different things. Shuffle and augment the data to train on
+alone, and take the same examples to validate on each time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Draw the validation data twice, and compare."""
+    if not evidence.validation:
+        return []
+    again = evidence.validation_again
+    if len(again) != len(evidence.validation):
+        return []
+    apart = [
+        index
+        for index, (one, two) in enumerate(zip(evidence.validation, again, strict=True))
+        if one.shape != two.shape or np.asarray(one).tobytes() != np.asarray(two).tobytes()
+    ]
+    if not apart:
+        return []
+    return [
+        Finding(
+            code="PG329",
+            name="ValidationDiffers",
+            severity="warning",
+            happened=f"batch[{apart[0]}] of the validation data differs between two passes.",
+            expected="the same examples, in the same order, in each evaluation.",
+            fix="do not shuffle or augment the validation data, or seed what draws.",
+        )
+    ]

@@ -1,0 +1,68 @@
+"""PG127, ZeroedUpdate: gradients set to zero where an update was to be left out.
+
+An optimizer with momentum goes on moving by a gradient of zero, its slots fade and its counter
+grows. `apply(optimizer, gradients, when=condition)` leaves everything as it is.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from perigee import _backends
+from perigee._typing import Batch
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._recording import Recording, record
+
+_FACTORS = (1.0, 30.0, 1000.0)
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Where gradients are altered before they are applied, try batches with wild ones."""
+    if not any(u.is_altered and not u.is_conditional for u in evidence.training.updates):
+        return []
+    if not evidence.training.derived:
+        return []
+    for factor in _FACTORS:
+        batch = _backends.current().tensors(_scaled(evidence.batches[0], factor))
+        recording = (
+            evidence.training
+            if factor == 1.0
+            else record(evidence.step, "train_step", batch, evidence.tracked, ())
+        )
+        path = _zeroed(evidence, recording)
+        if path is not None:
+            where = "" if factor == 1.0 else f" with inputs {factor:g} times as large"
+            return [
+                Finding(
+                    code="PG127",
+                    name="ZeroedUpdate",
+                    severity="warning",
+                    happened=f"{path!r} is applied to gradients that the step has set to 0{where}: "
+                    "its momentum and its counter go on.",
+                    expected="a step that is left out changes nothing.",
+                    fix="pass the gradients as they are to `apply(optimizer, gradients, "
+                    "when=condition)`.",
+                )
+            ]
+    return []
+
+
+def _zeroed(evidence: Evidence, recording: Recording) -> str | None:
+    computed = [g for derived in recording.derived for g in derived.gradients]
+    if not computed or not any(np.any(gradient) for gradient in computed):
+        return None
+    for update in recording.updates:
+        is_zero = update.gradients and not any(np.any(gradient) for gradient in update.gradients)
+        if is_zero and update.is_altered and not update.is_conditional:
+            return evidence.tracked.path_of(update.optimizer)
+    return None
+
+
+def _scaled(batch: Batch, factor: float) -> Batch:
+    def scale(leaf: object) -> np.ndarray:
+        array = np.asarray(leaf)
+        return (array * factor).astype(array.dtype) if array.dtype.kind == "f" else array
+
+    return keras.tree.map_structure(scale, batch)
