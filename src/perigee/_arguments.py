@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import keras
 import numpy as np
 
+from perigee import diagnostics
 from perigee._errors import ArgumentError, MissingMethodError, UnknownArgumentError
 from perigee._events import Hook
 from perigee._execution import Choice, Execution
@@ -64,6 +65,30 @@ def check_nonfinite(given: Any) -> None:
     """Refuse what is no policy for values that are not finite."""
     if given not in ("raise", "skip", "stop"):
         raise ArgumentError("nonfinite", repr(given), '"raise", "skip" or "stop".', "choose one.")
+
+
+def check_codes(name: str, given: Any) -> list[str]:
+    """Return codes of errors and findings as a list.
+
+    Raises:
+        ArgumentError: If one is unknown; the nearest are named.
+    """
+    known = sorted(diagnostics.known_codes())
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ArgumentError(
+            name, repr(given), 'a list of codes, such as `["PG220"]`.', "pass a list."
+        )
+    for code in given:
+        if code not in known:
+            near = difflib.get_close_matches(str(code), known, n=3)
+            meant = f"did you mean {', '.join(near)}? " if near else ""
+            raise ArgumentError(
+                name,
+                repr(list(given)),
+                'codes of errors and findings, such as `["PG220"]`.',
+                f"{meant}`perigee explain` lists all codes.",
+            )
+    return list(given)
 
 
 def as_run(given: Any) -> Run | None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import keras
 import numpy as np
 
 from perigee import _backends, _state
-from perigee._arguments import check_step, named
+from perigee._arguments import check_codes, check_step, named
 from perigee._errors import ArgumentError
 from perigee._step import Step
 from perigee._typing import Batch
 from perigee.data import open_feed
-from perigee.diagnostics import Evidence, Report, examine, known_codes, untouched
+from perigee.diagnostics import Evidence, Report, examine, untouched
 from perigee.steps.keras_step import KerasStep
+
+Level: TypeAlias = Literal["default", "full"]
+"""How far to look: at single steps, or at some hundred of them too."""
 
 _BATCHES = 8
 """Batches that are looked at where data is not given as arrays."""
@@ -28,6 +31,7 @@ def check(
     *,
     validation: Any = None,
     batch_size: int | None = None,
+    level: Level = "default",
     ignore: Sequence[str] = (),
 ) -> Report:
     """Look for faults that training would not tell of.
@@ -45,7 +49,11 @@ def check(
             whole, of other data the first 8 batches.
         validation: Data to validate on, to see whether examples are shared.
         batch_size: Rows a batch, 32 by default; for arrays only.
-        ignore: Codes that are not told, such as `["PG220"]`.
+        level: `"default"` looks at the data and at single steps. `"full"` also trains for some
+            hundred steps, on a copy: it tells of a training that goes nowhere, and whether
+            another learning rate would do better.
+        ignore: Codes that are not told, such as `["PG220"]`, besides `ignore_findings` of the
+            Step.
 
     Returns:
         A `Report`.
@@ -53,10 +61,13 @@ def check(
     Raises:
         ArgumentError: If a code is unknown, or `data` is an iterator.
     """
-    _check_codes(ignore)
+    ignored = check_codes("ignore", ignore)
+    if level not in get_args(Level):
+        raise ArgumentError("level", repr(level), '"default" or "full".', "choose one.")
     is_model = isinstance(target, keras.Model)
     step = KerasStep(target) if is_model else target
     check_step(step, "train_step")
+    ignored += check_codes("ignore_findings", step.ignore_findings)
     for name, given in (("data", data), ("validation", validation)):
         if isinstance(given, Iterator):
             raise ArgumentError(
@@ -87,19 +98,7 @@ def check(
             else lambda: _columns(validation, _batches(validation, None)),
         )
         found = examine(evidence)
-    return Report(tuple(finding for finding in found if finding.code not in ignore))
-
-
-def _check_codes(ignore: Any) -> None:
-    codes = [ignore] if isinstance(ignore, str) else list(ignore)
-    unknown = [code for code in codes if code not in known_codes()]
-    if isinstance(ignore, str) or unknown:
-        raise ArgumentError(
-            "ignore",
-            repr(ignore),
-            'codes of errors and findings, such as `["PG220"]`.',
-            "see docs/errors.md for all of them.",
-        )
+    return Report(tuple(finding for finding in found if finding.code not in ignored))
 
 
 def _batches(data: Any, batch_size: int | None) -> list[Batch]:

@@ -142,6 +142,36 @@ def keras_fit(
     return history
 
 
+def given_to_fit(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    batch_size: int | None = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    sample_weight: Any = None,
+    steps_per_epoch: int | None = None,
+) -> tuple[KerasStep, Any, int | None, Any]:
+    """Return what `model.fit` was given as `fit` and `check` take it.
+
+    Returns:
+        The Step, its data, the batch size (`None` where the data yields whole batches) and the
+        validation data or `None`.
+    """
+    _check(model, x, y, validation_split, validation_data, sample_weight, class_weight)
+    data = _arrays(x, y, sample_weight) if _is_arrays(x) else None
+    if data is not None and validation_split and validation_data is None:
+        data, validation_data = _split(data, validation_split)
+    size = _batch_size(batch_size, steps_per_epoch, data)
+    validation = validation_data
+    if isinstance(validation, tuple):
+        validation = keras.utils.unpack_x_y_sample_weight(validation)
+        validation = _arrays(*validation) if _is_arrays(validation[0]) else validation_data
+    step = KerasStep(model, class_weight=class_weight)
+    return (step, x, None, validation) if data is None else (step, data, size, validation)
+
+
 class _AsFit(list[Any]):
     """Callbacks that are to be called as `model.fit` does."""
 

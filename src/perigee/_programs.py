@@ -69,8 +69,9 @@ class Programs:
             self.report(diagnostics.of_a_run_after_running(self._last))
 
     def report(self, findings: Sequence[Finding]) -> None:
-        """Put findings on the history and warn of them, each once."""
+        """Put findings on the history and warn of them, each once, but for those that are meant."""
         assert self._history is not None
+        findings = [f for f in findings if f.code not in self._step.ignore_findings]
         known = {str(finding) for finding in self._history.findings}
         new = [finding for finding in findings if str(finding) not in known]
         self._history.findings = [*self._history.findings, *new]

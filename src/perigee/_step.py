@@ -54,7 +54,14 @@ class Step(Holder):
     ...         x, y = batch
     ...         objective = lambda: ops.square(y - self.model(x, training=True))[:, 0]
     ...         return {"loss": self.minimize(objective, self.optimizer, self.model)}
+
+    Attributes:
+        ignore_findings: Codes of findings that are meant here, such as `("PG233",)` where
+            examples of a batch are compared with each other: neither `check` nor `fit` tells of
+            them. What raises an error raises it all the same.
     """
+
+    ignore_findings: Sequence[str] = ()
 
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """Update the Step on one batch and return what to log.

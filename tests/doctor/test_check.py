@@ -142,6 +142,32 @@ def test_codes_that_are_ignored_are_not_told():
     assert codes(step, numbers(), ignore=["PG226"]) == []
 
 
+def test_a_step_says_itself_what_is_meant():
+    class Meant(Own):
+        ignore_findings = ("PG226", "PG110")
+
+    step = Meant(small(1, "sigmoid"), squares)
+    assert codes(step, numbers()) == []
+
+    step.unused = small(2)  # what `fit` finds, it does not tell of either
+    history = pg.fit(step, numbers(), steps=1, progress="off", execution="eager")
+
+    assert history.findings == []
+
+
+def test_a_code_of_a_step_that_does_not_exist_is_refused():
+    step = Own(small(1), squares)
+    step.ignore_findings = ["PG2226"]
+
+    with pytest.raises(pg.PerigeeError, match=r"(?s)ignore_findings=.*did you mean PG226"):
+        pg.check(step, numbers())
+
+
+def test_a_level_that_does_not_exist_is_refused():
+    with pytest.raises(pg.PerigeeError, match="level='fast'"):
+        pg.check(Own(small(1), squares), numbers(), level="fast")
+
+
 @pytest.mark.parametrize("ignore", [["PG999"], "PG226"])
 def test_a_code_that_does_not_exist_is_refused(ignore):
     with pytest.raises(pg.PerigeeError, match="ignore="):

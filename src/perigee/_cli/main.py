@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from perigee._cli.check import check
 from perigee._cli.pages import all_pages, find_page, near_pages
 from perigee._version import __version__
 
@@ -18,7 +19,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
+app.command()(check)
 
 
 def main() -> None:

@@ -1,0 +1,197 @@
+"""`perigee check`: the doctor for a file, as a linter is for its text."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from perigee._cli.files import FileError, Target, run_until_fit
+from perigee._cli.settings import (
+    Format,
+    Settings,
+    SettingsError,
+    one_of,
+    settings_for,
+    with_options,
+)
+from perigee._errors import PerigeeError
+
+_FOUND, _WRONG_USE = 1, 2
+_SEVERITIES = ("error", "warning", "hint")
+_COMMANDS = {"error": "error", "warning": "warning", "hint": "notice"}
+_BATCHES = 8
+"""Batches that are taken of an iterator, which nothing else will need."""
+
+
+def check(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE[:NAME]",
+            help="A Python file, and in it a function or object that gives a Step or compiled "
+            "model with its data. Without NAME the file runs up to its first `fit`.",
+            show_default=False,
+        ),
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ARGUMENTS", help="For FILE itself, behind --.", show_default=False),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="default|full",
+            help="full tries some hundred steps too. [default: default]",
+            show_default=False,
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE", help="Codes that are not told.", show_default=False),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(metavar="text|json|github", help="How findings are written."),
+    ] = "text",
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="error|warning|hint",
+            help="The mildest finding that fails. [default: warning]",
+            show_default=False,
+        ),
+    ] = None,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where the file raised an exception.")
+    ] = False,
+) -> None:
+    """Look for silent faults in what FILE would train. Nothing is trained.
+
+    FILE runs up to its first call of `pg.fit`, `pg.keras_fit` or `model.fit`; what that call was
+    given is checked, and the rest of the file does not run. Further settings are those of
+    [tool.perigee.check] in pyproject.toml.
+
+    The exit status is 0 if nothing is found, 1 for findings, and 2 where FILE or the options
+    cannot be used.
+    """
+    path, name = _split(file)
+    try:
+        shape: Format = one_of("--format", format, Format)
+        settings = with_options(settings_for(path), ignore or [], level, fail_on)
+        told: list[tuple[Target, Any]] = []
+        run_until_fit(
+            path,
+            name,
+            arguments or [],
+            lambda target: told.append((target, _check(target, settings))),
+        )
+    except (SettingsError, FileError) as error:
+        _fail(str(error), show_traceback)
+    except PerigeeError as error:
+        _fail(str(error), show_traceback)
+    except Exception as error:
+        _fail(_where(error, path), show_traceback)
+    else:
+        ((target, report),) = told
+        typer.echo(_written(shape, path, target, report), nl=bool(len(report)) or shape != "github")
+        worst = _SEVERITIES[: _SEVERITIES.index(settings.fail_on) + 1]
+        if any(finding.severity in worst for finding in report):
+            raise typer.Exit(_FOUND)
+
+
+def _split(file: str) -> tuple[Path, str | None]:
+    """Tell a file from the name behind it; a path may hold a colon itself."""
+    path, colon, name = file.rpartition(":")
+    if colon and name.isidentifier() and not Path(file).exists():
+        return Path(path), name
+    return Path(file), None
+
+
+def _check(target: Target, settings: Settings) -> Any:
+    from perigee._check import check as check_step
+
+    data, validation = target.data, target.validation
+    return check_step(
+        target.step,
+        list(islice(data, _BATCHES)) if isinstance(data, Iterator) else data,
+        validation=None if isinstance(validation, Iterator) else validation,
+        batch_size=target.batch_size,
+        level=settings.level,
+        ignore=settings.ignore,
+    )
+
+
+def _fail(message: str, show_traceback: bool) -> None:
+    if show_traceback:
+        typer.echo(traceback.format_exc(), err=True)
+    typer.echo(message, err=True)
+    raise typer.Exit(_WRONG_USE)
+
+
+def _where(error: Exception, path: Path) -> str:
+    """Say what the file raised, and at which of its lines."""
+    line = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == str(path):
+            line = f":{frame.lineno}"
+    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+    return (
+        f"{path}{line}: {type(error).__name__}: {error}{notes}\n"
+        "`--traceback` shows where it comes from."
+    )
+
+
+def _written(shape: Format, path: Path, target: Target, report: Any) -> str:
+    if shape == "json":
+        facts = {
+            "file": str(path),
+            "line": target.line,
+            "target": _name(target.step),
+            "findings": [
+                {
+                    "code": finding.code,
+                    "name": finding.name,
+                    "severity": finding.severity,
+                    "happened": finding.happened,
+                    "items": list(finding.items),
+                    "expected": finding.expected,
+                    "fix": finding.fix,
+                }
+                for finding in report
+            ],
+        }
+        return json.dumps(facts, indent=2)
+    if shape == "github":
+        return "\n".join(_annotation(path, target.line, finding) for finding in report)
+    return f"{path}:{target.line}: {_name(target.step)}\n{report}"
+
+
+def _name(step: Any) -> str:
+    """Say what was checked: a model by its own name, where its steps are Keras's."""
+    model: Any = getattr(step, "model", None)
+    if model is None or not type(step).__module__.startswith("perigee."):
+        return type(step).__name__
+    return f"{type(model).__name__} {model.name!r}"
+
+
+def _annotation(path: Path, line: int, finding: Any) -> str:
+    """Write a finding as a command of a workflow, which shows it beside the line."""
+    relative = os.path.relpath(path) if path.is_absolute() else str(path)
+    title = f"{finding.code} {finding.name}"
+    head = f"file={_property(relative)},line={line},title={_property(title)}"
+    return f"::{_COMMANDS[finding.severity]} {head}::{_data(str(finding))}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,339 @@
+"""A user's file, run until it would train: what it would train, and on which data."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class FileError(Exception):
+    """A file cannot be used as it is asked for; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a file would train.
+
+    Attributes:
+        step: A Step, or a compiled `keras.Model`.
+        data: What it would be trained on.
+        batch_size: Rows a batch, or `None`.
+        validation: What it would be validated on, or `None`.
+        line: The line of the file at which it would be trained; 1 where it only names it.
+    """
+
+    step: Any
+    data: Any
+    batch_size: int | None = None
+    validation: Any = None
+    line: int = 1
+
+
+class _Reached(BaseException):
+    """Leaves the user's file where it would train; no `except Exception` of the file stops it."""
+
+
+Use = Callable[[Target], None]
+
+
+def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: Use) -> None:
+    """Run a file, and call `use` with what it would train, in place of training it.
+
+    The file runs as `python FILE` does, up to the first call of `pg.fit`, `pg.keras_fit` or
+    `keras.Model.fit`; `use` is called from within that call, so that what the file holds open is
+    open. What comes after it in the file does not run. What the file prints goes to standard
+    error.
+
+    With a name the file is imported, so that what it guards by `__name__` does not run. The name
+    is of one of these:
+
+    - a function without arguments: it is called, and trains, or returns one of the following;
+    - a pair of a Step or compiled model and its data, or anything with attributes `step` and
+      `data`;
+    - a Step or a model: its data is that of the first call that trains it.
+
+    Other calls that train while the file is imported are left out.
+
+    Args:
+        path: The file.
+        name: Of something in the file, or `None`.
+        arguments: What the file finds in `sys.argv`, behind its own name.
+        use: What to do.
+
+    Raises:
+        FileError: If there is no such file or name, or nothing would be trained.
+    """
+    if not path.is_file():
+        raise FileError(f"{path}: there is no such file.")
+    try:
+        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise FileError(f"{path}:{error.lineno}: {error.msg}.") from error
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} is no Python file: {error}.") from error
+    module = types.ModuleType("__main__" if name is None else path.stem)
+    module.__file__ = str(path)
+    fits = _Fits(path, use, lambda step: name is None or vars(module).get(name) is step)
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        stack.enter_context(_as_program(path, module, arguments))
+        stack.enter_context(fits.intercepted())
+        try:
+            exec(code, vars(module))
+            if name is not None:
+                _use_named(path, vars(module), name, use, fits)
+                return
+        except _Reached:
+            pass
+        except SystemExit as error:
+            raise FileError(
+                f"{path} left by `sys.exit({error.code!r})` before it trained anything."
+            ) from error
+        finally:
+            if fits.raised is not None:
+                raise fits.raised
+    if fits.is_reached:
+        return
+    raise FileError(
+        f"{path} ended without a call of `pg.fit`, `pg.keras_fit` or `model.fit`.\n"
+        f"Name what is to be checked: {path}:NAME, a function or object that gives a Step or "
+        "compiled model with its data."
+    )
+
+
+def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fits) -> None:
+    if name not in names:
+        raise FileError(f"{path} has no {name!r}.{_similar(name, names)}")
+    found: Any = names[name]
+    if inspect.isfunction(found):
+        needed = [
+            parameter.name
+            for parameter in inspect.signature(found).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if needed:
+            raise FileError(
+                f"{path}:{name} is a function that needs {', '.join(needed)}; one without "
+                "arguments can be called from here."
+            )
+        line = found.__code__.co_firstlineno
+        fits.is_meant = lambda step: True
+        found = found()
+    else:
+        line = 1
+    parts = ("step", "data", "batch_size", "validation")
+    step, data, batch_size, validation = (getattr(found, part, None) for part in parts)
+    if isinstance(found, tuple) and len(found) == 2:
+        use(Target(found[0], found[1], line=line))
+    elif step is not None and data is not None:
+        use(Target(step, data, batch_size, validation, line))
+    elif fits.is_trainable(found):
+        raise FileError(
+            f"{path}:{name} is a {type(found).__name__}, and the file does not train it, so that "
+            "its data is not known.\nName a function that returns it with its data, as a pair."
+        )
+    else:
+        raise FileError(
+            f"{path}:{name} gives a {type(found).__name__}, which is neither a Step nor a "
+            "compiled model with its data, as a pair or as attributes `step` and `data`."
+        )
+
+
+def _similar(name: str, names: dict[str, Any]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, [n for n in names if not n.startswith("__")], n=3)
+    return f" Did you mean {', '.join(near)}?" if near else ""
+
+
+@contextmanager
+def _as_program(path: Path, module: types.ModuleType, arguments: Sequence[str]) -> Generator[None]:
+    """Let the interpreter look as it does to a file that is run."""
+    argv, search, before = sys.argv, sys.path, sys.modules.get(module.__name__)
+    sys.argv = [str(path), *arguments]
+    sys.path = [str(path.resolve().parent), *sys.path]
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        sys.argv, sys.path = argv, search
+        if before is not None:
+            sys.modules[module.__name__] = before
+        else:
+            sys.modules.pop(module.__name__, None)
+
+
+class _Fits:
+    """Stands in for the functions that train.
+
+    Args:
+        path: The file, to find the line of a call.
+        use: Is called instead of training.
+        is_meant: Tells whether a Step or model is the one that was asked for.
+
+    Attributes:
+        is_meant: The same.
+        is_reached: Whether `use` was called.
+        raised: What `use` raised, which the file may have caught.
+    """
+
+    def __init__(self, path: Path, use: Use, is_meant: Callable[[Any], bool]) -> None:
+        self._path, self._use, self.is_meant = path, use, is_meant
+        self.is_reached = False
+        self.raised: Exception | None = None
+
+    @contextmanager
+    def intercepted(self) -> Generator[None]:
+        """Put the functions in, into Keras when the file imports it: it chooses the framework."""
+        import perigee as pg
+
+        with ExitStack() as stack:
+            for name, stands_in in (("fit", self._fit), ("keras_fit", self._keras_fit)):
+                stack.callback(_undo(pg, name))
+                setattr(pg, name, stands_in)
+
+            def change_keras() -> None:
+                import keras
+
+                stack.callback(_undo(keras.Model, "fit"))
+                keras.Model.fit = self._of_model(keras.Model.fit)
+
+            if "keras" in sys.modules:
+                change_keras()
+            else:
+                finder = _AfterImport("keras", change_keras)
+                sys.meta_path.insert(0, finder)
+                stack.callback(finder.leave)
+            yield
+
+    def is_trainable(self, found: Any) -> bool:
+        """Tell whether something is a Step or a model."""
+        import keras
+
+        from perigee._step import Step
+
+        return isinstance(found, Step | keras.Model)
+
+    def _fit(self, *args: Any, **kwargs: Any) -> Any:
+        from perigee._run import fit
+
+        given = inspect.signature(fit).bind(*args, **kwargs).arguments
+        step, line = given["step"], self._line()
+        names = ("data", "batch_size", "validation")
+        return self._reached(step, lambda: Target(step, *map(given.get, names), line=line))
+
+    def _keras_fit(self, *args: Any, **kwargs: Any) -> Any:
+        from perigee._keras_fit import keras_fit
+
+        return self._given(inspect.signature(keras_fit).bind(*args, **kwargs).arguments)
+
+    def _of_model(self, original: Any) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
+            given = dict(signature.bind(model, *args, **kwargs).arguments)
+            return self._given({"model": model, **given})
+
+        return fit
+
+    def _given(self, given: dict[str, Any]) -> Any:
+        from perigee._keras_fit import given_to_fit
+
+        line = self._line()
+        return self._reached(
+            given["model"], lambda: Target(*given_to_fit(**_known(given)), line=line)
+        )
+
+    def _reached(self, step: Any, target: Callable[[], Target]) -> Any:
+        if not self.is_meant(step):
+            return self._nothing()
+        if not self.is_reached:  # the file may catch whatever is raised, and go on
+            self.is_reached = True
+            try:
+                self._use(target())
+            except Exception as error:
+                self.raised = error
+        raise _Reached
+
+    def _nothing(self) -> Any:
+        """Return what a training that is left out came to."""
+        import keras
+
+        return keras.callbacks.History()
+
+    def _line(self) -> int:
+        """Return the line of the file from which this was called."""
+        frame = inspect.currentframe()
+        while frame is not None:
+            if frame.f_code.co_filename == str(self._path):
+                return frame.f_lineno
+            frame = frame.f_back
+        return 1
+
+
+def _known(given: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what says how long to train, and how to show it."""
+    names = (
+        "model",
+        "x",
+        "y",
+        "batch_size",
+        "validation_split",
+        "validation_data",
+        "class_weight",
+        "sample_weight",
+        "steps_per_epoch",
+    )
+    return {name: given[name] for name in names if name in given}
+
+
+def _undo(holder: Any, name: str) -> Callable[[], None]:
+    """Return what gives an attribute back what it is now, or takes it away again."""
+    if name in vars(holder):
+        before = vars(holder)[name]
+        return lambda: setattr(holder, name, before)
+
+    def take_away() -> None:
+        if name in vars(holder):
+            delattr(holder, name)
+
+    return take_away
+
+
+class _AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Calls something once a module is imported."""
+
+    def __init__(self, name: str, then: Callable[[], None]) -> None:
+        self._name, self._then = name, then
+        self._loader: Any = None
+
+    def leave(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != self._name:
+            return None
+        self.leave()
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None:
+            self._loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: Any) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        spec: Any = module.__spec__
+        module.__loader__ = spec.loader = self._loader
+        self._loader.exec_module(module)
+        self._then()

@@ -1,0 +1,133 @@
+"""What `[tool.perigee.check]` of a project's `pyproject.toml` says."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from perigee._cli.pages import all_pages, near_pages
+
+Level = Literal["default", "full"]
+FailOn = Literal["error", "warning", "hint"]
+Format = Literal["text", "json", "github"]
+
+_TABLE = "[tool.perigee.check]"
+
+
+class SettingsError(Exception):
+    """Something that was asked for on the command line or in a file makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a file is checked.
+
+    Attributes:
+        ignore: Codes that are not told.
+        level: `"default"`, or `"full"` for trials of some hundred steps too.
+        fail_on: The mildest severity at which the command fails.
+    """
+
+    ignore: tuple[str, ...] = ()
+    level: Level = "default"
+    fail_on: FailOn = "warning"
+
+
+def settings_for(file: Path) -> Settings:
+    """Return what the nearest `pyproject.toml` says that has the table, from `file` upwards.
+
+    Raises:
+        SettingsError: If it cannot be read, or says something that makes no sense.
+    """
+    for directory in file.resolve().parents:
+        path = directory / "pyproject.toml"
+        if not path.is_file():
+            continue
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{path} cannot be read: {error}") from error
+        table: Any = content
+        for name in ("tool", "perigee", "check"):
+            table = table.get(name) if isinstance(table, dict) else None
+        if table is not None:
+            return _parse(table, str(path))
+    return Settings()
+
+
+def with_options(
+    settings: Settings,
+    ignore: Sequence[str],
+    level: str | None,
+    fail_on: str | None,
+) -> Settings:
+    """Return the settings with what the command line says: its codes are added, the rest replaces.
+
+    Raises:
+        SettingsError: If a code is unknown, or a choice is none.
+    """
+    codes = [code.strip() for given in ignore for code in given.split(",") if code.strip()]
+    return replace(
+        settings,
+        ignore=(*settings.ignore, *(known_code(code, "--ignore") for code in codes)),
+        level=settings.level if level is None else one_of("--level", level, Level),
+        fail_on=settings.fail_on if fail_on is None else one_of("--fail-on", fail_on, FailOn),
+    )
+
+
+def known_code(given: str, where: str) -> str:
+    """Return a code as it is written.
+
+    Raises:
+        SettingsError: If there is none like it; the nearest are named.
+    """
+    code = given.upper()
+    if code in all_pages():
+        return code
+    near = ", ".join(f"{page.code} ({page.name})" for page in near_pages(given))
+    raise SettingsError(
+        f"{where}: there is no code {given!r}."
+        + (f" Did you mean {near}?" if near else "")
+        + " `perigee explain` lists all codes."
+    )
+
+
+def one_of(where: str, given: Any, choices: Any) -> Any:
+    """Return what was chosen.
+
+    Raises:
+        SettingsError: If it is none of the choices.
+    """
+    known = get_args(choices)
+    if given in known:
+        return given
+    near = difflib.get_close_matches(str(given), known, n=1)
+    raise SettingsError(
+        f"{where}: {given!r} is none of {', '.join(known)}."
+        + (f" Did you mean {near[0]}?" if near else "")
+    )
+
+
+def _parse(table: Any, path: str) -> Settings:
+    if not isinstance(table, dict):
+        raise SettingsError(f"{path}: {_TABLE} is no table.")
+    known = ("ignore", "level", "fail-on")
+    for name in table:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise SettingsError(
+                f"{path}: {_TABLE} has no setting {name!r}, but {', '.join(known)}."
+                + (f" Did you mean {near[0]}?" if near else "")
+            )
+    codes = table.get("ignore", [])
+    if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
+        raise SettingsError(f'{path}: ignore is a list of codes, such as ["PG220"].')
+    return Settings(
+        ignore=tuple(known_code(code, f"{path}: ignore") for code in codes),
+        level=one_of(f"{path}: level", table.get("level", "default"), Level),
+        fail_on=one_of(f"{path}: fail-on", table.get("fail-on", "warning"), FailOn),
+    )
