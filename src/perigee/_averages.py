@@ -270,4 +270,4 @@ class Tally:
 
 def _added(total: float, values: np.ndarray) -> float:
     """Add values one after another, so that the sum is the same however they are cut in blocks."""
-    return float(np.add.accumulate([total, *values])[-1])
+    return float(np.add.accumulate(np.concatenate(([total], values)))[-1])

@@ -92,12 +92,6 @@ class Tracked:
                     return path
         return str(getattr(thing, "name", thing))
 
-    def fingerprint(self) -> tuple[Any, ...]:
-        """Return what a compiled step depends on: it must be compiled again when this changes."""
-        variables = [(e.key, id(e.variable), bool(e.variable.trainable)) for e in self.entries]
-        optimizers = [(path, id(optimizer)) for path, optimizer in self.optimizers.items()]
-        return tuple(variables), tuple(optimizers), tuple(self.plain.items())
-
 
 def track(root: Holder) -> Tracked:
     """Find everything that `root` holds.
@@ -108,8 +102,7 @@ def track(root: Holder) -> Tracked:
     Raises:
         ForeignKerasError: If it holds an object of Keras 2.
     """
-    search = _Search()
-    search.holder(root, "")
+    search = _searched(root)
     return Tracked(
         tuple(_with_stable_keys(search.entries)),
         search.models,
@@ -118,6 +111,17 @@ def track(root: Holder) -> Tracked:
         search.plain,
         search.tensors,
     )
+
+
+def fingerprint(root: Holder) -> tuple[Any, ...]:
+    """Return what a compiled step depends on: it must be compiled again when this changes.
+
+    It is looked at in every epoch, so no names are made for it.
+    """
+    search = _searched(root)
+    variables = [(e.key, id(e.variable), bool(e.variable.trainable)) for e in search.entries]
+    optimizers = [(path, id(optimizer)) for path, optimizer in search.optimizers.items()]
+    return tuple(variables), tuple(optimizers), tuple(search.plain.items())
 
 
 @dataclass(slots=True)
@@ -221,6 +225,12 @@ class _Search:
         name = _join(path, own) if within else path
         # The name comes last, when it is known which variables slots may belong to.
         self.entries.append(Entry(f"{place or path}/{index}", name, variable, kind))
+
+
+def _searched(root: Holder) -> _Search:
+    search = _Search()
+    search.holder(root, "")
+    return search
 
 
 def _with_stable_keys(entries: Sequence[Entry]) -> Iterator[Entry]:

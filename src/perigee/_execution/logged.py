@@ -42,7 +42,7 @@ def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
     """Read the learning rate of each optimizer that the step applies. It waits for the device."""
     written = {id(variable) for variable in rehearsal.written}
     rates = {
-        path: float(ops.convert_to_numpy(optimizer.learning_rate))
+        path: float(_backends.current().to_host(ops.convert_to_tensor(optimizer.learning_rate)))
         for path, optimizer in rehearsal.tracked.optimizers.items()
         if path in rehearsal.updated or id(optimizer.iterations) in written
     }

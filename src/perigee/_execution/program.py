@@ -293,7 +293,7 @@ def _predictions_a_block(predicted: Tree) -> int:
 
 
 def _fingerprint(step: Step, volatile: frozenset[str]) -> tuple[Any, ...]:
-    variables, optimizers, plain = _state.track(step).fingerprint()
+    variables, optimizers, plain = _state.fingerprint(step)
     return variables, optimizers, tuple(item for item in plain if item[0] not in volatile)
 
 

@@ -75,6 +75,7 @@ class ArrayFeed(PassFeed):
         self.shuffle = shuffle
         self.seed = seed
         self._order: NDArray[np.int64] | None = None
+        self._permuted: tuple[tuple[int, int], NDArray[np.int64]] | None = None
         self._is_resident: bool | None = None
         self._resident: tuple[int, Resident] | None = None
 
@@ -85,9 +86,12 @@ class ArrayFeed(PassFeed):
 
     def permutation(self, pass_index: int) -> NDArray[np.int64]:
         """Return the rows in the order in which a pass draws them, shape `(rows,)`."""
-        if self.shuffle:
-            return permutation(self.seed, pass_index, self.rows)
-        return np.arange(self.rows)
+        if not self.shuffle:
+            return np.arange(self.rows)
+        which = self.seed, pass_index
+        if self._permuted is None or self._permuted[0] != which:
+            self._permuted = which, permutation(self.seed, pass_index, self.rows)
+        return self._permuted[1]
 
     def resident(self) -> Resident | None:
         """Return the pass under way, unless the arrays are large or hold text."""
