@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from perigee._cli.pages import all_pages
+from tests.pages import blocks_of, run_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -37,11 +38,6 @@ def test_links_within_the_repository_lead_to_files(page):
     "name", ["check.md", "runs.md", "prepare.md", "from_orbit_and_lightning.md"]
 )
 def test_the_code_on_a_page_runs(name):
-    path = ROOT / "docs" / name
-    page = path.read_text(encoding="utf-8")
-    names = {}
-    for found in re.finditer(r"```python\n(.*?)```", page, re.DOTALL):
-        # TensorFlow reads the source of a step, by its line.
-        lines_before = page.count("\n", 0, found.start(1))
-        exec(compile("\n" * lines_before + found[1], str(path), "exec"), names)
-    assert names
+    assert "python" in {language for language, _, _ in blocks_of(name)}
+
+    run_page(name)

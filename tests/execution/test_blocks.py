@@ -750,5 +750,6 @@ def test_memory_stays_the_same_over_thousands_of_steps(kind):
         tracemalloc.stop()
 
     assert len(weighing.traced) == steps // 500
-    assert weighing.traced[-1] - weighing.traced[1] < 40_000
-    assert weighing.resident[-1] - weighing.resident[1] < 20_000_000
+    # What is held for a while is no leak, so the least of some weighings counts.
+    assert min(weighing.traced[-3:]) - weighing.traced[1] < 40_000, weighing.traced
+    assert min(weighing.resident[-3:]) - weighing.resident[1] < 20_000_000, weighing.resident

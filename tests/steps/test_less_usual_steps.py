@@ -4,15 +4,13 @@ A model called with given weights, averaged weights in a validation, a model tha
 depends on the data, several updates a batch. The code of `docs/less_usual.md` runs here too.
 """
 
-import re
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import perigee as pg
+from tests.pages import run_page
 
 BATCH, RATE = 8, 0.05
 X = np.random.default_rng(1).normal(size=(4 * BATCH + 3, 3)).astype("float32")  # the last is short
@@ -274,12 +272,4 @@ def test_a_batch_may_be_used_for_several_updates():
 
 
 def test_the_code_on_the_page_runs():
-    path = Path(__file__).parents[2] / "docs" / "less_usual.md"
-    page, names = path.read_text(encoding="utf-8"), {"__name__": "page"}
-
-    for found in re.finditer(r"```python\n(.*?)```", page, re.DOTALL):
-        # TensorFlow reads the source of a step, by its line.
-        lines_before = page.count("\n", 0, found.start(1))
-        exec(compile("\n" * lines_before + found[1], str(path), "exec"), names)
-
-    assert "Repeated" in names  # the last block ran
+    run_page("less_usual.md")
