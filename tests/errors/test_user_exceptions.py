@@ -7,6 +7,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._errors import PerigeeError
+from perigee._memory import advise_on_memory
 from tests.errors.untouched import methods_of_keras, state_of
 
 FEATURES, BATCHES = 3, 4
@@ -341,3 +342,12 @@ def test_training_goes_on_after_an_exception_as_if_it_had_not_been():
     assert trained == 1
     assert int(ops.convert_to_numpy(step.optimizer.iterations)) == trained + BATCHES
     assert history.history["average"] == [1.0]
+
+
+def test_advice_on_memory_is_given_once():
+    error = MemoryError()
+
+    advise_on_memory(error)
+    advise_on_memory(error)
+
+    assert len(error.__notes__) == 1
