@@ -51,6 +51,7 @@ _OF_NO_FRAMEWORK = (
     "tests/cli/",
     "tests/data/test_order.py",
     "tests/data/test_tf_resume.py",
+    "tests/report/",
     "tests/test_benchmarks.py",
     "tests/test_docs.py",
     "tests/test_house.py",

@@ -81,7 +81,9 @@ class Ended:
             `"error: ..."`.
         seconds: Time of the event, in seconds since `fit` was called.
         spent: Seconds spent waiting for `"data"`, running steps and waiting for their values
-            (`"device"`), and in `"validation"`; the rest is compiling and the host's own.
+            (`"device"`), in `"validation"`, `"saving"`, and `"compiling"` (which is rehearsing a
+            step, measuring a plan, and calls that compile, with the steps that they run, wherever
+            that happens); `"host"` is the rest. They add up to `seconds`.
     """
 
     clock: Clock

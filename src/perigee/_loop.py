@@ -18,6 +18,7 @@ from perigee._execution import (
     Blocks,
     Nonfinite,
     Program,
+    compile_seconds,
     finalize,
     learning_rates,
     logged_metrics,
@@ -75,6 +76,7 @@ class Training:
         saving: Saves what is needed to go on, or `None`.
         interruption: Returns why to leave the training as it is, or `None`.
         now: Seconds since training was asked for.
+        compiled_before: What `compile_seconds` read when it was.
         origin: The checkpoint from which it goes on, or `None`.
         clock: How far it has come.
     """
@@ -90,6 +92,7 @@ class Training:
     saving: Saving | None
     interruption: Callable[[], str | None]
     now: Callable[[], float]
+    compiled_before: float = 0.0
     origin: str | None = None
     clock: Clock = field(default_factory=Clock)
     _asked: str | None = None
@@ -100,7 +103,7 @@ class Training:
     _values: _Values | None = None
     _saved_callbacks: Any = None
     _seconds: dict[str, float] = field(
-        default_factory=lambda: {"data": 0.0, "device": 0.0, "validation": 0.0}
+        default_factory=lambda: dict.fromkeys(("data", "device", "validation", "saving"), 0.0)
     )
 
     def run(self) -> str:
@@ -146,7 +149,7 @@ class Training:
             while (reason := self._reason_to_stop()) is None:
                 program, logs = self._epoch()
             if self.saving and not self.clock.batch:  # in mid-epoch it is saved already
-                self.saving.save(self.clock, self.state, self._finished(), is_last=True)
+                self._save(is_last=True)
             if program is not None and reason not in INTERRUPTIONS:
                 finalize(program.rehearsal)
             if self.callbacks:
@@ -162,20 +165,21 @@ class Training:
         return reason
 
     def _end(self, reason: str) -> None:
-        spent = {
-            "data": self._seconds["data"] + self.blocks.data_seconds,
-            "device": self._seconds["device"] + self.blocks.device_seconds,
-            "validation": self._seconds["validation"],
-        }
-        self.hooks.end(Ended(self.clock, reason, self.now(), spent))
+        spent = {**self._seconds, "compiling": compile_seconds() - self.compiled_before}
+        spent["data"] += self.blocks.data_seconds
+        spent["device"] += self.blocks.device_seconds
+        now = self.now()
+        spent["host"] = max(0.0, now - sum(spent.values()))
+        self.hooks.end(Ended(self.clock, reason, now, spent))
 
     @contextmanager
     def _timing(self, what: str) -> Generator[None]:
-        began = time.perf_counter()
+        began, compiled = time.perf_counter(), compile_seconds()
         try:
             yield
         finally:
-            self._seconds[what] += time.perf_counter() - began
+            seconds = time.perf_counter() - began - (compile_seconds() - compiled)
+            self._seconds[what] += max(0.0, seconds)
 
     def _epoch(self) -> tuple[Program, Mapping[str, float]]:
         """Train one epoch, or what is left of it, or what comes before the training stops."""
@@ -203,7 +207,7 @@ class Training:
         if self.saving and not is_whole:
             # The epoch may go on from here, so what ends it is not in what is saved: a run that
             # is over ends it again.
-            self.saving.save(self.clock, self.state, self._finished(), is_last=True)
+            self._save(is_last=True)
         if not is_whole and reason in INTERRUPTIONS:
             return program, {}
         if self.clock.batch % self.course.accumulate:
@@ -223,7 +227,7 @@ class Training:
         if self.callbacks:
             self.callbacks.epoch_end(epoch, logs)
         if self.saving and is_whole and self.saving.is_due(self.clock):
-            self.saving.save(self.clock, self.state, self._finished())
+            self._save()
         return program, logs
 
     def _block(self, program: Program, values: _Values) -> bool:
@@ -270,8 +274,13 @@ class Training:
         # At the end of an epoch it is saved when all of it is done.
         is_at_end = self.clock.batch == self._steps_per_epoch()
         if self.saving and self.saving.is_due(self.clock) and not is_at_end:
-            self.saving.save(self.clock, self.state, self._finished())
+            self._save()
         return True
+
+    def _save(self, is_last: bool = False) -> None:
+        assert self.saving is not None
+        with self._timing("saving"):
+            self.saving.save(self.clock, self.state, self._finished(), is_last)
 
     def _is_drawn(self) -> bool:
         """Draw the end of a pass whose last batch was trained; false where there is more."""

@@ -178,7 +178,17 @@ class Prepared:
         with contextlib.ExitStack() as stack:
             stack.callback(self._signals.deliver)  # last: it may end the process
             plan = self._take_up(stack)
-            kept = [] if self._opened is None else [self._opened.writers(plan, self._source)]
+            kept: list[Hook] = []
+            if self._opened is not None:
+                self._opened.configuration = {
+                    "step": type(self.step).__name__,
+                    "arguments": {
+                        "steps_per_epoch": self._steps_per_epoch,
+                        "nonfinite": self._nonfinite,
+                    },
+                }
+                self._opened.findings = lambda: self.history.findings
+                kept = [self._opened.writers(plan, self._source)]
             after = [hook for hook in (self._opened, self._shown) if hook is not None]
             self._hooks = Hooks([self.history, *self._given_hooks, *kept, *after])
             self._prepare_programs(plan)

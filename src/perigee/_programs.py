@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from perigee import _backends, diagnostics
 from perigee._errors import PerigeeWarning
-from perigee._execution import Execution, Nonfinite, Plan, Program, program
+from perigee._execution import Execution, Nonfinite, Plan, Program, compiling, program
 from perigee._frame import Method
 from perigee._step import Step
 from perigee._typing import Batch
@@ -38,6 +38,10 @@ class Programs:
         self._looked_at: Program | None = None
 
     def __call__(self, batch: Batch) -> Program:
+        with compiling():
+            return self._program(batch)
+
+    def _program(self, batch: Batch) -> Program:
         found = program(
             self._step,
             self._method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -23,9 +24,18 @@ from perigee._arguments import (
     sorted_callbacks,
 )
 from perigee._callbacks import KerasCallbacks
+from perigee._configuration import configuration
 from perigee._errors import ArgumentError, InfiniteDataError
 from perigee._events import Hook, Hooks
-from perigee._execution import Blocks, Choice, Execution, Nonfinite, make_plan
+from perigee._execution import (
+    Blocks,
+    Choice,
+    Execution,
+    Nonfinite,
+    compile_seconds,
+    compiling,
+    make_plan,
+)
 from perigee._loop import Course, Training
 from perigee._programs import Programs
 from perigee._protocols import Feed
@@ -35,6 +45,7 @@ from perigee._signals import Signals
 from perigee._step import Step
 from perigee._typing import Tree
 from perigee.data import LARGE_STATE_BYTES, SMALLER_STATE, open_feed
+from perigee.diagnostics import Finding
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress, terminal
 
@@ -101,7 +112,7 @@ def fit(
         ArgumentError: If arguments contradict each other.
         PerigeeError: For what is certainly wrong with the step or the data; see the error codes.
     """
-    began = time.perf_counter()
+    began, compiled_before = time.perf_counter(), compile_seconds()
     check_step(step, "train_step")
     if validation is not None:
         check_step(step, "test_step")
@@ -110,6 +121,18 @@ def fit(
     course = _course(
         epochs, steps, steps_per_epoch, accumulate, nonfinite, validate_every, validation, run
     )
+    asked = {
+        "epochs": course.epochs,
+        "steps": course.steps,
+        "steps_per_epoch": steps_per_epoch,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "validation_steps": validation_steps,
+        "validate_every": validate_every,
+        "accumulate": accumulate,
+        "nonfinite": nonfinite,
+        "execution": execution,
+    }
     is_seed_given = seed is not None
     seed = int(np.random.randint(2**31 - 1)) if seed is None else seed
     execution = as_execution(execution)
@@ -150,30 +173,37 @@ def fit(
             opened.report = lambda kind, size_bytes: programs.report(
                 diagnostics.of_a_position(kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
             )
+        measured_on: Feed | None = None
         validate: Callable[[], dict[str, float]] | None = None
         if validation is not None:
-            validation_feed = open_feed(validation, usual_batch_size=batch_size or 32)
-            stack.callback(validation_feed.close)
-            _check_finite(validation_feed, validation_steps)
+            measured_on = open_feed(validation, usual_batch_size=batch_size or 32)
+            stack.callback(measured_on.close)
+            _check_finite(measured_on, validation_steps)
             if opened is not None:
-                programs.report(diagnostics.of_a_validation(validation_feed))
-                opened.take_up_validation(validation_feed)
+                programs.report(diagnostics.of_a_validation(measured_on))
+                opened.take_up_validation(measured_on)
             measured = Programs(step, "test_step", execution)
-            measured(validation_feed.peek())
+            measured(measured_on.peek())
             validate = functools.partial(
                 _evaluation.evaluate,
                 measured,
-                validation_feed,
-                Blocks(validation_feed, execution.most_steps),
+                measured_on,
+                Blocks(measured_on, execution.most_steps),
                 validation_steps,
                 adapted,
             )
         blocks = Blocks(feed, execution.most_steps)
         plan = None if opened is None else opened.plan
         if plan is None:
-            plan = make_plan(trained, blocks, batch, _steps_ahead(course, feed))
+            with compiling():
+                plan = make_plan(trained, blocks, batch, _steps_ahead(course, feed))
         programs.plan = history.plan = plan
-        kept: list[Hook] = [] if opened is None else [opened.writers(plan, feed), opened]
+        kept: list[Hook] = []
+        if opened is not None:
+            feeds = {"data": feed, **({} if measured_on is None else {"validation": measured_on})}
+            opened.configuration = configuration(step, trained.rehearsal, asked, feeds)
+            opened.findings = lambda: _all_findings(programs, history)
+            kept = [opened.writers(plan, feed), opened]
         training = Training(
             step=step,
             course=course,
@@ -186,6 +216,7 @@ def fit(
             saving=opened,
             interruption=lambda: "signal" if signals.received else None,
             now=lambda: time.perf_counter() - began,
+            compiled_before=compiled_before,
             origin=None if opened is None else opened.origin,
         )
         if opened is not None and opened.loaded is not None:
@@ -306,6 +337,13 @@ def _course(
         validate_every=validate_every or Every(epochs=1),
         record_every=None if run is None else run.record_every,
     )
+
+
+def _all_findings(programs: Programs, history: History) -> Sequence[Finding]:
+    """Return what was found in a training that ends, by looking back too unless it failed."""
+    if sys.exc_info()[0] is None:
+        programs.look_back()
+    return history.findings
 
 
 def _refuse_backups(callbacks: Sequence[Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from perigee._errors import (
     StateMismatchError,
     StepAheadError,
 )
-from perigee._events import Hook, Recorded
+from perigee._events import Ended, Hook, Recorded
 from perigee._execution import Execution, Plan
 from perigee._protocols import Feed, Source
 from perigee._schedule import Every
@@ -38,6 +38,8 @@ from perigee.checkpoints import (
     set_random_state,
 )
 from perigee.data import LARGE_STATE_BYTES, state_bytes
+from perigee.report import FILE_NAME as REPORT_NAME
+from perigee.report import write_report
 from perigee.writers.fan_out import Writers
 from perigee.writers.json_lines import JsonLines
 from perigee.writers.run_directory import RunDirectory, read_run
@@ -45,7 +47,7 @@ from perigee.writers.tensorboard import TensorBoard
 
 Resume = Literal["auto", "never", "required"]
 
-_LOGS = ("run.json", "metrics.jsonl", "events", "checkpoints")
+_LOGS = ("run.json", "metrics.jsonl", "events", "checkpoints", "samples", "report.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class OpenRun(Hook):
         loaded: The newest intact checkpoint, or `None` where the run is new.
         seed: That of the run.
         report: Is told of a position of the data that takes many bytes.
+        configuration: What the training was asked for; to be set before `writers` is called.
+        findings: Returns what is probably wrong with it.
 
     Raises:
         RunInUseError: If a living process writes to the directory.
@@ -166,6 +170,8 @@ class OpenRun(Hook):
         self._validation: Feed | None = None
         self._unloaded: Mapping[str, Any] | None = None
         self.report: Callable[[str, int], None] = lambda kind, size_bytes: None
+        self.configuration: Mapping[str, Any] = {}
+        self.findings: Callable[[], Sequence[Any]] = lambda: ()
         self._largest = LARGE_STATE_BYTES
         self._writers: Writers | None = None
         self._plan: Plan | None = None
@@ -248,8 +254,11 @@ class OpenRun(Hook):
             backend=_backends.current().name,
             seed=self.seed,
             more={"plan": None if plan is None else plan.facts()},
+            configuration=self.configuration,
+            devices=_backends.current().device_names(),
             is_resumed=self.loaded is not None,
         )
+        directory.findings = lambda: [asdict(finding) for finding in self.findings()]
         writers: dict[str, Hook] = {"metrics": JsonLines(self._path)}
         if self._events is not None:
             writers["events"] = self._events
@@ -465,6 +474,19 @@ class OpenRun(Hook):
         self._monitored = value
         if self._checkpoints.is_better(value, self._best):
             self._best, self._is_better = value, True
+
+    def on_end(self, event: Ended) -> None:
+        """Write the report; what goes wrong there is said, and no more."""
+        if self._writers is None:
+            return
+        try:
+            write_report(self._path)
+        except Exception as error:
+            warnings.warn(
+                f"{self._path / REPORT_NAME} was not written: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     # Making it.
 

@@ -17,11 +17,7 @@ TIMEOUT_SECS = 60
 
 # Takes the lock as the module here does, with no framework behind it.
 HOLDER = """
-import importlib.util, os, sys, types
-errors = types.ModuleType("perigee._errors")
-errors.RunInUseError = RuntimeError
-sys.modules["perigee"] = types.ModuleType("perigee")
-sys.modules["perigee._errors"] = errors
+import importlib.util, os, sys
 spec = importlib.util.spec_from_file_location("lock", sys.argv[1])
 lock = importlib.util.module_from_spec(spec)
 sys.modules["lock"] = lock

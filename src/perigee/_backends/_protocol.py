@@ -208,6 +208,10 @@ class Backend(Protocol):
         """
         ...
 
+    def device_names(self) -> list[str]:
+        """Return what the framework computes on, for people: `"NVIDIA H200"`, `"cpu"`."""
+        ...
+
     def random_state(self) -> Any:
         """Return the state of the framework's global generator, `None` where it has none.
 

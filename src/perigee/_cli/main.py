@@ -9,6 +9,7 @@ import typer
 
 from perigee._cli.check import check
 from perigee._cli.pages import all_pages, find_page, near_pages
+from perigee._cli.runs import report, runs
 from perigee._version import __version__
 
 _UNKNOWN_CODE = 2
@@ -19,9 +20,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode=None,  # Rich would take longer to import than all the rest
 )
 app.command()(check)
+app.command()(runs)
+app.command()(report)
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ from perigee._errors.runs import LogShortError as LogShortError
 from perigee._errors.runs import LoopError as LoopError
 from perigee._errors.runs import MissingPackageError as MissingPackageError
 from perigee._errors.runs import NoCheckpointError as NoCheckpointError
+from perigee._errors.runs import NoRunError as NoRunError
 from perigee._errors.runs import RandomStateError as RandomStateError
 from perigee._errors.runs import RunArgumentError as RunArgumentError
 from perigee._errors.runs import RunExistsError as RunExistsError

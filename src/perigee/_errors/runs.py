@@ -293,6 +293,24 @@ class RunFileError(PerigeeError, ValueError):
         )
 
 
+class NoRunError(PerigeeError, FileNotFoundError):
+    """There is no run in a directory of which one is to be shown.
+
+    Each run keeps a `run.json`; the directory above several runs has none of its own.
+    """
+
+    code = "PG548"
+
+    def __init__(self, path: str, near: Sequence[str] = ()) -> None:
+        self.path, self.near = path, tuple(near)
+        super().__init__(
+            f"There is no run in {path!r}{', but in:' if near else '.'}",
+            expected="a directory with a `run.json`, which `run=` of `fit` makes.",
+            fix="name one of those." if near else "`perigee runs DIR` lists the runs below `DIR`.",
+            items=near,
+        )
+
+
 class RunArgumentError(PerigeeError, ValueError):
     """A run is to go on with another value of an argument that decides its numbers.
 

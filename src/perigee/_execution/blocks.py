@@ -12,6 +12,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._backends import MOST_STEPS_A_BLOCK, Pending
+from perigee._execution.compiling import compile_seconds
 from perigee._execution.program import Program
 from perigee._protocols import Feed, Resident
 from perigee._typing import Batch, Tree
@@ -38,7 +39,8 @@ class Blocks:
 
     Attributes:
         data_seconds: Time spent waiting for the data.
-        device_seconds: Time spent running blocks, the wait for their values included.
+        device_seconds: Time spent running blocks, the wait for their values included, without
+            that for compiling them.
     """
 
     def __init__(self, feed: Feed, most: int | None = None) -> None:
@@ -84,12 +86,12 @@ class Blocks:
     def _timed(self, program: Program, run: Callable[[], _Rows | None]) -> _Rows | None:
         if not program.plan.is_fused:
             return None
-        began, waited = time.perf_counter(), self.data_seconds
+        began, waited, compiled = time.perf_counter(), self.data_seconds, compile_seconds()
         rows = run()
         if rows is None:
             return None
         seconds = time.perf_counter() - began - (self.data_seconds - waited)
-        self.device_seconds += seconds
+        self.device_seconds += max(0.0, seconds - (compile_seconds() - compiled))
         if id(program) in self._ran:  # the first call compiles
             self._adapt(len(rows), seconds)
         self._ran.add(id(program))

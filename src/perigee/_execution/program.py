@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
 from perigee._discovery import Rehearsal, rehearse
 from perigee._errors import ArgumentError
 from perigee._execution.choice import Execution
+from perigee._execution.compiling import count_as_compiling
 from perigee._execution.plan import Plan
 from perigee._frame import Method
 from perigee._recorder import Observer
@@ -130,11 +132,11 @@ class Program:
         compiled = self._kept(
             ("stream", self.plan.mode), lambda: backend.streamed(self._row_of_block, self._until())
         )
-        return compiled(iterator, ahead, np.int32(count))
+        return self._run(compiled, iterator, ahead, np.int32(count))[0]
 
     def flush(self) -> None:
         """Apply the gradients that were accumulated, if any."""
-        self._kept(("flush", self.plan.mode), lambda: self._flush_all)()
+        self._run(self._kept(("flush", self.plan.mode), lambda: self._flush_all))
 
     def structure(self) -> list[Any]:
         """Return what tells this method from others across processes, as plain values."""
@@ -166,9 +168,8 @@ class Program:
 
     def _watched(self, compiled: Compiled, batch: Batch, *more: Any, run: Any = None) -> Any:
         """Run what is compiled, and take note where a batch made it compile again."""
-        traces = compiled.traces
-        result = (run or compiled)(batch, *more)
-        if compiled.traces != traces:
+        result, is_traced = self._run(compiled, batch, *more, run=run)
+        if is_traced:
             now = leaf_shapes(batch)
             before = self._traced_for.get(id(compiled))
             self._traced_for[id(compiled)] = now
@@ -177,6 +178,18 @@ class Program:
                 changed = [f"{new}, was {old}" for old, new in pairs if old != new]
                 self.retraces.append((compiled.traces, "; ".join(changed)))
         return result
+
+    def _run(self, compiled: Compiled, *arguments: Any, run: Any = None) -> tuple[Any, bool]:
+        """Run what is compiled; where that compiles it first, the time counts as such.
+
+        It does with the steps of that call, where the device is waited for.
+        """
+        traces, began = compiled.traces, time.perf_counter()
+        result = (run or compiled)(*arguments)
+        is_traced = compiled.traces != traces
+        if is_traced:
+            count_as_compiling(time.perf_counter() - began)
+        return result, is_traced
 
     def _single(self) -> Compiled:
         body = self._predict if self._method == "predict_step" else self._row

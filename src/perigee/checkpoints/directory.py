@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from perigee._better import Mode, better_mode
 from perigee._disk import flush_directory
 from perigee._errors import (
     ArgumentError,
@@ -23,10 +24,6 @@ from perigee.checkpoints.content import Content, Monitored, Prepared
 from perigee.checkpoints.lock import RunLock
 
 _NAME = re.compile("step-([0-9]{8,19})")
-_BETTER_LOW = {"error", "loss", "mae", "mse", "rmse"}
-_BETTER_HIGH = {"acc", "accuracy", "auc", "f1", "iou", "precision", "r2", "recall"}
-
-Mode = Literal["min", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,14 +306,12 @@ class Checkpoints:
 
 
 def _sign(name: str, mode: Mode | None) -> int:
-    words = set(name.split("_"))
-    is_low = mode == "min" or (mode is None and bool(words & _BETTER_LOW))
-    is_high = mode == "max" or (mode is None and bool(words & _BETTER_HIGH))
-    if is_low == is_high:
+    mode = mode or better_mode(name)
+    if mode not in ("min", "max"):
         raise ArgumentError(
             "best",
             repr(name),
             "a name that tells whether low or high values are better.",
             "pass `mode='min'` or `mode='max'`.",
         )
-    return 1 if is_low else -1
+    return 1 if mode == "min" else -1

@@ -2,59 +2,21 @@
 
 import json
 import os
-import socket
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from perigee._errors import RunInUseError
+from perigee._processes import LOCK_NAME, Process, read_process
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
-
-FILE_NAME = "run.lock"
-
-_MOST_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """Which process, on which machine.
-
-    Attributes:
-        pid: Its number, which the system gives to others later.
-        host: The name of the machine.
-        began: Boot of the machine and ticks since then at which the process began, which tells it
-            from others of the same number; empty where the system does not say.
-    """
-
-    pid: int
-    host: str
-    began: str
-
-    @classmethod
-    def current(cls) -> Self:
-        """Return the process that asks."""
-        pid = os.getpid()
-        return cls(pid, socket.gethostname(), _began(pid))
-
-    def may_live(self) -> bool:
-        """Tell whether it lives, as far as this machine can tell."""
-        if self.host != socket.gethostname():
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            pass  # it lives, and is someone else's
-        return self.began == _began(self.pid)
 
 
 class RunLock:
@@ -74,7 +36,7 @@ class RunLock:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._path = Path(directory) / FILE_NAME
+        self._path = Path(directory) / LOCK_NAME
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._take_with_system()
         if self._file is None:
@@ -128,9 +90,9 @@ class RunLock:
             raise self._in_use(holder)
         if os.path.lexists(self._path):
             # Of several that found it stale, one renames it; what another wrote since is put back.
-            aside = self._path.with_name(f"{FILE_NAME}.{uuid.uuid4().hex}.old")
+            aside = self._path.with_name(f"{LOCK_NAME}.{uuid.uuid4().hex}.old")
             self._path.rename(aside)
-            found = _read(aside)
+            found = read_process(aside)
             if found != holder:
                 aside.rename(self._path)
                 raise self._in_use(found)
@@ -146,34 +108,11 @@ class RunLock:
         return json.dumps(asdict(Process.current())).encode("ascii")
 
     def _holder(self) -> Process | None:
-        return _read(self._path)
+        return read_process(self._path)
 
     def _in_use(self, holder: Process | None) -> RunInUseError:
         pid, host = (None, None) if holder is None else (holder.pid, holder.host)
         return RunInUseError(str(self._path.parent), str(self._path), pid, host)
-
-
-def _read(path: Path) -> Process | None:
-    """Return the process that a file names; `None` if it names none."""
-    try:
-        with path.open("rb") as file:
-            said = json.loads(file.read(_MOST_BYTES))
-        pid, host, began = said["pid"], said["host"], said["began"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
-    if type(pid) is not int or not 0 < pid < 2**31:
-        return None
-    return Process(pid, str(host), str(began))
-
-
-def _began(pid: int) -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        # Its second field is the name of the program, in parentheses, with anything in it.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return ""
-    return f"{boot}+{fields[19].decode('ascii')}"
 
 
 _held: set[FileIO] = set()

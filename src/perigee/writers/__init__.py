@@ -1,5 +1,6 @@
 """Writers: hooks that show or keep what training reports, one kind of output a file."""
 
+from perigee.writers._replaced import replace_file as replace_file
 from perigee.writers.csv import Csv as Csv
 from perigee.writers.fan_out import Writers as Writers
 from perigee.writers.json_lines import JsonLines as JsonLines

@@ -20,7 +20,8 @@ class History(Hook):
             callback asked for.
         clock: Where it ended.
         resumed_from: Where a run was taken up again; `None` where it began.
-        spent: Seconds spent waiting for `"data"`, on the `"device"` and in `"validation"`.
+        spent: Seconds spent waiting for `"data"`, on the `"device"`, in `"validation"`, `"saving"`
+            and `"compiling"`; `"host"` is the rest. See `Ended`.
         plan: How the step was run and what that was chosen from; print it.
         findings: What is probably wrong with the step, seen while it was rehearsed.
     """

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ _MARKS = (FILE_NAME, "metrics.jsonl", "checkpoints")
 _GIT_TIMEOUT_SECS = 5.0
 _MOST_BYTES = 16 * 2**20
 _LONGEST_MESSAGE = 10_000
+_HAS_AFFINITY = hasattr(os, "sched_getaffinity")
 
 
 def _utc_now() -> datetime:
@@ -40,14 +41,17 @@ class RunDirectory(Hook):
     `"running"`. The file is replaced as a whole: a reader sees the old or the new one.
 
     Each time that the run is taken up again, `resumed` gets an entry: the clock at which it went
-    on, when, and with which versions, backend, command and commit. `stop_reason`, `error` (class,
-    code and message), `clock`, `ended` and `seconds` are those of the last part.
+    on, when, and with which versions, backend, machine, command and commit. `configuration` (what
+    `fit` was asked for), `stop_reason`, `error` (class, code and message), `clock`, `ended`,
+    `seconds`, `spent` (where they went) and `findings` are those of the last part.
 
     Args:
         path: The directory; it and its parents are made where they are missing.
         backend: The name of the Keras backend that runs, such as `"jax"`.
         seed: The seed that `fit` was given.
         more: Further facts to keep, of types that JSON has.
+        configuration: What the training was asked for, of such types.
+        devices: What the framework computes on.
         is_resumed: Whether an old run is taken up.
         now: Returns the time, with its time zone.
 
@@ -55,6 +59,7 @@ class RunDirectory(Hook):
         path: The directory.
         failures: By the name of a writer, how often it failed and how many records were lost; to
             be set before the end.
+        findings: Returns what is probably wrong, as plain values; asked at the end.
 
     Raises:
         RunExistsError: If a run is there already, and is not taken up. Nothing is changed then.
@@ -69,14 +74,18 @@ class RunDirectory(Hook):
         backend: str | None = None,
         seed: int | None = None,
         more: Mapping[str, Any] | None = None,
+        configuration: Mapping[str, Any] | None = None,
+        devices: Sequence[str] = (),
         is_resumed: bool = False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self.path = Path(path)
         self.failures: Mapping[str, Mapping[str, int]] = {}
+        self.findings: Callable[[], Sequence[Mapping[str, Any]]] = lambda: ()
         self._backend = backend
         self._seed = None if seed is None else operator.index(seed)
         self._more = dict(more or {})
+        self._configuration, self._devices = dict(configuration or {}), list(devices)
         self._now = now
         self._facts: dict[str, Any] | None = None
         if is_resumed:
@@ -95,7 +104,7 @@ class RunDirectory(Hook):
         Raises:
             RunExistsError: If another process has begun a run in this directory in the meantime.
         """
-        began, process = self._timestamp(), _process(self._backend)
+        began, process = self._timestamp(), _process(self._backend, self._devices)
         facts: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "seed": self._seed,
@@ -104,13 +113,16 @@ class RunDirectory(Hook):
             "started": began,
             "resumed": [],
             **(self._facts or {}),
+            "configuration": self._configuration,
             "state": "running",
             "ended": None,
             "stop_reason": None,
             "error": None,
             "seconds": None,
+            "spent": {},
             "clock": _clock(event.clock),
             "failures": {},
+            "findings": [],
         }
         target = self.path / FILE_NAME
         if self._facts is not None or self._is_resumed:
@@ -132,8 +144,10 @@ class RunDirectory(Hook):
             "stop_reason": event.reason,
             "error": _error(event.reason),
             "seconds": event.seconds,
+            "spent": dict(event.spent),
             "clock": _clock(event.clock),
             "failures": {name: dict(counts) for name, counts in self.failures.items()},
+            "findings": [dict(finding) for finding in self.findings()],
         }
         replace_file(self.path / FILE_NAME, _encode(self._facts))
 
@@ -199,11 +213,16 @@ def _clock(clock: Clock) -> dict[str, int]:
     return {"step": clock.step, "epoch": clock.epoch, "batch": clock.batch}
 
 
-def _process(backend: str | None) -> dict[str, Any]:
+def _process(backend: str | None, devices: Sequence[str]) -> dict[str, Any]:
     """Return what may differ each time that a run is taken up."""
     return {
         "versions": _versions(backend),
         "backend": backend,
+        "machine": {
+            "platform": platform.platform(),
+            "cores": len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count(),
+            "devices": list(devices),
+        },
         "command": list(sys.argv),
         "git_commit": _git_commit(),
     }

@@ -72,6 +72,11 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(tensor)) for tensor in tensors]))
 
 
+def device_names() -> list[str]:
+    """See `Backend.device_names`."""
+    return [str(device.device_kind) for device in jax.local_devices()]
+
+
 def random_state() -> None:
     """See `Backend.random_state`: JAX has no global generator."""
     return None

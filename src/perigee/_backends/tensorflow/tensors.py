@@ -57,6 +57,13 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
 
 
+def device_names() -> list[str]:
+    """See `Backend.device_names`."""
+    accelerators = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(device) for device in accelerators]
+    return [str(detail.get("device_name", "GPU")) for detail in details] or ["cpu"]
+
+
 def random_state() -> None:
     """See `Backend.random_state`: stateful operations keep theirs where it cannot be read."""
     return None

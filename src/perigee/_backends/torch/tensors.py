@@ -50,6 +50,12 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.isfinite(dense(tensor)).all() for tensor in tensors]).all()
 
 
+def device_names() -> list[str]:
+    """See `Backend.device_names`: where Keras puts its tensors."""
+    device = tensors(np.zeros(())).device
+    return [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type]
+
+
 def random_state() -> Any:
     """See `Backend.random_state`: Keras's unseeded Dropout draws from torch's own generators."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -1,0 +1,45 @@
+"""A clock that runs only while something is rehearsed, measured or compiled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+
+class _Spent(threading.local):
+    seconds = 0.0
+    is_running = False
+
+
+_spent = _Spent()
+
+
+def compile_seconds() -> float:
+    """Return the seconds that this thread has spent making steps ready to run, ever.
+
+    Take the difference of two readings, as with `time.perf_counter`.
+    """
+    return _spent.seconds
+
+
+@contextmanager
+def compiling() -> Generator[None]:
+    """Count the time within as spent on making a step ready; within another one it is once."""
+    if _spent.is_running:
+        yield
+        return
+    _spent.is_running = True
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        _spent.is_running = False
+        count_as_compiling(time.perf_counter() - began)
+
+
+def count_as_compiling(seconds: float) -> None:
+    """Count `seconds` that have passed as spent on making a step ready."""
+    if not _spent.is_running:
+        _spent.seconds += seconds

@@ -1,0 +1,245 @@
+"""A chart of curves as SVG, drawn without a library, with a description for who cannot see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from perigee.report.curves import Curve
+from perigee.writers.terminal import format_value
+
+WIDTH, HEIGHT = 380, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 24
+
+_LEAST_RATIO = 10.0
+"""Between the highest and the lowest value, for a logarithmic scale to be offered."""
+_USUAL_RATIO = 50.0
+"""For it to be shown first."""
+_MOST_COLORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How a curve is drawn.
+
+    Attributes:
+        curve: What is drawn.
+        label: For people.
+        color: Number of a color of the page.
+        style: `"solid"`, `"dashed"` or `"faint"`.
+    """
+
+    curve: Curve
+    label: str
+    color: int
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """The curves of one quantity in one frame.
+
+    Attributes:
+        name: Of the quantity.
+        lines: What is drawn.
+    """
+
+    name: str
+    lines: Sequence[Line]
+
+    @property
+    def scales(self) -> list[str]:
+        """The scales that make sense, `"linear"` and `"log"`, the one to show first at first."""
+        values = [p.value for line in self.lines for p in line.curve.points]
+        values = [value for value in values if math.isfinite(value)]
+        if not values or min(values) <= 0 or max(values) / min(values) < _LEAST_RATIO:
+            return ["linear"]
+        is_log = max(values) / min(values) >= _USUAL_RATIO
+        return ["log", "linear"] if is_log else ["linear", "log"]
+
+    def describe(self) -> str:
+        """Say in words what is to be seen, for those who do not see it."""
+        parts: list[str] = []
+        for line in self.lines:
+            finite = [p for p in line.curve.points if math.isfinite(p.value)]
+            if not finite or line.style == "faint":
+                continue
+            first, last = finite[0], finite[-1]
+            said = f"{line.label}: {format_value(first.value)} at step {first.step}"
+            if last is not first:
+                said += f", {format_value(last.value)} at step {last.step}"
+            missing = len(line.curve.points) - len(finite)
+            if missing:
+                said += f", {missing} not finite"
+            parts.append(said)
+        return f"{self.name} by step. {'; '.join(parts)}."
+
+    def svg(self, scale: str, identity: str, marks: Sequence[int] = ()) -> str:
+        """Return the chart as an SVG element.
+
+        What a script needs to find values again stands in `data-` attributes: the ranges of both
+        axes, and the frame in units of the drawing.
+
+        Args:
+            scale: `"linear"` or `"log"`.
+            identity: Unique on the page.
+            marks: Steps at which something happened, drawn as upright lines.
+        """
+        frame = _Frame.around(self.lines, scale)
+        drawn = [
+            f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" '
+            f'aria-labelledby="{identity}-title {identity}-said" data-scale="{scale}" '
+            f'data-x="{frame.x_low!r} {frame.x_high!r}" data-y="{frame.y_low!r} {frame.y_high!r}" '
+            f'data-frame="{_LEFT} {_TOP} {WIDTH - _RIGHT} {HEIGHT - _BOTTOM}">',
+            f'<title id="{identity}-title">{escape(self.name)}</title>',
+            f'<desc id="{identity}-said">{escape(self.describe())}</desc>',
+            *frame.axes(),
+        ]
+        for step in marks:
+            if frame.x_low < step < frame.x_high:
+                x = f"{frame.x(step):.1f}"
+                drawn.append(
+                    f'<line class="mark" x1="{x}" x2="{x}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
+                )
+        drawn += [_drawn(line, frame) for line in self.lines]
+        drawn.append('<g class="hover" aria-hidden="true"></g></svg>')
+        return "".join(drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where values stand in a drawing."""
+
+    scale: str
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    @classmethod
+    def around(cls, lines: Sequence[Line], scale: str) -> _Frame:
+        points = [p for line in lines for p in line.curve.points]
+        steps = [p.step for p in points] or [0]
+        values = [p.value for p in points if math.isfinite(p.value)]
+        if scale == "log":
+            values = [value for value in values if value > 0]
+            low, high = (math.log10(min(values)), math.log10(max(values))) if values else (0, 1)
+        else:
+            low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        if not high - low > 1e-12 * max(abs(low), abs(high)):  # nothing between them
+            room = abs(high) / 2 or 0.5
+        else:
+            room = (high - low) * 0.05
+        if scale == "linear" and low >= 0 and high > 0 and low < 0.3 * high:
+            low, high = 0.0, high + room  # a little more shows how far it is to nothing
+        else:
+            low, high = low - room, high + room
+        first, last = min(steps), max(steps)
+        if first < 0.3 * last:
+            first = 0
+        return cls(scale, float(first), float(last if last > first else first + 1), low, high)
+
+    def x(self, step: float) -> float:
+        share = (step - self.x_low) / (self.x_high - self.x_low)
+        return _LEFT + share * (WIDTH - _RIGHT - _LEFT)
+
+    def y(self, value: float) -> float:
+        if self.scale == "log":
+            value = math.log10(value) if value > 0 else self.y_low
+        share = (value - self.y_low) / (self.y_high - self.y_low)
+        return HEIGHT - _BOTTOM - share * (HEIGHT - _BOTTOM - _TOP)
+
+    def axes(self) -> list[str]:
+        right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+        drawn: list[str] = []
+        for value in self._y_ticks():
+            y = self.y(value)
+            drawn.append(
+                f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>'
+            )
+        ticks = [step for step in _nice(self.x_low, self.x_high, 5) if step == int(step)]
+        drawn.append(f'<text x="{right}" y="{bottom + 16}" text-anchor="end">step</text>')
+        for step in ticks:
+            if self.x(step) > right - 42:  # there it says what is counted
+                continue
+            drawn.append(
+                f'<text x="{self.x(step):.1f}" y="{bottom + 16}" text-anchor="middle">'
+                f"{_tick(step)}</text>"
+            )
+        drawn.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+        return drawn
+
+    def _y_ticks(self) -> list[float]:
+        if self.scale == "linear":
+            return _nice(self.y_low, self.y_high, 5)
+        powers = range(math.ceil(self.y_low), math.floor(self.y_high) + 1)
+        ticks = [10.0**power for power in powers]
+        if len(ticks) < 3:
+            whole = range(math.floor(self.y_low), math.ceil(self.y_high) + 1)
+            ticks = [k * 10.0**power for power in whole for k in (1, 2, 5)]
+        ticks = [tick for tick in ticks if self.y_low <= math.log10(tick) <= self.y_high]
+        return ticks[:: -(-len(ticks) // 7)] if ticks else []
+
+
+def _nice(low: float, high: float, most: int) -> list[float]:
+    """Return round numbers from `low` to `high`, about as many as asked for."""
+    span = high - low
+    if not span > 0 or not math.isfinite(span):
+        return [low]
+    rough = span / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    width = next(k * power for k in (1, 2, 2.5, 5, 10) if k * power >= rough)
+    first = math.ceil(low / width - 1e-9)
+    # From whole numbers, so that 0.3 is not 0.30000000000000004.
+    return [
+        round((first + i) * width, 12 - math.floor(math.log10(width)))
+        for i in range(most + 2)
+        if (first + i) * width <= high + 1e-9 * span
+    ]
+
+
+def _tick(value: float) -> str:
+    if value == 0:
+        return "0"
+    size = abs(value)
+    for limit, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size >= limit and size < 1e12:
+            unit = {"G": 1e9, "M": 1e6, "k": 1e3}[sign]
+            return f"{value / unit:g}{sign}"
+    return format_value(value)
+
+
+def _drawn(line: Line, frame: _Frame) -> str:
+    """Draw a curve, broken where a value is not finite, with a cross there at the bottom."""
+    color = f"c{line.color % _MOST_COLORS}"
+    is_drawable: Callable[[float], bool] = (
+        (lambda value: math.isfinite(value) and value > 0)
+        if frame.scale == "log"
+        else math.isfinite
+    )
+    pieces: list[list[str]] = [[]]
+    crosses: list[str] = []
+    for point in line.curve.points:
+        if is_drawable(point.value):
+            pieces[-1].append(f"{frame.x(point.step):.2f} {frame.y(point.value):.2f}")
+        else:
+            pieces.append([])
+            x = frame.x(point.step)
+            crosses.append(
+                f'<path class="cross" d="M{x - 3:.1f} {HEIGHT - _BOTTOM - 7}l6 6m0-6l-6 6"/>'
+            )
+    path = "".join(f"M{'L'.join(piece)}" for piece in pieces if len(piece) > 1)
+    dots = [piece[0] for piece in pieces if len(piece) == 1]
+    if line.style != "faint" and len(line.curve.points) <= 40:
+        dots = [place for piece in pieces for place in piece]
+    shown = f'<path class="line" d="{path}"/>' if path else ""
+    for place in dots:
+        x, y = place.split()
+        shown += f'<circle cx="{x}" cy="{y}" r="2.2"/>'
+    return (
+        f'<g class="{color} {line.style}" data-run="{line.curve.run}" '
+        f'data-part="{line.curve.part}">{shown}{"".join(crosses)}</g>'
+    )

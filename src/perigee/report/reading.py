@@ -1,0 +1,177 @@
+"""What a run directory tells, read from its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from perigee._better import better_mode
+from perigee._errors import NoRunError, RunFileError
+from perigee._processes import LOCK_NAME, read_process
+from perigee.writers.json_lines import FILE_NAME as METRICS_NAME
+from perigee.writers.json_lines import read_json_lines
+from perigee.writers.run_directory import FILE_NAME as RUN_NAME
+from perigee.writers.run_directory import read_run
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSample:
+    """An image or texts that a step logged.
+
+    Attributes:
+        step: At which.
+        path: Of the file: `.png`, or `.json` with a list of texts.
+    """
+
+    step: int
+    path: Path
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image."""
+        return self.path.suffix == ".png"
+
+    def texts(self) -> list[str]:
+        """Return the texts."""
+        found = json.loads(self.path.read_text(encoding="utf-8"))
+        return [str(text) for text in found] if isinstance(found, list) else []
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRun:
+    """A run as its files tell of it.
+
+    Attributes:
+        name: Of its directory, or as much of its path as tells it from the others on a page.
+        path: Its directory.
+        facts: What `run.json` says.
+        records: The lines of `metrics.jsonl`, in order.
+        samples: What the step logged as `pg.sample`, by name, in the order of the steps.
+    """
+
+    name: str
+    path: Path
+    facts: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
+    samples: Mapping[str, Sequence[KeptSample]]
+
+    @property
+    def state(self) -> str:
+        """`"running"`, `"killed"`, `"finished"`, `"failed"`, or why it was stopped."""
+        if self.facts.get("state") == "running":
+            holder = read_process(self.path / LOCK_NAME)
+            return "running" if holder is not None and holder.may_live() else "killed"
+        reason = str(self.facts.get("stop_reason"))
+        if reason in ("epochs", "steps"):
+            return "finished"
+        return "failed" if reason.startswith("error") else f"stopped: {reason}"
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it trained in all, also before it was taken up again."""
+        total = last = 0.0
+        for record in self.records:
+            if record["seconds"] < last:  # another part has begun
+                total += last
+            last = record["seconds"]
+        last = max(last, self.facts.get("seconds") or 0.0)
+        return total + last if total + last > 0 else None
+
+    @property
+    def clock(self) -> Mapping[str, int]:
+        """Steps and epochs that are done, as far as is known."""
+        if self.facts.get("state") == "ended" or not self.records:
+            return self.facts.get("clock") or {}
+        return self.records[-1]
+
+    def value_names(self) -> list[str]:
+        """Return the names of what was recorded at epochs and validations, in order."""
+        names: dict[str, None] = {}
+        for record in self._records_of("epoch", "validation"):
+            names |= dict.fromkeys(record["values"])
+        return list(names)
+
+    def values(self, name: str) -> list[float]:
+        """Return what was recorded under a name at epochs and validations, in order."""
+        records = self._records_of("epoch", "validation")
+        return [record["values"][name] for record in records if name in record["values"]]
+
+    def best(self, name: str) -> float | None:
+        """Return the best value of a name; `None` where the name does not tell what is better."""
+        values = [value for value in self.values(name) if value == value]
+        mode = better_mode(name.rpartition("/")[2])
+        if mode is None or not values:
+            return None
+        return min(values) if mode == "min" else max(values)
+
+    def _records_of(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
+        return (record for record in self.records if record["kind"] in kinds)
+
+
+def read_kept(path: str | os.PathLike[str], name: str | None = None) -> KeptRun:
+    """Read a run directory, also one that is being written to.
+
+    Raises:
+        NoRunError: If there is no run.
+        RunFileError: If one of its files is damaged.
+        OSError: If they cannot be read.
+    """
+    path = Path(path)
+    facts = read_run(path)
+    if facts is None:
+        raise NoRunError(str(path), [str(found) for found in find_runs(path)])
+    metrics = path / METRICS_NAME
+    try:
+        records = read_json_lines(metrics) if metrics.exists() else []
+        records = [record for record in records if _is_record(record)]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise RunFileError(str(metrics), str(error)) from error
+    return KeptRun(name or path.resolve().name, path, facts, records, _samples(path / "samples"))
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    """Tell a record from what another program may have written among them."""
+    return (
+        isinstance(record.get("values"), dict)
+        and isinstance(record.get("kind"), str)
+        and all(isinstance(record.get(key), int | float) for key in ("step", "epoch", "seconds"))
+        and all(isinstance(value, int | float) for value in record["values"].values())
+    )
+
+
+def _samples(folder: Path) -> dict[str, list[KeptSample]]:
+    samples: dict[str, list[KeptSample]] = {}
+    for path in sorted(folder.glob("*/step-*.*")):
+        step = path.stem.removeprefix("step-")
+        if step.isdigit() and path.suffix in (".png", ".json"):
+            kept = samples.setdefault(unquote(path.parent.name), [])
+            kept.append(KeptSample(int(step), path))
+    return samples
+
+
+def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
+    """Return the run directories in and below a directory, in the order of their names.
+
+    A run directory is not searched for others.
+    """
+    found: list[Path] = []
+    for folder, folders, files in os.walk(directory):
+        if RUN_NAME in files and _has_format(Path(folder) / RUN_NAME):
+            found.append(Path(folder))
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    return sorted(found)
+
+
+def _has_format(path: Path) -> bool:
+    """Tell a file of Perigee's from another program's of that name; a damaged one may be."""
+    try:
+        facts = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return True
+    return isinstance(facts, dict) and "format_version" in facts

@@ -1,0 +1,60 @@
+"""A table of runs, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perigee.report.reading import KeptRun
+from perigee.writers.terminal import format_duration, format_value
+
+_FIRST_CHOICES = ("val_loss", "loss")
+
+
+def table(runs: Sequence[KeptRun], values: Sequence[str] = ()) -> str:
+    """Return a line for each run: state, epochs, steps, time, last and best values.
+
+    Args:
+        runs: At least one.
+        values: Names of logged values; if there are none, the loss of validations, or of training,
+            and another value of validations if there is one.
+    """
+    names = list(values) or usual_values(runs)
+    rows = [["run", "state", "epochs", "steps", "time"]]
+    for name in names:
+        rows[0] += [name, f"best {name}"]
+    for run in runs:
+        seconds = run.seconds
+        row = [
+            run.name,
+            run.state,
+            str(run.clock.get("epoch", 0)),
+            str(run.clock.get("step", 0)),
+            "-" if seconds is None else format_duration(seconds),
+        ]
+        for name in names:
+            last, best = run.values(name)[-1:], run.best(name)
+            row += [format_value(last[0]) if last else "-"]
+            row += ["-" if best is None else format_value(best)]
+        rows.append(row)
+    kept = [
+        column
+        for column in range(len(rows[0]))
+        if column < 5 or any(row[column] != "-" for row in rows[1:])
+    ]
+    widths = {column: max(len(row[column]) for row in rows) for column in kept}
+    return "\n".join(
+        "  ".join(
+            row[column].ljust(widths[column]) if column < 2 else row[column].rjust(widths[column])
+            for column in kept
+        ).rstrip()
+        for row in rows
+    )
+
+
+def usual_values(runs: Sequence[KeptRun]) -> list[str]:
+    """Return which values to compare runs by: one or two that most people look at."""
+    recorded = list(dict.fromkeys(name for run in runs for name in run.value_names()))
+    shown = [name for name in recorded if not name.endswith("learning_rate")]
+    chosen = [name for name in _FIRST_CHOICES if name in shown][:1] or shown[:1]
+    others = [name for name in shown if name.startswith("val_") and name not in chosen]
+    return chosen + others[:1]
