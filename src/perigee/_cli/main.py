@@ -3,11 +3,13 @@
 Every import here is paid by `perigee --help`, so no module that it reaches may import a framework.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from perigee._cli.check import check
+from perigee._cli.launching import launch as launch_workers
 from perigee._cli.pages import all_pages, find_page, near_pages
 from perigee._cli.runs import report, runs
 from perigee._version import __version__
@@ -66,6 +68,35 @@ def explain(
         raise typer.Exit(_UNKNOWN_CODE)
     also = f" (also caught as {', '.join(page.caught_as)})" if page.caught_as else ""
     typer.echo(f"{page.name} [{page.code}]{also}\n\n{page.text}")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "allow_interspersed_args": False},
+    options_metavar="--workers N [--grace SECONDS]",
+)
+def launch(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(help="A Python file.", exists=True, dir_okay=False, metavar="FILE")
+    ],
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes.")],
+    grace: Annotated[
+        float,
+        typer.Option(min=0.0, metavar="SECONDS", help="How long the others may take to end."),
+    ] = 15.0,
+) -> None:
+    """Run FILE in several processes of this machine that train together.
+
+    Options come before FILE; what follows it is passed to it. Each process finds the others by
+    TF_CONFIG on TensorFlow, and by `keras.distribution.initialize()` on JAX. If one fails, all are
+    ended, and its exit code is returned.
+    """
+    ending = launch_workers(
+        file, context.args, workers, grace, lambda line, is_error: typer.echo(line, err=is_error)
+    )
+    if ending.reason:
+        typer.echo(ending.reason, err=True)
+    raise typer.Exit(ending.code)
 
 
 def _unknown(code: str) -> str:
