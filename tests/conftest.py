@@ -13,6 +13,14 @@ import keras
 import numpy as np
 import pytest
 
+if keras.backend.backend() == "tensorflow":
+    # Before TensorFlow starts: replicas are tested on them, all else runs on the first one.
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+    )
+
 # A shell that starts the tests in its background has it ignored, and so would their processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

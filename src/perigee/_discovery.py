@@ -24,6 +24,7 @@ from perigee._errors import (
     LogNameError,
     LogValueError,
     PerigeeError,
+    ReplicasError,
     StepReturnError,
     UnheldVariablesError,
     VariableMadeInStepError,
@@ -53,6 +54,8 @@ class Rehearsal:
         called_losses: Whether the step called Keras loss objects.
         predicted: What `predict_step` returned, as `KerasTensor`s where it is tensors.
         loops_well: Whether the step may do well in a compiled loop; see `Backend.rehearse`.
+        results: Of returned values that are a metric's result: the metric, and which leaf of its
+            result.
     """
 
     tracked: Tracked
@@ -64,6 +67,7 @@ class Rehearsal:
     called_losses: bool
     predicted: Tree
     loops_well: bool
+    results: Mapping[str, tuple[keras.Metric, int]]
 
     @property
     def uncovered(self) -> list[str]:
@@ -127,6 +131,7 @@ def rehearse(
         called_losses=recorder.called_losses,
         predicted=recorder.predicted,
         loops_well=loops_well,
+        results=recorder.results,
     )
 
 
@@ -181,7 +186,7 @@ def _run(
     step: Step, method: Method, batch: Batch, recorder: StepRecorder, tracked: Tracked
 ) -> bool:
     def run() -> Any:
-        returned, _ = call(step, method, batch, recorder=recorder)
+        returned, _ = call(step, method, batch, recorder=recorder, is_probed=_is_split(step))
         if method == "predict_step":
             recorder.predicted = keras.tree.map_structure(_described, returned)
         else:
@@ -193,6 +198,12 @@ def _run(
         loops_well = _backends.current().rehearse(run, tracked.variables)
     recorder.refuse_late_read()
     return loops_well
+
+
+def _is_split(step: Step) -> bool:
+    """Tell whether the step runs on shares of a batch, but is rehearsed on all of it at once."""
+    replicas = internals_of(step).replicas
+    return replicas is not None and replicas.splits
 
 
 def _described(value: Any) -> Any:
@@ -370,6 +381,11 @@ def _kinds(
     first, again, moved = probe(batch), probe(batch), probe(batch, change_metrics=True)
     for name in kinds:
         if _equal(first[name], again[name]) and not _equal(first[name], moved[name]):
+            if kinds[name] == "mean" and _is_split(step):
+                raise ReplicasError(
+                    f"{name!r} is computed from the result of a metric, which holds a share there",
+                    "return `metric.result()` as it is, or hold the metric and return nothing of it.",
+                )
             kinds[name] = "last"
     return kinds
 
@@ -410,7 +426,7 @@ class Probe:
 
     def _values(self, batch: Batch) -> dict[str, list[Any]]:
         """Return the tensors of each returned value."""
-        returned, _ = call(self._step, self._method, batch)
+        returned, _ = call(self._step, self._method, batch, is_probed=_is_split(self._step))
         return {
             name: [part for part in value.tree_flatten()[0] if part is not None]
             if isinstance(value, Average)

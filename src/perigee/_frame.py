@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import keras
+from keras import ops
 
 from perigee._averages import Term
 from perigee._gradients import Gradients
@@ -19,7 +20,7 @@ Method = Literal["train_step", "test_step", "predict_step"]
 class Recorder(Protocol):
     """Somebody who learns what a step does while it is rehearsed."""
 
-    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
+    def differentiated(self, variables: Sequence[Any], read: Sequence[Any], is_inner: bool) -> None:
         """Gradients were taken for `variables`; `read` are raw variables of the framework."""
         ...
 
@@ -49,6 +50,10 @@ class Frame:
         depth: How many objectives are being differentiated around the code that runs.
         adds_losses: Whether the innermost of them has losses added by itself.
         finite: Whether the gradients of each update so far were finite, under a loss scale.
+        all_examples: Number of examples of the batch of which this replica has a share, shape
+            `()`; `None` where it has the whole batch.
+        all_rows: Likewise, of rows.
+        is_probed: Whether the step runs for what it returns, and updates nothing.
     """
 
     step: Holder
@@ -59,6 +64,14 @@ class Frame:
     depth: int = 0
     adds_losses: bool = False
     finite: list[Any] = field(default_factory=list)
+    all_examples: Any = None
+    all_rows: Any = None
+    is_probed: bool = False
+
+    @property
+    def share(self) -> Any:
+        """Which part of the examples of the batch this replica has, shape `()`, float32."""
+        return ops.cast(self.examples, "float32") / ops.maximum(self.all_examples, 1.0)
 
 
 under_way: ContextVar[Frame | None] = ContextVar("perigee_frame", default=None)

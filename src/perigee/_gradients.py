@@ -26,6 +26,8 @@ class Gradients(Sequence[Any]):
         weight: How much this batch counts among others, shape `()`: its number of examples, or
             the count of the loss.
         is_altered: Whether the values were replaced after they were computed.
+        loss: The mean over the whole batch of what was differentiated, shape `()`, also where a
+            batch is split over several replicas: what decides about an update.
     """
 
     values: Sequence[Any]
@@ -33,6 +35,7 @@ class Gradients(Sequence[Any]):
     returned: Any = None
     weight: Any = None
     is_altered: bool = False
+    loss: Any = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -50,7 +53,7 @@ class Gradients(Sequence[Any]):
         values = list(values)
         if len(values) != len(self.variables):
             raise GradientCountError(len(values), len(self.variables))
-        return Gradients(values, self.variables, self.returned, self.weight, is_altered=True)
+        return Gradients(values, self.variables, self.returned, self.weight, True, self.loss)
 
     @_plain
     def of(self, variables: Sequence[Any]) -> Gradients:
@@ -61,7 +64,8 @@ class Gradients(Sequence[Any]):
         """
         values = {id(v): value for v, value in zip(self.variables, self.values, strict=True)}
         part = [values[id(v)] for v in variables]
-        return Gradients(part, list(variables), self.returned, self.weight, self.is_altered)
+        rest = self.returned, self.weight, self.is_altered, self.loss
+        return Gradients(part, list(variables), *rest)
 
 
 @_plain

@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from perigee import _backends
 from perigee._averages import Average, as_average, total_mean
 from perigee._errors import InnerLossError, LossShapeError, LossTypeError
 from perigee._frame import Frame, under_way
 from perigee._state import Holder
 from perigee._typing import Tensor
+
+_added: ContextVar[list[Tensor] | None] = ContextVar("perigee_added", default=None)
+"""What layers add to the innermost objective under way, in the thread that runs it.
+
+Replicas run their objectives in threads that take turns in the middle of them.
+"""
+
+_add_loss = keras.Layer.add_loss
+_listening = 0
+
+
+def _listen() -> None:
+    """Hear of what layers add, until as many calls of `_listen_no_more`."""
+    global _add_loss, _listening
+    if _listening == 0:
+        _add_loss = keras.Layer.add_loss
+        keras.Layer.add_loss = _heard_add_loss
+    _listening += 1
+
+
+def _listen_no_more() -> None:
+    global _listening
+    _listening -= 1
+    if _listening == 0:
+        keras.Layer.add_loss = _add_loss
+
+
+def _heard_add_loss(layer: keras.Layer, loss: Any) -> None:
+    _add_loss(layer, loss)
+    added = _added.get()
+    if added is not None:
+        added.extend(keras.tree.flatten(loss))
 
 
 class ObjectiveCall:
@@ -30,22 +64,15 @@ class ObjectiveCall:
         self._was_set = under_way.get() is None
         if self._was_set:
             self._token = under_way.set(self._frame)
-        self._add_loss = keras.Layer.add_loss
         # Inner objectives keep what they add to themselves: on some frameworks their tensors
         # mean nothing outside.
-        original = getattr(keras.Layer.add_loss, "perigee_original", keras.Layer.add_loss)
-        added = self._added
-
-        def add_loss(layer: keras.Layer, loss: Any) -> None:
-            original(layer, loss)
-            added.extend(keras.tree.flatten(loss))
-
-        add_loss.perigee_original = original  # type: ignore[attr-defined]
-        keras.Layer.add_loss = add_loss
+        self._outer = _added.set(self._added)
+        _listen()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        keras.Layer.add_loss = self._add_loss
+        _listen_no_more()
+        _added.reset(self._outer)
         self._frame.adds_losses = self._outer_adds_losses
         self._frame.depth -= 1
         if self._was_set:
@@ -62,9 +89,12 @@ class ObjectiveCall:
 def measured(
     returned: Any, added: Sequence[Tensor], frame: Frame, is_inner: bool, scale: Tensor | None
 ) -> tuple[Tensor, Any]:
-    """Return the scalar to differentiate, and what is handed back: (returned, weight)."""
+    """Return the scalar to differentiate, and what is handed back: (returned, weight, scalar).
+
+    Where a replica has a share of the batch, the scalars of all of them add up to the loss.
+    """
     if is_inner:
-        return inner_scalar(returned), (returned, None)
+        return inner_scalar(returned), (returned, None, None)
     loss, has_aux = (returned[0], True) if _has_aux(returned) else (returned, False)
     _check_loss(loss, frame.examples)
     average = as_average(loss, frame.examples)
@@ -72,15 +102,43 @@ def measured(
         frame.recorder.measured(average.terms, adds_terms=bool(added))
     examples = 1 if frame.examples is None else frame.examples
     pairs = average.pairs(examples)
+    weight = pairs[0][1]
+    if frame.all_examples is not None:
+        pairs, weight = _shared(average, pairs, isinstance(loss, Average), frame)
     scalar, reported = total_mean(pairs), loss
     if added:
         extra = sum(added[1:], start=added[0])
-        scalar = scalar + ops.cast(extra, scalar.dtype)
+        share = 1.0 if frame.all_examples is None else frame.share
+        scalar = scalar + ops.cast(extra * share, scalar.dtype)
         reported = loss + (extra if isinstance(loss, Average) else ops.cast(extra, loss.dtype))
-    if scale is not None:
-        scalar = scalar * scale
-    weight = pairs[0][1]
-    return scalar, ((reported, returned[1]) if has_aux else reported, weight)
+    scaled = scalar if scale is None else scalar * scale
+    return scaled, ((reported, returned[1]) if has_aux else reported, weight, scalar)
+
+
+def _shared(
+    average: Average, pairs: Sequence[tuple[Tensor, Tensor]], is_average: bool, frame: Frame
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """Weigh the terms of a replica by its share in what each of them counts.
+
+    Returns:
+        The terms, and the count of the first one on all replicas together.
+    """
+    counts = [count for _, count in pairs]
+    if is_average and any(term.count is not None for term in average.terms):
+        (counted,) = _backends.current().sum_over_replicas([ops.stack(counts)])
+        everywhere = [counted[index] for index in range(len(counts))]
+    else:
+        everywhere = [
+            frame.all_examples if term.count is None else ops.cast(frame.all_rows, "float32")
+            for term in average.terms
+        ]
+    shared: list[tuple[Tensor, Tensor]] = []
+    for (mean, count), whole in zip(pairs, everywhere, strict=True):
+        # No gradient flows through a count, nor back over the replicas.
+        share = ops.stop_gradient(count / ops.where(whole == 0, ops.ones_like(whole), whole))
+        kept = ops.where(count == 0, ops.zeros_like(mean), mean)  # a mean of nothing is NaN
+        shared.append((kept * ops.cast(share, kept.dtype), count))
+    return shared, ops.stop_gradient(everywhere[0])
 
 
 def _has_aux(returned: Any) -> bool:

@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 
-from perigee import _state
+from perigee import _backends, _state
 from perigee._averages import Term
 from perigee._errors import (
     AccumulationError,
     OptimizerSetError,
     RegularizationTwiceError,
+    ReplicasError,
     SharedVariableError,
     UntrackedVariablesError,
 )
@@ -22,6 +23,7 @@ from perigee._frame import current_frame
 from perigee._gradients import Gradients
 from perigee._state import Tracked
 from perigee._step import Step
+from perigee._updates import internals
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +63,27 @@ class StepRecorder:
         self.has_results = False
         self.is_result: dict[str, bool] = {}
         self._names: dict[int, str] = {}
-        self._results: list[Any] = []
+        self._results: list[tuple[keras.Metric, Any]] = []
+        self.results: dict[str, tuple[keras.Metric, int]] = {}
         self._step, self._tracked = step, tracked
         self._held = {id(v) for v in tracked.variables}
         self._observers = observers
         self._accumulates = accumulates
+        replicas = internals(step).replicas
+        self._is_split = replicas is not None and replicas.splits
         self._late_read: str | None = None
 
-    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
+    def differentiated(self, variables: Sequence[Any], read: Sequence[Any], is_inner: bool) -> None:
+        if is_inner and self._is_split:
+            raise ReplicasError(
+                "gradients for variables are taken inside another objective, and those of a share "
+                "are not those of the batch",
+                "take them for tensors of single examples, or train on one device.",
+            )
         tracked = _state.track(self._step)
-        known = {id(v.value) for v in tracked.variables} | {id(v) for v in tracked.variables}
+        copies = _backends.current().copies
+        known = {id(copy) for v in tracked.variables for copy in copies(v)}
+        known |= {id(v.value) for v in tracked.variables} | {id(v) for v in tracked.variables}
         known |= {id(v) for v, _ in self.made}  # refused as made in the step, when it has run
         untracked = [v for v in read if id(v) not in known]
         if untracked:
@@ -114,6 +127,11 @@ class StepRecorder:
 
     def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
         weighted = sum(term.is_weighted for term in terms)
+        if self._is_split and any(t.is_weighted and t.count is None for t in terms):
+            raise ReplicasError(
+                "the loss is a sum over the batch, and Perigee averages what shares return",
+                "use a loss that is a mean, or `pg.mean(values) * size`.",
+            )
         if self._accumulates and any(t.is_weighted and t.count is None for t in terms):
             raise AccumulationError(
                 "the loss is a sum over the batch, and the mean of the sums of micro-batches is "
@@ -156,8 +174,13 @@ class StepRecorder:
 
     def returned(self, logs: Mapping[str, Any]) -> None:
         """The step returned `logs`, in the code that made them."""
-        results = {id(leaf) for leaf in keras.tree.flatten(self._results)}
+        results = {
+            id(leaf): (metric, index)
+            for metric, result in self._results
+            for index, leaf in enumerate(keras.tree.flatten(result))
+        }
         self.is_result = {name: id(value) in results for name, value in logs.items()}
+        self.results = {name: results[id(v)] for name, v in logs.items() if id(v) in results}
         self._results.clear()
 
     def build_optimizers(self, tracked: Tracked) -> None:
@@ -179,7 +202,10 @@ class StepRecorder:
             stack.enter_context(patched(keras.Variable, "assign", self._assigns))
             for metric in self._tracked.metrics.values():
                 stack.enter_context(patched(metric, "update_state", self._updates(metric)))
-                stack.enter_context(patched(metric, "result", self._result))
+                stack.enter_context(patched(metric, "result", self._result(metric)))
+            if self._is_split:
+                for optimizer in self._tracked.optimizers.values():
+                    stack.enter_context(patched(optimizer, "apply", self._refuse_raw_update))
             if self._accumulates:
                 value = keras.Variable.value.fget
                 stack.enter_context(
@@ -216,14 +242,28 @@ class StepRecorder:
 
         return patch
 
-    def _result(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def result(*args: Any, **kwargs: Any) -> Any:
-            value = original(*args, **kwargs)
-            self.has_results = True
-            self._results.append(value)
-            return value
+    def _result(self, metric: keras.Metric) -> Callable[..., Any]:
+        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+            def result(*args: Any, **kwargs: Any) -> Any:
+                value = original(*args, **kwargs)
+                self.has_results = True
+                self._results.append((metric, value))
+                return value
 
-        return result
+            return result
+
+        return patch
+
+    def _refuse_raw_update(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Refuse updates by the step itself: Perigee does not see what they are made of."""
+
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            raise ReplicasError(
+                "it applies an optimizer by itself, to gradients of a share of the batch",
+                "call `minimize`, or `gradients` and `apply` of the Step.",
+            )
+
+        return apply
 
     def _assigns(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def assign(variable: Any, value: Any) -> Any:

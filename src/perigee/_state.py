@@ -271,7 +271,7 @@ def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _host_copy(variable: Any) -> np.ndarray:
-    value = np.asarray(variable)  # one copy at most; `ops.convert_to_numpy` may make two
+    value = _backends.current().read(variable)
     if value.flags.owndata and value.flags.writeable and value.flags.c_contiguous:
         return value
     # It may share memory with the framework, and would change with the variable.
@@ -281,7 +281,7 @@ def _host_copy(variable: Any) -> np.ndarray:
 def restore(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
     """Give variables back the values that `snapshot` took."""
     for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        _backends.current().write(variable, value)
 
 
 def host_random() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -62,6 +62,15 @@ class Step(Holder):
     """
 
     ignore_findings: Sequence[str] = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Take note of the replicas in whose scope the Step is made."""
+        del args, kwargs
+        step = super().__new__(cls)
+        replicas = _backends.current().replicas()
+        if replicas is not None:
+            internals(step).replicas = replicas
+        return step
 
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """Update the Step on one batch and return what to log.
@@ -195,15 +204,19 @@ class Step(Holder):
             factor = None if scale is None else scale.value
             return measured(returned, added.terms(chosen), frame, is_inner, factor)
 
-        (returned, weight), values, read = _backends.current().differentiate(function, chosen)
+        (returned, weight, loss), values, read = _backends.current().differentiate(function, chosen)
         if frame.recorder is not None:
-            frame.recorder.differentiated(chosen, read)
+            frame.recorder.differentiated(chosen, read, is_inner)
         _refuse_unused(self, chosen, values)
+        if frame.all_examples is not None and not is_inner:
+            loss, *values = _backends.current().sum_over_replicas(
+                [loss, *map(_backends.current().dense, values)], rows=frame.examples
+            )
         if scale is not None:
             unscale = 1.0 / scale.value
             scaled = [_backends.current().dense(value) for value in values]
             values = [value * ops.cast(unscale, value.dtype) for value in scaled]
-        return Gradients(values, chosen, returned, weight)
+        return Gradients(values, chosen, returned, weight, loss=loss)
 
     @_plain
     def apply(
@@ -233,8 +246,12 @@ class Step(Holder):
             frame.recorder.applied(optimizer, gradients)
             if not optimizer.built:
                 return  # built on the union of its variables when the rehearsal is over
+        if frame is not None and frame.is_probed:
+            return
         if not optimizer.built:
             optimizer.build(gradients.variables)
+        if when is not None and frame is not None and frame.all_examples is not None:
+            when = _everywhere(when, frame)
         if frame is not None and frame.is_accumulating:
             own.accumulator(optimizer, gradients.variables).add(gradients, when)
             return
@@ -309,6 +326,8 @@ def call(
     recorder: Recorder | None = None,
     is_accumulating: bool = False,
     counts_examples: bool = True,
+    rows: Tensor | None = None,
+    is_probed: bool = False,
 ) -> tuple[Any, Tensor]:
     """Run one method of a Step on a batch of tensors.
 
@@ -320,13 +339,18 @@ def call(
         is_accumulating: Whether `apply` collects gradients for a later update.
         counts_examples: Whether the batch has a number of examples. Compiled code does not see it
             where the sizes are left open, so it is told.
+        rows: Of the whole batch, where this is the share of one replica.
+        is_probed: Whether the step runs for what it returns, and updates nothing.
 
     Returns:
         What the method returned, and the number of examples, shape `()`, float32 (1 where it is
         not known).
     """
     examples = step.num_examples(batch) if counts_examples else None
-    frame = Frame(step, method, examples, recorder, is_accumulating)
+    frame = Frame(step, method, examples, recorder, is_accumulating, is_probed=is_probed)
+    if rows is not None:
+        frame.all_rows = rows
+        frame.all_examples = _all_examples(step, examples, rows)
     token = under_way.set(frame)
     try:
         returned = _backends.current().user_code(getattr(step, method))(batch)
@@ -336,6 +360,21 @@ def call(
     finally:
         under_way.reset(token)
     return returned, ops.cast(1 if examples is None else examples, "float32")
+
+
+def _all_examples(step: Step, examples: Any, rows: Tensor) -> Tensor:
+    """Return how many examples the batch holds of which this replica has a share."""
+    if type(step).num_examples is Step.num_examples:
+        return ops.cast(rows, "float32")
+    (counted,) = _backends.current().sum_over_replicas([ops.cast(examples, "float32")])
+    return counted
+
+
+def _everywhere(condition: Any, frame: Frame) -> Tensor:
+    """Return whether a condition is true on every replica that has examples."""
+    against = ops.cast(ops.logical_not(condition), "float32")
+    (votes,) = _backends.current().sum_over_replicas([against], rows=frame.examples)
+    return ops.equal(votes, 0.0)
 
 
 def _refuse_unused(step: Step, variables: Sequence[Any], values: Sequence[Any]) -> None:

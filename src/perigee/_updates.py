@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends, _state
+from perigee._backends import Replicas
 from perigee._errors import AccumulationError, OptimizerVariablesError
 from perigee._frame import Frame, under_way
 from perigee._gradients import Gradients
@@ -37,6 +38,7 @@ def update(
         when = finite if when is None else ops.logical_and(finite, when)
     if inner.loss_scale_factor is not None:
         gradients = [inner.scale_loss(backend.dense(g)) for g in gradients]
+    gradients = backend.once(gradients)
 
     def run() -> None:
         try:
@@ -70,6 +72,7 @@ class Internals:
         self.accumulators: dict[str, Accumulator] = {}
         self.accumulated: Any = None  # micro-batches since the last update; a variable
         self.programs: dict[Any, Any] = {}
+        self.replicas: Replicas | None = None
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from perigee._backends._protocol import Capabilities as Capabilities
 from perigee._backends._protocol import Compiled as Compiled
 from perigee._backends._protocol import Mode as Mode
 from perigee._backends._protocol import Pending as Pending
+from perigee._backends._protocol import Replicas as Replicas
 from perigee._errors import ArgumentError
 
 _WITH_A_ROOM = ("tensorflow", "jax", "torch")

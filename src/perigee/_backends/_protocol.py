@@ -104,6 +104,58 @@ class Watch(Protocol):
     `None` where what is assigned in a rehearsal does not stay."""
 
 
+class Replicas(Protocol):
+    """Several copies of every variable, each with a share of each batch.
+
+    Between two steps all copies are equal, but for variables that hold sums (`Backend.is_sum`):
+    of those the first replica holds the whole, and the others hold 0. So what is read, saved and
+    restored depends neither on the number of replicas nor on when that happens.
+
+    Attributes:
+        name: Of what the framework calls it.
+        count: How many there are.
+        splits: Whether batches are split; false where there is one, which runs as without.
+    """
+
+    name: str
+    count: int
+    splits: bool
+
+    def check(self) -> None:
+        """Refuse what is known not to be exact, or was never tried.
+
+        Raises:
+            StrategyError: If it is such a one.
+        """
+        ...
+
+    def holds(self, variable: Any) -> bool:
+        """Tell whether a Keras variable has a copy on each of these replicas."""
+        ...
+
+    def scope(self) -> AbstractContextManager[None]:
+        """Let code run once for all replicas, and make variables with a copy on each."""
+        ...
+
+    def run(
+        self, function: Callable[[Batch, Tensor], Tree], batch: Batch, *, joins: bool = False
+    ) -> Tree:
+        """Run a function once on each replica, with its share of a batch.
+
+        Shares are consecutive rows; they differ by one row at most, and are empty where there are
+        fewer rows than replicas. Loss objects of Keras do not divide by the number of replicas
+        inside, and seed generators draw other numbers on each of them.
+
+        Args:
+            function: From a share and the rows of the whole batch, shape `()` (`None` where
+                batches are not split), to a tree of tensors.
+            batch: Tensors with one common first axis, or nothing at all.
+            joins: Whether to put the results together on axis 0; else they are those of one
+                replica.
+        """
+        ...
+
+
 class Backend(Protocol):
     """One framework."""
 
@@ -286,6 +338,60 @@ class Backend(Protocol):
             along a new first axis, and how many there are: fewer where the iterator has ended, or
             where `goes_on` ended it.
         """
+        ...
+
+    def replicas(self) -> Replicas | None:
+        """Return the replicas on which variables are made now; `None`: there is one of each."""
+        ...
+
+    def sum_over_replicas(
+        self, tensors: Sequence[Tensor], rows: Tensor | None = None
+    ) -> list[Tensor]:
+        """Add up tensors over the replicas; what runs on all of them at once stays as it is.
+
+        Args:
+            tensors: Floating, of the same shapes on each.
+            rows: Where it is 0, the tensors of this replica count as zeros, whatever they are.
+        """
+        ...
+
+    def once(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return what an optimizer is to be given of gradients that are the same on each replica.
+
+        So that they count once where the optimizer adds up itself.
+        """
+        ...
+
+    def settle(
+        self, values: Tensor, sums: Sequence[Any], others: Sequence[Any], share: Tensor
+    ) -> Tensor:
+        """Make the copies of variables equal at the end of a step, and add up its values.
+
+        Args:
+            values: To be added up over the replicas.
+            sums: Variables that hold sums: the first replica gets the whole.
+            others: Variables that become the mean over the replicas, weighed by their shares.
+            share: What part of the batch this replica had, shape `()`.
+
+        Returns:
+            The sums of `values`.
+        """
+        ...
+
+    def copies(self, variable: Any) -> Sequence[Any]:
+        """Return the framework's own variables that hold the value of a Keras variable."""
+        ...
+
+    def is_sum(self, variable: Any) -> bool:
+        """Tell whether the value of a Keras variable is the sum of its copies."""
+        ...
+
+    def read(self, variable: Any) -> np.ndarray:
+        """Return the value of a Keras variable, perhaps not copied. It waits for the device."""
+        ...
+
+    def write(self, variable: Any, value: np.ndarray) -> None:
+        """Give a Keras variable a value that `read` returned."""
         ...
 
     def compile(

@@ -34,6 +34,9 @@ from perigee._errors.losses import LossShapeError as LossShapeError
 from perigee._errors.losses import LossTypeError as LossTypeError
 from perigee._errors.losses import PairingError as PairingError
 from perigee._errors.losses import RegularizationTwiceError as RegularizationTwiceError
+from perigee._errors.replicas import ReplicasError as ReplicasError
+from perigee._errors.replicas import ScopeError as ScopeError
+from perigee._errors.replicas import StrategyError as StrategyError
 from perigee._errors.runs import ArgumentError as ArgumentError
 from perigee._errors.runs import CheckpointContentError as CheckpointContentError
 from perigee._errors.runs import CheckpointSaveError as CheckpointSaveError

@@ -55,7 +55,7 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
     """
     usual = program.plan
     others = [p for p in _backends.current().capabilities.plans if p != _pair(usual)]
-    if usual.origin != "usual" or not others or steps < _LEAST_STEPS:
+    if usual.origin != "usual" or not others or steps < _LEAST_STEPS or program.is_split:
         return usual  # asked for, or measured in this process already
     sample = blocks.sample()
     if sample is None:  # nothing to choose from: the data allows one way only

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import keras
@@ -16,7 +17,7 @@ from perigee import _backends, _state
 from perigee._averages import Column, as_average
 from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
 from perigee._discovery import Rehearsal, rehearse
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, ReplicasError, ScopeError
 from perigee._execution.choice import Execution
 from perigee._execution.compiling import count_as_compiling
 from perigee._execution.plan import Plan
@@ -68,11 +69,18 @@ class Program:
         self._method: Method = method
         self._accumulate = accumulate
         self._counts_examples = counts_examples
+        self._replicas = internals(step).replicas
+        self._settled = _settled(rehearsal)
         self.stops = nonfinite == "stop"
         self._skips = nonfinite == "skip"
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[int, Sequence[str]] = {}
+
+    @property
+    def is_split(self) -> bool:
+        """Whether batches are split over several replicas."""
+        return self._replicas is not None and self._replicas.splits
 
     @property
     def traces(self) -> int:
@@ -223,37 +231,90 @@ class Program:
         return compiled
 
     def _row(self, batch: Batch) -> Tensor:
-        cells = self._unless_nonfinite(batch) if self._skips else self._cells(batch)
+        return self._on_replicas(self._row_of_share, batch)
+
+    def _row_of_block(self, batch: Batch) -> Tensor:
+        def row_of_share(batch: Batch, rows: Tensor | None) -> Tensor:
+            row = self._row_of_share(batch, rows)
+            if self._accumulate > 1:
+                flush_if_full(self._step, self._accumulate)
+            return row
+
+        return self._on_replicas(row_of_share, batch)
+
+    def _on_replicas(self, function: Callable[[Batch, Tensor | None], Tensor], batch: Batch) -> Any:
+        if self._replicas is None:
+            return function(batch, None)
+        row = self._replicas.run(function, batch)
+        return self._with_results(row) if self._replicas.splits else row
+
+    def _row_of_share(self, batch: Batch, rows: Tensor | None) -> Tensor:
+        """Run the step on a batch, or on one replica's share of a batch of so many rows."""
+        run = self._unless_nonfinite if self._skips else self._cells
+        columns, cells = run(batch, rows)
+        self.columns = tuple(columns)  # at once: replicas take turns within a step
         if self._accumulate > 1:
             internals(self._step).accumulated.assign_add(1)
-        return ops.stack(cells) if cells else ops.zeros((0, 2))
+        row = ops.stack(cells) if cells else ops.zeros((0, 2))
+        return row if rows is None else self._of_all(row, batch, rows)
 
-    def _cells(self, batch: Batch) -> list[Tensor]:
+    def _of_all(self, row: Tensor, batch: Batch, rows: Tensor) -> Tensor:
+        """Return the row of all replicas, and let their variables agree."""
+        means, counts = row[:, 0], row[:, 1]
+        totals = ops.where(counts == 0, ops.zeros_like(means), means * counts)
+        share = ops.cast(_rows(batch), "float32") / ops.cast(ops.maximum(rows, 1), "float32")
+        sums = _backends.current().settle(ops.stack([totals, counts], 1), *self._settled, share)
+        totals, counts = sums[:, 0], sums[:, 1]
+        return ops.stack([totals / ops.where(counts == 0, 1.0, counts), counts], 1)
+
+    def _with_results(self, row: Tensor) -> Tensor:
+        """Put the results of metrics over all replicas in the place of those over a share."""
+        results = self.rehearsal.results
+        if not any(column.name in results for column in self.columns):
+            return row
+        cells = [row[index] for index in range(len(self.columns))]
+        assert self._replicas is not None
+        with self._replicas.scope():
+            for index, column in enumerate(self.columns):
+                if column.name in results:
+                    metric, leaf = results[column.name]
+                    value = keras.tree.flatten(metric.result())[leaf]
+                    cells[index] = ops.stack([ops.cast(value, "float32"), ops.ones(())])
+        return ops.stack(cells)
+
+    def _cells(self, batch: Batch, rows: Tensor | None) -> tuple[list[Column], list[Tensor]]:
         returned, examples = call(
             self._step,
             self._method,
             batch,
             is_accumulating=self._accumulate > 1,
             counts_examples=self._counts_examples,
+            rows=rows,
         )
-        columns, cells = [], []
+        columns: list[Column] = []
+        cells: list[Tensor] = []
         for name, value in returned.items():
             for mean, count in as_average(value, examples).pairs(examples):
                 columns.append(Column(name, self.rehearsal.kinds.get(name, "mean")))
                 cells.append(ops.stack([ops.cast(mean, "float32"), ops.cast(count, "float32")]))
-        self.columns = tuple(columns)
-        return cells
+        return columns, cells
 
-    def _unless_nonfinite(self, batch: Batch) -> list[Tensor]:
+    def _unless_nonfinite(
+        self, batch: Batch, rows: Tensor | None
+    ) -> tuple[list[Column], list[Tensor]]:
         """Run the step; where it came to a NaN or an infinity, all that it wrote is as before."""
         written = self._written_in_a_step()
         before = [ops.copy(ops.convert_to_tensor(variable)) for variable in written]
-        cells = self._cells(batch)
+        columns, cells = self._cells(batch, rows)
         after = [ops.convert_to_tensor(v) for v in written]
         means = [cell[0] for cell in cells]
         is_finite = _backends.current().all_finite(
             [*means, *(t for t in after if "float" in keras.backend.standardize_dtype(t.dtype))]
         )
+        if rows is not None:
+            against = ops.cast(ops.logical_not(is_finite), "float32")
+            (votes,) = _backends.current().sum_over_replicas([against], rows=_rows(batch))
+            is_finite = ops.equal(votes, 0.0)
         for variable, old, new in zip(written, before, after, strict=True):
             variable.assign(ops.where(is_finite, new, old))
         zero = ops.zeros(())
@@ -261,8 +322,8 @@ class Program:
             ops.stack([mean, ops.where(is_finite, cell[1], zero)])
             for mean, cell in zip(means, cells, strict=True)
         ]
-        self.columns = (*self.columns, Column("skipped_steps", "sum"))
-        return [*cells, ops.stack([1.0 - ops.cast(is_finite, "float32"), ops.ones(())])]
+        cells.append(ops.stack([1.0 - ops.cast(is_finite, "float32"), ops.ones(())]))
+        return [*columns, Column("skipped_steps", "sum")], cells
 
     def _written_in_a_step(self) -> list[Any]:
         own = internals(self._step).variables
@@ -274,12 +335,6 @@ class Program:
             written += [*variables, *(() if optimizer is None else optimizer.variables)]
         return list({id(v): v for v in written}.values())
 
-    def _row_of_block(self, batch: Batch) -> Tensor:
-        row = self._row(batch)
-        if self._accumulate > 1:
-            flush_if_full(self._step, self._accumulate)
-        return row
-
     def _until(self) -> Callable[[Tensor], Tensor] | None:
         """Return what tells whether a block goes on after a row, or `None`."""
         if not self.stops:
@@ -287,11 +342,21 @@ class Program:
         return lambda row: _backends.current().all_finite([row[:, 0]])
 
     def _predict(self, batch: Batch) -> Tree:
-        return call(self._step, self._method, batch)[0]
+        def predict(batch: Batch, rows: Tensor | None) -> Tree:
+            del rows
+            return call(self._step, self._method, batch)[0]
+
+        if self._replicas is None:
+            return predict(batch, None)
+        return self._replicas.run(predict, batch, joins=True)
 
     def _flush_all(self) -> Tensor:
-        flush_accumulators(self._step)
-        return ops.zeros(())
+        def flush(batch: Batch, rows: Tensor | None) -> Tensor:
+            del batch, rows
+            flush_accumulators(self._step)
+            return ops.zeros(())
+
+        return flush((), None) if self._replicas is None else self._replicas.run(flush, ())
 
 
 def _predictions_a_block(predicted: Tree) -> int:
@@ -303,6 +368,28 @@ def _predictions_a_block(predicted: Tree) -> int:
         return 1
     size = sum(8 * math.prod(leaf.shape) for leaf in leaves)
     return max(1, min(MOST_STEPS_A_BLOCK, _PREDICTED_BYTES // max(1, size)))
+
+
+def _settled(rehearsal: Rehearsal) -> tuple[list[Any], list[Any]]:
+    """Return what a step writes that replicas must agree on: sums, and what is averaged."""
+    is_sum = _backends.current().is_sum
+    written = {id(v) for v in rehearsal.written}
+    updated = {id(v) for variables in rehearsal.updated.values() for v in variables}
+    sums: list[Any] = []
+    others: list[Any] = []
+    for entry in rehearsal.tracked.entries:
+        if id(entry.variable) not in written or entry.kind in ("seed", "optimizer"):
+            continue
+        if is_sum(entry.variable):
+            sums.append(entry.variable)
+        elif id(entry.variable) not in updated and not entry.key.startswith("perigee/"):
+            others.append(entry.variable)
+    return sums, others
+
+
+def _rows(batch: Batch) -> Tensor:
+    leaf = next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None)
+    return ops.shape(leaf)[0]
 
 
 def _fingerprint(step: Step, volatile: frozenset[str]) -> tuple[Any, ...]:
@@ -341,7 +428,10 @@ def program(
     known = programs.get(key)
     if known is None or known.is_stale:
         first = _backends.current().tensors(batch)
-        rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
+        with _scope(step, batch, asked):
+            _refuse_other_scopes(step)
+            rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
+        _refuse_other_scopes(step)
         if nonfinite == "skip" and not rehearsal.updated:
             raise ArgumentError(
                 "nonfinite",
@@ -354,6 +444,48 @@ def program(
     if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
         found.plan = usual_plan(found.rehearsal, asked, execution.fuses)
     return found
+
+
+@contextmanager
+def _scope(step: Step, batch: Batch, asked: Mode | None) -> Generator[None]:
+    """Let a step be rehearsed in the scope under which it was made."""
+    replicas = internals(step).replicas
+    if replicas is None:
+        yield
+        return
+    replicas.check()
+    if replicas.splits and asked == "xla":
+        raise ReplicasError(
+            f"XLA compiles no function that runs on several devices of {replicas.name}",
+            'leave `execution` at "auto".',
+        )
+    if replicas.splits and not _can_be_split(batch):
+        raise ReplicasError(
+            f"a batch of {', '.join(leaf_shapes(batch)) or 'no arrays'} has no common first axis "
+            "along which it could be split",
+            "yield batches whose arrays share their first axis, or train on one device.",
+        )
+    with replicas.scope():
+        yield
+
+
+def _can_be_split(batch: Batch) -> bool:
+    leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+    shapes: list[tuple[Any, ...]] = [tuple(getattr(leaf, "shape", ())) for leaf in leaves]
+    return bool(shapes) and all(shapes) and len({shape[0] for shape in shapes}) == 1
+
+
+def _refuse_other_scopes(step: Step) -> None:
+    replicas, backend = internals(step).replicas, _backends.current()
+    tracked = _state.track(step)
+    variables = tracked.variables
+    if replicas is None:
+        others = [v for v in variables if len(backend.copies(v)) > 1]
+    else:
+        others = [v for v in variables if not replicas.holds(v)]
+    if others:
+        name = "no strategy" if replicas is None else replicas.name
+        raise ScopeError(name, tracked.names_of(others))
 
 
 def usual_plan(

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from perigee import _state
+from perigee import _backends, _state
 from perigee._errors import StateMismatchError
 from perigee._state import Tracked
 
@@ -90,7 +90,7 @@ def load_arrays(
         raise StateMismatchError(unlike.missing, unlike.unexpected, unlike.different)
     for key, value in values.items():
         # A copy: JAX takes the memory of an array for the variable's own.
-        entries[key].variable.assign(np.array(value, copy=True, order="C"))
+        _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
     return unlike
 
 

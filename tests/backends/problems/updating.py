@@ -144,7 +144,7 @@ class Cautious(pg.Step):
         gradients = self.gradients(
             lambda: ops.square(y - self.model(x, training=True))[:, 0], self.model
         )
-        loss = ops.mean(gradients.returned)
+        loss = gradients.loss
         is_worth_it = ops.logical_and(ops.isfinite(loss), loss > (0.5 if self.looks else 0.0))
         self.apply(self.optimizer, gradients, when=is_worth_it)
         return {

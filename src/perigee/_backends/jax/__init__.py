@@ -1,6 +1,7 @@
 # pyright: basic
 """JAX: pure functions of values, behind scopes in which Keras variables seem to change."""
 
+from perigee._backends import _alone
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
 from perigee._backends.jax import blocks, compiling, gradients, tensors
@@ -19,4 +20,5 @@ BACKEND = Room(
     gradients,
     compiling,
     blocks,
+    _alone,
 )

@@ -3,7 +3,7 @@
 
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
-from perigee._backends.tensorflow import blocks, compiling, gradients, tensors
+from perigee._backends.tensorflow import blocks, compiling, gradients, replicas, tensors
 
 BACKEND = Room(
     "tensorflow",
@@ -19,4 +19,5 @@ BACKEND = Room(
     gradients,
     compiling,
     blocks,
+    replicas,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from perigee._backends.tensorflow.replicas import copies, is_replicated
 from perigee._typing import Tensor, Tree
 
 
@@ -18,7 +19,7 @@ def differentiate(
     `tf.Variable` that Keras does not track is seen. The inner one watches nothing but what was
     asked for, so that no other part of the function is recorded.
     """
-    raw = [variable.value for variable in variables]
+    raw = [_watched(variable) for variable in variables]
     with tf.GradientTape() as reads:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for variable in raw:
@@ -28,6 +29,11 @@ def differentiate(
         reads.reset()
     gradients = [_merged(gradient) for gradient in tape.gradient(scalar, raw)]
     return rest, gradients, list(read)
+
+
+def _watched(variable: Any) -> Any:
+    """Return what a tape can watch: where all replicas are one, the copy that is read."""
+    return variable.value if is_replicated() else copies(variable)[0]
 
 
 def _merged(gradient: Any) -> Any:
@@ -63,7 +69,23 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
         update()
         return tf.constant(True)
 
-    tf.cond(tf.convert_to_tensor(condition), run, lambda: tf.constant(False))
+    condition = tf.convert_to_tensor(condition)
+    if not is_replicated():
+        tf.cond(condition, run, lambda: tf.constant(False))
+        return
+
+    def once_for_all(strategy: tf.distribute.Strategy, conditions: Any, runs: Any) -> None:
+        # A condition stands around all replicas: in each of them it could not hold what waits for
+        # the others, as an optimizer does.
+        here = strategy.experimental_local_results(conditions)[0]
+
+        def run_on_each() -> Tensor:
+            strategy.run(lambda run: run(), args=(runs,))
+            return tf.constant(True)
+
+        tf.cond(here, run_on_each, lambda: tf.constant(False))
+
+    tf.distribute.get_replica_context().merge_call(once_for_all, args=(condition, run))
 
 
 def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 # pyright: basic
 """torch: tensors that record what made them, and variables that change in place."""
 
+from perigee._backends import _alone
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
 from perigee._backends.torch import compiling, gradients, tensors
@@ -18,4 +19,5 @@ BACKEND = Room(
     tensors,
     gradients,
     compiling,
+    _alone,
 )

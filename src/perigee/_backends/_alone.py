@@ -1,0 +1,52 @@
+"""One copy of each variable: shared by the frameworks that split no batches by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from perigee._typing import Tensor
+
+
+def replicas() -> None:
+    """See `Backend.replicas`: there is one copy of each variable."""
+
+
+def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
+    """See `Backend.sum_over_replicas`."""
+    del rows
+    return list(tensors)
+
+
+def once(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """See `Backend.once`."""
+    return list(gradients)
+
+
+def settle(values: Tensor, sums: Sequence[Any], others: Sequence[Any], share: Tensor) -> Tensor:
+    """See `Backend.settle`."""
+    del sums, others, share
+    return values
+
+
+def copies(variable: Any) -> list[Any]:
+    """See `Backend.copies`."""
+    return [variable.value]
+
+
+def is_sum(variable: Any) -> bool:
+    """See `Backend.is_sum`."""
+    del variable
+    return False
+
+
+def read(variable: Any) -> np.ndarray:
+    """See `Backend.read`."""
+    return np.asarray(variable)  # one copy at most; `ops.convert_to_numpy` may make two
+
+
+def write(variable: Any, value: np.ndarray) -> None:
+    """See `Backend.write`."""
+    variable.assign(value)

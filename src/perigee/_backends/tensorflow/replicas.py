@@ -1,0 +1,296 @@
+# pyright: basic
+"""Several copies of every variable, by `tf.distribute`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from perigee._errors import ReplicasError, StrategyError
+from perigee._typing import Batch, Tensor, Tree
+
+_REFUSED = {
+    "ParameterServerStrategyV2": "its workers update without waiting for each other: of 20 steps "
+    "that were scheduled, 12 updates were counted, and the others were lost",
+    "CentralStorageStrategyV1": "Keras 3 makes variables there that it cannot update: BatchNorm, "
+    "averages of weights and loss scaling fail",
+}
+_TRIED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+_SEED_STRIDE = 0x9E3779B1
+"""Keeps the seeds of replicas apart; the fraction of the golden ratio in 32 bits."""
+
+
+def replicas() -> Replicas | None:
+    """See `Backend.replicas`."""
+    return Replicas(tf.distribute.get_strategy()) if tf.distribute.has_strategy() else None
+
+
+class Replicas:
+    """See `perigee._backends.Replicas`.
+
+    A step is rehearsed with all copies as one (TensorFlow's cross-replica context), and runs in
+    `strategy.run`.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self.name = type(strategy).__name__
+        self.count = strategy.num_replicas_in_sync
+        self.splits = not isinstance(strategy, tf.distribute.OneDeviceStrategy)
+        self._strategy = strategy
+
+    def check(self) -> None:
+        """See `Replicas.check`."""
+        name = type(self._strategy).__name__
+        if self.splits and not isinstance(self._strategy, _TRIED):
+            raise StrategyError(name, _REFUSED.get(name, "nobody has tried whether it is exact"))
+
+    def holds(self, variable: Any) -> bool:
+        """See `Replicas.holds`."""
+        return _strategy_of(variable) is self._strategy or not self.splits
+
+    @contextmanager
+    def scope(self) -> Generator[None]:
+        """See `Replicas.scope`."""
+        with ExitStack() as stack:
+            stack.enter_context(self._strategy.scope())
+            if self.splits:
+                stack.enter_context(_no_tapes())
+            else:
+                stack.enter_context(tf.distribute.ReplicaContext(self._strategy, 0))
+            yield
+
+    def run(
+        self, function: Callable[[Batch, Tensor], Tree], batch: Batch, *, joins: bool = False
+    ) -> Tree:
+        """See `Replicas.run`."""
+        if not self.splits:
+            return self._strategy.run(function, args=(batch, None))
+        rows = _rows(batch)
+
+        def share(context: Any) -> _Share:
+            index = context.replica_id_in_sync_group
+            return _Share(_cut(batch, rows, index, self.count))
+
+        shares = self._strategy.experimental_distribute_values_from_function(share)
+        with _as_one(), _seeds_apart():
+            results = self._strategy.run(lambda part: function(part.batch, rows), args=(shares,))
+        return tf.nest.map_structure(self._joined if joins else self._first, results)
+
+    def _first(self, result: Any) -> Any:
+        return self._strategy.experimental_local_results(result)[0]
+
+    def _joined(self, result: Any) -> Any:
+        return self._strategy.gather(result, axis=0)
+
+
+@contextmanager
+def _no_tapes() -> Generator[None]:
+    """Refuse gradients for variables that user code takes by itself: they are those of a share."""
+    gradient = tf.GradientTape.gradient
+
+    def checked(tape: tf.GradientTape, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        for source in tf.nest.flatten(sources):
+            if isinstance(getattr(source, "value", source), tf.distribute.DistributedValues):
+                raise ReplicasError(
+                    "it opens a tape by itself, which sees a share of the batch",
+                    "call `minimize`, or `gradients` and `apply` of the Step.",
+                )
+        return gradient(tape, target, sources, *args, **kwargs)
+
+    tf.GradientTape.gradient = checked
+    try:
+        yield
+    finally:
+        tf.GradientTape.gradient = gradient
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Part of a batch. TensorFlow hands objects that it does not know to replicas as they are."""
+
+    batch: Batch
+
+
+def _rows(batch: Batch) -> Tensor:
+    leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+    if not leaves:
+        return tf.constant(0)
+    leaf = leaves[0]
+    return tf.cast(
+        leaf.nrows() if isinstance(leaf, tf.RaggedTensor) else tf.shape(leaf)[0], "int32"
+    )
+
+
+def _cut(batch: Batch, rows: Tensor, index: int, count: int) -> Batch:
+    """Return the rows of one replica: as many as of every other one, or one more."""
+    size, more = rows // count, rows % count
+    start = index * size + tf.minimum(index, more)
+    size = size + tf.cast(index < more, "int32")
+
+    def cut(leaf: Any) -> Any:
+        return None if leaf is None else leaf[start : start + size]
+
+    return keras.tree.map_structure(cut, batch)
+
+
+@contextmanager
+def _as_one() -> Generator[None]:
+    """Let loss objects of Keras see one replica, so that they do not divide by the number.
+
+    What they return would otherwise be another number than what a function returns, and a sum of
+    both could not be told apart any more.
+    """
+    call, strategy = keras.losses.Loss.__call__, tf.distribute.get_strategy
+    alone = tf.distribute.OneDeviceStrategy("/cpu:0")
+
+    def call_as_one(loss: keras.losses.Loss, *args: Any, **kwargs: Any) -> Any:
+        tf.distribute.get_strategy = lambda: alone
+        try:
+            return call(loss, *args, **kwargs)
+        finally:
+            tf.distribute.get_strategy = strategy
+
+    keras.losses.Loss.__call__ = call_as_one
+    try:
+        yield
+    finally:
+        keras.losses.Loss.__call__ = call
+
+
+@contextmanager
+def _seeds_apart() -> Generator[None]:
+    """Let each replica draw its own numbers, from generators whose state is the same everywhere."""
+    following = keras.random.SeedGenerator.next
+
+    def following_of_replica(generator: Any, ordered: bool = True) -> Any:
+        if _strategy_of(generator.state) is None:
+            raise ReplicasError(
+                f"a seed generator ({generator.state.path}) was made outside the scope, and all "
+                "replicas would draw from it in no certain order",
+                "make it, and what holds it, inside `strategy.scope()`.",
+            )
+        seed = following(generator, ordered)
+        index = tf.cast(_index(), seed.dtype)
+        return seed + tf.stack([index * _SEED_STRIDE, tf.zeros_like(index)])
+
+    keras.random.SeedGenerator.next = following_of_replica
+    try:
+        yield
+    finally:
+        keras.random.SeedGenerator.next = following
+
+
+def is_replicated() -> bool:
+    """Tell whether the code that runs is that of one replica among several."""
+    return tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+
+
+def _index() -> Tensor:
+    return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+
+def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
+    """See `Backend.sum_over_replicas`."""
+    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    if not is_replicated() or not tensors:
+        return tensors
+    if rows is not None:
+        kept = tensors
+        tensors = tf.cond(rows > 0, lambda: kept, lambda: [tf.zeros_like(t) for t in kept])
+    context = tf.distribute.get_replica_context()
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, tensors))
+
+
+def once(gradients: Sequence[Any]) -> list[Any]:
+    """See `Backend.once`: optimizers of Keras add up over the replicas, after they have clipped."""
+    if not is_replicated():
+        return list(gradients)
+    given = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    if tf.get_static_value(_index()) == 0:
+        return given
+    if tf.get_static_value(_index()) is not None:
+        return [tf.zeros_like(gradient) for gradient in given]
+    is_first = tf.equal(_index(), 0)
+    return tf.cond(is_first, lambda: given, lambda: [tf.zeros_like(g) for g in given])
+
+
+def settle(values: Tensor, sums: Sequence[Any], others: Sequence[Any], share: Tensor) -> Tensor:
+    """See `Backend.settle`.
+
+    What differs from the first replica is averaged, so that what is equal stays so to the bit.
+    """
+    held = [_floating(v) for v in others]
+    totals = sum_over_replicas([values, *(_floating(v) for v in sums), *once(held)])
+    firsts = totals[1 + len(sums) :]
+    for variable, total in zip(sums, once(totals[1 : 1 + len(sums)]), strict=True):
+        variable.assign(tf.cast(total, variable.dtype))
+    gaps = [(v - first) * tf.cast(share, v.dtype) for v, first in zip(held, firsts, strict=True)]
+    gaps = sum_over_replicas(gaps, rows=share)
+    for variable, first, gap in zip(others, firsts, gaps, strict=True):
+        variable.assign(tf.cast(first + gap, variable.dtype))
+    return totals[0]
+
+
+def _floating(variable: Any) -> Tensor:
+    """Return a value that can be reduced: TensorFlow keeps integers on the host."""
+    value = tf.convert_to_tensor(variable)
+    if not value.dtype.is_floating:
+        return tf.cast(value, "float64")
+    return tf.cast(value, "float32") if value.dtype.size < 4 else value
+
+
+def copies(variable: Any) -> list[Any]:
+    """See `Backend.copies`: those of this process."""
+    value = variable.value
+    return list(value.values) if isinstance(value, tf.distribute.DistributedValues) else [value]
+
+
+def _strategy_of(variable: Any) -> Any:
+    value = variable.value
+    is_copied = isinstance(value, tf.distribute.DistributedValues)
+    return value.distribute_strategy if is_copied else None
+
+
+def is_sum(variable: Any) -> bool:
+    """See `Backend.is_sum`."""
+    value = variable.value
+    is_copied = isinstance(value, tf.distribute.DistributedValues)
+    return is_copied and value.aggregation == tf.VariableAggregation.SUM
+
+
+def read(variable: Any) -> np.ndarray:
+    """See `Backend.read`: nothing is asked of other processes."""
+    held = copies(variable)
+    if len(held) > 1 and is_sum(variable):
+        return np.asarray(sum(copy.numpy() for copy in held), held[0].dtype.as_numpy_dtype)
+    return np.asarray(held[0])
+
+
+def write(variable: Any, value: np.ndarray) -> None:
+    """See `Backend.write`: nothing is asked of other processes."""
+    if not isinstance(variable.value, tf.distribute.DistributedValues):
+        variable.assign(value)
+        return
+    held = copies(variable)
+    counts = is_sum(variable)
+    holds_first = _is_first(variable.value.distribute_strategy)
+    for index, copy in enumerate(held):
+        is_here = not counts or (index == 0 and holds_first)
+        copy.assign(tf.cast(value, copy.dtype) if is_here else tf.zeros_like(copy))
+
+
+def _is_first(strategy: tf.distribute.Strategy) -> bool:
+    """Tell whether the first replica is in this process."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    cluster = resolver.cluster_spec().as_dict()
+    return resolver.task_type == "chief" or (
+        "chief" not in cluster and resolver.task_type == "worker" and resolver.task_id == 0
+    )
