@@ -384,7 +384,7 @@ def _kinds(
             if kinds[name] == "mean" and _is_split(step):
                 raise ReplicasError(
                     f"{name!r} is computed from the result of a metric, which holds a share there",
-                    "return `metric.result()` as it is, or hold the metric and return nothing of it.",
+                    "return `metric.result()` as it is, or hold the metric and return nothing.",
                 )
             kinds[name] = "last"
     return kinds

@@ -21,6 +21,7 @@ from perigee._errors import (
 )
 from perigee._frame import current_frame
 from perigee._gradients import Gradients
+from perigee._masks import mask_of
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._updates import internals
@@ -215,6 +216,8 @@ class StepRecorder:
 
     def _loss_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call_loss(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._is_split and not hasattr(loss, "perigee_stands_for"):
+                _refuse_inexact(loss, y_pred)
             meant = getattr(loss, "perigee_stands_for", loss)
             if meant is not None:
                 self.called_losses = True
@@ -290,6 +293,23 @@ class StepRecorder:
             return original(variable)
 
         return value
+
+
+def _refuse_inexact(loss: keras.losses.Loss, y_pred: Any) -> None:
+    """Refuse a loss object that divides by what a share of a batch does not tell."""
+    reason = None
+    if loss.reduction == "sum":
+        reason = "adds up over the batch"
+    elif loss.reduction == "mean_with_sample_weight":
+        reason = "divides by the weights of a share"
+    elif any(mask_of(leaf) is not None for leaf in keras.tree.flatten(y_pred)):
+        reason = "divides by the values of a share that its mask leaves"
+    if reason is not None:
+        raise ReplicasError(
+            f"the loss {loss.name!r} {reason}",
+            "return `pg.mean(values, weights)` with values that the loss does not reduce "
+            "(`reduction=None`), or use `pg.Supervised`.",
+        )
 
 
 @contextmanager

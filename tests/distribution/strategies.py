@@ -54,7 +54,7 @@ def made(make_step: Callable[[], Any], count: int) -> Any:
 
 
 def trained(make_step: Callable[[], Any], data: Any, count: int, **arguments: Any) -> Trained:
-    """Train a Step on so many replicas, op by op unless it is asked for: compiling takes seconds."""
+    """Train a Step on so many replicas, op by op unless asked for: compiling takes seconds."""
     step = made(make_step, count)
     arguments = {"progress": "off", "seed": SEED, "execution": "eager", **arguments}
     history = pg.fit(step, data, **arguments)

@@ -568,6 +568,21 @@ def test_a_sum_over_the_batch_is_refused():
         trained(make, small(), 2, batch_size=IN_SHARES)
 
 
+@pytest.mark.parametrize("kind", ["sum", "mean_with_sample_weight", "mask"])
+def test_loss_objects_that_a_share_does_not_determine_are_refused(kind):
+    def make():
+        reduction = kind if kind != "mask" else "sum_over_batch_size"
+        squares = keras.losses.MeanSquaredError(reduction=reduction)
+        layers = [keras.layers.Embedding(9, 4, mask_zero=kind == "mask"), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((5,), dtype="int32"), *layers], name="words")
+        return Line(lambda s, x, y: squares(y, s.model(x, training=True)), model=model)
+
+    words = np.ones((4, 5), "int32")
+
+    with pytest.raises(pg.PerigeeError, match=r"PG451.*the loss 'mean_squared_error' "):
+        trained(make, (words, np.ones((4, 5, 1), "float32")), 2, batch_size=4)
+
+
 def test_xla_and_batches_without_a_common_axis_are_refused():
     def make():
         return Line(squares)

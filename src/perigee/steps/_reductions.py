@@ -8,7 +8,6 @@ exact over batches, shares of a batch and micro-batches.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from keras import ops
 from perigee import _backends
 from perigee._averages import Average, Term, as_average
 from perigee._errors import ArgumentError
+from perigee._masks import mask_of, masked
 from perigee._typing import Tensor
 
 _MEAN_BY_WEIGHT = "mean_with_sample_weight"
@@ -204,43 +204,6 @@ def _aligned(weights: Any, y_pred: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None and len(mask.shape) == len(weights.shape):
         weights = weights * ops.ones_like(mask, "float32")
     return weights
-
-
-class _Masks(keras.layers.Layer):
-    """Passes a tensor on: Keras hands masks to layers, and takes them from layers.
-
-    Where a mask is kept is Keras's own affair, and differs between the frameworks.
-    """
-
-    def __init__(self, given: Tensor | None = None) -> None:
-        super().__init__(name="masks", autocast=False)
-        self.found: Tensor | None = None
-        self._given = given
-
-    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.found = mask
-        return inputs
-
-    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
-        return previous_mask if self._given is None else self._given
-
-
-@functools.cache
-def _reader() -> _Masks:
-    return _Masks()
-
-
-def mask_of(tensor: Tensor) -> Tensor | None:
-    """Return the mask that a tensor carries, or `None`."""
-    reader = _reader()
-    reader(tensor)
-    found, reader.found = reader.found, None
-    return found
-
-
-def masked(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a tensor with a mask, unless it carries one already."""
-    return tensor if mask is None else _Masks(mask)(tensor)
 
 
 def class_weights(y_true: Tensor, y_pred: Tensor, weights: Mapping[int, float]) -> Tensor:

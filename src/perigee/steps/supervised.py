@@ -13,6 +13,7 @@ from perigee import _backends
 from perigee._averages import Average
 from perigee._errors import ArgumentError
 from perigee._frame import current_frame
+from perigee._masks import mask_of, masked
 from perigee._step import Step
 from perigee._typing import Batch, Tensor, Tree
 from perigee.steps._groups import Groups
@@ -22,8 +23,6 @@ from perigee.steps._reductions import (
     average_loss,
     class_weights,
     kind_of_labels,
-    mask_of,
-    masked,
     name_of,
     product,
 )
