@@ -379,6 +379,10 @@ class Training:
             self.hooks.record(Recorded(self.clock, scope, values, self._ask, self.now()))
 
     def _reader(self, values: _Values, program: Program) -> Callable[[], Mapping[str, float]]:
+        if program.spans_processes:  # which read together, or not at all
+            metrics = logged_metrics(program.rehearsal)
+            return lambda: {**values.means(self.clock), **metrics}
+
         def read() -> Mapping[str, float]:
             return {**values.means(self.clock), **logged_metrics(program.rehearsal)}
 

@@ -44,6 +44,7 @@ from perigee._schedule import Every
 from perigee._signals import Signals
 from perigee._step import Step
 from perigee._typing import Tree
+from perigee._workers import Workers, checksum
 from perigee.data import LARGE_STATE_BYTES, SMALLER_STATE, open_feed
 from perigee.diagnostics import Finding
 from perigee.writers.history import History
@@ -118,6 +119,7 @@ def fit(
         check_step(step, "test_step")
     check_count("validation_steps", validation_steps)
     run = as_run(run)
+    workers = Workers(step)
     course = _course(
         epochs, steps, steps_per_epoch, accumulate, nonfinite, validate_every, validation, run
     )
@@ -134,19 +136,21 @@ def fit(
         "execution": execution,
     }
     is_seed_given = seed is not None
-    seed = int(np.random.randint(2**31 - 1)) if seed is None else seed
+    seed = workers.of_chief(int(np.random.randint(2**31 - 1)) if seed is None else seed)
     execution = as_execution(execution)
     hooks, keras_callbacks = sorted_callbacks(callbacks)
     if run is not None:
         _refuse_backups(keras_callbacks)
-    shown = terminal(progress)
+    shown = terminal(progress) if workers.is_chief else None
     history = History()
     signals = Signals()
     with contextlib.ExitStack() as stack:
         stack.callback(signals.deliver)  # last: it may end the process
         opened = None
         if run is not None:
-            opened = OpenRun(run, step, seed, is_seed_given=is_seed_given)
+            opened = OpenRun(
+                run, step, seed, is_seed_given=is_seed_given, is_writer=workers.is_chief
+            )
             stack.callback(opened.close)
             opened.check_execution(execution)
         feed = open_feed(
@@ -166,6 +170,8 @@ def fit(
         # A bad step is refused before a run is made.
         programs = Programs(step, "train_step", execution, accumulate, history, nonfinite=nonfinite)
         batch = feed.peek()
+        at = 0 if opened is None or opened.loaded is None else opened.loaded.content.clock.step
+        workers.agree({"first batch": checksum(batch), "step of the checkpoint": at})
         trained = programs(batch)
         if opened is not None:
             programs.is_kept = True
@@ -188,11 +194,11 @@ def fit(
                 _evaluation.evaluate,
                 measured,
                 measured_on,
-                Blocks(measured_on, execution.most_steps),
+                Blocks(measured_on, workers.most_steps(execution.most_steps)),
                 validation_steps,
                 adapted,
             )
-        blocks = Blocks(feed, execution.most_steps)
+        blocks = Blocks(feed, workers.most_steps(execution.most_steps))
         plan = None if opened is None else opened.plan
         if plan is None:
             with compiling():
@@ -214,7 +220,9 @@ def fit(
             hooks=Hooks([history, *hooks, *kept, *([shown] if shown else [])]),
             callbacks=adapted,
             saving=opened,
-            interruption=lambda: "signal" if signals.received else None,
+            interruption=workers.interruption(
+                lambda: "signal" if signals.received else None, lambda: training.clock.step
+            ),
             now=lambda: time.perf_counter() - began,
             compiled_before=compiled_before,
             origin=None if opened is None else opened.origin,
@@ -229,7 +237,9 @@ def fit(
                 return history
         if opened is not None:  # else there is nothing to save, and signals do what they do
             stack.enter_context(signals)
-        training.run()
+        with workers.told_of_loss():
+            training.run()
+            workers.wait()  # none ends well before the chief has saved
         programs.look_back()
     return history
 
@@ -262,7 +272,10 @@ def evaluate(
         _check_finite(feed, steps)
         execution = as_execution(execution)
         programs = Programs(step, "test_step", execution)
-        return _evaluation.evaluate(programs, feed, Blocks(feed, execution.most_steps), steps)
+        workers = Workers(step)
+        blocks = Blocks(feed, workers.most_steps(execution.most_steps))
+        with workers.told_of_loss():
+            return _evaluation.evaluate(programs, feed, blocks, steps)
     finally:
         feed.close()
 
@@ -295,7 +308,10 @@ def predict(
         _check_finite(feed, steps)
         execution = as_execution(execution)
         programs = Programs(step, "predict_step", execution)
-        return _evaluation.predict(programs, feed, Blocks(feed, execution.most_steps), steps)
+        workers = Workers(step)
+        blocks = Blocks(feed, workers.most_steps(execution.most_steps))
+        with workers.told_of_loss():
+            return _evaluation.predict(programs, feed, blocks, steps)
     finally:
         feed.close()
 

@@ -145,6 +145,7 @@ class OpenRun(Hook):
         step: The Step that is trained.
         seed: Of the order of the data; `None` where it has none.
         is_seed_given: Whether the user asked for this seed.
+        is_writer: Whether this process writes; of several that train together, one does.
 
     Attributes:
         loaded: The newest intact checkpoint, or `None` where the run is new.
@@ -161,8 +162,15 @@ class OpenRun(Hook):
     """
 
     def __init__(
-        self, run: Run, step: Step, seed: int | None, *, is_seed_given: bool = False
+        self,
+        run: Run,
+        step: Step,
+        seed: int | None,
+        *,
+        is_seed_given: bool = False,
+        is_writer: bool = True,
     ) -> None:
+        self._is_writer = is_writer
         self._failed_saves = 0
         self._run, self._step, self.seed = run, step, seed
         self._path = Path(fspath(run.path))
@@ -182,10 +190,10 @@ class OpenRun(Hook):
         self._is_better = False
         self._began: Mapping[str, Any] = {}
         self._random: Mapping[str, Any] = {}
-        if run.resume == "never":
+        if run.resume == "never" and is_writer:
             self._refuse_existing()
         self._is_new = not self._path.exists()
-        self._lock = RunLock(self._path)
+        self._lock = RunLock(self._path) if is_writer else None
         try:
             self._checkpoints = run._checkpoints(self._lock)  # pyright: ignore[reportPrivateUsage]
             self.loaded = self._load()
@@ -195,7 +203,8 @@ class OpenRun(Hook):
                     raise RunArgumentError(str(self._path), "seed", repr(saved), repr(seed))
                 self.seed = saved
             # The package may be missing, which is said before anything is written.
-            self._events = TensorBoard(self._path) if run.tensorboard else None
+            writes_events = run.tensorboard and is_writer
+            self._events = TensorBoard(self._path) if writes_events else None
         except BaseException:
             self._let_go()
             raise
@@ -246,9 +255,11 @@ class OpenRun(Hook):
             counts = {True: "more than 1, or 'auto'", False: "1"}
             raise RunArgumentError(path, "steps_per_call", counts[plan.is_fused], counts[fuses])
 
-    def writers(self, plan: Plan | None, feed: Source) -> Writers:
+    def writers(self, plan: Plan | None, feed: Source) -> Hook:
         """Return the writers of the run, as one hook."""
         self._plan, self._feed = plan, feed
+        if not self._is_writer:
+            return Hook()
         directory = RunDirectory(
             self._path,
             backend=_backends.current().name,
@@ -365,6 +376,8 @@ class OpenRun(Hook):
             self._let_go()
 
     def _let_go(self) -> None:
+        if self._lock is None:
+            return
         self._lock.release()
         if self._is_new and self._writers is None:  # it never began: only the lock is there
             shutil.rmtree(self._path, ignore_errors=True)
@@ -416,6 +429,9 @@ class OpenRun(Hook):
         Raises:
             CheckpointSaveError: If the last save fails; of another, only where the run is strict.
         """
+        if not self._is_writer:
+            self._is_better = False
+            return
         assert self._feed is not None
         try:
             self._checkpoints.wait()
@@ -503,7 +519,9 @@ class OpenRun(Hook):
             return loaded
         if self._run.resume == "required":
             raise NoCheckpointError(str(self._checkpoints.directory), "newest", [], [])
-        if read_run(self._path) is not None or (self._path / "metrics.jsonl").exists():
+        if self._is_writer and (
+            read_run(self._path) is not None or (self._path / "metrics.jsonl").exists()
+        ):
             # It was killed before it first saved: its logs tell of nothing that remains.
             for name in _LOGS:
                 remains = self._path / name

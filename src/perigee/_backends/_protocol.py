@@ -115,11 +115,16 @@ class Replicas(Protocol):
         name: Of what the framework calls it.
         count: How many there are.
         splits: Whether batches are split; false where there is one, which runs as without.
+        processes: How many processes they run in. All of them run the same program, on the same
+            data, in the same order.
+        process: Which of them this one is; 0 is the chief, which alone writes files.
     """
 
     name: str
     count: int
     splits: bool
+    processes: int
+    process: int
 
     def check(self) -> None:
         """Refuse what is known not to be exact, or was never tried.
@@ -131,6 +136,17 @@ class Replicas(Protocol):
 
     def holds(self, variable: Any) -> bool:
         """Tell whether a Keras variable has a copy on each of these replicas."""
+        ...
+
+    def gathered(self, values: Sequence[int]) -> np.ndarray:
+        """Return what each process passes, shape `(processes, len(values))`, int64.
+
+        It waits for all of them. Values are exact below 2**53.
+        """
+        ...
+
+    def is_loss_of_process(self, error: Exception) -> bool:
+        """Tell whether an error comes from another process that is not there any more."""
         ...
 
     def scope(self) -> AbstractContextManager[None]:

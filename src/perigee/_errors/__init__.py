@@ -37,6 +37,8 @@ from perigee._errors.losses import RegularizationTwiceError as RegularizationTwi
 from perigee._errors.replicas import ReplicasError as ReplicasError
 from perigee._errors.replicas import ScopeError as ScopeError
 from perigee._errors.replicas import StrategyError as StrategyError
+from perigee._errors.replicas import WorkerLostError as WorkerLostError
+from perigee._errors.replicas import WorkersApartError as WorkersApartError
 from perigee._errors.runs import ArgumentError as ArgumentError
 from perigee._errors.runs import CheckpointContentError as CheckpointContentError
 from perigee._errors.runs import CheckpointSaveError as CheckpointSaveError

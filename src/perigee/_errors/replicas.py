@@ -57,3 +57,41 @@ class ScopeError(PerigeeError, ValueError):
             expected="the Step and everything that it holds are made in one scope.",
             fix="make models, optimizers, metrics and the Step inside `with strategy.scope():`.",
         )
+
+
+class WorkerLostError(PerigeeError, ConnectionError):
+    """Another process of the training has ended, or cannot be reached any more.
+
+    Steps need all processes, so the training ends in each of them. With a run it goes on from its
+    newest checkpoint when all are started again with the same command.
+    """
+
+    code = "PG453"
+
+    def __init__(self, process: int, processes: int, said: str) -> None:
+        self.process, self.processes, self.said = process, processes, said
+        super().__init__(
+            f"Process {process} of {processes} has lost another one: {said}",
+            expected="all processes run until the training ends in all of them.",
+            fix="look at the log of the one that ended first, and start all of them again.",
+        )
+
+
+class WorkersApartError(PerigeeError, ValueError):
+    """The processes of one training have begun it differently.
+
+    All of them must run the same program on the same data in the same order, and see the same
+    run directory: each trains on its share of every batch.
+    """
+
+    code = "PG454"
+
+    def __init__(self, differences: Sequence[str]) -> None:
+        self.differences = tuple(differences)
+        super().__init__(
+            f"The processes of the training differ in {len(self.differences)} things:",
+            items=self.differences,
+            expected="the same in each of them.",
+            fix="seed what is random (`keras.utils.set_random_seed`, a `seed` for shuffles), and "
+            "let all of them see the same files.",
+        )

@@ -83,6 +83,11 @@ class Program:
         return self._replicas is not None and self._replicas.splits
 
     @property
+    def spans_processes(self) -> bool:
+        """Whether the replicas are in several processes."""
+        return self._replicas is not None and self._replicas.processes > 1
+
+    @property
     def traces(self) -> int:
         """How often the method has been compiled, in whatever way."""
         return sum(compiled.traces for compiled in self._compiled.values())

@@ -22,6 +22,13 @@ _REFUSED = {
     "averages of weights and loss scaling fail",
 }
 _TRIED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+"""What collective operations raise where one of the processes has ended."""
 _SEED_STRIDE = 0x9E3779B1
 """Keeps the seeds of replicas apart; the fraction of the golden ratio in 32 bits."""
 
@@ -43,6 +50,8 @@ class Replicas:
         self.count = strategy.num_replicas_in_sync
         self.splits = not isinstance(strategy, tf.distribute.OneDeviceStrategy)
         self._strategy = strategy
+        self.processes, self.process = _place_of(strategy)
+        self._sum: Callable[..., Any] | None = None
 
     def check(self) -> None:
         """See `Replicas.check`."""
@@ -53,6 +62,31 @@ class Replicas:
     def holds(self, variable: Any) -> bool:
         """See `Replicas.holds`."""
         return _strategy_of(variable) is self._strategy or not self.splits
+
+    def gathered(self, values: Sequence[int]) -> np.ndarray:
+        """See `Replicas.gathered`."""
+        mine = np.zeros((self.processes, len(values)), "float64")
+        mine[self.process] = values
+        if self.processes > 1:
+            local = self.count // self.processes  # each replica of a process adds the same
+            if self._sum is None:
+                self._sum = tf.function(self._summed, reduce_retracing=True, autograph=False)
+            mine = self._sum(tf.constant(mine)).numpy() / local
+        return mine.round().astype("int64")
+
+    def _summed(self, values: Tensor) -> Tensor:
+        def add(values: Tensor) -> Tensor:
+            context = tf.distribute.get_replica_context()
+            values = tf.identity(values)  # on a device: an argument is on none yet
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+        return self._first(self._strategy.run(add, args=(values,)))
+
+    def is_loss_of_process(self, error: Exception) -> bool:
+        """See `Replicas.is_loss_of_process`."""
+        if self.processes == 1 or not isinstance(error, tf.errors.OpError):
+            return False
+        return isinstance(error, _LOST) or "ollective" in str(error)
 
     @contextmanager
     def scope(self) -> Generator[None]:
@@ -203,6 +237,9 @@ def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> 
     if rows is not None:
         kept = tensors
         tensors = tf.cond(rows > 0, lambda: kept, lambda: [tf.zeros_like(t) for t in kept])
+    # A copy is on the device of its replica, which TensorFlow asks for; a condition's result is on
+    # none yet.
+    tensors = [tf.identity(tensor) for tensor in tensors]
     context = tf.distribute.get_replica_context()
     return list(context.all_reduce(tf.distribute.ReduceOp.SUM, tensors))
 
@@ -279,18 +316,21 @@ def write(variable: Any, value: np.ndarray) -> None:
         return
     held = copies(variable)
     counts = is_sum(variable)
-    holds_first = _is_first(variable.value.distribute_strategy)
+    holds_first = _place_of(variable.value.distribute_strategy)[1] == 0
     for index, copy in enumerate(held):
         is_here = not counts or (index == 0 and holds_first)
         copy.assign(tf.cast(value, copy.dtype) if is_here else tf.zeros_like(copy))
 
 
-def _is_first(strategy: tf.distribute.Strategy) -> bool:
-    """Tell whether the first replica is in this process."""
+def _place_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Return how many processes there are, and which of them this one is."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
-        return True
-    cluster = resolver.cluster_spec().as_dict()
-    return resolver.task_type == "chief" or (
-        "chief" not in cluster and resolver.task_type == "worker" and resolver.task_id == 0
-    )
+        return 1, 0
+    tasks = [
+        (kind, index)
+        for kind in ("chief", "worker")
+        for index in range(len(resolver.cluster_spec().as_dict().get(kind, ())))
+    ]
+    place = resolver.task_type, resolver.task_id
+    return (len(tasks), tasks.index(place)) if place in tasks else (1, 0)
