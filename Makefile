@@ -76,4 +76,5 @@ faults: $(INSTALLED)
 # Write the generated pages, then check pages and links.
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate_errors.py
+	$(BIN)/python docs/generate_distribution.py
 	$(BIN)/python -m pytest --quiet tests/test_docs.py

@@ -20,6 +20,13 @@ def test_the_page_of_errors_is_current():
     assert written == render(), "run `make docs`"
 
 
+def test_the_table_of_strategies_says_what_tests_say():
+    render = runpy.run_path(str(ROOT / "docs" / "generate_distribution.py"))["render"]
+
+    written = (ROOT / "docs" / "distribution.md").read_text(encoding="utf-8")
+    assert written == render(written), "run `make docs`"
+
+
 def test_every_code_has_a_section():
     written = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 

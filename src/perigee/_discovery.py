@@ -110,6 +110,8 @@ def rehearse(
         _refuse_unheld(after, recorder)
         _refuse_kept_tensors(before, after)
         written = _written(before, after, recorder, undo)
+    if _is_split(step):
+        _refuse_counts(step, method, batch, after, written)
     recorder.build_optimizers(after)
     built = _state.track(step)
     if accumulate > 1:
@@ -204,6 +206,50 @@ def _is_split(step: Step) -> bool:
     """Tell whether the step runs on shares of a batch, but is rehearsed on all of it at once."""
     replicas = internals_of(step).replicas
     return replicas is not None and replicas.splits
+
+
+def _refuse_counts(
+    step: Step, method: Method, batch: Batch, tracked: Tracked, written: Sequence[Any]
+) -> None:
+    """Refuse variables that add up over the batch, where replicas see a share of it.
+
+    What a step writes by itself becomes the mean over the replicas. The step runs on both halves
+    of the batch: whole numbers must change by as much as with the whole batch, and others must
+    not change by as much as with both halves together.
+    """
+    kinds = {id(e.variable): e.kind for e in tracked.entries if not e.key.startswith("perigee/")}
+    held = [v for v in written if kinds.get(id(v)) in ("variable", "non_trainable")]
+    is_whole = ["int" in keras.backend.standardize_dtype(v.dtype) for v in held]
+    chosen = [v for v, w in zip(held, is_whole, strict=True) if w or kinds[id(v)] == "variable"]
+    leaf = next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None)
+    rows = int(leaf.shape[0])
+    if not chosen or rows < 2:
+        return
+
+    def changes(first: int, last: int) -> list[np.ndarray]:
+        before = _state.snapshot(chosen)
+        part = keras.tree.map_structure(lambda x: None if x is None else x[first:last], batch)
+        with undone(tracked.variables), _noting(method):
+            call(step, method, part, is_probed=True)
+            after = _state.snapshot(chosen)
+        return [new.astype("float64") - old for new, old in zip(after, before, strict=True)]
+
+    halves = changes(0, rows // 2), changes(rows // 2, rows)
+    counted: list[Any] = []
+    for variable, whole, one, other in zip(chosen, changes(0, rows), *halves, strict=True):
+        if "int" in keras.backend.standardize_dtype(variable.dtype):
+            is_count = not np.array_equal(whole, one)
+        else:
+            adds_up = np.allclose(whole, one + other, rtol=1e-3)
+            is_count = bool(np.any(whole)) and adds_up and not np.allclose(whole, one, rtol=1e-3)
+        if is_count:
+            counted.append(variable)
+    if counted:
+        raise ReplicasError(
+            f"{', '.join(tracked.names_of(counted))} adds up over the batch, and a variable that a "
+            "step assigns becomes the mean over the replicas",
+            "hold a `keras.metrics.Sum`, which adds up over replicas, or count in `host_state`.",
+        )
 
 
 def _described(value: Any) -> Any:

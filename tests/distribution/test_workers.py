@@ -34,6 +34,7 @@ def pair(tmp_path_factory):
         yield workers
 
 
+@pytest.mark.tried("the updates and logs of one device, ragged batches included", workers="works")
 def test_two_processes_train_as_one_does(pair, tmp_path):
     with Workers(tmp_path, 1, epochs=40) as alone:
         assert alone.ended() == [0], alone.said(0)
@@ -42,15 +43,19 @@ def test_two_processes_train_as_one_does(pair, tmp_path):
     assert_same(alone.result(0), pair.result(0), is_exact=False)
 
 
+@pytest.mark.tried("the chief alone writes the run", workers="works")
 def test_the_chief_alone_writes_the_run(pair):
     run = pair.folder / "run"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = (run / "metrics.jsonl").read_text().splitlines()
+    said = [json.loads(record) for record in records]
 
-    epochs = [row for row in rows if row["scope"] == "epoch"]
-    assert len(epochs) == LONG["epochs"]
+    assert [record["kind"] for record in said].count("epoch") == LONG["epochs"]
     assert (run / "checkpoints" / "step-00000160").is_dir()
 
 
+@pytest.mark.tried(
+    "a killed process ends the others; all go on from the run, to the bit", workers="works"
+)
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_other_and_both_go_on_where_they_saved(pair, tmp_path, killed):
     with Workers(tmp_path, 2, **LONG) as workers:
@@ -72,6 +77,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_where_they_saved(pair, t
         assert_same(pair.result(0), workers.result(0), is_exact=True)
 
 
+@pytest.mark.tried("processes with different data", workers="refused")
 def test_processes_with_other_data_are_told_apart(tmp_path):
     with Workers(tmp_path, 2, shifts=(0, 1)) as workers:
         statuses = workers.ended()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -42,13 +43,21 @@ def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
     """Read the learning rate of each optimizer that the step applies. It waits for the device."""
     written = {id(variable) for variable in rehearsal.written}
     rates = {
-        path: float(_backends.current().to_host(ops.convert_to_tensor(optimizer.learning_rate)))
+        path: _number(optimizer.learning_rate)
         for path, optimizer in rehearsal.tracked.optimizers.items()
         if path in rehearsal.updated or id(optimizer.iterations) in written
     }
     if len(rates) == 1:
         return {"learning_rate": next(iter(rates.values()))}
     return {f"{path}/learning_rate": rate for path, rate in rates.items()}
+
+
+def _number(rate: Any) -> float:
+    """Return a learning rate, a variable or what a schedule gives. It waits for the device."""
+    backend = _backends.current()
+    if isinstance(rate, keras.Variable):
+        return float(backend.read(rate))
+    return float(backend.to_host(ops.convert_to_tensor(rate)))
 
 
 def finalize(rehearsal: Rehearsal) -> None:
