@@ -431,6 +431,18 @@ def _more(run: Result, before: Result) -> str:
     return f"{statistics.median(a - b for a, b in pairs):+.1f}"
 
 
+def _replicas(result: Result) -> str:
+    names = {"by_hand": "by hand, `tf.data`", "perigee": "Perigee, `tf.data`"}
+    names["perigee_arrays"] = "Perigee, arrays"
+    rows = [[name, _micros(result[key])] for key, name in names.items()]
+    low, high = result["interval"]
+    said = (
+        f"Over `tf.data`, Perigee takes {result['ratio']:.2f} ({low:.2f} to {high:.2f}) of the time "
+        f"by hand, the median of {result['rounds']} rounds with its 95% interval."
+    )
+    return f"{_table(['', 'microseconds a step'], rows, 'lr')}\n\n{said}"
+
+
 _SECTIONS = {
     "fresh_process": (
         "Time to the first step, and memory",
@@ -457,6 +469,12 @@ _SECTIONS = {
         "The dense model with a display that is drawn (into memory), JSON lines, and TensorBoard, "
         "from the end of the first epoch to that of the last.",
         _cost_of_writing,
+    ),
+    "replicas": (
+        "Two replicas",
+        "A small dense model under `MirroredStrategy` on two logical CPUs, in batches of 32: "
+        "the loop that TensorFlow's tutorial writes, one compiled call a step, and Perigee.",
+        _replicas,
     ),
     "above_the_floor": (
         "What is left above the floor",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from benchmarks import contest, render, run_all
-from benchmarks.facts import RESULTS
+from benchmarks.facts import RESULTS, ROOT
 from benchmarks.options import WORKLOAD_NAMES
 from benchmarks.timing import in_turn, median_interval
 from benchmarks.workloads import WORKLOADS
@@ -144,6 +146,20 @@ def test_a_script_has_what_the_report_needs(name):
     title, _, _ = render._SECTIONS[name]
     assert result["kind"] == name
     assert f"## {title}" in report
+
+
+@pytest.mark.slow
+@pytest.mark.only_tensorflow
+def test_replicas_are_measured_in_a_process_that_has_them(tmp_path):
+    words = ["--backend", "tensorflow", "--quick", "--out", str(tmp_path)]
+
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.replicas", *words], cwd=ROOT, check=True, timeout=300
+    )
+
+    report = render.render(render.read(tmp_path))
+    assert "## Two replicas" in report
+    assert "Perigee, arrays" in report
 
 
 def test_every_command_of_a_whole_run_is_understood():

@@ -13,6 +13,7 @@ from perigee._arguments import check_codes, check_step, named
 from perigee._errors import ArgumentError
 from perigee._step import Step
 from perigee._typing import Batch
+from perigee._updates import internals
 from perigee.data import open_feed
 from perigee.diagnostics import Evidence, Report, examine, untouched
 from perigee.steps.keras_step import KerasStep
@@ -59,7 +60,7 @@ def check(
         A `Report`.
 
     Raises:
-        ArgumentError: If a code is unknown, or `data` is an iterator.
+        ArgumentError: If a code is unknown, `data` is an iterator, or the Step has replicas.
     """
     ignored = check_codes("ignore", ignore)
     if level not in get_args(Level):
@@ -67,6 +68,14 @@ def check(
     is_model = isinstance(target, keras.Model)
     step = KerasStep(target) if is_model else target
     check_step(step, "train_step")
+    replicas = internals(step).replicas
+    if replicas is not None and replicas.splits:
+        raise ArgumentError(
+            "target",
+            f"<{type(step).__name__}, made under {replicas.name}>",
+            "a Step of one device: what is looked at is one run of it on a whole batch.",
+            "check one that is made outside the scope, and train the other.",
+        )
     ignored += check_codes("ignore_findings", step.ignore_findings)
     for name, given in (("data", data), ("validation", validation)):
         if isinstance(given, Iterator):

@@ -83,12 +83,13 @@ class Workers:
             assert process.stdout is not None
             process.stdout.close()
 
-    def wait_for_step(self, step: int) -> None:
-        """Wait until the first process says that so many steps are done."""
+    def wait_for_step(self, step: int | None) -> None:
+        """Wait until the first process says that so many steps are done; `None` for any."""
         stdout = self.processes[0].stdout
         assert stdout is not None
         for line in stdout:
-            if line.strip() == f"step {step}":
+            said = line.strip()
+            if said == f"step {step}" or (step is None and said.startswith("step ")):
                 return
         raise AssertionError(self.said(0))
 

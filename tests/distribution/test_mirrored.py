@@ -662,6 +662,23 @@ def test_a_step_and_what_it_holds_are_made_in_one_scope():
         pg.fit(Line(squares, model=inside), small(), progress="off")
 
 
+@pytest.mark.tried("a loop of one's own, by `prepare`", mirrored="works")
+def test_a_loop_of_ones_own_runs_on_replicas():
+    x, y = small(IN_SHARES)
+    losses = {}
+    for count in (1, 2):
+        with pg.prepare(made(lambda: Line(squares), count), execution="eager") as loop:
+            losses[count] = [loop.train_step((x, y))["loss"] for _ in range(3)]
+
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)
+
+
+@pytest.mark.tried("`check`", mirrored="refused")
+def test_a_step_with_replicas_is_not_checked():
+    with pytest.raises(pg.PerigeeError, match=r"PG6.*made under MirroredStrategy"):
+        pg.check(made(lambda: Line(squares), 2), small())
+
+
 @pytest.mark.tried(
     "the updates and logs of one device, ragged batches included", central_storage="refused"
 )
