@@ -437,8 +437,8 @@ def _replicas(result: Result) -> str:
     rows = [[name, _micros(result[key])] for key, name in names.items()]
     low, high = result["interval"]
     said = (
-        f"Over `tf.data`, Perigee takes {result['ratio']:.2f} ({low:.2f} to {high:.2f}) of the time "
-        f"by hand, the median of {result['rounds']} rounds with its 95% interval."
+        f"Over `tf.data`, Perigee takes {result['ratio']:.2f} ({low:.2f} to {high:.2f}) of the "
+        f"time by hand, the median of {result['rounds']} rounds with its 95% interval."
     )
     return f"{_table(['', 'microseconds a step'], rows, 'lr')}\n\n{said}"
 

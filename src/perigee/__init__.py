@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from perigee._run import fit as fit
     from perigee._run import predict as predict
     from perigee._runs import Run as Run
+    from perigee._samples import sample as sample
     from perigee._schedule import Every as Every
     from perigee._step import Step as Step
     from perigee.diagnostics import Finding as Finding
@@ -50,6 +51,7 @@ _HOMES = {
     "evaluate": "perigee._run",
     "fit": "perigee._run",
     "predict": "perigee._run",
+    "sample": "perigee._samples",
     "Every": "perigee._schedule",
     "Step": "perigee._step",
     "clip_by_global_norm": "perigee._gradients",

@@ -32,6 +32,7 @@ from perigee._errors import (
 from perigee._frame import Method
 from perigee._memory import advise_on_memory
 from perigee._recorder import Observer, StepRecorder, patched
+from perigee._samples import Sample, Slot
 from perigee._state import Tracked
 from perigee._step import Step, call, layers_of
 from perigee._typing import Batch, Tree
@@ -56,6 +57,7 @@ class Rehearsal:
         loops_well: Whether the step may do well in a compiled loop; see `Backend.rehearse`.
         results: Of returned values that are a metric's result: the metric, and which leaf of its
             result.
+        samples: Where samples are left for the host, by the names under which they are returned.
     """
 
     tracked: Tracked
@@ -68,6 +70,7 @@ class Rehearsal:
     predicted: Tree
     loops_well: bool
     results: Mapping[str, tuple[keras.Metric, int]]
+    samples: Mapping[str, Slot]
 
     @property
     def uncovered(self) -> list[str]:
@@ -111,6 +114,7 @@ def rehearse(
         _refuse_kept_tensors(before, after)
         written = _written(before, after, recorder, undo)
     if _is_split(step):
+        _refuse_samples(recorder)
         _refuse_counts(step, method, batch, after, written)
     recorder.build_optimizers(after)
     built = _state.track(step)
@@ -134,6 +138,7 @@ def rehearse(
         predicted=recorder.predicted,
         loops_well=loops_well,
         results=recorder.results,
+        samples={name: Slot(value) for name, value in recorder.samples.items()},
     )
 
 
@@ -206,6 +211,14 @@ def _is_split(step: Step) -> bool:
     """Tell whether the step runs on shares of a batch, but is rehearsed on all of it at once."""
     replicas = internals_of(step).replicas
     return replicas is not None and replicas.splits
+
+
+def _refuse_samples(recorder: StepRecorder) -> None:
+    if recorder.samples:
+        raise ReplicasError(
+            f"it shows {', '.join(recorder.samples)}, and each replica has samples of its own",
+            "show them in a callback, from a few examples of their own.",
+        )
 
 
 def _refuse_counts(
@@ -377,7 +390,7 @@ def _check_logs(method: Method, returned: Any) -> None:
     for name, value in returned.items():
         if not isinstance(name, str):
             raise LogValueError(method, str(name), "a value under a name that is no string")
-        if isinstance(value, Average | int | float | np.generic):
+        if isinstance(value, Average | Sample | int | float | np.generic):
             continue
         shape = getattr(value, "shape", None)
         if shape is None or isinstance(value, str):
@@ -478,6 +491,7 @@ class Probe:
             if isinstance(value, Average)
             else [keras.ops.convert_to_tensor(value)]
             for name, value in returned.items()
+            if not isinstance(value, Sample)
         }
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from perigee._clock import Clock
 from perigee._schedule import Every
+from perigee._shown import Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Recorded:
         values: Name to exact mean.
         stop: Call it with a reason to end the training after this event.
         seconds: Time of the event, in seconds since `fit` was called.
+        samples: Name to the images or texts that `pg.sample` logged in the last step, those of a
+            validation under `val_`; at epochs and validations only.
     """
 
     clock: Clock
@@ -69,6 +72,7 @@ class Recorded:
     values: Mapping[str, float]
     stop: Callable[[str], None]
     seconds: float
+    samples: Mapping[str, Shown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -12,6 +12,7 @@ from keras import ops
 
 from perigee._averages import Term
 from perigee._gradients import Gradients
+from perigee._samples import Sample
 from perigee._state import Holder
 
 Method = Literal["train_step", "test_step", "predict_step"]
@@ -54,6 +55,7 @@ class Frame:
             `()`; `None` where it has the whole batch.
         all_rows: Likewise, of rows.
         is_probed: Whether the step runs for what it returns, and updates nothing.
+        keep: Leaves a sample under its name for the host; `None` during a rehearsal.
     """
 
     step: Holder
@@ -72,6 +74,8 @@ class Frame:
     def share(self) -> Any:
         """Which part of the examples of the batch this replica has, shape `()`, float32."""
         return ops.cast(self.examples, "float32") / ops.maximum(self.all_examples, 1.0)
+
+    keep: Callable[[str, Sample], None] | None = None
 
 
 under_way: ContextVar[Frame | None] = ContextVar("perigee_frame", default=None)

@@ -27,6 +27,7 @@ from perigee._execution import (
 from perigee._memory import advise_on_memory
 from perigee._protocols import Callbacks, Feed, Saving
 from perigee._schedule import Every
+from perigee._shown import Shown
 from perigee._typing import Batch
 
 _ROWS_BETWEEN_READS = 64
@@ -71,6 +72,7 @@ class Training:
         programs: Returns the program for batches like the one given; asked at every epoch, so
             that a Step which has changed is compiled anew.
         validate: Measures the Step on the validation data, values unprefixed; or `None`.
+        validation_samples: Returns what that logged as samples, since the last time.
         hooks: Are told what happens.
         callbacks: Keras's callbacks, or `None`.
         saving: Saves what is needed to go on, or `None`.
@@ -87,6 +89,7 @@ class Training:
     blocks: Blocks
     programs: Callable[[Batch], Program]
     validate: Callable[[], Mapping[str, float]] | None
+    validation_samples: Callable[[], Mapping[str, Shown]]
     hooks: Hooks
     callbacks: Callbacks | None
     saving: Saving | None
@@ -223,7 +226,7 @@ class Training:
         if self.course.validate_every.is_due(self.clock) or is_over:
             validated = self._validate()
         logs = {**trained, **validated, **learning_rates(program.rehearsal)}
-        self._record("epoch", logs)
+        self._record("epoch", logs, {**program.samples(), **self._samples_of_validation()})
         if self.callbacks:
             self.callbacks.epoch_end(epoch, logs)
         if self.saving and is_whole and self.saving.is_due(self.clock):
@@ -269,7 +272,8 @@ class Training:
             )
         due = self.course.validate_every
         if due.steps is not None and due.is_due(self.clock):
-            self._record("validation", self._validate())
+            validated = self._validate()
+            self._record("validation", validated, self._samples_of_validation())
         self._asked = self._asked or values.stop
         # At the end of an epoch it is saved when all of it is done.
         is_at_end = self.clock.batch == self._steps_per_epoch()
@@ -373,10 +377,17 @@ class Training:
         return {f"val_{name}": value for name, value in values.items()}
 
     def _record(
-        self, scope: Literal["epoch", "validation", "steps"], values: Mapping[str, float]
+        self,
+        scope: Literal["epoch", "validation", "steps"],
+        values: Mapping[str, float],
+        samples: Mapping[str, Shown] | None = None,
     ) -> None:
-        if values:
-            self.hooks.record(Recorded(self.clock, scope, values, self._ask, self.now()))
+        if values or samples:
+            event = Recorded(self.clock, scope, values, self._ask, self.now(), samples or {})
+            self.hooks.record(event)
+
+    def _samples_of_validation(self) -> dict[str, Shown]:
+        return {f"val_{name}": shown for name, shown in self.validation_samples().items()}
 
     def _reader(self, values: _Values, program: Program) -> Callable[[], Mapping[str, float]]:
         if program.spans_processes:  # which read together, or not at all

@@ -41,6 +41,7 @@ from perigee._loop import INTERRUPTIONS, _note, _Values
 from perigee._programs import Programs
 from perigee._protocols import Resumes
 from perigee._runs import OpenRun, Run
+from perigee._shown import Shown
 from perigee._signals import Signals
 from perigee._step import Step
 from perigee._typing import Batch, Tree
@@ -287,7 +288,7 @@ class Prepared:
             ending = None
         self._save(None if reason == _LEFT else reason, is_last=True)
         if ending:
-            self._record("epoch", ending)
+            self._record("epoch", ending, self._samples())
         self._asks["train_step"].look_back()
         self.stop_reason = reason
         self._end(reason)
@@ -417,7 +418,7 @@ class Prepared:
         values = self._epoch_values()
         self.clock = self.clock.after_epoch()
         self._values, self._own = None, Tally()
-        self._record("epoch", values)
+        self._record("epoch", values, self._samples())
         if self._opened is not None:
             self._is_due = self._is_due or self._opened.is_due(self.clock)
         return values
@@ -469,9 +470,15 @@ class Prepared:
             rates |= learning_rates(program.rehearsal)
         return rates
 
-    def _record(self, scope: Any, values: Mapping[str, float]) -> None:
-        if values:
-            self._hooks.record(Recorded(self.clock, scope, values, self.stop, self._now()))
+    def _record(
+        self, scope: Any, values: Mapping[str, float], samples: Mapping[str, Shown] | None = None
+    ) -> None:
+        if values or samples:
+            event = Recorded(self.clock, scope, values, self.stop, self._now(), samples or {})
+            self._hooks.record(event)
+
+    def _samples(self) -> dict[str, Shown]:
+        return {n: s for program in self._trained.values() for n, s in program.samples().items()}
 
     def _reason(self, steps: int | None, epochs: int | None) -> str | None:
         if self._asked is not None:

@@ -10,6 +10,7 @@ from perigee import _backends, diagnostics
 from perigee._errors import PerigeeWarning
 from perigee._execution import Execution, Nonfinite, Plan, Program, compiling, program
 from perigee._frame import Method
+from perigee._shown import Shown
 from perigee._step import Step
 from perigee._typing import Batch
 from perigee.diagnostics import Finding
@@ -62,6 +63,10 @@ class Programs:
                 found.findings = diagnostics.after_rehearsal(self._step, found.rehearsal, first)
             self.report(found.findings)
         return found
+
+    def samples(self) -> dict[str, Shown]:
+        """Return what its program logged as samples since the last time."""
+        return {} if self._last is None else self._last.samples()
 
     def look_back(self) -> None:
         """Report what is known only once the program has run."""

@@ -22,6 +22,7 @@ from perigee._errors import (
 from perigee._frame import current_frame
 from perigee._gradients import Gradients
 from perigee._masks import mask_of
+from perigee._samples import Sample
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._updates import internals
@@ -63,6 +64,7 @@ class StepRecorder:
         self.is_global_seed: Callable[[Any], bool] = lambda _: False
         self.has_results = False
         self.is_result: dict[str, bool] = {}
+        self.samples: dict[str, Sample] = {}
         self._names: dict[int, str] = {}
         self._results: list[tuple[keras.Metric, Any]] = []
         self.results: dict[str, tuple[keras.Metric, int]] = {}
@@ -180,7 +182,10 @@ class StepRecorder:
             for metric, result in self._results
             for index, leaf in enumerate(keras.tree.flatten(result))
         }
-        self.is_result = {name: id(value) in results for name, value in logs.items()}
+        self.samples = {name: value for name, value in logs.items() if isinstance(value, Sample)}
+        self.is_result = {
+            name: id(value) in results for name, value in logs.items() if name not in self.samples
+        }
         self.results = {name: results[id(v)] for name, v in logs.items() if id(v) in results}
         self._results.clear()
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -41,6 +41,7 @@ from perigee._programs import Programs
 from perigee._protocols import Feed
 from perigee._runs import OpenRun, Run
 from perigee._schedule import Every
+from perigee._shown import Shown
 from perigee._signals import Signals
 from perigee._step import Step
 from perigee._typing import Tree
@@ -181,6 +182,7 @@ def fit(
             )
         measured_on: Feed | None = None
         validate: Callable[[], dict[str, float]] | None = None
+        validation_samples: Callable[[], Mapping[str, Shown]] = dict
         if validation is not None:
             measured_on = open_feed(validation, usual_batch_size=batch_size or 32)
             stack.callback(measured_on.close)
@@ -189,6 +191,7 @@ def fit(
                 programs.report(diagnostics.of_a_validation(measured_on))
                 opened.take_up_validation(measured_on)
             measured = Programs(step, "test_step", execution)
+            validation_samples = measured.samples
             measured(measured_on.peek())
             validate = functools.partial(
                 _evaluation.evaluate,
@@ -217,6 +220,7 @@ def fit(
             blocks=blocks,
             programs=programs,
             validate=validate,
+            validation_samples=validation_samples,
             hooks=Hooks([history, *hooks, *kept, *([shown] if shown else [])]),
             callbacks=adapted,
             saving=opened,

@@ -43,6 +43,7 @@ from perigee.report import write_report
 from perigee.writers.fan_out import Writers
 from perigee.writers.json_lines import JsonLines
 from perigee.writers.run_directory import RunDirectory, read_run
+from perigee.writers.samples import SampleFiles
 from perigee.writers.tensorboard import TensorBoard
 
 Resume = Literal["auto", "never", "required"]
@@ -270,7 +271,10 @@ class OpenRun(Hook):
             is_resumed=self.loaded is not None,
         )
         directory.findings = lambda: [asdict(finding) for finding in self.findings()]
-        writers: dict[str, Hook] = {"metrics": JsonLines(self._path)}
+        writers: dict[str, Hook] = {
+            "metrics": JsonLines(self._path),
+            "samples": SampleFiles(self._path),
+        }
         if self._events is not None:
             writers["events"] = self._events
         self._writers = Writers(writers, directory=directory, is_strict=self._run.strict)

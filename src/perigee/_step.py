@@ -21,6 +21,7 @@ from perigee._errors import (
 from perigee._frame import Frame, Method, Recorder, under_way
 from perigee._gradients import Gradients, as_gradients
 from perigee._objective import ObjectiveCall, inner_scalar, measured
+from perigee._samples import Sample
 from perigee._state import Holder, Tracked
 from perigee._typing import Batch, Tensor, Tree
 from perigee._updates import internals, update
@@ -328,6 +329,7 @@ def call(
     counts_examples: bool = True,
     rows: Tensor | None = None,
     is_probed: bool = False,
+    keep: Callable[[str, Sample], None] | None = None,
 ) -> tuple[Any, Tensor]:
     """Run one method of a Step on a batch of tensors.
 
@@ -341,13 +343,14 @@ def call(
             where the sizes are left open, so it is told.
         rows: Of the whole batch, where this is the share of one replica.
         is_probed: Whether the step runs for what it returns, and updates nothing.
+        keep: Leaves a sample for the host.
 
     Returns:
         What the method returned, and the number of examples, shape `()`, float32 (1 where it is
         not known).
     """
     examples = step.num_examples(batch) if counts_examples else None
-    frame = Frame(step, method, examples, recorder, is_accumulating, is_probed=is_probed)
+    frame = Frame(step, method, examples, recorder, is_accumulating, is_probed=is_probed, keep=keep)
     if rows is not None:
         frame.all_rows = rows
         frame.all_examples = _all_examples(step, examples, rows)

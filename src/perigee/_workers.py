@@ -111,5 +111,5 @@ def checksum(batch: Batch) -> int:
     found = 0
     for leaf in keras.tree.flatten(_backends.current().to_host(batch)):
         if isinstance(leaf, np.ndarray) and leaf.dtype != object:
-            found = zlib.crc32(np.ascontiguousarray(leaf), found)
+            found = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), found)
     return found

@@ -70,4 +70,5 @@ from perigee._errors.steps import ModelCopyError as ModelCopyError
 from perigee._errors.steps import NonFiniteError as NonFiniteError
 from perigee._errors.steps import OptimizerGroupsError as OptimizerGroupsError
 from perigee._errors.steps import OutputsError as OutputsError
+from perigee._errors.steps import SampleError as SampleError
 from perigee._errors.steps import StepReturnError as StepReturnError

@@ -48,6 +48,27 @@ class LogValueError(PerigeeError, TypeError):
         )
 
 
+class SampleError(PerigeeError, TypeError):
+    """What is to be logged by `pg.sample` is neither images nor ids of tokens.
+
+    A step is compiled, so it sees tensors and no text: a string made in its Python code would be
+    that of the first batch for ever. Ids become text on the host, by `decode`.
+    """
+
+    code = "PG405"
+
+    def __init__(self, given: str) -> None:
+        self.given = given
+        super().__init__(
+            f"`sample` was given {given}.",
+            expected="either `image`, a tensor `(height, width)`, `(height, width, channels)` or "
+            "with a batch axis in front, with 1, 3 or 4 channels; or `text`, integers `(length,)` "
+            "or `(batch, length)`.",
+            fix="`pg.sample(image=images)`, with the channels last; or "
+            "`pg.sample(text=ids, decode=...)`, where `decode` makes a string of ids.",
+        )
+
+
 class LogNameError(PerigeeError, ValueError):
     """A returned value has the name of a metric that the step updates.
 

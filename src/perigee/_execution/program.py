@@ -23,6 +23,8 @@ from perigee._execution.compiling import count_as_compiling
 from perigee._execution.plan import Plan
 from perigee._frame import Method
 from perigee._recorder import Observer
+from perigee._samples import Sample
+from perigee._shown import Shown
 from perigee._step import Step, call
 from perigee._typing import Batch, Tensor, Tree
 from perigee._updates import flush_accumulators, flush_if_full, internals
@@ -151,6 +153,11 @@ class Program:
         """Apply the gradients that were accumulated, if any."""
         self._run(self._kept(("flush", self.plan.mode), lambda: self._flush_all))
 
+    def samples(self) -> dict[str, Shown]:
+        """Return the samples that were logged since the last time. It waits for the device."""
+        found = {name: slot.take() for name, slot in self.rehearsal.samples.items()}
+        return {name: shown for name, shown in found.items() if shown is not None}
+
     def structure(self) -> list[Any]:
         """Return what tells this method from others across processes, as plain values."""
         entries = self.rehearsal.tracked.entries
@@ -230,7 +237,7 @@ class Program:
         """Return what is compiled under `key`, made at its first use."""
         compiled = self._compiled.get(key)
         if compiled is None:
-            variables = self.rehearsal.tracked.variables
+            variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
             compiled = _backends.current().compile(make(), variables, self.plan.mode)
             self._compiled[key] = compiled
         return compiled
@@ -295,14 +302,25 @@ class Program:
             is_accumulating=self._accumulate > 1,
             counts_examples=self._counts_examples,
             rows=rows,
+            keep=self._keep,
         )
         columns: list[Column] = []
         cells: list[Tensor] = []
         for name, value in returned.items():
+            if isinstance(value, Sample):
+                self._keep(name, value)
+                continue
             for mean, count in as_average(value, examples).pairs(examples):
                 columns.append(Column(name, self.rehearsal.kinds.get(name, "mean")))
                 cells.append(ops.stack([ops.cast(mean, "float32"), ops.cast(count, "float32")]))
         return columns, cells
+
+    def _keep(self, name: str, sample: Sample) -> None:
+        self.rehearsal.samples[name].write(sample)
+
+    @property
+    def _slot_variables(self) -> list[Any]:
+        return [v for slot in self.rehearsal.samples.values() for v in slot.variables]
 
     def _unless_nonfinite(
         self, batch: Batch, rows: Tensor | None

@@ -13,6 +13,7 @@ from perigee import _backends
 from perigee._averages import Average, Term, as_average
 from perigee._errors import AccumulationError, ArgumentError, MissingMethodError, StepReturnError
 from perigee._frame import Frame, current_frame
+from perigee._samples import Sample
 from perigee._state import Holder
 from perigee._step import Step
 from perigee._typing import Batch, Tensor
@@ -117,10 +118,14 @@ class Alternation:
         logs = {phase: _checked(phase, method(batch)) for phase, method in methods.items()}
         names = [name for phase in logs.values() for name in phase]
         merged: dict[str, Any] = {}
-        turns.terms = {}
+        turns.terms, turns.samples = {}, {}
         for phase, returned in logs.items():
             for name, value in returned.items():
                 key = name if names.count(name) == 1 else f"{phase}/{name}"
+                if isinstance(value, Sample):
+                    turns.samples[f"{phase}/{name}"] = key
+                    merged[key] = value
+                    continue
                 if isinstance(value, Average) or len(getattr(value, "shape", ())) <= 1:
                     turns.terms[f"{phase}/{name}"] = [key, len(as_average(value, None).terms)]
                 merged[key] = value  # of a wrong shape, it is refused by the rehearsal
@@ -146,7 +151,11 @@ class Alternation:
                 pairs = {
                     f"{phase}/{name}": as_average(value, frame.examples).pairs(_examples(frame))
                     for name, value in returned.items()
+                    if not isinstance(value, Sample)
                 }
+                for name, value in returned.items():
+                    if isinstance(value, Sample) and frame.keep is not None:
+                        frame.keep(turns.samples[f"{phase}/{name}"], value)
                 nothing = ops.zeros((2,), "float32")
                 cells = [
                     ops.stack([ops.cast(part, "float32") for part in pairs[key][index]])
@@ -186,6 +195,7 @@ class _Turns(Holder):
     Attributes:
         place: Steps of the cycle that are done.
         terms: For each value as `{phase}/{name}`: what it is logged under, and its terms.
+        samples: For each sample so, what it is logged under.
     """
 
     def __init__(self) -> None:
@@ -193,6 +203,7 @@ class _Turns(Holder):
             initializer="zeros", shape=(), dtype="int32", trainable=False, name="place"
         )
         self.terms: dict[str, list[Any]] = {}
+        self.samples: dict[str, str] = {}
 
 
 class _Divided(Average):

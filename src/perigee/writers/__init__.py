@@ -7,5 +7,6 @@ from perigee.writers.json_lines import JsonLines as JsonLines
 from perigee.writers.json_lines import read_json_lines as read_json_lines
 from perigee.writers.run_directory import RunDirectory as RunDirectory
 from perigee.writers.run_directory import read_run as read_run
+from perigee.writers.samples import SampleFiles as SampleFiles
 from perigee.writers.tensorboard import TensorBoard as TensorBoard
 from perigee.writers.terminal import Terminal as Terminal

@@ -10,6 +10,7 @@ from typing import Any
 
 from perigee._errors import MissingPackageError
 from perigee._events import Ended, Hook, Recorded, Started
+from perigee._shown import Images, Shown
 from perigee.writers._appended import (
     AppendedFile,
     check_length,
@@ -30,7 +31,8 @@ class TensorBoard(Hook):
     lie over each other in one chart: `train` and `validation` hold `epoch_<name>` against the
     number of the epoch, from 0; `train` holds `batch_<name>` against the step for windows of
     steps, and `validation` holds `evaluation_<name>_vs_iterations` for a validation in mid-epoch.
-    Learning rates are among the values of `train`, and the configuration is a text there.
+    Learning rates are among the values of `train`, and the configuration is a text there. What
+    `pg.sample` logged is an image or a text under its own name.
 
     Each record is handed to the operating system when it comes, in one write, by the training
     thread: 0.05 ms, mostly for the checksum. TensorBoard's own asynchronous writer would take its
@@ -96,6 +98,10 @@ class TensorBoard(Hook):
             else:
                 directory, tag = _TRAIN, train.format(name)
             summaries[directory].value.add(tag=_utf8(tag), simple_value=float(value))
+        for name, shown in event.samples.items():
+            is_validated = name.startswith("val_")
+            summary = summaries[_VALIDATION if is_validated else _TRAIN]
+            summary.MergeFrom(self._package.sample(_utf8(name.removeprefix("val_")), shown))
         if event is not self._under_way:  # given again after an error, it may be half written
             self._under_way, self._done = event, set()
         for directory, summary in summaries.items():
@@ -197,6 +203,18 @@ class _Package:
             raise MissingPackageError("tensorboard", "TensorBoard's events") from error
         self.Summary, self.text = Summary, text_pb
         self._event, self._session_log, self._record_writer = Event, SessionLog, RecordWriter
+
+    def sample(self, tag: str, shown: Shown) -> Any:
+        """Return an image or texts as a summary."""
+        if not isinstance(shown, Images):
+            texts = "\n\n".join(shown.texts)
+            return self.text(tag, _utf8(texts))
+        height, width, channels = shown.grid.shape
+        summary = self.Summary()
+        image = summary.value.add(tag=tag).image
+        image.height, image.width, image.colorspace = height, width, channels
+        image.encoded_image_string = shown.content()
+        return summary
 
     def encode(self, **fields: Any) -> bytes:
         """Return one event as a record, checksums included."""

@@ -1,0 +1,91 @@
+"""Samples as files: images and texts that a step logged, for people and for the report."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from perigee._events import Hook, Recorded, Started
+from perigee.writers._appended import is_lasting
+from perigee.writers._replaced import replace_file
+
+DIRECTORY_NAME = "samples"
+
+MOST_KEPT = 50
+"""Files of one name at most; where there are more, every second one goes, but never the last."""
+
+
+class SampleFiles(Hook):
+    """Write what `pg.sample` logged to `samples/<name>/step-00000412.png`, texts as `.json`.
+
+    A run that resumes keeps exactly the files that were there when the checkpoint was taken.
+
+    Args:
+        directory: The run directory, which must exist when training starts.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path = Path(directory) / DIRECTORY_NAME
+        # By name: how many there were, and of those that are kept which one it was, and its file.
+        self._counts: dict[str, int] = {}
+        self._kept: dict[str, dict[int, str]] = {}
+        self._lasting: str = self._encoded()
+        self._is_cut_due = False
+
+    def on_start(self, event: Started) -> None:
+        """Remove what came after the checkpoint from which the run goes on."""
+        if not self._is_cut_due:
+            return
+        self._is_cut_due = False
+        known = {self.path / file for files in self._kept.values() for file in files.values()}
+        for path in self.path.glob("*/step-*"):
+            if path not in known:
+                path.unlink()
+
+    def on_record(self, event: Recorded) -> None:
+        """Write the samples of an epoch or a validation."""
+        for name, shown in event.samples.items():
+            folder = quote(name, safe=" ").strip(".") or "_"
+            file = f"{folder}/step-{event.clock.step:08d}{shown.suffix}"
+            target = self.path / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(target, shown.content())
+            self._keep(name, file)
+        if event.samples and is_lasting(event):
+            self._lasting = self._encoded()
+
+    def state(self) -> dict[str, Any]:
+        """Return which files are to stay; they are on the disk."""
+        return {"kept": self._lasting}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with the files that were there at `state`, from the next start."""
+        stored = json.loads(state["kept"])
+        self._counts = {name: int(count) for name, (count, _) in stored.items()}
+        self._kept = {
+            name: {int(index): str(file) for index, file in files}
+            for name, (_, files) in stored.items()
+        }
+        self._lasting = self._encoded()
+        self._is_cut_due = True
+
+    def _keep(self, name: str, file: str) -> None:
+        kept = self._kept.setdefault(name, {})
+        index = self._counts.get(name, 0)
+        if kept and kept[max(kept)] == file:  # recorded again at the same step
+            return
+        self._counts[name] = index + 1
+        kept[index] = file
+        distance = 1
+        while len([i for i in range(index + 1) if i % distance == 0 or i == index]) > MOST_KEPT:
+            distance *= 2
+        for old in [i for i in kept if i % distance and i != index]:
+            (self.path / kept.pop(old)).unlink(missing_ok=True)
+
+    def _encoded(self) -> str:
+        # As text, since a checkpoint takes no numbers as keys.
+        return json.dumps(
+            {name: [self._counts[name], [*files.items()]] for name, files in self._kept.items()}
+        )
