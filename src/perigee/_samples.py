@@ -51,7 +51,8 @@ def sample(*, image: Any = None, text: Any = None, decode: Decode | None = None)
     Args:
         image: One image `(height, width)` or `(height, width, channels)`, or a batch of them with
             one more axis in front; the first 16 are kept. Channels come last: 1 (gray), 3 or 4.
-            Floats are from 0 to 1, integers from 0 to 255; what is beyond is cut off.
+            Three axes are one image where the last has that many channels. Floats are from 0 to
+            1, integers from 0 to 255; what is beyond is cut off.
         text: Ids of tokens, `(length,)` or `(batch, length)`, integers; the first 8 rows and 1,024
             ids are kept. Negative ids are padding and left out.
         decode: From the ids of one text, a NumPy array `(length,)`, to the text. It runs on the
@@ -78,7 +79,7 @@ def _pixels(image: Any) -> Tensor:
         image, rank = ops.expand_dims(image, -1), rank + 1
     if rank == 3:
         image, rank = ops.expand_dims(image, 0), 4
-    if rank != 4 or image.shape[-1] not in (1, 3, 4) or None in image.shape[1:]:
+    if rank != 4 or image.shape[-1] not in (1, 3, 4):
         raise SampleError(f"an image of shape {tuple(image.shape)}")
     image = ops.stop_gradient(image[:_MOST_IMAGES])
     if dtype == "bool":

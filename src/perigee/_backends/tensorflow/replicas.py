@@ -51,7 +51,7 @@ class Replicas:
         self.splits = not isinstance(strategy, tf.distribute.OneDeviceStrategy)
         self._strategy = strategy
         self.processes, self.process = _place_of(strategy)
-        self._sum: Callable[..., Any] | None = None
+        self._sum: Any = None
 
     def check(self) -> None:
         """See `Replicas.check`."""
