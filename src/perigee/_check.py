@@ -88,9 +88,8 @@ def check(
     with untouched(_state.track(step)):
         batches = _batches(data, batch_size)
         columns = _columns(data, batches)
-        other = None
-        if validation is not None:
-            other = _columns(validation, _batches(validation, None))
+        evaluated = [] if validation is None else _batches(validation, None)
+        other = None if validation is None else _columns(validation, evaluated)
         for metric in _state.track(step).metrics.values():
             if getattr(metric, "built", True):
                 metric.reset_state()
@@ -105,6 +104,7 @@ def check(
             redraw_validation=None
             if validation is None
             else lambda: _columns(validation, _batches(validation, None)),
+            evaluated=evaluated[0] if evaluated else None,
         )
         found = examine(evidence)
     return Report(tuple(finding for finding in found if finding.code not in ignored))

@@ -2,372 +2,71 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
 from keras import layers as kl
-from keras import losses, metrics, ops
 
-import perigee as pg
+from tests.doctor.planted import (
+    HEALTHY,
+    ONLY_COMPILED,
+    SIBLINGS,
+    SICK,
+    dropped,
+    in_batches,
+    normalized,
+    shuffled,
+)
 from tests.doctor.programs import (
     Own,
-    adam,
-    answers,
     classes,
     codes,
     compiled,
     model,
     numbers,
-    rows,
     small,
     sparse,
     squares,
     supervised,
 )
 
-
-def sparse_values(y, y_pred):
-    return ops.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
-
-
-def with_bad(data, index, row, value):
-    changed = [array.copy() for array in data]
-    changed[index][row] = value
-    return tuple(changed)
-
-
-def with_layers(*hidden):
-    return model(*hidden, kl.Dense(3))
-
-
-def normalized(layer=kl.BatchNormalization):
-    return with_layers(kl.Dense(8), layer(), kl.ReLU())
-
-
-def dropped(rate=0.3):
-    return with_layers(kl.Dense(8, activation="relu"), kl.Dropout(rate))
-
-
-class Unmoved(kl.BatchNormalization):
-    def call(self, inputs, training=None, mask=None):
-        return super().call(inputs, training=False, mask=mask)
-
-
-class Always(kl.Dropout):
-    def call(self, inputs, training=None):
-        return super().call(inputs, training=True)
-
-
-class Centered(kl.Layer):
-    def call(self, x):
-        return x - ops.mean(x, axis=0, keepdims=True)
-
-
-def regularized():
-    return with_layers(kl.Dense(8, activation="relu", kernel_regularizer="l2"))
-
-
-def biased(bias):
-    initial = keras.initializers.Constant(bias)
-    return with_layers(kl.Dense(8, activation="relu", bias_initializer=initial))
-
-
-def zeros(units):
-    return model(kl.Dense(units, kernel_initializer="zeros"))
-
-
-def own(**arguments):
-    return lambda: (Own(dropped(), sparse_values, **arguments), classes())
-
-
-def ignoring(y, y_pred):
-    return sparse_values(ops.argmax(y_pred, axis=-1), y_pred)
-
-
-def of_batch(power):
-    def loss(y, y_pred):
-        values = squares(y, y_pred)
-        return values * ops.cast(ops.shape(values)[0], "float32") ** power
-
-    return loss
-
-
-def crossed(y, y_pred):
-    return ops.mean(ops.square(y[:, 0] - y_pred))
-
-
-def forgetful(step):
-    step.optimizer.iterations.assign(0)
-
-
-def hasty(step):
-    step.optimizer.iterations.assign(step.optimizer.iterations + 1)
-
-
-def accuracy():
-    return metrics.SparseCategoricalAccuracy()
-
-
-def yes(network, metric, from_logits=True):
-    return supervised(network, losses.BinaryCrossentropy(from_logits=from_logits), [metric])
-
-
-SICK = {
-    "PG120": {
-        "rounded": lambda: (
-            Own(small(1), lambda y, p: squares(y, p * 0.0)),
-            numbers(),
-        ),
-        "nothing left": lambda: (Own(small(1), lambda y, p: squares(y, p) * 0.0), numbers()),
-    },
-    "PG122": {
-        "own": lambda: (Own(biased(-99.0), sparse_values), classes()),
-        "supervised": lambda: (supervised(biased(-99.0), sparse()), classes()),
-        "compiled": lambda: (compiled(biased(-99.0), sparse()), classes()),
-    },
-    "PG123": {
-        "supervised": lambda: (supervised(with_layers(kl.Dense(8)), sparse()), classes()),
-        "dropout between": lambda: (
-            compiled(with_layers(kl.Dense(8), kl.Dropout(0.2)), sparse()),
-            classes(),
-        ),
-    },
-    "PG124": {
-        "too high": lambda: (Own(small(1), squares, optimizer=adam(100.0)), numbers()),
-        "too low": lambda: (Own(small(1), squares, optimizer=adam(1e-9)), numbers()),
-    },
-    "PG125": {
-        "begins anew": lambda: (Own(small(1), squares, after=forgetful), numbers()),
-        "twice": lambda: (Own(small(1), squares, after=hasty), numbers()),
-    },
-    "PG211": {
-        "own": lambda: (Own(small(1), crossed), numbers()),
-        "absolute": lambda: (Own(small(1), lambda y, p: ops.mean(ops.abs(y - p[:, 0]))), numbers()),
-        "supervised": lambda: (supervised(small(1), crossed), numbers()),
-        "compiled": lambda: (compiled(small(1), crossed), numbers()),
-    },
-    "PG220": {
-        "sum": lambda: (Own(small(1), lambda y, p: ops.sum(squares(y, p))), numbers()),
-        "times batch": lambda: (Own(small(1), of_batch(1.0)), numbers()),
-        "divided twice": lambda: (Own(small(1), of_batch(-1.0)), numbers()),
-        "reduction": lambda: (
-            supervised(small(1), losses.MeanSquaredError(reduction="sum")),
-            numbers(),
-        ),
-        "compiled": lambda: (
-            compiled(small(1), losses.MeanSquaredError(reduction="sum")),
-            numbers(),
-        ),
-    },
-    "PG221": {
-        "own answers": lambda: (Own(small(3), ignoring), classes()),
-        "zeros": lambda: (Own(small(1), lambda y, p: ops.square(p)[:, 0]), numbers()),
-        "supervised": lambda: (supervised(small(3), ignoring), classes()),
-    },
-    "PG222": {
-        "own": lambda: (Own(small(1), lambda y, p: -squares(y, p)), numbers()),
-        "classes": lambda: (Own(small(3), lambda y, p: -sparse_values(y, p)), classes()),
-        "compiled": lambda: (compiled(small(1), lambda y, p: -squares(y, p)), numbers()),
-    },
-    "PG223": {
-        "sigmoids": lambda: (supervised(small(3, "sigmoid"), sparse(False)), classes()),
-        "one-hot": lambda: (
-            compiled(small(3, "sigmoid"), losses.CategoricalCrossentropy()),
-            rows(),
-        ),
-    },
-    "PG224": {
-        "one unit": lambda: (
-            supervised(small(1, "softmax"), losses.BinaryCrossentropy()),
-            answers(),
-        ),
-        "compiled": lambda: (compiled(small(1, "softmax"), "mse"), answers()),
-        "zeros": lambda: (supervised(zeros(3), sparse()), classes()),
-    },
-    "PG225": {
-        "relu": lambda: (supervised(small(3, "relu"), sparse()), classes()),
-        "sigmoid": lambda: (
-            compiled(small(1, "sigmoid"), losses.BinaryCrossentropy(from_logits=True)),
-            answers(),
-        ),
-    },
-    "PG226": {
-        "sigmoid": lambda: (supervised(small(1, "sigmoid"), "mse"), numbers()),
-        "relu": lambda: (Own(small(1, "relu"), squares), numbers()),
-    },
-    "PG227": {
-        "ids": lambda: (supervised(small(1), "mse"), classes()),
-        "rows": lambda: (
-            compiled(small(3), losses.BinaryCrossentropy(from_logits=True)),
-            rows(),
-        ),
-    },
-    "PG229": {
-        "own": lambda: (Own(regularized(), sparse_values, add_losses=False), classes()),
-        "weighted": lambda: (
-            Own(regularized(), lambda y, p: 2 * sparse_values(y, p), add_losses=False),
-            classes(),
-        ),
-    },
-    "PG230": {
-        "scores": lambda: (Own(small(1), squares, metrics=[metrics.Accuracy()]), numbers()),
-        "threshold": lambda: (yes(small(1), metrics.BinaryAccuracy()), answers()),
-        "area": lambda: (yes(small(1), metrics.AUC()), answers()),
-        "one of three": lambda: (
-            supervised(
-                small(3, "softmax"),
-                losses.CategoricalCrossentropy(),
-                [metrics.BinaryAccuracy()],
-            ),
-            rows(),
-        ),
-    },
-    "PG232": {
-        "own": lambda: (
-            Own(small(3), sparse_values, metrics=[accuracy()], measures=False),
-            classes(),
-        ),
-        "mean": lambda: (
-            Own(small(1), squares, metrics=[metrics.Mean()], measures=False),
-            numbers(),
-        ),
-    },
-    "PG233": {
-        "centered": lambda: (
-            supervised(with_layers(kl.Dense(8, activation="relu"), Centered()), sparse()),
-            classes(),
-        ),
-        "softmax": lambda: (
-            Own(model(kl.Dense(3), kl.Softmax(axis=0)), lambda y, p: sparse(False)(y, p)),
-            classes(),
-        ),
-    },
-    "PG320": {
-        "input": lambda: (supervised(small(1), "mse"), with_bad(numbers(), 0, 60, np.nan)),
-        "target": lambda: (compiled(small(1), "mse"), with_bad(numbers(), 1, 7, np.inf)),
-    },
-    "PG321": {
-        "wide": lambda: (supervised(small(3), sparse()), (255 * classes()[0], classes()[1])),
-        "compiled": lambda: (compiled(small(1), "mse"), (99 * numbers()[0] + 50, numbers()[1])),
-    },
-    "PG322": {
-        "labels": lambda: (supervised(small(3), sparse()), (classes()[0], 0 * classes()[1])),
-        "feature": lambda: (
-            compiled(small(1), "mse"),
-            with_bad(numbers(), 0, np.s_[:, 2], 3.0),
-        ),
-    },
-    "PG324": {
-        "number": lambda: (
-            compiled(small(1), "mse"),
-            (numbers()[0], numbers()[0][:, 1:2]),
-        ),
-        "own": lambda: (Own(small(1), squares), (numbers()[0], numbers()[0][:, 3:4])),
-    },
-    "PG325": {
-        "supervised": lambda: (supervised(small(1), "mse"), (numbers()[0], 1e4 * numbers()[1])),
-        "own": lambda: (Own(small(1), squares), (numbers()[0], 1e5 * numbers()[1])),
-    },
-    "PG440": {
-        "dropout": own(training=False),
-        "nothing told": own(training=None),
-        "statistics": lambda: (
-            Own(normalized(), sparse_values, training=False),
-            classes(),
-        ),
-        "unmoved": lambda: (compiled(normalized(Unmoved), sparse()), classes()),
-    },
-    "PG441": {
-        "dropout": own(testing=True),
-        "statistics": lambda: (Own(normalized(), sparse_values, testing=True), classes()),
-        "always": lambda: (supervised(with_layers(kl.Dense(8), Always(0.3)), sparse()), classes()),
-    },
-    "PG442": {
-        "nearly all": lambda: (supervised(dropped(0.95), sparse()), classes()),
-        "last": lambda: (compiled(model(kl.Dense(3), kl.Dropout(0.5)), sparse()), classes()),
-    },
-}
-
-HEALTHY = {
-    "dropout and BatchNorm": lambda: (
-        Own(
-            with_layers(kl.Dense(8), kl.BatchNormalization(), kl.ReLU(), kl.Dropout(0.3)),
-            sparse_values,
-        ),
-        classes(),
-    ),
-    "frozen": lambda: (
-        supervised(with_layers(kl.Dense(8, activation="relu", trainable=False)), sparse()),
-        classes(),
-    ),
-    "penalties": lambda: (Own(regularized(), sparse_values), classes()),
-    "penalties by hand": lambda: (
-        Own(regularized(), lambda y, p: sparse_values(y, p)),
-        classes(),
-    ),
-    "penalties compiled": lambda: (compiled(regularized(), sparse(), [accuracy()]), classes()),
-    "mean": lambda: (Own(small(1), lambda y, p: ops.mean(squares(y, p))), numbers()),
-    "values": lambda: (Own(small(1), squares, metrics=[metrics.MeanAbsoluteError()]), numbers()),
-    "average": lambda: (Own(small(1), lambda y, p: pg.mean(squares(y, p))), numbers()),
-    "probabilities": lambda: (
-        supervised(small(3, "softmax"), sparse(False), [accuracy()]),
-        classes(),
-    ),
-    "rows": lambda: (
-        compiled(
-            small(3, "softmax"),
-            losses.CategoricalCrossentropy(),
-            [metrics.CategoricalAccuracy()],
-        ),
-        rows(),
-    ),
-    "logits": lambda: (yes(small(1), metrics.BinaryAccuracy(threshold=0.0)), answers()),
-    "area": lambda: (yes(small(1, "sigmoid"), metrics.AUC(), from_logits=False), answers()),
-    "area of logits": lambda: (yes(small(1), metrics.AUC(from_logits=True)), answers()),
-    "low rank": lambda: (
-        supervised(model(kl.Dense(2), kl.Dense(3)), sparse()),
-        classes(),
-    ),
-    "sigmoid in reach": lambda: (
-        supervised(small(1, "sigmoid"), "mse"),
-        (numbers()[0], (numbers()[1] > 0).astype("float32")),
-    ),
-    "warm-up": lambda: (
-        Own(
-            small(1),
-            squares,
-            optimizer=keras.optimizers.SGD(
-                keras.optimizers.schedules.CosineDecay(0.0, 9, warmup_target=0.1, warmup_steps=3)
-            ),
-        ),
-        numbers(),
-    ),
-    "scaled inside": lambda: (
-        supervised(with_layers(kl.BatchNormalization(), kl.Dense(8, activation="relu")), sparse()),
-        (255 * classes()[0], classes()[1]),
-    ),
-    "negative likelihood": lambda: (
-        Own(small(1), lambda y, p: squares(y, p) - 99.0),
-        numbers(),
-    ),
-    "seldom wrong": lambda: (
-        supervised(with_layers(kl.Dense(8, activation="relu"), kl.Dropout(0.8)), sparse()),
-        classes(),
-    ),
-}
+PLANTED = SICK | (ONLY_COMPILED if keras.backend.backend() != "torch" else {})
 
 
 @pytest.mark.parametrize(
     ("code", "make"),
-    [pytest.param(code, make, id=f"{code} {n}") for code in SICK for n, make in SICK[code].items()],
+    [pytest.param(c, make, id=f"{c} {n}") for c in PLANTED for n, make in PLANTED[c].items()],
 )
 def test_a_rule_finds_its_fault(code, make):
     assert code in codes(*make())
 
 
-@pytest.mark.parametrize("make", HEALTHY.values(), ids=HEALTHY)
-def test_no_rule_says_anything_of_a_healthy_program(make):
-    assert codes(*make()) == []
+@cache
+def healthy(name):
+    return codes(*HEALTHY[name]())
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_no_rule_says_anything_of_a_healthy_program(name):
+    assert healthy(name) == []
+
+
+@pytest.mark.once
+def test_each_rule_has_two_sick_and_three_healthy_programs():
+    sick = SICK | ONLY_COMPILED
+
+    assert set(sick) == set(SIBLINGS)
+    assert [code for code in sick if len(sick[code]) < 2] == []
+    assert [code for code, names in SIBLINGS.items() if len(set(names) & set(HEALTHY)) < 3] == []
+
+
+@pytest.mark.only_torch
+@pytest.mark.parametrize("code", ONLY_COMPILED)
+def test_what_is_a_fault_of_compiled_steps_alone_is_none_of_others(code):
+    for make in ONLY_COMPILED[code].values():
+        assert code not in codes(*make())
 
 
 def test_examples_that_are_validated_and_trained_on_are_found():
@@ -398,3 +97,40 @@ def test_examples_of_a_validation_that_differ_are_left_alone():
     step, (x, y) = supervised(small(1), "mse"), numbers()
 
     assert codes(step, (x, y), validation=(x + 1.0, y)) == []
+
+
+def test_validation_data_that_differs_each_time_is_found():
+    (x, y), changing = numbers(), shuffled(in_batches([array + 1.0 for array in numbers()]))
+
+    for target in (Own(small(1), squares), supervised(small(1), "mse"), compiled(small(1), "mse")):
+        assert codes(target, (x, y), validation=changing) == ["PG329"]
+
+
+@pytest.mark.parametrize("as_", [list, tuple, lambda batches: lambda: iter(batches)])
+def test_validation_data_that_stays_is_left_alone(as_):
+    x, y = numbers()
+    batches = in_batches((x + 1.0, y))
+    data = (x + 1.0, y) if as_ is tuple else as_(batches)
+
+    assert codes(supervised(small(1), "mse"), (x, y), validation=data) == []
+
+
+def test_normalization_of_single_examples_is_found():
+    for target in (
+        Own(normalized(), sparse()),
+        supervised(normalized(), sparse()),
+        compiled(normalized(), sparse()),
+    ):
+        assert "PG443" in codes(target, classes(), batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("network", "batch_size"),
+    [
+        (normalized, 2),
+        (dropped, 1),
+        (lambda: model(kl.Dense(8), kl.LayerNormalization(), kl.ReLU(), kl.Dense(3)), 1),
+    ],
+)
+def test_normalization_over_something_is_left_alone(network, batch_size):
+    assert "PG443" not in codes(supervised(network(), sparse()), classes(), batch_size=batch_size)

@@ -63,11 +63,13 @@ class Evidence:
         is_of_arrays: bool = True,
         redraw: Callable[[], Sequence[Batch]] | None = None,
         redraw_validation: Callable[[], Sequence[np.ndarray]] | None = None,
+        evaluated: Batch | None = None,
     ) -> None:
         self.step, self.batches, self.columns = step, batches, columns
         self.validation, self.is_of_keras = validation, is_of_keras
         self.is_of_arrays = is_of_arrays
         self._redraw, self._redraw_validation = redraw, redraw_validation
+        self._evaluated = evaluated
         self.batch = _backends.current().tensors(batches[0])
         self.training = Recording()
         self.numbers: set[str] = set()
@@ -92,11 +94,20 @@ class Evidence:
 
     @cached_property
     def testing(self) -> Recording | None:
-        """What `test_step` does on the first batch; `None` if there is none."""
+        """What `test_step` does on the first batch; `None` if there is none.
+
+        Without data to validate on, what it refuses may well be the batch that is trained on.
+        """
         method = type(self.step).test_step
         if method is Step.test_step:
             return None
-        return record(self.step, "test_step", self.batch, self.tracked, ())
+        if self._evaluated is not None:
+            batch = _backends.current().tensors(self._evaluated)
+            return record(self.step, "test_step", batch, self.tracked, ())
+        try:
+            return record(self.step, "test_step", self.batch, self.tracked, ())
+        except Exception:
+            return None
 
     @cached_property
     def size(self) -> int:
@@ -163,14 +174,20 @@ class Evidence:
             batch: Arrays.
 
         Returns:
-            What is logged as `loss`, or `None` where nothing is.
+            What is logged as `loss`; `None` where nothing is, or where the step refuses a batch
+            that is not of its own data.
         """
         rehearsal = self.training.rehearsal
         if rehearsal is None or "loss" not in rehearsal.kinds:
             return None
         if "train_step" not in self._probes:
             self._probes["train_step"] = Probe(self.step, "train_step", rehearsal.tracked)
-        parts = self._probes["train_step"](_backends.current().tensors(batch))["loss"]
+        try:
+            parts = self._probes["train_step"](_backends.current().tensors(batch))["loss"]
+        except Exception:
+            if batch is self.batches[0]:
+                raise
+            return None
         return float(np.mean(divided(parts, self.training.are_bare["loss"])))
 
     @cached_property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from perigee._errors import UntrackedVariablesError
@@ -58,6 +59,6 @@ def _of_silent_layers(evidence: Evidence) -> set[int]:
 
 def _own(layer: Any) -> list[Any]:
     inside = {id(v) for inner in getattr(layer, "layers", ()) for v in inner.variables}
-    held = [v for v in vars(layer).values() if hasattr(v, "trainable_variables")]
-    inside |= {id(v) for inner in held for v in inner.trainable_variables}
+    held = [value for value in vars(layer).values() if isinstance(value, keras.Layer)]
+    inside |= {id(v) for inner in held for v in inner.variables}
     return [v for v in layer.variables if id(v) not in inside]

@@ -25,7 +25,7 @@ def check(evidence: Evidence) -> list[Finding]:
             keys = map(id, derived.variables)
             own |= dict(zip(keys, derived.gradients, strict=True))
     for update in evidence.training.updates:
-        if not update.is_altered or len(update.gradients) != len(update.variables):
+        if len(update.gradients) != len(update.variables):
             continue
         exchanged = [
             variable

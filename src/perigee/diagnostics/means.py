@@ -14,23 +14,26 @@ from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
-_SAME, _APART = 1e-5, 1e-4
+_SAME, _APART = 1e-6, 1e-5
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare the loss of a batch with those of its halves, weighed by their words."""
     bare = evidence.training.are_bare.get("loss", ())
-    if not all(bare) or evidence.size < 4 or evidence.size % 2:
+    if evidence.is_of_keras or not all(bare) or evidence.size < 4 or evidence.size % 2:
         return []
-    batch = evidence.batches[0]
-    counts = [
-        np.count_nonzero(leaf.reshape(2, -1), axis=1)
-        for leaf in map(np.asarray, keras.tree.flatten(batch))
+    by_row = [
+        np.count_nonzero(leaf, axis=1)
+        for leaf in map(np.asarray, keras.tree.flatten(evidence.batches[0]))
         if leaf.ndim == 2 and (leaf.dtype.kind in "iub" or set(np.unique(leaf)) <= {0.0, 1.0})
     ]
-    counts = [count for count in counts if count.all() and count[0] != count[1]]
-    if not counts or not evidence.is_repeatable:
+    by_row = [counts for counts in by_row if len(np.unique(counts)) > 1]
+    if not by_row or not evidence.is_repeatable:
         return []
+    order = np.argsort(by_row[0], kind="stable")  # one half has the short rows
+    batch = keras.tree.map_structure(lambda leaf: np.asarray(leaf)[order], evidence.batches[0])
+    counts = [row[order].reshape(2, -1).sum(axis=1) for row in by_row]
+    counts = [count for count in counts if count.all()]
     whole = evidence.loss(batch)
     halves = [evidence.loss(_half(batch, evidence.size, i)) for i in (0, 1)]
     if not whole or None in halves:

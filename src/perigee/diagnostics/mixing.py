@@ -50,7 +50,7 @@ def _rows(inputs: Any) -> int:
 
 def _changed(leaf: np.ndarray) -> np.ndarray:
     changed = leaf.copy()
-    changed[0] = leaf[1] if leaf.dtype.kind != "f" else 2.0 * leaf[1] + 1.0
+    changed[0] = leaf[1] if leaf.dtype.kind != "f" else 5.0 * leaf[1] + 3.0
     if leaf.dtype.kind != "f" and np.array_equal(leaf[0], leaf[1]):
         changed[0] = leaf[2]
     return changed

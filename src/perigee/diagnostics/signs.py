@@ -76,6 +76,9 @@ def _of_labels_ever_farther(evidence: Evidence) -> list[list[float]]:
     if not isinstance(batch, tuple) or len(batch) != 2 or keras.tree.is_nested(batch[1]):
         return []
     y = np.asarray(batch[1])
+    if y.dtype.kind in "iu" and y.size:  # of hidden values more than there are classes
+        classes = int(evidence.columns[1].max()) + 1
+        outputs = [output for output in outputs if output.shape[-1:] == (classes,)]
     rows = [_farther(y, output) for output in outputs if output.dtype.kind == "f"]
     rows = [row for row in rows if row]
     if not rows or not evidence.is_repeatable:
