@@ -91,6 +91,32 @@ def check_codes(name: str, given: Any) -> list[str]:
     return list(given)
 
 
+def as_guards(given: Any) -> frozenset[str]:
+    """Return the codes of the guards that are asked for.
+
+    Raises:
+        ArgumentError: If one is unknown; the nearest are named.
+    """
+    known = diagnostics.GUARDS
+    if given == "default":
+        return frozenset(known)
+    if given == "off":
+        return frozenset()
+    by_name = {name: code for code, name in known.items()}
+    expected = f'"default", "off", or a list of some of {", ".join(by_name)}, or of their codes.'
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        near = difflib.get_close_matches(str(given), ["default", "off"], n=1)
+        fix = f"did you mean {near[0]!r}?" if near else "pass a list."
+        raise ArgumentError("guards", repr(given), expected, fix)
+    for guard in given:
+        if guard not in known and guard not in by_name:
+            near = difflib.get_close_matches(str(guard), [*known, *by_name], n=3)
+            fix = f"did you mean {', '.join(near)}?" if near else "choose some of them."
+            raise ArgumentError("guards", repr(list(given)), expected, fix)
+    names: Sequence[str] = given
+    return frozenset(by_name.get(guard, guard) for guard in names)
+
+
 def as_run(given: Any) -> Run | None:
     """Return a `Run` for a path."""
     if given is None or isinstance(given, Run):

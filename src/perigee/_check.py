@@ -11,11 +11,12 @@ import numpy as np
 from perigee import _backends, _state
 from perigee._arguments import check_codes, check_step, named
 from perigee._errors import ArgumentError
+from perigee._protocols import Feed
 from perigee._step import Step
 from perigee._typing import Batch
 from perigee._updates import internals
 from perigee.data import open_feed
-from perigee.diagnostics import Evidence, Report, examine, untouched
+from perigee.diagnostics import Evidence, Report, examine, try_out, untouched
 from perigee.steps.keras_step import KerasStep
 
 Level: TypeAlias = Literal["default", "full"]
@@ -107,6 +108,8 @@ def check(
             evaluated=evaluated[0] if evaluated else None,
         )
         found = examine(evidence)
+        if level == "full":
+            found = try_out(evidence, found, lambda: _endless(data, batches, batch_size))
     return Report(tuple(finding for finding in found if finding.code not in ignored))
 
 
@@ -123,6 +126,13 @@ def _batches(data: Any, batch_size: int | None) -> list[Batch]:
     finally:
         feed.close()
     return [_backends.current().to_host(_backends.current().tensors(b)) for b in batches]
+
+
+def _endless(data: Any, batches: list[Batch], batch_size: int | None) -> Feed:
+    """Return what trials train on: arrays as a whole, of other data the batches that were drawn."""
+    if _is_of_arrays(data):
+        return open_feed(data, batch_size=batch_size, shuffle=True)
+    return open_feed(batches)
 
 
 def _columns(data: Any, batches: Sequence[Batch]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What the loop tells hooks and writers: four events, each a small record."""
+"""What the loop tells hooks and writers: five events, each a small record."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +76,21 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """Something is probably wrong: a guard, or a check of the step that is trained, says so.
+
+    Attributes:
+        clock: When it was told; the finding itself names the step that it is about.
+        finding: A `pg.Finding`.
+        seconds: Time of the event, in seconds since `fit` was called.
+    """
+
+    clock: Clock
+    finding: Any
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Training is over, however it ended.
 
@@ -97,7 +112,7 @@ class Ended:
 
 
 class Hook:
-    """Something to do while training: override any of the four methods.
+    """Something to do while training: override any of the five methods.
 
     Hooks are called in the order in which they are given, writers after them. An exception ends
     the training and comes out as it is.
@@ -118,6 +133,9 @@ class Hook:
 
     def on_record(self, event: Recorded) -> None:
         """Exact values of an epoch, a validation or a window of steps are known."""
+
+    def on_finding(self, event: Found) -> None:
+        """Something is probably wrong, and is told for the first time."""
 
     def on_end(self, event: Ended) -> None:
         """Training is over; also called when it ends with an error."""
@@ -170,6 +188,10 @@ class Hooks:
     def record(self, event: Recorded) -> None:
         for hook in self.hooks:
             hook.on_record(event)
+
+    def finding(self, event: Found) -> None:
+        for hook in self.hooks:
+            hook.on_finding(event)
 
     def end(self, event: Ended) -> None:
         """Tell each hook that training is over, also when one of them raises; raise the first."""

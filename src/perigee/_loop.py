@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from perigee._execution import (
     rows_on_host,
 )
 from perigee._memory import advise_on_memory
-from perigee._protocols import Callbacks, Feed, Saving
+from perigee._protocols import Callbacks, Feed, Guards, Saving
 from perigee._schedule import Every
 from perigee._shown import Shown
 from perigee._typing import Batch
@@ -76,6 +76,8 @@ class Training:
         hooks: Are told what happens.
         callbacks: Keras's callbacks, or `None`.
         saving: Saves what is needed to go on, or `None`.
+        guards: Watch the training, or `None`.
+        report: Is told of what they find, and whether it is said aloud.
         interruption: Returns why to leave the training as it is, or `None`.
         now: Seconds since training was asked for.
         compiled_before: What `compile_seconds` read when it was.
@@ -96,6 +98,8 @@ class Training:
     interruption: Callable[[], str | None]
     now: Callable[[], float]
     compiled_before: float = 0.0
+    guards: Guards | None = None
+    report: Callable[[Sequence[Any], bool], None] = lambda findings, is_aloud: None
     origin: str | None = None
     clock: Clock = field(default_factory=Clock)
     _asked: str | None = None
@@ -168,12 +172,15 @@ class Training:
         return reason
 
     def _end(self, reason: str) -> None:
+        self.hooks.end(Ended(self.clock, reason, self.now(), self._spent()))
+
+    def _spent(self) -> dict[str, float]:
+        """Return where the seconds went so far."""
         spent = {**self._seconds, "compiling": compile_seconds() - self.compiled_before}
         spent["data"] += self.blocks.data_seconds
         spent["device"] += self.blocks.device_seconds
-        now = self.now()
-        spent["host"] = max(0.0, now - sum(spent.values()))
-        self.hooks.end(Ended(self.clock, reason, now, spent))
+        spent["host"] = max(0.0, self.now() - sum(spent.values()))
+        return spent
 
     @contextmanager
     def _timing(self, what: str) -> Generator[None]:
@@ -197,7 +204,14 @@ class Training:
             self._epoch_tally = Tally()
             for metric in program.rehearsal.tracked.metrics.values():
                 metric.reset_state()
-        values = _Values(program, self.course.nonfinite, self._epoch_tally, self._window)
+        values = _Values(
+            program,
+            self.course.nonfinite,
+            self._epoch_tally,
+            self._window,
+            self.guards,
+            self.report,
+        )
         self._values = values
         is_whole = False
         while self._reason_to_stop() is None:
@@ -218,6 +232,8 @@ class Training:
         means = values.means(self.clock)
         self._asked = self._asked or values.stop
         trained = {**means, **logged_metrics(program.rehearsal)}
+        if self.guards and is_whole:
+            self.report(self.guards.epoch(program, trained, self._spent(), self.clock), True)
         epoch = self.clock.epoch
         if is_whole:
             self.clock = self.clock.after_epoch()
@@ -238,6 +254,8 @@ class Training:
 
         Returns false where the epoch has no more.
         """
+        if self.guards:
+            self.guards.before(self.feed, self.clock)
         looks = self.callbacks is not None and self.callbacks.wants_batches
         index, count = self.clock.batch, 1
         until_due = None if looks else self._steps_until_due()
@@ -309,6 +327,7 @@ class Training:
             "epoch": self._epoch_tally.state(),
             "window": self._window.state(),
             "validated": {"step": at, "values": dict(validated)},
+            "guards": None if self.guards is None else self.guards.state(),
             "hooks": self.hooks.state(),
             "callbacks": None if self.callbacks is None else self.callbacks.state(),
         }
@@ -334,6 +353,8 @@ class Training:
         self._epoch_tally = Tally.from_state(state["epoch"])
         self._window = Tally.from_state(state["window"])
         self._validated = state["validated"]["step"], state["validated"]["values"]
+        if self.guards and state.get("guards") is not None:
+            self.guards.load_state(state["guards"])
         self.hooks.load_state(state["hooks"])
         self._saved_callbacks = state["callbacks"]
 
@@ -423,8 +444,17 @@ class Training:
 class _Values:
     """The logged values of an epoch: rows on the device, tallies on the host."""
 
-    def __init__(self, program: Program, nonfinite: Nonfinite, epoch: Tally, window: Tally) -> None:
+    def __init__(
+        self,
+        program: Program,
+        nonfinite: Nonfinite,
+        epoch: Tally,
+        window: Tally,
+        guards: Guards | None = None,
+        report: Callable[[Sequence[Any], bool], None] = lambda findings, is_aloud: None,
+    ) -> None:
         self.stop: str | None = None
+        self._guards, self._report = guards, report
         self._program, self._nonfinite = program, nonfinite
         self._rows: list[Any] = []
         self._epoch, self._window = epoch, window  # a window may begin in an earlier epoch
@@ -452,6 +482,8 @@ class _Values:
 
     def _take(self, rows: np.ndarray, clock: Clock) -> None:
         self._refuse_nonfinite(rows, clock)
+        if self._guards:
+            self._report(self._guards.rows(self._program.columns, rows, clock), True)
         self._epoch.add(self._program.columns, rows)
         self._window.add(self._program.columns, rows)
 
@@ -474,11 +506,23 @@ class _Values:
         if len(bad) == 0:
             return
         row, column = (int(i) for i in bad[0])
+        name, value = self._program.columns[column].name, float(rows[row, column, 0])
+        step = clock.step - len(rows) + row + 1
+        origin = None
+        if self._guards:
+            origin = self._guards.origin(self._program, name, value, step)
+        if origin is not None:
+            self._report([origin], self._nonfinite == "stop")  # else the error says it
         if self._nonfinite == "stop":
             self.stop = "non-finite"
             return
-        name = self._program.columns[column].name
-        raise NonFiniteError(name, float(rows[row, column, 0]), clock.step - len(rows) + row + 1)
+        raise NonFiniteError(
+            name,
+            value,
+            step,
+            None if origin is None else origin.happened,
+            None if origin is None else origin.fix,
+        )
 
 
 def _note(error: BaseException, clock: Clock) -> None:

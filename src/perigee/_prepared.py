@@ -23,7 +23,7 @@ from perigee._arguments import (
 from perigee._averages import Column, Tally
 from perigee._clock import Clock
 from perigee._errors import ArgumentError, DataChangedError, LoopError, StateMismatchError
-from perigee._events import Ended, Hook, Hooks, Recorded, Started, StepsDone
+from perigee._events import Ended, Found, Hook, Hooks, Recorded, Started, StepsDone
 from perigee._execution import (
     Blocks,
     Choice,
@@ -188,8 +188,7 @@ class Prepared:
                         "nonfinite": self._nonfinite,
                     },
                 }
-                self._opened.findings = lambda: self.history.findings
-                kept = [self._opened.writers(plan, self._source)]
+                kept = [self._opened.writers(plan, self._source, self.history.findings)]
             after = [hook for hook in (self._opened, self._shown) if hook is not None]
             self._hooks = Hooks([self.history, *self._given_hooks, *kept, *after])
             self._prepare_programs(plan)
@@ -234,6 +233,7 @@ class Prepared:
             history=self.history,
             nonfinite=self._nonfinite,
         )
+        train.tell = lambda finding: self._hooks.finding(Found(self.clock, finding, self._now()))
         self._asks = {"train_step": train}
         for method in ("test_step", "predict_step"):
             self._asks[method] = Programs(self.step, method, self._execution)

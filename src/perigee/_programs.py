@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from perigee import _backends, diagnostics
 from perigee._errors import PerigeeWarning
@@ -18,7 +18,14 @@ from perigee.writers.history import History
 
 
 class Programs:
-    """Gives the program of one method, and reports what its rehearsal found, once."""
+    """Gives the program of one method, and reports what its rehearsal found, once.
+
+    Attributes:
+        plan: How it runs; `None` while that is not decided.
+        is_kept: Whether a run keeps the training.
+        tell: Is called with each finding when it is reported.
+        reports: Tells whether a finding is wanted.
+    """
 
     def __init__(
         self,
@@ -35,6 +42,8 @@ class Programs:
         self._nonfinite: Nonfinite = nonfinite
         self.plan: Plan | None = None
         self.is_kept = False
+        self.tell: Callable[[Finding], None] = lambda finding: None
+        self.reports: Callable[[Finding], bool] = lambda finding: True
         self._last: Program | None = None
         self._looked_at: Program | None = None
 
@@ -77,14 +86,22 @@ class Programs:
             self._looked_at = self._last
             self.report(diagnostics.of_a_run_after_running(self._last))
 
-    def report(self, findings: Sequence[Finding]) -> None:
-        """Put findings on the history and warn of them, each once, but for those that are meant."""
+    def report(self, findings: Sequence[Finding], is_aloud: bool = True) -> None:
+        """Put findings on the history and tell of them, each once, but for those that are meant.
+
+        Args:
+            findings: What was found.
+            is_aloud: Whether to warn of them.
+        """
         assert self._history is not None
-        findings = [f for f in findings if f.code not in self._step.ignore_findings]
+        meant = self._step.ignore_findings
+        findings = [f for f in findings if f.code not in meant and self.reports(f)]
         known = {str(finding) for finding in self._history.findings}
         new = [finding for finding in findings if str(finding) not in known]
         self._history.findings = [*self._history.findings, *new]
         for finding in new:
+            self.tell(finding)
+        for finding in new if is_aloud else ():
             warnings.warn(str(finding), PerigeeWarning, stacklevel=_levels_to_caller())
 
 

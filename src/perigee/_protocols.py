@@ -254,6 +254,49 @@ class Saving(Protocol):
         ...
 
 
+class Guards(Protocol):
+    """Watches a training, from what the host reads anyhow. What is found is told once."""
+
+    def before(self, feed: Feed, clock: Clock) -> None:
+        """The next step comes after this; `clock` says where the training stands."""
+        ...
+
+    def rows(self, columns: Sequence[Any], rows: NDArray[Any], clock: Clock) -> Sequence[Any]:
+        """Return what is found in rows that were read.
+
+        Args:
+            columns: What their columns are.
+            rows: Means and counts, shape `(steps, columns, 2)`.
+            clock: After the last of them.
+        """
+        ...
+
+    def epoch(
+        self, program: Any, values: Mapping[str, float], spent: Mapping[str, float], clock: Clock
+    ) -> Sequence[Any]:
+        """Return what is found at the end of an epoch.
+
+        Args:
+            program: What ran.
+            values: What was logged.
+            spent: Seconds so far, as in `Ended.spent`.
+            clock: After the last step of the epoch.
+        """
+        ...
+
+    def origin(self, program: Any, name: str, value: float, step: int) -> Any:
+        """Return where a logged value that is not finite began; `None` where it is not known."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what must survive a restart."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        ...
+
+
 class Callbacks(Protocol):
     """Keras's callbacks, as the loop calls them; see `keras.callbacks.Callback`."""
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -16,7 +15,9 @@ import numpy as np
 from perigee import _evaluation, diagnostics
 from perigee._arguments import (
     as_execution,
+    as_guards,
     as_run,
+    check_codes,
     check_count,
     check_nonfinite,
     check_step,
@@ -26,7 +27,7 @@ from perigee._arguments import (
 from perigee._callbacks import KerasCallbacks
 from perigee._configuration import configuration
 from perigee._errors import ArgumentError, InfiniteDataError
-from perigee._events import Hook, Hooks
+from perigee._events import Ended, Found, Hook, Hooks
 from perigee._execution import (
     Blocks,
     Choice,
@@ -47,7 +48,6 @@ from perigee._step import Step
 from perigee._typing import Tree
 from perigee._workers import Workers, checksum
 from perigee.data import LARGE_STATE_BYTES, SMALLER_STATE, open_feed
-from perigee.diagnostics import Finding
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress, terminal
 
@@ -71,6 +71,7 @@ def fit(
     callbacks: Sequence[Any] | None = (),
     execution: Execution | Choice = "auto",
     progress: Progress = "auto",
+    guards: Literal["default", "off"] | Sequence[str] = "default",
     seed: int | None = None,
 ) -> History:
     """Train a Step.
@@ -104,6 +105,9 @@ def fit(
         callbacks: Keras callbacks and `Hook`s.
         execution: `"auto"`, `"graph"`, `"xla"`, or `"eager"` for debugging.
         progress: `"auto"`, `"bar"`, `"lines"` or `"off"`.
+        guards: What watches the training: `"default"` is all of them, or their names or codes,
+            such as `["LossDiverges", "PG703"]`. What they find is a warning, a line of
+            `metrics.jsonl`, and in `run.json`.
         seed: Of the order of the data; `None` draws one from NumPy's global generator, so that
             `keras.utils.set_random_seed` repeats it.
 
@@ -119,6 +123,8 @@ def fit(
     if validation is not None:
         check_step(step, "test_step")
     check_count("validation_steps", validation_steps)
+    check_codes("ignore_findings", step.ignore_findings)
+    wanted = as_guards(guards)
     run = as_run(run)
     workers = Workers(step)
     course = _course(
@@ -170,6 +176,9 @@ def fit(
             adapted = make(keras_callbacks, step, params)
         # A bad step is refused before a run is made.
         programs = Programs(step, "train_step", execution, accumulate, history, nonfinite=nonfinite)
+        programs.reports = lambda found: (
+            found.code not in diagnostics.GUARDS or found.code in wanted
+        )
         batch = feed.peek()
         at = 0 if opened is None or opened.loaded is None else opened.loaded.content.clock.step
         workers.agree({"first batch": checksum(batch), "step of the checkpoint": at})
@@ -211,8 +220,18 @@ def fit(
         if opened is not None:
             feeds = {"data": feed, **({} if measured_on is None else {"validation": measured_on})}
             opened.configuration = configuration(step, trained.rehearsal, asked, feeds)
-            opened.findings = lambda: _all_findings(programs, history)
-            kept = [opened.writers(plan, feed), opened]
+            kept = [opened.writers(plan, feed, history.findings), opened]
+        watching = None
+        if wanted:
+            reopen = functools.partial(
+                open_feed,
+                data,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                seed=seed if opened is None or opened.seed is None else opened.seed,
+                shuffles_by_default=True,
+            )
+            watching = diagnostics.Guards(step, wanted, batch, reopen)
         training = Training(
             step=step,
             course=course,
@@ -221,15 +240,22 @@ def fit(
             programs=programs,
             validate=validate,
             validation_samples=validation_samples,
-            hooks=Hooks([history, *hooks, *kept, *([shown] if shown else [])]),
+            hooks=Hooks(
+                [history, *hooks, _LookingBack(programs), *kept, *([shown] if shown else [])]
+            ),
             callbacks=adapted,
             saving=opened,
+            guards=watching,
+            report=programs.report,
             interruption=workers.interruption(
                 lambda: "signal" if signals.received else None, lambda: training.clock.step
             ),
             now=lambda: time.perf_counter() - began,
             compiled_before=compiled_before,
             origin=None if opened is None else opened.origin,
+        )
+        programs.tell = lambda finding: training.hooks.finding(
+            Found(training.clock, finding, training.now())
         )
         if opened is not None and opened.loaded is not None:
             opened.load_step()
@@ -244,7 +270,6 @@ def fit(
         with workers.told_of_loss():
             training.run()
             workers.wait()  # none ends well before the chief has saved
-        programs.look_back()
     return history
 
 
@@ -359,11 +384,15 @@ def _course(
     )
 
 
-def _all_findings(programs: Programs, history: History) -> Sequence[Finding]:
-    """Return what was found in a training that ends, by looking back too unless it failed."""
-    if sys.exc_info()[0] is None:
-        programs.look_back()
-    return history.findings
+class _LookingBack(Hook):
+    """Reports what is known only at the end, while writers still write."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def on_end(self, event: Ended) -> None:
+        if not event.reason.startswith("error: "):
+            self._programs.look_back()
 
 
 def _refuse_backups(callbacks: Sequence[Any]) -> None:

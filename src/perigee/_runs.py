@@ -6,7 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
@@ -153,7 +153,6 @@ class OpenRun(Hook):
         seed: That of the run.
         report: Is told of a position of the data that takes many bytes.
         configuration: What the training was asked for; to be set before `writers` is called.
-        findings: Returns what is probably wrong with it.
 
     Raises:
         RunInUseError: If a living process writes to the directory.
@@ -180,7 +179,6 @@ class OpenRun(Hook):
         self._unloaded: Mapping[str, Any] | None = None
         self.report: Callable[[str, int], None] = lambda kind, size_bytes: None
         self.configuration: Mapping[str, Any] = {}
-        self.findings: Callable[[], Sequence[Any]] = lambda: ()
         self._largest = LARGE_STATE_BYTES
         self._writers: Writers | None = None
         self._plan: Plan | None = None
@@ -256,8 +254,14 @@ class OpenRun(Hook):
             counts = {True: "more than 1, or 'auto'", False: "1"}
             raise RunArgumentError(path, "steps_per_call", counts[plan.is_fused], counts[fuses])
 
-    def writers(self, plan: Plan | None, feed: Source) -> Hook:
-        """Return the writers of the run, as one hook."""
+    def writers(self, plan: Plan | None, feed: Source, findings: Sequence[Any] = ()) -> Hook:
+        """Return the writers of the run, as one hook.
+
+        Args:
+            plan: How the step runs.
+            feed: Where batches come from.
+            findings: What was found before it begins.
+        """
         self._plan, self._feed = plan, feed
         if not self._is_writer:
             return Hook()
@@ -268,9 +272,9 @@ class OpenRun(Hook):
             more={"plan": None if plan is None else plan.facts()},
             configuration=self.configuration,
             devices=_backends.current().device_names(),
+            findings=findings,
             is_resumed=self.loaded is not None,
         )
-        directory.findings = lambda: [asdict(finding) for finding in self.findings()]
         writers: dict[str, Hook] = {
             "metrics": JsonLines(self._path),
             "samples": SampleFiles(self._path),

@@ -13,6 +13,9 @@ from perigee._errors import PerigeeError
 
 _MOST_SUGGESTED = 5
 
+_SUBJECTS = {"PG7": "Findings of guards while a training runs (PG7xx)"}
+"""What codes are about of which no error has one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -41,7 +44,7 @@ class Page:
 def all_pages() -> dict[str, Page]:
     """Return every page by its code, in the order of the codes."""
     pages = [_page_of(error) for error in _errors_below(PerigeeError)]
-    subjects = {page.code[:3]: page.subject for page in pages if page.subject}
+    subjects = _SUBJECTS | {page.code[:3]: page.subject for page in pages if page.subject}
     pages += _rule_pages(subjects)
     return {page.code: page for page in sorted(pages, key=lambda page: page.code)}
 

@@ -154,17 +154,30 @@ class OutputsError(PerigeeError, ValueError):
 
 
 class NonFiniteError(PerigeeError, FloatingPointError):
-    """A value that a step returned became NaN or infinite."""
+    """A value that a step returned became NaN or infinite.
+
+    Where the data can be drawn again, the steps before are run again, and the message names the
+    data, the layer or the gradients in which it began (see PG701).
+    """
 
     code = "PG408"
 
-    def __init__(self, name: str, value: float, step: int) -> None:
-        self.name, self.value, self.step = name, value, step
+    def __init__(
+        self,
+        name: str,
+        value: float,
+        step: int,
+        origin: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        self.name, self.value, self.step, self.origin = name, value, step, origin
         super().__init__(
-            f"{name!r} was {value} at step {step}.",
+            f"{name!r} was {value} at step {step}." if origin is None else origin,
             expected="finite values.",
-            fix="lower the learning rate, clip the gradients, or look for NaN in the data; "
-            '`nonfinite="stop"` ends the training there without an error.',
+            fix=(
+                mend or "lower the learning rate, clip the gradients, or look for NaN in the data."
+            )
+            + ' Or pass `nonfinite="stop"`, which ends the training there without an error.',
         )
 
 

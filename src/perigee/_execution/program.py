@@ -90,6 +90,11 @@ class Program:
         return self._replicas is not None and self._replicas.processes > 1
 
     @property
+    def accumulates(self) -> bool:
+        """Whether gradients are collected for an update every few batches."""
+        return self._accumulate > 1
+
+    @property
     def traces(self) -> int:
         """How often the method has been compiled, in whatever way."""
         return sum(compiled.traces for compiled in self._compiled.values())

@@ -14,9 +14,12 @@ from perigee.diagnostics import coverage, labels, pairing, positions, resumption
 from perigee.diagnostics._evidence import Evidence as Evidence
 from perigee.diagnostics._evidence import untouched as untouched
 from perigee.diagnostics._finding import Finding as Finding
+from perigee.diagnostics._guards import GUARDS as GUARDS
+from perigee.diagnostics._guards import Guards as Guards
 from perigee.diagnostics._report import Report as Report
 from perigee.diagnostics._rules import examine as examine
 from perigee.diagnostics._rules import known_codes as known_codes
+from perigee.diagnostics._trying import try_out as try_out
 
 LOSS_CALL_CHECKS: Sequence[Callable[[LossCall], None]] = (labels.check,)
 """Look at each call of a Keras loss in the first batch, before the loss runs."""

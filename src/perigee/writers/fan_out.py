@@ -7,7 +7,7 @@ from typing import Any
 
 from perigee._clock import Clock
 from perigee._errors import WriterError
-from perigee._events import Ended, Hook, Hooks, Recorded, Started
+from perigee._events import Ended, Found, Hook, Hooks, Recorded, Started
 from perigee.writers.run_directory import RunDirectory
 
 MOST_WAITING = 10_000
@@ -65,6 +65,10 @@ class Writers(Hook):
         """Pass a record on."""
         Hooks([*self._writers.values()]).record(event)
 
+    def on_finding(self, event: Found) -> None:
+        """Pass on what was found."""
+        Hooks([self._run_file, *self._writers.values()]).finding(event)
+
     def on_end(self, event: Ended) -> None:
         """Close the writers, and then say in `run.json` what became of the run."""
         try:
@@ -90,7 +94,7 @@ class _Guarded(Hook):
     def __init__(self, name: str, writer: Hook, is_strict: bool) -> None:
         self.failed = self.lost = 0
         self._name, self._writer, self._is_strict = name, writer, is_strict
-        self._waiting: deque[Recorded] = deque()
+        self._waiting: deque[Recorded | Found] = deque()
         self._is_down = False
         self._clock = Clock()
         self._state: Mapping[str, Any] = {}
@@ -101,6 +105,12 @@ class _Guarded(Hook):
         self._state = self._writer.state()
 
     def on_record(self, event: Recorded) -> None:
+        self._take(event)
+
+    def on_finding(self, event: Found) -> None:
+        self._take(event)
+
+    def _take(self, event: Recorded | Found) -> None:
         self._clock = event.clock
         self._waiting.append(event)
         if len(self._waiting) > MOST_WAITING:
@@ -136,7 +146,11 @@ class _Guarded(Hook):
 
     def _write(self) -> None:
         while self._waiting:
-            self._writer.on_record(self._waiting[0])
+            event = self._waiting[0]
+            if isinstance(event, Found):
+                self._writer.on_finding(event)
+            else:
+                self._writer.on_record(event)
             self._waiting.popleft()
         self._is_down = False
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from perigee._errors import LogShortError
-from perigee._events import Ended, Hook, Recorded, Started
+from perigee._events import Ended, Found, Hook, Recorded, Started
 from perigee.writers._appended import AppendedFile, check_length, is_lasting
+from perigee.writers._findings import facts_of
 
 FILE_NAME = "metrics.jsonl"
 
@@ -19,7 +20,9 @@ class JsonLines(Hook):
 
     One line a record, with `kind` (the scope), `step`, `epoch`, `batch`, `seconds` and `values`.
     JSON has no NaN and no infinity: such a value is `null`, and `nonfinite` says which it was, as
-    in `{"loss": "nan"}`; there is no `nonfinite` where all values are finite.
+    in `{"loss": "nan"}`; there is no `nonfinite` where all values are finite. A line of kind
+    `"finding"` has a `finding` in place of `values`: `code`, `name`, `severity`, `happened`,
+    `items`, `expected` and `fix`.
 
     A line reaches the operating system in one write when it is recorded, so that another program
     can follow the file, and a process that is killed leaves at most one torn line at the end. A
@@ -50,6 +53,13 @@ class JsonLines(Hook):
         """Append one line."""
         self._file.write(_encode(event))
         if is_lasting(event):
+            self._kept_bytes = self._file.size_bytes
+
+    def on_finding(self, event: Found) -> None:
+        """Append one line, of kind `"finding"`, with what was found in place of values."""
+        is_kept = self._kept_bytes == self._file.size_bytes
+        self._file.write(_encode_finding(event))
+        if is_kept:
             self._kept_bytes = self._file.size_bytes
 
     def on_end(self, event: Ended) -> None:
@@ -110,6 +120,18 @@ def _encode(event: Recorded) -> bytes:
     if nonfinite:
         record["nonfinite"] = nonfinite
     return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _encode_finding(event: Found) -> bytes:
+    record: dict[str, Any] = {
+        "kind": "finding",
+        "step": event.clock.step,
+        "epoch": event.clock.epoch,
+        "batch": event.clock.batch,
+        "seconds": event.seconds,
+        "finding": facts_of(event.finding),
+    }
+    return json.dumps(record).encode("ascii") + b"\n"
 
 
 def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:

@@ -14,8 +14,9 @@ from typing import Any
 
 from perigee._clock import Clock
 from perigee._errors import PerigeeError, RunExistsError, RunFileError
-from perigee._events import Ended, Hook, Started
+from perigee._events import Ended, Found, Hook, Started
 from perigee._version import __version__
+from perigee.writers._findings import facts_of
 from perigee.writers._replaced import remove_remains, replace_file
 
 FILE_NAME = "run.json"
@@ -43,7 +44,7 @@ class RunDirectory(Hook):
     Each time that the run is taken up again, `resumed` gets an entry: the clock at which it went
     on, when, and with which versions, backend, machine, command and commit. `configuration` (what
     `fit` was asked for), `stop_reason`, `error` (class, code and message), `clock`, `ended`,
-    `seconds`, `spent` (where they went) and `findings` are those of the last part.
+    `seconds` and `spent` (where they went) are those of the last part, and `findings` are of all.
 
     Args:
         path: The directory; it and its parents are made where they are missing.
@@ -52,6 +53,7 @@ class RunDirectory(Hook):
         more: Further facts to keep, of types that JSON has.
         configuration: What the training was asked for, of such types.
         devices: What the framework computes on.
+        findings: What was found before the training begins.
         is_resumed: Whether an old run is taken up.
         now: Returns the time, with its time zone.
 
@@ -59,7 +61,6 @@ class RunDirectory(Hook):
         path: The directory.
         failures: By the name of a writer, how often it failed and how many records were lost; to
             be set before the end.
-        findings: Returns what is probably wrong, as plain values; asked at the end.
 
     Raises:
         RunExistsError: If a run is there already, and is not taken up. Nothing is changed then.
@@ -76,16 +77,17 @@ class RunDirectory(Hook):
         more: Mapping[str, Any] | None = None,
         configuration: Mapping[str, Any] | None = None,
         devices: Sequence[str] = (),
+        findings: Sequence[Any] = (),
         is_resumed: bool = False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self.path = Path(path)
         self.failures: Mapping[str, Mapping[str, int]] = {}
-        self.findings: Callable[[], Sequence[Mapping[str, Any]]] = lambda: ()
         self._backend = backend
         self._seed = None if seed is None else operator.index(seed)
         self._more = dict(more or {})
         self._configuration, self._devices = dict(configuration or {}), list(devices)
+        self._findings = [facts_of(finding) for finding in findings]
         self._now = now
         self._facts: dict[str, Any] | None = None
         if is_resumed:
@@ -122,8 +124,8 @@ class RunDirectory(Hook):
             "spent": {},
             "clock": _clock(event.clock),
             "failures": {},
-            "findings": [],
         }
+        self._facts_of_findings(facts)
         target = self.path / FILE_NAME
         if self._facts is not None or self._is_resumed:
             remove_remains(target)
@@ -133,6 +135,19 @@ class RunDirectory(Hook):
         else:
             replace_file(target, _encode(facts), publish=_create)
         self._facts, self._is_started = facts, True
+
+    def on_finding(self, event: Found) -> None:
+        """Write what was found, and at which step it was told."""
+        if self._facts is None or not self._is_started:
+            return
+        self._findings = [{**facts_of(event.finding), "step": event.clock.step}]
+        self._facts_of_findings(self._facts)
+        replace_file(self.path / FILE_NAME, _encode(self._facts))
+
+    def _facts_of_findings(self, facts: dict[str, Any]) -> None:
+        """Put findings to those that are there; a run that resumes may find them again."""
+        known = list(facts.get("findings") or [])
+        facts["findings"] = known + [finding for finding in self._findings if finding not in known]
 
     def on_end(self, event: Ended) -> None:
         """Write when, why and where it ended; nothing if it never started here."""
@@ -147,7 +162,6 @@ class RunDirectory(Hook):
             "spent": dict(event.spent),
             "clock": _clock(event.clock),
             "failures": {name: dict(counts) for name, counts in self.failures.items()},
-            "findings": [dict(finding) for finding in self.findings()],
         }
         replace_file(self.path / FILE_NAME, _encode(self._facts))
 

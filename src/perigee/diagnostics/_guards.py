@@ -1,0 +1,149 @@
+"""The guards of `fit`: what goes wrong while a training runs, from what the host reads anyhow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from perigee import _backends, _state
+from perigee._averages import Column
+from perigee._clock import Clock
+from perigee._execution import Program
+from perigee._protocols import Feed
+from perigee._step import Step
+from perigee._typing import Batch
+from perigee.diagnostics import dead
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics.divergence import Divergence
+from perigee.diagnostics.origins import Origins
+from perigee.diagnostics.stalls import Stall
+from perigee.diagnostics.starvation import Starvation
+from perigee.diagnostics.stuck import Stuck
+
+GUARDS: Mapping[str, str] = {
+    "PG122": "DeadUnits",
+    "PG420": "Recompiled",
+    "PG701": "NonFiniteOrigin",
+    "PG702": "LossDiverges",
+    "PG703": "LossStalls",
+    "PG704": "InputStarvation",
+    "PG705": "MetricStuck",
+}
+"""The guards that there are: names by code."""
+
+
+class Guards:
+    """Watches a training; see `perigee._protocols.Guards`.
+
+    Args:
+        step: The Step.
+        codes: Which of `GUARDS` are wanted.
+        batch: The first batch of the data, for looking at what a stalled model does.
+        reopen: Opens the data anew.
+    """
+
+    def __init__(
+        self, step: Step, codes: frozenset[str], batch: Batch, reopen: Callable[[], Feed]
+    ) -> None:
+        self._step, self._codes, self._batch = step, codes, batch
+        self._divergence, self._stall = Divergence(), Stall()
+        self._starvation, self._stuck = Starvation(), Stuck()
+        self._columns: Sequence[Column] = ()
+        self._places: list[int] = []
+        self._origins = Origins(step, reopen) if "PG701" in codes else None
+        if self._has_learned():
+            self._stall.leave()
+
+    def before(self, feed: Feed, clock: Clock) -> None:
+        """Keep what is needed to find where a NaN began; the next step comes after this."""
+        if self._origins is not None:
+            self._origins.keep(feed, clock)
+
+    def origin(self, program: Program, name: str, value: float, step: int) -> Finding | None:
+        """Return where a value that is not finite began; `None` where that is not known."""
+        if self._origins is None:
+            return None
+        return self._origins.find(program, name, value, step)
+
+    def rows(self, columns: Sequence[Column], rows: np.ndarray, clock: Clock) -> list[Finding]:
+        """Look at rows that were read; `clock` is after the last of them."""
+        losses, numbers = self._losses(columns, rows, clock.step - len(rows) + 1)
+        found: list[Finding] = []
+        if "PG702" in self._codes:
+            found += self._divergence.steps(losses, numbers)
+        if self._codes & {"PG122", "PG703"}:
+            stalled = self._stall.steps(losses, numbers, clock.epoch)
+            if stalled:
+                found += self._dead_units(clock)
+                found += stalled if "PG703" in self._codes else []
+        return found
+
+    def epoch(
+        self,
+        program: Program,
+        values: Mapping[str, float],
+        spent: Mapping[str, float],
+        clock: Clock,
+    ) -> list[Finding]:
+        """Look at the end of an epoch: what was logged, and where the time went so far."""
+        found: list[Finding] = []
+        if "PG704" in self._codes:
+            found += self._starvation.epoch(spent, clock.step)
+        if "PG705" in self._codes:
+            found += self._stuck.epoch(values, program.rehearsal.metrics, clock.step)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Return what must survive a restart, so that each finding is told once."""
+        return {
+            "divergence": self._divergence.state(),
+            "stall": self._stall.state(),
+            "starvation": self._starvation.state(),
+            "stuck": self._stuck.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self._divergence.load_state(state["divergence"])
+        self._stall.load_state(state["stall"])
+        self._starvation.load_state(state["starvation"])
+        self._stuck.load_state(state["stuck"])
+
+    def _losses(
+        self, columns: Sequence[Column], rows: np.ndarray, first: int
+    ) -> tuple[np.ndarray, Sequence[int]]:
+        """Return what was logged as `loss`, and by which steps: those at which it counts."""
+        if columns is not self._columns:  # they change only where the step is compiled anew
+            self._columns = columns
+            self._places = [i for i, column in enumerate(columns) if column.name == "loss"]
+        if len(self._places) == 1:
+            cells = rows[:, self._places[0]]
+        else:
+            cells = rows[:, self._places].sum(axis=1)
+        values, counts = cells[:, 0], cells[:, 1]
+        numbers = range(first, first + len(rows))
+        if counts.all() and np.isfinite(values.sum()):
+            return values, numbers
+        counted = np.flatnonzero((counts > 0) & np.isfinite(values))
+        return values[counted], [numbers[i] for i in counted]
+
+    def _has_learned(self) -> bool:
+        """Tell whether some optimizer has made updates before this training. It waits, once."""
+        counters = [o.iterations for o in _state.track(self._step).optimizers.values()]
+        return any(int(value) > 0 for value in _state.snapshot(counters))
+
+    def _dead_units(self, clock: Clock) -> list[Finding]:
+        """Look, now that nothing is learned, whether units are dead: a few steps' worth of work."""
+        if "PG122" not in self._codes:
+            return []
+        host = _backends.current().to_host(_backends.current().tensors(self._batch))
+        evidence = Evidence(self._step, [host], [], None, False)
+        evidence.rehearse()
+        return [
+            replace(finding, happened=f"At step {clock.step}: {finding.happened}")
+            for finding in dead.check(evidence)
+        ]

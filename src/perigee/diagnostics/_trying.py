@@ -1,0 +1,58 @@
+"""The rules of `check(..., level="full")`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from perigee._protocols import Feed
+from perigee.diagnostics import rate_trials, standstill, trial_values, unfollowed
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._report import SEVERITIES
+from perigee.diagnostics._trials import Trials
+
+OF_TRIALS: Sequence[Callable[[Trials], list[Finding]]] = (
+    trial_values.check,
+    standstill.check,
+    unfollowed.check,
+    rate_trials.check,
+)
+"""Look at what some hundred steps come to."""
+
+_EXPLAINED: Mapping[str, Sequence[str]] = {
+    "PG320": ("PG710",),
+    "PG120": ("PG711", "PG713"),
+    "PG122": ("PG711", "PG713"),
+    "PG124": ("PG711", "PG713"),
+    "PG224": ("PG712",),
+    "PG710": ("PG713",),
+    "PG711": ("PG713",),
+}
+"""Findings by what explains them: they say the same once more."""
+
+
+def try_out(
+    evidence: Evidence, found: Sequence[Finding], open_feed: Callable[[], Feed]
+) -> list[Finding]:
+    """Run the rules that need some hundred steps, on a copy of the state.
+
+    Args:
+        evidence: What is known of the Step.
+        found: What was found without trials.
+        open_feed: Opens data to train on, anew each time.
+
+    Returns:
+        All findings, the worst first. A Step that cannot be rehearsed is not tried.
+    """
+    if evidence.training.rehearsal is None:
+        return list(found)
+    trials = Trials(evidence, open_feed)
+    everything = [*found, *(finding for rule in OF_TRIALS for finding in rule(trials))]
+    explained = {
+        code
+        for finding in everything
+        for code in _EXPLAINED.get(finding.code, ())
+        if finding.severity != "hint"
+    }
+    left = [finding for finding in everything if finding.code not in explained]
+    return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -1,0 +1,297 @@
+"""PG701, NonFiniteOrigin: where a value that is not finite began.
+
+When a logged value becomes NaN or infinite, the steps since the last good state are run again, and
+the step that came to it is looked at layer by layer: its data, the weights it began with, the
+output of each layer, the gradients, the loss. This needs data that can be drawn again from a
+position (arrays, a PyDataset; of a `tf.data.Dataset` only from its beginning) and no accumulation;
+elsewhere PG408 says the step alone. `skip` leaves such steps out, and looks for nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _backends, _state
+from perigee._clock import Clock
+from perigee._execution import Program
+from perigee._frame import current_frame
+from perigee._protocols import Feed
+from perigee._recorder import patched
+from perigee._state import Tracked
+from perigee._step import Step
+from perigee._typing import Batch
+from perigee.diagnostics._evidence import untouched
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._recording import look, record
+
+_COST_SHARE = 0.005
+"""Share of the time that keeping good states may take."""
+
+_MOST_BYTES = 2**30
+_MOST_STEPS = 5000
+_MOST_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A state from which all was finite; `position` is `None` at the beginning of the data."""
+
+    clock: Clock
+    variables: Sequence[Any]
+    values: Sequence[np.ndarray]
+    position: Mapping[str, Any] | None
+
+
+@dataclass(slots=True)
+class _Output:
+    """What a layer made of its inputs."""
+
+    layer: keras.Layer
+    inputs: Sequence[np.ndarray] = ()
+    outputs: Sequence[np.ndarray] = ()
+
+
+class Origins:
+    """Keeps the last good state on the host, and finds from it where a NaN began.
+
+    Args:
+        step: The Step.
+        reopen: Opens the data anew, as it was when the training began.
+        now: Seconds from any origin.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        reopen: Callable[[], Feed],
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._step, self._reopen, self._now = step, reopen, now
+        self._good: _Good | None = None
+        self._due = 0.0
+
+    def keep(self, feed: Feed, clock: Clock) -> None:
+        """Keep the state before the next step, where that costs next to nothing.
+
+        It waits for the device, once in so long a time that it costs half a percent of it.
+        """
+        began = self._now()
+        if began < self._due:
+            return
+        is_at_start = feed.position.passes == feed.position.batches == 0
+        if feed.resumes == "exactly" and (is_at_start or not feed.is_stream):
+            variables = _state.track(self._step).variables
+            if sum(_size_bytes(v) for v in variables) <= _MOST_BYTES:
+                values = _state.snapshot(variables)
+                if all(_is_finite(value) for value in values):
+                    position = None if is_at_start else feed.state()
+                    self._good = _Good(clock, variables, values, position)
+        done = self._now()
+        self._due = done + (done - began) / _COST_SHARE
+
+    def find(self, program: Program, name: str, value: float, number: int) -> Finding | None:
+        """Run again what led to a value that is not finite, and put everything back.
+
+        Args:
+            program: Runs the step.
+            name: What was logged.
+            value: NaN or an infinity.
+            number: Of the step that logged it.
+
+        Returns:
+            Where it began, or `None` where that cannot be found.
+        """
+        good = self._good
+        if good is None or program.accumulates or number - good.clock.step > _MOST_STEPS:
+            return None
+        tracked = _state.track(self._step)
+        with untouched(tracked):
+            _state.restore(good.variables, good.values)
+            with self._opened(good) as feed:
+                before = self._run(program, feed, number - 2 - good.clock.step)
+                last = _drawn(feed) if before else None
+                if last is None:
+                    return None
+                values = _state.snapshot(tracked.variables)
+                if number - 1 > good.clock.step:
+                    program.run(last)
+                    bad = _bad_variables(tracked)
+                    if bad:
+                        _state.restore(tracked.variables, values)
+                        where = self._of_an_update(last, tracked, bad, number - 1)
+                        return _finding(name, value, number, where)
+                    last = _drawn(feed)
+                    if last is None:
+                        return None
+                where = self._of_a_step(last, tracked, name)
+                return _finding(name, value, number, where)
+
+    @contextmanager
+    def _opened(self, good: _Good) -> Generator[Feed]:
+        feed = self._reopen()
+        try:
+            if good.position is not None:
+                feed.load_state(good.position)
+            yield feed
+        finally:
+            feed.close()
+
+    def _run(self, program: Program, feed: Feed, count: int) -> bool:
+        """Run so many steps again; false where that takes too long or the data has no more."""
+        end = self._now() + _MOST_SECONDS
+        for _ in range(count):
+            batch = _drawn(feed)
+            if batch is None or self._now() > end:
+                return False
+            program.run(batch)
+        return True
+
+    def _of_a_step(self, batch: Batch, tracked: Tracked, name: str) -> tuple[str, str]:
+        """Look at a step that came to a NaN from weights without one."""
+        found = _of_data(batch)
+        if found is not None:
+            return found
+        outputs, _ = self._looked_at(batch, tracked)
+        for output in outputs:
+            if not all(map(_is_finite, output.outputs)):
+                kind = type(output.layer).__name__
+                return (
+                    f"in the output of layer {output.layer.path!r} ({kind}), whose inputs were "
+                    f"{_range(output.inputs)}",
+                    "look at what the layer computes: an exponential, a logarithm of 0 or a "
+                    "division by 0; lower the learning rate, or clip the gradients.",
+                )
+        last = outputs[-1:]
+        behind = [f": {o.layer.path!r} returned {_range(o.outputs)}" for o in last]
+        return (
+            f"behind the last layer, in what {name!r} is computed from{''.join(behind)}",
+            "look for a logarithm of 0, a division by 0 or a root of 0 there; a loss with "
+            "`from_logits=True` takes scores and needs no logarithm of a probability.",
+        )
+
+    def _of_an_update(
+        self, batch: Batch, tracked: Tracked, bad: Sequence[str], number: int
+    ) -> tuple[str, str]:
+        """Look at a step whose loss was finite and whose update was not."""
+        _, gradients = self._looked_at(batch, tracked)
+        names = [n for n, g in gradients if not _is_finite(g)]
+        if not names:
+            return (
+                f"in the update of step {number}, whose gradients were finite: {_listed(bad)} "
+                "overflowed",
+                "lower the learning rate, or clip the gradients.",
+            )
+        return (
+            f"in the gradients of step {number}, whose loss was finite: those of {_listed(names)}",
+            "look for what has no derivative at its value: a root or a norm of 0, `where` around "
+            "a division by 0; add a small number under the root.",
+        )
+
+    def _looked_at(
+        self, batch: Batch, tracked: Tracked
+    ) -> tuple[list[_Output], list[tuple[str, np.ndarray]]]:
+        outputs: list[_Output] = []
+
+        def listen(original: Any) -> Any:
+            def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
+                returned = original(layer, *args, **kwargs)
+                frame = current_frame()
+                if frame is not None and frame.recorder is not None:
+                    output = _Output(layer)
+                    outputs.append(output)
+                    _look(args, partial(_set, output, "inputs"))
+                    _look(returned, partial(_set, output, "outputs"))
+                return returned
+
+            return call_layer
+
+        with patched(keras.Layer, "__call__", listen):
+            tensors = _backends.current().tensors(batch)
+            recording = record(self._step, "train_step", tensors, tracked, ())
+        gradients = [
+            (tracked.name_of(variable), gradient)
+            for update in recording.updates
+            for variable, gradient in zip(update.variables, update.gradients, strict=False)
+        ]
+        return [o for o in outputs if o.outputs and not _is_of_perigee(o.layer)], gradients
+
+
+def _is_of_perigee(layer: keras.Layer) -> bool:
+    return type(layer).__module__.partition(".")[0] == "perigee"
+
+
+def _drawn(feed: Feed) -> Batch | None:
+    """Return the next batch, of the next pass where one is over."""
+    batch = feed.draw()
+    return feed.draw() if batch is None else batch
+
+
+def _look(tree: Any, at: Callable[[Sequence[np.ndarray]], None]) -> None:
+    flat = [leaf for leaf in keras.tree.flatten(tree) if _backends.current().is_tensor(leaf)]
+    look(flat, lambda *arrays: at(arrays))
+
+
+def _set(output: _Output, name: str, arrays: Sequence[np.ndarray]) -> None:
+    setattr(output, name, arrays)
+
+
+def _of_data(batch: Batch) -> tuple[str, str] | None:
+    host = _backends.current().to_host(_backends.current().tensors(batch))
+    for index, leaf in enumerate(keras.tree.flatten(host)):
+        array = np.asarray(leaf)
+        if not _is_finite(array):
+            place = ", ".join(str(int(i)) for i in np.argwhere(~np.isfinite(array))[0])
+            return (
+                f"in the data: batch[{index}] holds {array[~np.isfinite(array)][0]} at [{place}]",
+                "fill or drop the missing values before training.",
+            )
+    return None
+
+
+def _bad_variables(tracked: Tracked) -> list[str]:
+    entries = [e for e in tracked.entries if e.kind in ("trainable", "non_trainable")]
+    values = _state.snapshot([e.variable for e in entries])
+    return [e.name for e, v in zip(entries, values, strict=True) if not _is_finite(v)]
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    if array.dtype.kind in "biuSUO":
+        return True
+    return bool(np.isfinite(array.astype("float32") if array.dtype.kind == "V" else array).all())
+
+
+def _size_bytes(variable: Any) -> int:
+    return 8 * int(np.prod(variable.shape, dtype=np.int64))
+
+
+def _range(arrays: Sequence[np.ndarray]) -> str:
+    numbers = [array for array in arrays if array.size and array.dtype.kind in "fiu"]
+    if not numbers:
+        return "no numbers"
+    return f"{min(float(a.min()) for a in numbers):.4g}..{max(float(a.max()) for a in numbers):.4g}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _finding(name: str, value: float, number: int, origin: tuple[str, str]) -> Finding:
+    where, fix = origin
+    return Finding(
+        code="PG701",
+        name="NonFiniteOrigin",
+        severity="error",
+        happened=f"{name!r} was {value} at step {number}. Run again from the last good state, it "
+        f"began {where}.",
+        expected="finite values.",
+        fix=fix,
+    )

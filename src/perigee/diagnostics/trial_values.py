@@ -1,0 +1,28 @@
+"""PG710, TrialNotFinite: a training that comes to NaN or infinity within some hundred steps.
+
+Seen at `level="full"`, by 400 steps on a copy of the state. The learning rate is too high, the loss
+takes the logarithm of 0, or something is divided by 0. `fit` says where such a value began (PG701).
+"""
+
+from __future__ import annotations
+
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._trials import Trials
+
+
+def check(trials: Trials) -> list[Finding]:
+    """Look at what the steps logged."""
+    if trials.own.bad is None:
+        return []
+    name, value, step = trials.own.bad
+    return [
+        Finding(
+            code="PG710",
+            name="TrialNotFinite",
+            severity="error",
+            happened=f"In a trial, {name!r} was {value} at step {step}.",
+            expected="finite values.",
+            fix="lower the learning rate, clip the gradients, or look for the logarithm of 0 and "
+            "the division by 0 in the loss.",
+        )
+    ]

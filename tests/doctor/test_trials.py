@@ -1,0 +1,148 @@
+"""`check(..., level="full")`: trials of some hundred steps find what single steps cannot."""
+
+from __future__ import annotations
+
+import hashlib
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from keras import losses, ops
+
+import perigee as pg
+from perigee._state import snapshot, track
+from perigee.diagnostics._recording import Compared
+from perigee.diagnostics.unfollowed import _quality
+from tests.doctor.programs import (
+    Own,
+    adam,
+    answers,
+    classes,
+    compiled,
+    model,
+    numbers,
+    small,
+    sparse,
+    squares,
+    supervised,
+)
+
+
+def sgd(rate):
+    return keras.optimizers.SGD(rate)
+
+
+def found(step, data, level="full"):
+    return {f.code: f for f in pg.check(step, data, level=level)}
+
+
+SICK = {
+    "PG710": {
+        "rate": lambda: (Own(small(1), squares, optimizer=sgd(5.0)), numbers()),
+        "logarithm": lambda: (
+            Own(small(1), lambda y, p: -ops.log(p[:, 0] + 9.0), optimizer=sgd(-1.0)),
+            numbers(),
+        ),
+    },
+    "PG711": {
+        "rate": lambda: (Own(small(1), squares, optimizer=adam(2e-6)), numbers()),
+        "divided": lambda: (
+            Own(small(1), lambda y, p: squares(y, p) / 1e5, optimizer=sgd(1e-2)),
+            numbers(),
+        ),
+    },
+    "PG712": {
+        "supervised": lambda: (
+            supervised(small(1, "softmax"), losses.BinaryCrossentropy()),
+            answers(),
+        ),
+        "own": lambda: (Own(small(1, "softmax"), losses.BinaryCrossentropy()), answers()),
+    },
+    "PG713": {
+        "too low": lambda: (Own(small(1), squares, optimizer=sgd(5e-4)), numbers()),
+        "supervised": lambda: (pg.Supervised(small(1), sgd(5e-4), "mse"), numbers()),
+    },
+}
+
+HEALTHY = {
+    "regression": lambda: (Own(small(1), squares), numbers()),
+    "classes": lambda: (supervised(small(3), sparse()), classes()),
+    "compiled": lambda: (
+        compiled(small(1), losses.BinaryCrossentropy(from_logits=True)),
+        answers(),
+    ),
+    "warm-up": lambda: (
+        Own(
+            small(1),
+            squares,
+            optimizer=adam(
+                keras.optimizers.schedules.CosineDecay(
+                    0.0, 1, warmup_target=1e-2, warmup_steps=10**6
+                )
+            ),
+        ),
+        numbers(),
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "name"), [(c, n) for c in SICK for n in SICK[c]])
+def test_a_trial_finds(code, name):
+    target, data = SICK[code][name]()
+
+    assert code in found(target, data)
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_program_passes_its_trial(name):
+    target, data = HEALTHY[name]()
+
+    assert found(target, data) == {}
+
+
+def test_without_the_level_nothing_is_tried():
+    target, data = SICK["PG711"]["rate"]()
+
+    assert found(target, data, level="default") == {}
+
+
+def fingerprint(step):
+    entries = track(step).entries
+    digest = hashlib.sha256()
+    for entry, value in zip(entries, snapshot([e.variable for e in entries]), strict=True):
+        digest.update(entry.key.encode() + value.tobytes())
+    digest.update(repr(np.random.get_state()).encode())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["arrays", "batches", "function"])
+def test_a_trial_leaves_no_trace(kind):
+    def step():
+        keras.utils.set_random_seed(3)
+        net = model(kl.Dense(8), kl.BatchNormalization(), kl.ReLU(), kl.Dropout(0.3), kl.Dense(1))
+        return Own(net, squares, optimizer=adam(1e-5), metrics=[keras.metrics.MeanAbsoluteError()])
+
+    def trained(one):
+        history = pg.fit(one, numbers(), steps=3, progress="off", seed=1, execution="eager")
+        return history.history, fingerprint(one)
+
+    plain = trained(step())
+    data = {"arrays": numbers(), "batches": [numbers()] * 2, "function": lambda: [numbers()] * 2}
+    checked = step()
+    pg.check(checked, data[kind], level="full")
+
+    assert trained(checked) == plain
+
+
+def test_hidden_scores_are_told_from_outputs_that_follow():
+    y = np.array([[0.0], [1.0]] * 8, "float32")
+    loss = losses.BinaryCrossentropy()
+
+    constant = _quality(Compared(loss, y, np.ones((16, 1), "float32")))
+    right = _quality(Compared(loss, y, y))
+
+    assert constant is not None and right is not None
+    assert constant[0] == pytest.approx(np.log(2))
+    assert (constant[1], constant[2]) == (0.0, 0.0)
+    assert (right[1], right[2]) == (1.0, pytest.approx(1.0))
