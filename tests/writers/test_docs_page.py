@@ -5,15 +5,14 @@ import sqlite3
 
 from perigee._clock import Clock
 from perigee._events import Recorded, Started
-from tests.examples.test_docs_code import blocks_of, run
+from tests.pages import blocks_of, run_page
 
 PAGE = "writers.md"
 
 
 def test_the_code_of_the_page_runs_and_prints_what_it_shows():
-    blocks = blocks_of(PAGE)
-    shown = run(blocks, PAGE)
-    assert {language for language, _, _ in blocks} == {"python", "text"}
+    shown = run_page(PAGE)
+    assert {language for language, _, _ in blocks_of(PAGE)} == {"python", "text"}
     assert shown != []
     assert [(line, text) for line, text, printed in shown if text.strip() != printed.strip()] == []
 
