@@ -1,12 +1,16 @@
 """What the loop tells hooks and writers: five events, each a small record."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from perigee._clock import Clock
 from perigee._schedule import Every
-from perigee._shown import Shown
+
+if TYPE_CHECKING:
+    from perigee._shown import Shown  # needs NumPy
 
 
 @dataclass(frozen=True, slots=True)

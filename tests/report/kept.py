@@ -5,6 +5,7 @@ import re
 
 from perigee._clock import Clock
 from perigee._events import Ended, Recorded, Started
+from perigee.diagnostics import Finding
 from perigee.writers import JsonLines, RunDirectory, Writers
 
 
@@ -16,14 +17,18 @@ def made(path, epochs, *, windows=(), spent=None, findings=(), plan=None, reason
         epochs: The values of each epoch, which have 10 steps.
         windows: (step, values) of windows of steps.
         spent: Where the time went.
-        findings: As plain values.
+        findings: The arguments of each.
         plan: As plain values.
         reason: Why it ended.
     """
     directory = RunDirectory(
-        path, seed=7, backend="jax", more={"plan": plan}, configuration={"step": "Made"}
+        path,
+        seed=7,
+        backend="jax",
+        more={"plan": plan},
+        configuration={"step": "Made"},
+        findings=[Finding(**finding) for finding in findings],
     )
-    directory.findings = lambda: findings
     writers = Writers({"metrics": JsonLines(path)}, directory=directory)
     writers.on_start(Started(None, Clock(), len(epochs), None, 10, 0.0))
     waiting = sorted(windows)

@@ -103,7 +103,7 @@ def test_findings_plan_configuration_and_environment_are_there(tmp_path):
         "happened": "It shuffles <without> a seed.",
         "expected": "a seed",
         "fix": "give one",
-        "items": ["one", "two"],
+        "items": ("one", "two"),
     }
     trials = [
         {

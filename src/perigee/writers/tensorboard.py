@@ -1,22 +1,26 @@
 """Records as TensorBoard's events, written without TensorFlow."""
 
+from __future__ import annotations
+
 import io
 import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perigee._errors import MissingPackageError
 from perigee._events import Ended, Hook, Recorded, Started
-from perigee._shown import Images, Shown
 from perigee.writers._appended import (
     AppendedFile,
     check_length,
     is_lasting,
     warn_of_missing,
 )
+
+if TYPE_CHECKING:
+    from perigee._shown import Shown
 
 DIRECTORY_NAME = "events"
 
@@ -206,6 +210,8 @@ class _Package:
 
     def sample(self, tag: str, shown: Shown) -> Any:
         """Return an image or texts as a summary."""
+        from perigee._shown import Images  # needs NumPy
+
         if not isinstance(shown, Images):
             texts = "\n\n".join(shown.texts)
             return self.text(tag, _utf8(texts))
