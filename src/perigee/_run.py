@@ -222,6 +222,8 @@ def fit(
             opened.configuration = configuration(step, trained.rehearsal, asked, feeds)
             kept = [opened.writers(plan, feed, history.findings), opened]
         watching = None
+        if trained.is_split:  # what needs a look at a single step is left out
+            wanted -= {"PG122", "PG701"}
         if wanted:
             reopen = functools.partial(
                 open_feed,
