@@ -21,8 +21,8 @@ class JsonLines(Hook):
     One line a record, with `kind` (the scope), `step`, `epoch`, `batch`, `seconds` and `values`.
     JSON has no NaN and no infinity: such a value is `null`, and `nonfinite` says which it was, as
     in `{"loss": "nan"}`; there is no `nonfinite` where all values are finite. A line of kind
-    `"finding"` has a `finding` in place of `values`: `code`, `name`, `severity`, `happened`,
-    `items`, `expected` and `fix`.
+    `"finding"` has no values, but a `finding`: `code`, `name`, `severity`, `happened`, `items`,
+    `expected` and `fix`.
 
     A line reaches the operating system in one write when it is recorded, so that another program
     can follow the file, and a process that is killed leaves at most one torn line at the end. A
@@ -56,7 +56,7 @@ class JsonLines(Hook):
             self._kept_bytes = self._file.size_bytes
 
     def on_finding(self, event: Found) -> None:
-        """Append one line, of kind `"finding"`, with what was found in place of values."""
+        """Append one line, of kind `"finding"`, with what was found."""
         is_kept = self._kept_bytes == self._file.size_bytes
         self._file.write(_encode_finding(event))
         if is_kept:
@@ -129,6 +129,7 @@ def _encode_finding(event: Found) -> bytes:
         "epoch": event.clock.epoch,
         "batch": event.clock.batch,
         "seconds": event.seconds,
+        "values": {},
         "finding": facts_of(event.finding),
     }
     return json.dumps(record).encode("ascii") + b"\n"
