@@ -12,8 +12,10 @@ import warnings
 from collections import Counter, defaultdict
 
 import perigee as pg
+from tests.doctor.elsewhere import OPT_OUTS, names, program
 from tests.doctor.healthy import BATCH, PROGRAMS, Parts
 from tests.doctor.mutants import MUTANTS, Mutant
+from tests.doctor.separations import table
 from tests.doctor.split import is_held_out
 
 CODES: dict[str, tuple[str, ...]] = {
@@ -114,19 +116,30 @@ def main() -> None:
     parser.add_argument("--only", default="", help="operators whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="one mutant of so many")
     parser.add_argument("--skip-healthy", action="store_true")
+    parser.add_argument("--separations", action="store_true", help="print the probes' table alone")
     arguments = parser.parse_args()
+    if arguments.separations:
+        print(f"Probes, smallest and largest value:\n{table()}")
+        return
     began = time.perf_counter()
     if not arguments.skip_healthy:
         said: Counter[str] = Counter()
-        for program in PROGRAMS.values():
-            if is_held_out(program.name) != arguments.held_out:
+        for healthy in PROGRAMS.values():
+            if is_held_out(healthy.name) != arguments.held_out:
                 continue
-            found = findings(program.parts)
+            found = findings(healthy.parts)
             said["programs"] += 1
             said.update(finding.severity for finding in found)
             for finding in found:
-                print(f"  {program.name}: {finding.severity} {finding.code} {finding.happened}")
-        print(f"Healthy: {dict(said)}\n", flush=True)
+                print(f"  {healthy.name}: {finding.severity} {finding.code} {finding.happened}")
+        for name in [] if arguments.held_out else names():
+            found = program(name).findings(OPT_OUTS.get(name, ()))
+            said["programs"] += 1
+            said.update(finding.severity for finding in found)
+            for finding in found:
+                print(f"  {name}: {finding.severity} {finding.code} {finding.happened}")
+        opt_outs = sum(map(len, OPT_OUTS.values()))
+        print(f"Healthy: {dict(said)}, {opt_outs} opt-outs\n", flush=True)
     wanted = [
         m
         for m in MUTANTS.values()
@@ -141,11 +154,15 @@ def main() -> None:
         by_row[f"{operator.fault:5} {operator.rule}"][said_of] += 1
         by_class[operator.fault[0]][said_of] += 1
         by_class[operator.certainty][said_of] += 1
+        if operator.certainty in ("certain", "low"):
+            by_class["certain and low"][said_of] += 1
     for title, counts in (("By rule", by_row), ("By class and certainty", by_class)):
         print(f"\n{title}: found first, of all")
         for name in sorted(counts):
             print(f"  {name:45} {counts[name]['found']:3} of {counts[name].total():3}")
     total = sum(by_row.values(), Counter())
+    if not arguments.skip_healthy and not arguments.held_out:
+        print(f"\nProbes, smallest and largest value:\n{table()}")
     print(f"\n{total['found']} of {total.total()}, in {time.perf_counter() - began:.0f} s")
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from functools import cache
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from keras import layers as kl
 
+import perigee as pg
+from perigee._cli.pages import all_pages
+from perigee.diagnostics._rules import OF_DATA, OF_STEPS, known_codes
+from tests.doctor.goldens import first, golden, goldens
 from tests.doctor.planted import (
     HEALTHY,
     ONLY_COMPILED,
@@ -32,15 +39,23 @@ from tests.doctor.programs import (
     supervised,
 )
 
+TABLE = Path(__file__).parents[2] / "docs" / "check.md"
+
+ALSO_ERRORS = {"PG101", "PG102", "PG205", "PG211"}
+"""Codes of errors that a rule of `check` tells of besides: their pages are those of the errors."""
+
 PLANTED = SICK | (ONLY_COMPILED if keras.backend.backend() != "torch" else {})
 
 
 @pytest.mark.parametrize(
-    ("code", "make"),
-    [pytest.param(c, make, id=f"{c} {n}") for c in PLANTED for n, make in PLANTED[c].items()],
+    ("code", "name"), [pytest.param(c, n, id=f"{c} {n}") for c in PLANTED for n in PLANTED[c]]
 )
-def test_a_rule_finds_its_fault(code, make):
-    assert code in codes(*make())
+def test_a_rule_finds_its_fault(code, name):
+    said = [finding for finding in pg.check(*PLANTED[code][name]()) if finding.code == code]
+
+    assert said
+    if name == first(code):
+        assert golden(said[0]) == goldens()[code]
 
 
 @cache
@@ -51,6 +66,25 @@ def healthy(name):
 @pytest.mark.parametrize("name", HEALTHY)
 def test_no_rule_says_anything_of_a_healthy_program(name):
     assert healthy(name) == []
+
+
+ELSEWHERE = {"PG323", "PG329", "PG443"}
+"""Rules that need further arguments of `check`: their programs stand in tests of their own."""
+
+
+@pytest.mark.once
+def test_codes_pages_goldens_and_programs_are_of_the_same_rules():
+    modules = [sys.modules[rule.__module__] for rule in (*OF_DATA, *OF_STEPS)]
+    heads = [re.match(r"(PG\d{3}), ", module.__doc__) for module in modules]
+    rules = {head[1] for head in heads if head} | ALSO_ERRORS
+    sick = set(SICK | ONLY_COMPILED)
+
+    assert rules == sick | ELSEWHERE
+    assert set(goldens()) == sick
+    assert rules <= set(all_pages())
+    assert rules <= known_codes()
+    told = set(re.findall(r"PG\d{3}", TABLE.read_text(encoding="utf-8").partition("## Rules")[2]))
+    assert rules <= told
 
 
 @pytest.mark.once

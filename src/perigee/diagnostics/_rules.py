@@ -81,7 +81,6 @@ OF_DATA: Sequence[Rule] = (
     stability.check,
     composition.check,
     order.check,
-    balance.check,
     alignment.check,
 )
 """Look at the data alone; the first ones, since what is wrong with it shows everywhere."""
@@ -102,6 +101,7 @@ def _unpaired(evidence: Evidence) -> list[Finding]:
 
 OF_STEPS: Sequence[Rule] = (
     ranges.check,
+    balance.check,
     calls.check,
     exchanges.check,
     scales.check,

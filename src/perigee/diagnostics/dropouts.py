@@ -25,13 +25,17 @@ def check(evidence: Evidence) -> list[Finding]:
         layer: Any
         for layer in _state.nested_layers(call.layer):
             if isinstance(layer, kl.Dropout) and layer.rate >= _HIGHEST:
-                happened = f"{layer.path!r} drops {layer.rate:.0%} of its values."
-                found[layer.path] = _finding("warning", happened)
+                happened = f"{_name(layer)!r} drops {layer.rate:.0%} of its values."
+                found[_name(layer)] = _finding("warning", happened)
         last: Any = call.layer.layers[-1] if isinstance(call.layer, keras.Sequential) else None
         if isinstance(last, kl.Dropout) and last.rate > 0:
-            happened = f"{last.path!r} drops values of the output of {call.layer.name!r}."
-            found.setdefault(last.path, _finding("hint", happened))
+            happened = f"{_name(last)!r} drops values of the output of {call.layer.name!r}."
+            found.setdefault(_name(last), _finding("hint", happened))
     return list(found.values())
+
+
+def _name(layer: Any) -> str:
+    return layer.path or layer.name  # a layer that is not built has no path
 
 
 def _finding(severity: Any, happened: str) -> Finding:
