@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perigee._copies import copy_of as copy_of
     from perigee._events import Hook as Hook
     from perigee._execution import Execution as Execution
+    from perigee._experiment import Experiment as Experiment
     from perigee._gradients import clip_by_global_norm as clip_by_global_norm
     from perigee._gradients import clip_by_norm as clip_by_norm
     from perigee._gradients import clip_by_value as clip_by_value
@@ -43,6 +44,7 @@ _HOMES = {
     "check": "perigee._check",
     "copy_of": "perigee._copies",
     "Hook": "perigee._events",
+    "Experiment": "perigee._experiment",
     "Execution": "perigee._execution",
     "keras_fit": "perigee._keras_fit",
     "Preemption": "perigee._preemption",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from perigee._cli.files import FileError
 from perigee._errors import PerigeeError
 
 _FAILED = 1
@@ -42,7 +43,8 @@ def answering(command: Callable[..., Any]) -> Callable[..., None]:
             if traceback:
                 raise
             typer.echo(_said(error), err=True)
-            raise typer.Exit(_WRONG if isinstance(error, PerigeeError) else _FAILED) from None
+            is_refused = isinstance(error, PerigeeError | FileError)
+            raise typer.Exit(_WRONG if is_refused else _FAILED) from None
 
     signature = inspect.signature(command, eval_str=True)
     parameters = [*signature.parameters.values(), _TRACEBACK]
@@ -54,7 +56,7 @@ def answering(command: Callable[..., Any]) -> Callable[..., None]:
 def _said(error: Exception) -> str:
     """Return what an error says, and of an error of user code where it was raised."""
     notes = [str(note) for note in getattr(error, "__notes__", ())]
-    if isinstance(error, PerigeeError):
+    if isinstance(error, PerigeeError | FileError):
         return "\n".join([str(error), *notes])
     head = "".join(traceback.format_exception_only(error)).strip()
     lines = [line for line in [head] if line]

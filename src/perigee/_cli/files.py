@@ -91,6 +91,10 @@ def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: U
             if name is not None:
                 _use_named(path, vars(module), name, use, fits)
                 return
+            found = [e for value in vars(module).values() if (e := _experiment(value, 1))]
+            if found:
+                use(found[0])
+                return
         except _Reached:
             pass
         except SystemExit as error:
@@ -130,6 +134,10 @@ def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fi
         found = found()
     else:
         line = 1
+    experiment = _experiment(found, line)
+    if experiment is not None:
+        use(experiment)
+        return
     parts = ("step", "data", "batch_size", "validation")
     step, data, batch_size, validation = (getattr(found, part, None) for part in parts)
     if isinstance(found, tuple) and len(found) == 2:
@@ -146,6 +154,16 @@ def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fi
             f"{path}:{name} gives a {type(found).__name__}, which is neither a Step nor a "
             "compiled model with its data, as a pair or as attributes `step` and `data`."
         )
+
+
+def _experiment(found: Any, line: int) -> Target | None:
+    """Return what an experiment would train; `None` for anything else."""
+    from perigee._experiment import Experiment
+
+    if not isinstance(found, Experiment):
+        return None
+    step, data = found.make_step(), found.make_data()
+    return Target(step, data, found.fit.get("batch_size"), found.make_data("validation"), line)
 
 
 def _similar(name: str, names: dict[str, Any]) -> str:

@@ -10,8 +10,10 @@ import typer
 
 from perigee._cli.check import check
 from perigee._cli.launching import launch as launch_workers
+from perigee._cli.new import new
 from perigee._cli.pages import all_pages, find_page, near_pages
 from perigee._cli.runs import report, runs
+from perigee._cli.training import evaluate, fit, verify
 from perigee._version import __version__
 
 _UNKNOWN_CODE = 2
@@ -24,9 +26,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich would take longer to import than all the rest
 )
+app.command()(fit)
+app.command()(evaluate)
 app.command()(check)
+app.command()(verify)
 app.command()(runs)
 app.command()(report)
+app.command()(new)
 
 
 def main() -> None:

@@ -1,0 +1,112 @@
+"""The experiment that a file holds, for the commands that train, measure and verify it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perigee._cli.files import FileError, _as_program, _similar
+
+if TYPE_CHECKING:
+    from perigee._experiment import Experiment
+
+_WANTED = "experiment"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `--set` said, by the part of the experiment that it is about."""
+
+    step: dict[str, str]
+    data: dict[str, str]
+    validation: dict[str, str]
+
+    @classmethod
+    def parsed(cls, given: Sequence[str]) -> Settings:
+        """Take `part.name=value`.
+
+        Raises:
+            FileError: If one is not of that form.
+        """
+        parts: dict[str, dict[str, str]] = {"step": {}, "data": {}, "validation": {}}
+        for text in given:
+            name, equals, value = text.partition("=")
+            part, dot, argument = name.strip().partition(".")
+            if not (equals and dot and part in parts and argument.isidentifier()):
+                raise FileError(
+                    f"--set {text}: that is not of the form step.NAME=VALUE, data.NAME=VALUE or "
+                    "validation.NAME=VALUE."
+                )
+            parts[part][argument] = value.strip()
+        return cls(**parts)
+
+
+@contextmanager
+def opened(file: str) -> Generator[Experiment]:
+    """Import a file, and give the experiment in it; what the file prints is printed.
+
+    Args:
+        file: `FILE` or `FILE:NAME`.
+
+    Raises:
+        FileError: If there is no such file or experiment.
+    """
+    path, name = split(file)
+    if not path.is_file():
+        kind = "a directory, not a Python file" if path.is_dir() else "not there"
+        raise FileError(f"{path} is {kind}.")
+    try:
+        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise FileError(f"{path}:{error.lineno}: {error.msg}.") from error
+    except ValueError as error:
+        raise FileError(f"{path} is no Python file: {error}.") from error
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
+    with _as_program(path, module, ()):
+        try:
+            exec(code, vars(module))
+        except SystemExit as error:
+            raise FileError(
+                f"{path} left by `sys.exit({error.code!r})` while it was imported; let it do that "
+                'under `if __name__ == "__main__":` only.'
+            ) from error
+        yield _found(path, name, vars(module))
+
+
+def split(file: str) -> tuple[Path, str | None]:
+    """Tell a file from the name behind it; a path may hold a colon itself."""
+    path, colon, name = file.rpartition(":")
+    if colon and name.isidentifier() and not Path(file).exists():
+        return Path(path), name
+    return Path(file), None
+
+
+def _found(path: Path, name: str | None, names: dict[str, Any]) -> Experiment:
+    from perigee._experiment import Experiment
+
+    known = {n: v for n, v in names.items() if isinstance(v, Experiment)}
+    if name is not None:
+        if name in known:
+            return known[name]
+        if name in names:
+            kind = type(names[name]).__name__
+            raise FileError(f"{path}:{name} is a {kind}, not a `pg.Experiment`.{_listed(known)}")
+        raise FileError(f"{path} has no {name!r}.{_similar(name, known) or _listed(known)}")
+    if not known:
+        raise FileError(
+            f"{path} holds no `pg.Experiment`.\n"
+            "Write `experiment = pg.Experiment(step=make_step, data=load_data, fit={...})` into "
+            f"it; a script that calls `pg.fit` by itself is run by `python {path}`."
+        )
+    if len({id(value) for value in known.values()}) > 1 and _WANTED not in known:
+        raise FileError(f"{path} holds several experiments.{_listed(known)} Name one: {path}:NAME.")
+    return known.get(_WANTED) or next(iter(known.values()))
+
+
+def _listed(known: dict[str, Any]) -> str:
+    return f" Its experiments: {', '.join(known)}." if known else ""

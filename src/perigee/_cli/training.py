@@ -1,0 +1,421 @@
+"""`perigee fit`, `evaluate` and `verify`: what a file's experiment is told to do."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from perigee._cli.answering import answering
+from perigee._cli.experiments import Settings, opened
+from perigee._cli.files import FileError
+
+if TYPE_CHECKING:
+    from perigee._experiment import Experiment
+
+_LONGEST_VALIDATION = 2
+"""Batches of a validation in a dry run."""
+
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE[:NAME]",
+        help="A Python file with a `pg.Experiment`, and its name where there are several.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PART.NAME=VALUE",
+        help="An argument of what makes the step, the data or the validation, such as "
+        "step.temperature=4; repeatable.",
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows a batch, of arrays.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Of the weights, the order of the data and all else.")
+]
+Mode = Annotated[
+    Literal["auto", "graph", "xla", "eager"] | None, typer.Option(help="How the step is run.")
+]
+
+
+@answering
+def fit(
+    file: File,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs to train.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train.")] = None,
+    steps_per_epoch: Annotated[int | None, typer.Option(min=1, help="Steps an epoch.")] = None,
+    batch_size: BatchSize = None,
+    shuffle: Annotated[
+        bool | None, typer.Option("--shuffle/--no-shuffle", help="Whether arrays are shuffled.")
+    ] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate/--no-validate", help="Whether to validate.")
+    ] = True,
+    validation_steps: Annotated[
+        int | None, typer.Option(min=1, help="Batches of a validation.")
+    ] = None,
+    validate_every: Annotated[
+        str | None, typer.Option(metavar="CADENCE", help='Such as "100 steps" or "2 epochs".')
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches an update.")] = None,
+    nonfinite: Annotated[
+        Literal["raise", "skip", "stop"] | None,
+        typer.Option(help="What happens when a value is NaN or infinite."),
+    ] = None,
+    execution: Mode = None,
+    steps_per_call: Annotated[
+        int | None, typer.Option(min=1, help="Steps that go into one call at most.")
+    ] = None,
+    progress: Annotated[
+        Literal["auto", "bar", "lines", "off"] | None, typer.Option(help="What is shown.")
+    ] = None,
+    seed: Seed = None,
+    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the training here.")] = None,
+    save_every: Annotated[
+        str | None,
+        typer.Option(metavar="CADENCE", help='Such as "500 steps", "1 epoch" or "60 seconds".'),
+    ] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Checkpoints to keep.")] = None,
+    best: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="Keep the best by it too: val_loss.")
+    ] = None,
+    resume: Annotated[
+        Literal["auto", "never", "required"] | None,
+        typer.Option(help="Whether a run that is there goes on."),
+    ] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Write its events.")
+    ] = None,
+    set_: Set = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Try all of it on a few steps (training, validation, saving, going on), and "
+            "leave nothing behind. Callbacks are left out.",
+        ),
+    ] = False,
+    overfit_batches: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Train on the first N batches only, and validate on none."
+        ),
+    ] = None,
+) -> None:
+    """Train the experiment of FILE. Options replace what it says itself."""
+    given = {
+        "epochs": epochs,
+        "steps": steps,
+        "steps_per_epoch": steps_per_epoch,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "validation_steps": validation_steps,
+        "validate_every": _cadence("--validate-every", validate_every),
+        "accumulate": accumulate,
+        "nonfinite": nonfinite,
+        "progress": progress,
+        "seed": seed,
+    }
+    kept = {
+        "save_every": _cadence("--save-every", save_every),
+        "keep": keep,
+        "best": best,
+        "resume": resume,
+        "tensorboard": tensorboard,
+    }
+    settings = Settings.parsed(set_ or ())
+    with opened(file) as experiment:
+        arguments = _arguments(experiment, given, execution, steps_per_call)
+        arguments["run"] = _run(arguments.get("run"), run, kept)
+        if dry_run:
+            typer.echo(_tried(experiment, settings, arguments, validate, overfit_batches))
+            return
+        history = _trained(experiment, settings, arguments, validate, overfit_batches)
+        if arguments["run"] is not None:
+            typer.echo(f"Kept in {arguments['run'].path}; report.html there shows it.")
+        if overfit_batches is not None:
+            typer.echo(_overfitted(overfit_batches, history.history))
+
+
+@answering
+def evaluate(
+    file: File,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Load the weights that a run saved.")
+    ] = None,
+    which: Annotated[
+        str, typer.Option(metavar="newest|best|STEP", help="Which of its checkpoints.")
+    ] = "newest",
+    best: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="What `best` is meant by: val_loss.")
+    ] = None,
+    on: Annotated[
+        Literal["validation", "data"], typer.Option(help="Which data of the experiment.")
+    ] = "validation",
+    steps: Annotated[int | None, typer.Option(min=1, help="Batches to draw.")] = None,
+    batch_size: BatchSize = None,
+    execution: Mode = None,
+    seed: Seed = None,
+    set_: Set = None,
+) -> None:
+    """Measure the experiment of FILE on its validation data."""
+    settings = Settings.parsed(set_ or ())
+    with opened(file) as experiment:
+        import perigee as pg
+
+        given = {"batch_size": batch_size, "seed": seed}
+        arguments = _arguments(experiment, given, execution, None)
+        _seed(arguments.get("seed"))
+        if getattr(experiment, on) is None:
+            raise FileError(f"The experiment has no {on}.")
+        step = experiment.make_step(settings.step)
+        data = experiment.make_data(on, getattr(settings, on))
+        more = {name: arguments[name] for name in ("execution", "batch_size") if name in arguments}
+        if on == "validation" and not _is_arrays(data):
+            more.pop("batch_size", None)
+        clock = None
+        if run is not None:
+            pg.evaluate(step, data, steps=1, **more)  # which builds what is built lazily
+            clock = _restore(run, step, which, best)
+        values = pg.evaluate(step, data, steps=steps, **more)
+    width = max((len(name) for name in values), default=0)
+    if clock is not None:
+        typer.echo(f"Weights of {run} after step {clock.step}")
+    for name, value in values.items():
+        typer.echo(f"{name.ljust(width)}  {value:.6g}")
+
+
+@answering
+def verify(
+    file: File,
+    steps: Annotated[int, typer.Option(min=2, help="Steps in all.")] = 8,
+    at: Annotated[
+        int | None, typer.Option(min=1, help="The step at which to stop; half way.")
+    ] = None,
+    batch_size: BatchSize = None,
+    execution: Mode = None,
+    set_: Set = None,
+) -> None:
+    """Check that the experiment of FILE goes on exactly where it was stopped, bit by bit."""
+    settings = Settings.parsed(set_ or ())
+    with opened(file) as experiment:
+        from perigee.testing import verify_resume
+
+        arguments = _arguments(experiment, {"batch_size": batch_size}, execution, None)
+        for name in ("epochs", "steps", "run", "callbacks", "progress", "seed", "validate_every"):
+            arguments.pop(name, None)
+        arguments.pop("validation_steps", None)
+        try:
+            found = verify_resume(
+                lambda: experiment.make_step(settings.step),
+                lambda: experiment.make_data("data", settings.data),
+                steps=steps,
+                at=at,
+                arguments=arguments,
+            )
+        except AssertionError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
+    typer.echo(str(found))
+
+
+def _cadence(name: str, text: str | None) -> Any:
+    """Return the cadence that a text means; the framework is imported with it."""
+    if text is None:
+        return None
+    count, _, unit = text.strip().partition(" ")
+    from perigee._schedule import Every
+
+    try:
+        match unit.strip():
+            case "" | "step" | "steps":
+                return Every(steps=int(count))
+            case "epoch" | "epochs":
+                return Every(epochs=int(count))
+            case "second" | "seconds":
+                return Every(seconds=float(count))
+            case _:
+                pass
+    except ValueError:  # no number, or none that makes sense
+        pass
+    raise FileError(f'{name} {text!r}: write "100 steps", "2 epochs" or "60 seconds".')
+
+
+def _arguments(
+    experiment: Experiment,
+    given: Mapping[str, Any],
+    mode: str | None,
+    steps_per_call: int | None,
+) -> dict[str, Any]:
+    """Return the arguments of `fit`: those of the experiment, replaced by those given."""
+    given = {name: value for name, value in given.items() if value is not None}
+    arguments = dict(experiment.fit)
+    if {"epochs", "steps"} & given.keys():  # the one that is asked for is the end
+        for name in ("epochs", "steps"):
+            arguments.pop(name, None)
+    arguments |= given
+    if mode is not None or steps_per_call is not None:
+        from perigee._arguments import as_execution
+
+        asked = as_execution(arguments.get("execution", "auto"))
+        changes: dict[str, Any] = {"mode": mode, "steps_per_call": steps_per_call}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        arguments["execution"] = replace(asked, **changes)
+    return arguments
+
+
+def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
+    """Return the run, with what was asked for in place of what the experiment says of it."""
+    from perigee._arguments import as_run
+    from perigee._runs import Run
+
+    given = {name: value for name, value in given.items() if value is not None}
+    run = as_run(own)
+    if path is not None:
+        run = Run(path) if run is None else replace(run, path=path)
+    if run is None:
+        if given:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise FileError(f"{options}: there is no run to keep anything in; pass --run DIR.")
+        return None
+    return replace(run, **given)
+
+
+def _seed(seed: int | None) -> None:
+    """Let weights and all else be those of a seed, if there is one."""
+    if seed is not None:
+        import keras
+
+        keras.utils.set_random_seed(seed)
+
+
+def _trained(
+    experiment: Experiment,
+    settings: Settings,
+    arguments: Mapping[str, Any],
+    validates: bool,
+    overfit: int | None,
+) -> Any:
+    from perigee._run import fit as train
+
+    arguments = dict(arguments)
+    _seed(arguments.get("seed"))
+    step = experiment.make_step(settings.step)
+    data = experiment.make_data("data", settings.data)
+    if overfit is not None:
+        data = _first_batches(data, overfit, arguments)
+        for name in ("batch_size", "shuffle", "steps_per_epoch"):
+            arguments.pop(name, None)
+    if overfit is None and validates and experiment.validation is not None:
+        arguments["validation"] = experiment.make_data("validation", settings.validation)
+    else:
+        for name in ("validate_every", "validation_steps"):
+            arguments.pop(name, None)
+    return train(step, data, **arguments)
+
+
+def _first_batches(data: Any, count: int, arguments: Mapping[str, Any]) -> list[Any]:
+    """Return the first batches of data, in its own order."""
+    from perigee import _backends
+    from perigee.data import open_feed
+
+    feed = open_feed(data, batch_size=arguments.get("batch_size"))
+    try:
+        batches: list[Any] = []
+        while len(batches) < count and (batch := feed.draw()) is not None:
+            batches.append(_backends.current().to_host(batch))
+        return batches
+    finally:
+        feed.close()
+
+
+def _overfitted(count: int, values: Mapping[str, list[float]]) -> str:
+    """Say how far training on a few batches came."""
+    shown = ", ".join(
+        f"{name} {found[0]:.4g} -> {found[-1]:.4g}"
+        for name, found in values.items()
+        if found and not name.endswith("learning_rate")
+    )
+    return f"On {count} batch{'' if count == 1 else 'es'}: {shown}."
+
+
+def _tried(
+    experiment: Experiment,
+    settings: Settings,
+    arguments: Mapping[str, Any],
+    validates: bool,
+    overfit: int | None,
+) -> str:
+    """Train a little, save, and go on in a new Step, in a directory that is removed."""
+    steps = max(2, arguments.get("accumulate", 1))
+    tried = {
+        **arguments,
+        "progress": "off",
+        "validation_steps": min(arguments.get("validation_steps") or 10**9, _LONGEST_VALIDATION),
+    }
+    for name in ("epochs", "callbacks", "validate_every"):
+        tried.pop(name, None)
+    with tempfile.TemporaryDirectory(prefix="perigee-dry-run-") as folder:
+        tried["run"] = _run(tried.get("run"), Path(folder) / "run", {"resume": "auto"})
+        told: list[Any] = []
+        for part in (1, 2):
+            tried["steps"] = part * steps
+            told.append(_trained(experiment, settings, tried, validates, overfit))
+        first, again = told
+        if again.resumed_from is None or again.resumed_from.step != steps:
+            raise FileError("What was saved was not taken up again.")
+        saved = (Path(folder) / "run" / "checkpoints").rglob("*")
+        newest = max(saved, key=lambda path: path.stat().st_size)
+        size = newest.stat().st_size / 2**20
+        names = ", ".join(n for n in first.history if not n.endswith("learning_rate"))
+    validated = any(name.startswith("val_") for name in first.history)
+    return (
+        f"{steps} steps trained{', validated' if validated else ''} and saved ({size:.1f} MiB), "
+        f"then taken up again for {steps} more.\nLogged: {names}.\nNothing was kept."
+    )
+
+
+def _is_arrays(data: Any) -> bool:
+    """Tell whether data is cut into batches by Perigee."""
+    import keras
+    import numpy as np
+
+    if isinstance(data, list):
+        return False
+    leaves = keras.tree.flatten(data)
+    return bool(leaves) and all(isinstance(leaf, np.ndarray) for leaf in leaves)
+
+
+def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
+    """Load the weights of a checkpoint; all that the step has must be there."""
+    from perigee import _state
+    from perigee._errors import NoRunError, StateMismatchError
+    from perigee._runs import Run
+    from perigee.checkpoints import load_arrays
+
+    if not (run / "run.json").exists():
+        from perigee.report import find_runs
+
+        raise NoRunError(str(run), [str(path) for path in find_runs(run)])
+    if which not in ("newest", "best") and not which.isdigit():
+        raise FileError(f"--which {which}: newest, best, or the number of a step.")
+    if which == "best" and best is None:
+        raise FileError("--which best: say by which value, such as --best val_loss.")
+    chosen: Any = int(which) if which.isdigit() else which
+    loaded = Run(run, best=best)._checkpoints().load(chosen)
+    tracked = _state.track(step)
+    unlike = load_arrays(tracked, loaded.content.arrays, strict=False)
+    needed = {
+        entry.key for entry in tracked.entries if entry.kind in ("trainable", "non_trainable")
+    }
+    missing = [key for key in unlike.missing if key in needed]
+    if missing or unlike.different:
+        raise StateMismatchError(missing, (), unlike.different)
+    return loaded.content.clock

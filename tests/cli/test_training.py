@@ -1,0 +1,350 @@
+"""The commands that train, measure and list, and what they say to mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import perigee as pg
+from perigee._cli.experiments import opened
+from perigee._cli.main import app
+from tests.cli import experiments
+from tests.report.kept import made, points_of
+
+HELP = Path(__file__).parent / "help"
+COMMANDS = ("", "fit", "evaluate", "verify", "runs", "report", "new", "explain", "launch")
+
+
+def invoke(*arguments):
+    environment = {"COLUMNS": "80", "TERMINAL_WIDTH": "80"}
+    given = [str(argument) for argument in arguments]
+    return CliRunner().invoke(app, given, prog_name="perigee", env=environment)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with right and wrong files in it."""
+    experiments.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in ("right", "data", "step"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_it_was(command):
+    answer = invoke(*command.split(), "--help")
+
+    assert answer.exit_code == 0
+    golden = HELP / f"{command or 'perigee'}.txt"
+    if "WRITE_HELP" in os.environ:
+        golden.write_text(answer.stdout)
+    assert answer.stdout == golden.read_text()
+
+
+def test_fit_trains_as_the_file_says_and_keeps_it(folder):
+    answer = invoke("fit", "right.py", "--run", "runs/a")
+
+    assert answer.exit_code == 0, answer.output
+    assert "Finished at step 8 (2 epochs)" in answer.output
+    page = (folder / "runs" / "a" / "report.html").read_text()
+    assert [step for step, _ in points_of(page, "loss")] == [4, 8]
+    facts = json.loads((folder / "runs" / "a" / "run.json").read_text())
+    assert facts["seed"] == 3
+    assert facts["configuration"]["arguments"]["batch_size"] == 8
+
+
+def test_the_same_command_goes_on_with_more(folder):
+    invoke("fit", "right.py", "--run", "runs/a")
+    answer = invoke("fit", "right.py", "--run", "runs/a", "--epochs", "3")
+    straight = invoke("fit", "right.py", "--run", "runs/b", "--epochs", "3")
+
+    assert answer.exit_code == straight.exit_code == 0, answer.output
+    assert "Goes on after step 8" in answer.output
+    lines = [
+        [json.loads(line)["values"] for line in (folder / "runs" / name / "metrics.jsonl").open()]
+        for name in ("a", "b")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_options_replace_what_the_file_says(folder):
+    answer = invoke(
+        "fit", "right.py", "--run", "runs/a", "--steps", "5", "--batch-size", "4", "--no-shuffle",
+        "--no-validate", "--accumulate", "1", "--nonfinite", "stop", "--seed", "4",
+        "--execution", "eager", "--steps-per-call", "1", "--progress", "lines",
+        "--save-every", "2 steps", "--keep", "2", "--resume", "never",
+        "--set", "step.slope=3", "--set", "data.rows=64",
+    )  # fmt: skip
+
+    assert answer.exit_code == 0, answer.output
+    assert "loading 64" in answer.output
+    facts = json.loads((folder / "runs" / "a" / "run.json").read_text())
+    arguments = facts["configuration"]["arguments"]
+    assert (arguments["steps"], arguments["batch_size"], arguments["nonfinite"]) == (5, 4, "stop")
+    assert "epochs" not in arguments and arguments["shuffle"] is False
+    assert facts["seed"] == 4
+    assert facts["plan"]["mode"] == "eager"
+    assert facts["configuration"]["attributes"]["slope"] == 3.0
+    assert sorted(facts["configuration"]["data"]) == ["data"]
+    kept = [path.name for path in sorted((folder / "runs" / "a" / "checkpoints").iterdir())]
+    assert kept == ["step-00000004", "step-00000005"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "value"),
+    [
+        ("slope=3", "slope", 3.0),
+        ("slope=1e-3", "slope", 1e-3),
+        ("name=5", "name", "5"),
+        ("name=a b", "name", "a b"),
+        ("wide=true", "wide", True),
+        ("sizes=(2, 3)", "sizes", (2, 3)),
+        ("name=None", "name", None),
+    ],
+)
+def test_settings_are_of_the_kind_of_their_defaults(setting, name, value):
+    seen = {}
+
+    def make(slope=2.0, name="line", wide=False, sizes=(1,)):
+        seen.update(slope=slope, name=name, wide=wide, sizes=sizes)
+        return pg.Step()
+
+    pg.Experiment(make, [1]).make_step(dict([setting.split("=", 1)]))
+
+    assert seen[name] == value and type(seen[name]) is type(value)
+
+
+def test_a_dry_run_tries_all_and_leaves_nothing(folder, monkeypatch):
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    before = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+
+    answer = invoke("fit", "right.py", "--dry-run", "--run", "runs/a", "--epochs", "100")
+
+    assert answer.exit_code == 0, answer.output
+    assert "2 steps trained, validated and saved" in answer.stdout
+    assert "taken up again for 2 more" in answer.stdout
+    assert "Logged: loss, val_loss." in answer.stdout
+    after = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    assert after == before
+
+
+def test_a_few_batches_can_be_learned_by_heart(folder):
+    answer = invoke(
+        "fit", "right.py", "--overfit-batches", "1", "--epochs", "60", "--progress", "off"
+    )
+
+    assert answer.exit_code == 0, answer.output
+    said = answer.stdout.splitlines()[-1]
+    assert said.startswith("On 1 batch: loss ")
+    first, last = (float(word.strip(".,")) for word in said.split("loss ")[1].split(" -> "))
+    assert last < first / 100
+    assert "val_loss" not in said
+
+
+def test_evaluate_measures_the_weights_of_a_run(folder):
+    invoke("fit", "right.py", "--run", "runs/a", "--best", "val_loss")
+
+    answer = invoke("evaluate", "right.py", "--run", "runs/a")
+    fresh = invoke("evaluate", "right.py")
+    best = invoke(
+        "evaluate", "right.py", "--run", "runs/a", "--which", "best", "--best", "val_loss"
+    )
+
+    lines = [json.loads(line) for line in (folder / "runs" / "a" / "metrics.jsonl").open()]
+    trained = lines[-1]["values"]["val_loss"]
+    assert answer.exit_code == best.exit_code == 0, answer.output + best.output
+    assert "Weights of runs/a after step 8" in answer.stdout
+    assert float(answer.stdout.split()[-1]) == pytest.approx(trained, rel=1e-4)
+    assert float(best.stdout.split()[-1]) == pytest.approx(trained, rel=1e-4)
+    assert float(fresh.stdout.split()[-1]) > 1.1 * trained
+
+
+def test_verify_finds_a_step_that_resumes_and_one_that_does_not(folder):
+    (folder / "drawing.py").write_text(
+        "import numpy as np, perigee as pg\nfrom right import Line, load\n"
+        "class Drawing(Line):\n"
+        "    draw = np.random.default_rng(0)\n"
+        "    def train_step(self, batch):\n"
+        "        return super().train_step(batch * float(self.draw.normal()))\n"
+        "experiment = pg.Experiment(Drawing, load, fit={'execution': 'eager', 'batch_size': 8})\n"
+    )
+
+    right = invoke("verify", "right.py", "--steps", "4")
+    wrong = invoke("verify", "drawing.py", "--steps", "4")
+
+    assert right.exit_code == 0, right.output
+    assert "4 steps, and 2 and 2: equal in" in right.stdout
+    assert wrong.exit_code == 1
+    assert "differs from one that was not stopped" in wrong.stderr
+    assert "Traceback" not in wrong.output
+
+
+def test_check_takes_an_experiment(folder):
+    answer = invoke("check", "right.py:experiment")
+
+    assert answer.exit_code == 0, answer.output
+    assert (
+        invoke("check", "right.py").stdout.partition("\n")[2] == (answer.stdout.partition("\n")[2])
+    )
+
+
+def test_runs_and_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {"a": [3.0, 1.0], "b": [2.0, 0.5]}
+    for name, losses in values.items():
+        made(tmp_path / "runs" / name, [{"loss": loss} for loss in losses])
+    (tmp_path / "runs" / "c").mkdir()
+    (tmp_path / "runs" / "c" / "run.json").write_text("damaged")
+
+    listed = invoke("runs", "--sort", "loss")
+    one = invoke("report", "runs/a")
+    both = invoke("report", "runs/a", "runs/b", "-o", "both.html")
+
+    assert listed.exit_code == one.exit_code == both.exit_code == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["run", "b", "a"]
+    assert "runs/c is left out" in listed.stderr
+    assert one.stdout.strip() == "runs/a/report.html"
+    page = (tmp_path / "both.html").read_text()
+    for number, losses in enumerate(values.values()):
+        assert [value for _, value in points_of(page, "loss", run=number)] == losses
+
+
+USAGE = [
+    ("fit",),
+    ("fit", "nowhere.py"),
+    ("fit", "."),
+    ("fit", "right.py:nothing"),
+    ("fit", "right.py:make"),
+    ("fit", "empty.py"),
+    ("fit", "script.py"),
+    ("fit", "syntax.py"),
+    ("fit", "bytes.py"),
+    ("fit", "leaves.py"),
+    ("fit", "several.py"),
+    ("fit", "no_step.py"),
+    ("fit", "no_argument.py"),
+    ("fit", "no_default.py"),
+    ("fit", "no_made.py"),
+    ("fit", "no_data.py"),
+    ("fit", "no_dict.py"),
+    ("fit", "right.py", "--epochs", "0"),
+    ("fit", "right.py", "--epochs", "many"),
+    ("fit", "right.py", "--epoch", "2"),
+    ("fit", "right.py", "--execution", "fast"),
+    ("fit", "right.py", "--steps-per-call", "1000"),
+    ("fit", "right.py", "--nonfinite", "ignore"),
+    ("fit", "right.py", "--validate-every", "sometimes"),
+    ("fit", "right.py", "--validate-every", "0 steps"),
+    ("fit", "right.py", "--save-every", "1 step"),
+    ("fit", "right.py", "--best", "val_loss"),
+    ("fit", "right.py", "--run", "r", "--best", "beauty"),
+    ("fit", "right.py", "--run", "r", "--resume", "required"),
+    ("fit", "right.py", "--set", "slope=3"),
+    ("fit", "right.py", "--set", "step.slope"),
+    ("fit", "right.py", "--set", "model.slope=3"),
+    ("fit", "right.py", "--set", "step.slop=3"),
+    ("fit", "right.py", "--set", "step.slope=steep"),
+    ("fit", "right.py", "--set", "data.columns=3"),
+    ("fit", "plain_data.py", "--set", "data.rows=3"),
+    ("fit", "no_validation.py", "--validate-every", "1 epoch", "--validation-steps", "x"),
+    ("evaluate", "no_validation.py"),
+    ("evaluate", "right.py", "--run", "nowhere"),
+    ("evaluate", "right.py", "--run", "nowhere", "--which", "last"),
+    ("verify", "right.py", "--steps", "1"),
+    ("verify", "right.py", "--steps", "4", "--at", "4"),
+    ("runs", "nowhere"),
+    ("runs", "kept", "--value", "beauty"),
+    ("report",),
+    ("report", "nowhere"),
+    ("report", "."),
+    ("new", "kept"),
+    ("new",),
+    ("explain", "PG999"),
+    ("train", "right.py"),
+]
+"""Mistakes of the command line and of files, which Perigee refuses."""
+
+RAISING = [
+    ("fit", "raises.py"),
+    ("fit", "missing.py"),
+    ("fit", "bad_step.py"),
+    ("fit", "bad_data.py"),
+    ("fit", "bad_step.py", "--dry-run"),
+    ("evaluate", "raises.py"),
+    ("verify", "bad_step.py"),
+]
+"""Files whose own code raises."""
+
+SAID = {
+    ("fit", "right.py:nothing"): "experiment",
+    ("fit", "script.py"): "python script.py",
+    ("fit", "syntax.py"): "syntax.py:1",
+    ("fit", "several.py"): "a, b",
+    ("fit", "no_argument.py"): "`epochs`",
+    ("fit", "right.py", "--set", "step.slop=3"): "`step.slope`",
+    ("fit", "right.py", "--set", "step.slope=steep"): "float",
+    ("fit", "right.py", "--best", "val_loss"): "--run DIR",
+    ("report", "."): "kept",
+    ("runs", "kept", "--value", "beauty"): "loss",
+    ("fit", "bad_step.py"): "ZeroDivisionError: of the step",
+    ("fit", "missing.py"): "a_package_that_is_not_there",
+    ("fit", "bad_data.py"): "bad_data.py, line 4",
+}
+
+
+def test_the_table_of_mistakes_is_long_enough():
+    assert len({*USAGE, *RAISING}) >= 40
+    assert SAID.keys() <= {*USAGE, *RAISING}
+
+
+@pytest.mark.parametrize("arguments", USAGE + RAISING, ids=" ".join)
+def test_mistakes_are_answered_without_a_traceback(folder, arguments):
+    made(folder / "kept", [{"loss": 1.0}])
+
+    answer = invoke(*arguments)
+
+    assert answer.exit_code == (1 if arguments in RAISING else 2), answer.output
+    assert "Traceback" not in answer.output
+    assert answer.stderr.strip(), "it says nothing"
+    assert len(answer.stderr) < 1500
+    assert SAID.get(arguments, "") in answer.stderr
+    assert answer.exception is None or isinstance(answer.exception, SystemExit)
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(folder):
+    answer = invoke("fit", "bad_step.py", "--traceback")
+
+    assert isinstance(answer.exception, ZeroDivisionError)
+
+
+def test_nothing_of_a_file_stays_behind(folder):
+    path, modules = list(sys.path), set(sys.modules)
+
+    with opened("right.py") as experiment:
+        assert experiment.fit["epochs"] == 2
+
+    assert sys.path == path
+    assert "right" not in set(sys.modules) - modules
+
+
+@pytest.mark.slow
+def test_a_new_project_passes_its_own_tests_and_runs(tmp_path, monkeypatch):
+    assert invoke("new", tmp_path / "mine").exit_code == 0
+    monkeypatch.chdir(tmp_path / "mine")
+
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(tests, capture_output=True, text=True, timeout=300)
+    trained = invoke("fit", "experiment.py", "--epochs", "12")
+    measured = invoke("evaluate", "experiment.py", "--run", "runs/first")
+
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout + done.stderr
+    assert trained.exit_code == measured.exit_code == 0, trained.output + measured.output
+    assert float(measured.stdout.split()[-1]) > 0.8
+    assert len(list(Path("runs/first/samples").rglob("*.png"))) == 12
