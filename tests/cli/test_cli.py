@@ -81,6 +81,21 @@ def test_every_page_has_a_code_and_a_summary_of_its_own():
     assert len({page.name for page in pages}) == len(pages)
 
 
+def test_help_imports_nothing_that_takes_long():
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "perigee", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    # With them it would take more than 0.3 seconds.
+    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"rich", "rich.console", "numpy", "keras"}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

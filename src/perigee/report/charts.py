@@ -11,7 +11,7 @@ from perigee.report.curves import Curve
 from perigee.writers.terminal import format_value
 
 WIDTH, HEIGHT = 380, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 12, 24
 
 _LEAST_RATIO = 10.0
 """Between the highest and the lowest value, for a logarithmic scale to be offered."""
@@ -163,7 +163,7 @@ class _Frame:
         ticks = [step for step in _nice(self.x_low, self.x_high, 5) if step == int(step)]
         drawn.append(f'<text x="{right}" y="{bottom + 16}" text-anchor="end">step</text>')
         for step in ticks:
-            if self.x(step) > right - 42:  # there it says what is counted
+            if self.x(step) > right - 58:  # there it says what is counted
                 continue
             drawn.append(
                 f'<text x="{self.x(step):.1f}" y="{bottom + 16}" text-anchor="middle">'
