@@ -411,9 +411,8 @@ class Training:
         return {f"val_{name}": shown for name, shown in self.validation_samples().items()}
 
     def _reader(self, values: _Values, program: Program) -> Callable[[], Mapping[str, float]]:
-        if program.spans_processes:  # which read together, or not at all
-            metrics = logged_metrics(program.rehearsal)
-            return lambda: {**values.means(self.clock), **metrics}
+        if program.spans_processes:  # they add up together, and one alone may want to look
+            return lambda: values.means(self.clock)
 
         def read() -> Mapping[str, float]:
             return {**values.means(self.clock), **logged_metrics(program.rehearsal)}

@@ -15,6 +15,8 @@ from perigee._step import Step
 from perigee._typing import Batch
 from perigee._updates import internals
 
+_STEPS_BETWEEN_AGREEMENTS = 8
+"""Asking takes as long as a small step."""
 STEPS_A_BLOCK = 32
 """Steps a block where several processes run: it must not depend on how fast one of them is."""
 
@@ -80,7 +82,8 @@ class Workers:
             return received
 
         def agreed() -> str | None:
-            if self._agreed[0] != step():
+            at, reason = self._agreed
+            if reason is None and (at < 0 or step() - at >= _STEPS_BETWEEN_AGREEMENTS):
                 reasons = self._gathered([received() is not None])
                 self._agreed = step(), "signal" if reasons.any() else None
             return self._agreed[1]
@@ -111,5 +114,5 @@ def checksum(batch: Batch) -> int:
     found = 0
     for leaf in keras.tree.flatten(_backends.current().to_host(batch)):
         if isinstance(leaf, np.ndarray) and leaf.dtype != object:
-            found = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), found)
+            found = zlib.crc32(leaf.tobytes(), found)
     return found

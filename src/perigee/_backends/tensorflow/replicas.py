@@ -69,10 +69,9 @@ class Replicas:
         mine[self.process] = values
         if self.processes > 1:
             local = self.count // self.processes  # each replica of a process adds the same
-            self._sum = self._sum or tf.function(
-                self._summed, reduce_retracing=True, autograph=False
-            )
-            mine = self._sum(tf.constant(mine)).numpy() / local
+            add = self._sum or tf.function(self._summed, reduce_retracing=True, autograph=False)
+            self._sum = add
+            mine = add(tf.constant(mine)).numpy() / local
         return mine.round().astype("int64")
 
     def _summed(self, values: Tensor) -> Tensor:
