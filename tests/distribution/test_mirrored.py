@@ -10,6 +10,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
+from tests.backends import run_problem
 from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.problems._problem import clusters, dense_model, fix_weights, points
 from tests.backends.problems.predicting import Classifier, Regression
@@ -26,7 +27,6 @@ from tests.distribution.strategies import (
 pytestmark = pytest.mark.only_tensorflow
 
 IN_SHARES = 7  # rows of a batch: 4 and 3 of two replicas
-ONE_ROW = 1
 ROWS = 22  # three batches, the last one of a single row
 
 
@@ -90,6 +90,10 @@ COMPARED = {
 }
 
 
+COMPILED = {"classifier", "batch statistics", "mixed float16", "accumulated", "averaged weights"}
+"""The rest runs op by op: to compile a step for replicas takes seconds."""
+
+
 def short(problem: Problem) -> Problem:
     return replace(problem, fit={**problem.fit, "epochs": 1})
 
@@ -97,10 +101,13 @@ def short(problem: Problem) -> Problem:
 @pytest.mark.tried("the updates and logs of one device, ragged batches included", mirrored="works")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMPARED)
-def test_replicas_train_as_one_device_does(name):
+def test_replicas_train_as_one_device_does(name, monkeypatch):
     problem = short(COMPARED[name])
+    monkeypatch.setattr(run_problem, "ONE_STEP_A_CALL", pg.Execution("eager"))
     alone = train(problem, made(problem.make_step, 1))
     for count in (2, 4):
+        mode = "graph" if count == 2 and name in COMPILED else "eager"
+        monkeypatch.setattr(run_problem, "ONE_STEP_A_CALL", pg.Execution(mode, 1))
         step = made(problem.make_step, count)
 
         found = distance(alone, train(problem, step))
