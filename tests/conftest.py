@@ -9,6 +9,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # torch's threads wait for each other for far longer than these small models compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+if os.environ["KERAS_BACKEND"] == "jax":
+    # Several devices for the tests that lay arrays over them; all others use the first one.
+    os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+
 import keras
 import numpy as np
 import pytest

@@ -31,18 +31,18 @@ class Workers:
     """
 
     def __init__(self, step: Step) -> None:
-        self._replicas = internals(step).replicas
+        self._peers = internals(step).replicas or _backends.current().peers()
         self._agreed: tuple[int, str | None] = (-1, None)
 
     @property
     def are_several(self) -> bool:
         """Whether there is more than one."""
-        return self._replicas is not None and self._replicas.processes > 1
+        return self._peers is not None and self._peers.processes > 1
 
     @property
     def is_chief(self) -> bool:
         """Whether this is the one that writes."""
-        return self._replicas is None or self._replicas.process == 0
+        return self._peers is None or self._peers.process == 0
 
     def most_steps(self, asked: int | None) -> int | None:
         """Return how many steps a block has at most; `None` where that is adapted."""
@@ -96,17 +96,17 @@ class Workers:
         try:
             yield
         except Exception as error:
-            replicas = self._replicas
-            if replicas is None or not replicas.is_loss_of_process(error):
+            peers = self._peers
+            if peers is None or not peers.is_loss_of_process(error):
                 raise
             said = str(error).strip().splitlines() or [type(error).__name__]
-            lost = WorkerLostError(replicas.process, replicas.processes, said[0])
+            lost = WorkerLostError(peers.process, peers.processes, said[0])
             raise lost from error
 
     def _gathered(self, values: list[int]) -> np.ndarray:
-        assert self._replicas is not None
+        assert self._peers is not None
         with self.told_of_loss():
-            return self._replicas.gathered(values)
+            return self._peers.gathered(values)
 
 
 def checksum(batch: Batch) -> int:

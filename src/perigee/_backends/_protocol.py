@@ -104,7 +104,30 @@ class Watch(Protocol):
     `None` where what is assigned in a rehearsal does not stay."""
 
 
-class Replicas(Protocol):
+class Peers(Protocol):
+    """Several processes that run the same program, on the same data, in the same order.
+
+    Attributes:
+        processes: How many there are.
+        process: Which of them this one is; 0 is the chief, which alone writes files.
+    """
+
+    processes: int
+    process: int
+
+    def gathered(self, values: Sequence[int]) -> np.ndarray:
+        """Return what each process passes, shape `(processes, len(values))`, int64.
+
+        It waits for all of them. Values are exact below 2**53.
+        """
+        ...
+
+    def is_loss_of_process(self, error: Exception) -> bool:
+        """Tell whether an error comes from another process that is not there any more."""
+        ...
+
+
+class Replicas(Peers, Protocol):
     """Several copies of every variable, each with a share of each batch.
 
     Between two steps all copies are equal, but for variables that hold sums (`Backend.is_sum`):
@@ -115,16 +138,11 @@ class Replicas(Protocol):
         name: Of what the framework calls it.
         count: How many there are.
         splits: Whether batches are split; false where there is one, which runs as without.
-        processes: How many processes they run in. All of them run the same program, on the same
-            data, in the same order.
-        process: Which of them this one is; 0 is the chief, which alone writes files.
     """
 
     name: str
     count: int
     splits: bool
-    processes: int
-    process: int
 
     def check(self) -> None:
         """Refuse what is known not to be exact, or was never tried.
@@ -136,17 +154,6 @@ class Replicas(Protocol):
 
     def holds(self, variable: Any) -> bool:
         """Tell whether a Keras variable has a copy on each of these replicas."""
-        ...
-
-    def gathered(self, values: Sequence[int]) -> np.ndarray:
-        """Return what each process passes, shape `(processes, len(values))`, int64.
-
-        It waits for all of them. Values are exact below 2**53.
-        """
-        ...
-
-    def is_loss_of_process(self, error: Exception) -> bool:
-        """Tell whether an error comes from another process that is not there any more."""
         ...
 
     def scope(self) -> AbstractContextManager[None]:
@@ -304,6 +311,35 @@ class Backend(Protocol):
 
     def watch(self) -> AbstractContextManager[Watch]:
         """Record the variables that are created, for as long as the context is open."""
+        ...
+
+    def check_devices(self, variables: Sequence[Any]) -> None:
+        """Refuse devices and processes that are asked for and would not train together.
+
+        Raises:
+            DistributionChangedError: If variables lie elsewhere than the distribution says.
+            DistributionUnsupportedError: If the framework does not carry it out.
+        """
+        ...
+
+    def peers(self) -> Peers | None:
+        """Return the processes that run one program together; `None`: there is one of them.
+
+        Those of replicas are told by `replicas`.
+        """
+        ...
+
+    def spread(self, arrays: Batch, order: np.ndarray | None, batch_size: int) -> Batch | None:
+        """Lay the arrays of a pass over several devices, as `sliced` takes them.
+
+        Args:
+            arrays: NumPy arrays, a tree with one common first axis.
+            order: Of their rows, shape `(rows,)`; `None` where it is their own.
+            batch_size: Rows a batch; what is left over is left out.
+
+        Returns:
+            The arrays, each device with its share of every batch; `None` where one device trains.
+        """
         ...
 
     def sliced(

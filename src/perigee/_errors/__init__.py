@@ -13,6 +13,10 @@ from perigee._errors.data import EmptyDataError as EmptyDataError
 from perigee._errors.data import InfiniteDataError as InfiniteDataError
 from perigee._errors.data import NotResumableError as NotResumableError
 from perigee._errors.data import PositionError as PositionError
+from perigee._errors.devices import DistributionChangedError as DistributionChangedError
+from perigee._errors.devices import DistributionMissingError as DistributionMissingError
+from perigee._errors.devices import DistributionUnsupportedError as DistributionUnsupportedError
+from perigee._errors.devices import SplitOverProcessesError as SplitOverProcessesError
 from perigee._errors.gradients import GradientCountError as GradientCountError
 from perigee._errors.gradients import OptimizerAccumulationError as OptimizerAccumulationError
 from perigee._errors.gradients import OptimizerSetError as OptimizerSetError

@@ -49,6 +49,7 @@ class Blocks:
         self._feed = feed
         self._arrays: tuple[Any, Any] = (None, None)
         self._ordered: tuple[Any, Any] = (None, None)
+        self._spread: tuple[Any, Any] = (None, None)
         self._stack: _Stack | None = None
         self._is_adapting = most is None
         self._most = _FIRST_BLOCK if most is None else most
@@ -147,6 +148,14 @@ class Blocks:
 
         They are put in order once a pass: cutting a batch out is cheaper than gathering it.
         """
+        order = resident.arrays if resident.order is None else resident.order
+        if self._spread[0] is order:
+            return self._spread[1]
+        self._spread = (None, None)
+        spread = _backends.current().spread(resident.arrays, resident.order, resident.batch_size)
+        if spread is not None:
+            self._spread = order, spread
+            return spread
         if self._arrays[0] is not resident.arrays:
             self._arrays = resident.arrays, _backends.current().tensors(resident.arrays)
         if resident.order is None:

@@ -57,6 +57,8 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
     others = [p for p in _backends.current().capabilities.plans if p != _pair(usual)]
     if usual.origin != "usual" or not others or steps < _LEAST_STEPS or program.is_split:
         return usual  # asked for, or measured in this process already
+    if program.spans_processes:
+        return usual  # each process would measure other times, and come to another plan
     sample = blocks.sample()
     if sample is None:  # nothing to choose from: the data allows one way only
         return usual
@@ -207,6 +209,7 @@ def _memory(program: Program, batch: Batch, sample: tuple[Batch, int, int], step
         "keras": keras.__version__,
         "backend": [name, str(sys.modules[name].__version__)],
         "machine": [platform.node(), platform.machine(), os.cpu_count()],
+        "distribution": str(keras.distribution.distribution()),
         "program": program.structure(),
         "batch": [describe(batch), batch_size],
         "sizes": [list(leaf.shape[1:]) for leaf in keras.tree.flatten(arrays) if leaf is not None],

@@ -86,8 +86,9 @@ class Program:
 
     @property
     def spans_processes(self) -> bool:
-        """Whether the replicas are in several processes."""
-        return self._replicas is not None and self._replicas.processes > 1
+        """Whether the step runs in several processes at once."""
+        peers = self._replicas or _backends.current().peers()
+        return peers is not None and peers.processes > 1
 
     @property
     def accumulates(self) -> bool:
@@ -455,6 +456,7 @@ def program(
     key = (method, accumulate, nonfinite, counts_examples, describe(batch))
     known = programs.get(key)
     if known is None or known.is_stale:
+        _backends.current().check_devices(_state.track(step).variables)
         first = _backends.current().tensors(batch)
         with _scope(step, batch, asked):
             _refuse_other_scopes(step)

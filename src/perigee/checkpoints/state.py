@@ -76,7 +76,7 @@ def load_arrays(
     entries = {entry.key: entry for entry in tracked.entries}
     values: dict[str, np.ndarray] = {}
     different: dict[str, str] = {}
-    for key in entries.keys() & arrays.keys():
+    for key in [key for key in entries if key in arrays]:  # in one order in every process
         try:
             values[key] = _fitted(arrays[key], entries[key].variable)
         except ValueError as error:

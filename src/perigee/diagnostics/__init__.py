@@ -10,7 +10,15 @@ from perigee._execution import Program
 from perigee._protocols import Feed
 from perigee._recorder import LossCall
 from perigee._step import Step
-from perigee.diagnostics import coverage, labels, pairing, positions, resumption, retraces
+from perigee.diagnostics import (
+    coverage,
+    labels,
+    pairing,
+    positions,
+    resumption,
+    retraces,
+    undivided,
+)
 from perigee.diagnostics._evidence import Evidence as Evidence
 from perigee.diagnostics._evidence import untouched as untouched
 from perigee.diagnostics._finding import Finding as Finding
@@ -32,7 +40,7 @@ def after_rehearsal(step: Step, rehearsal: Rehearsal, batch: Any) -> list[Findin
         PairingError: If the loss does not depend on which label belongs to which example.
     """
     pairing.check(step, rehearsal, batch)
-    return coverage.check(rehearsal)
+    return [*coverage.check(rehearsal), *undivided.check(batch)]
 
 
 def after_running(program: Program) -> list[Finding]:

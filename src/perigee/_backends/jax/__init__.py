@@ -4,7 +4,7 @@
 from perigee._backends import _alone
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
-from perigee._backends.jax import blocks, compiling, gradients, tensors
+from perigee._backends.jax import blocks, compiling, gradients, placement, processes, tensors
 
 BACKEND = Room(
     "jax",
@@ -20,5 +20,7 @@ BACKEND = Room(
     gradients,
     compiling,
     blocks,
+    placement,
+    processes,
     _alone,
 )

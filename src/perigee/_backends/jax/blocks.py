@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from perigee._backends._protocol import Mode
+from perigee._backends.jax import placement
 from perigee._backends.jax.scopes import Scope, innermost
 from perigee._typing import Tensor, Tree
 
@@ -29,7 +32,21 @@ def sliced(
 
     The number of steps is dynamic, so that blocks of every size are one program and give the same
     bits.
+
+    Over several devices, rows come as batches of rows, each of which is split: cut from a long
+    array that is split, most batches would lie on one device.
     """
+    is_spread = placement.is_spread()
+
+    def batch_at(arrays: Tree, index: Tensor) -> Tree:
+        if is_spread:
+            return jax.tree_util.tree_map(
+                lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False), arrays
+            )
+        return jax.tree_util.tree_map(
+            lambda array: jax.lax.dynamic_slice_in_dim(array, index * batch_size, batch_size),
+            arrays,
+        )
 
     def run(arrays: Tree, first: Tensor, count: Tensor) -> Tree:
         outer = innermost()
@@ -37,10 +54,7 @@ def sliced(
         variables = outer.variables
 
         def step(index: Tensor, values: list[Tensor]) -> tuple[list[Tensor], Tree]:
-            start = (first + index) * batch_size
-            batch = jax.tree_util.tree_map(
-                lambda array: jax.lax.dynamic_slice_in_dim(array, start, batch_size), arrays
-            )
+            batch = batch_at(arrays, first + index)
             with Scope(zip(variables, values, strict=True)) as scope:
                 result = function(batch)
             return [scope.value_of(variable) for variable in variables], result
@@ -72,7 +86,28 @@ def sliced(
             variable.assign(value)
         return results
 
-    return run
+    def place(arrays: Tree) -> Tree:
+        rows = jax.tree_util.tree_map(
+            lambda array: (
+                placement.in_batches(array, batch_size) if isinstance(array, np.ndarray) else array
+            ),  # laid out already
+            arrays,
+        )
+        return placement.placed(rows, axis=1)
+
+    return _Sliced(run, place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sliced:
+    """A loop over batches, and how the arrays that it cuts them from are laid out."""
+
+    run: Callable[..., Tree]
+    place: Callable[[Tree], Tree]
+
+    def __call__(self, arrays: Tree, first: Tensor, count: Tensor) -> Tree:
+        """Run it."""
+        return self.run(arrays, first, count)
 
 
 def streamed(

@@ -14,6 +14,8 @@ import numpy as np
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
+from perigee._backends.jax import placement
+from perigee._backends.jax.processes import local_values
 from perigee._backends.jax.scopes import Scope
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
@@ -61,7 +63,7 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
         # Variables that are made inside get their values when the outer scope ends, outside the
         # trace.
         with keras.StatelessScope():
-            values = [variable.value for variable in variables]
+            values = local_values(variables)
             traced = jax.jit(pure).trace(values)
             traced.lower().compile()(values)
         jax.effects_barrier()
@@ -98,13 +100,17 @@ class Function:
         self.traces = 0
         self._function, self._variables = function, list(variables)
         self._is_eager = mode == "eager"
+        self._distribution = keras.distribution.distribution()
+        self._place = getattr(function, "place", placement.placed)
         # The old values are given up: the new ones take their memory.
-        self._compiled = jax.jit(self._pure, donate_argnums=0)
+        self._compiled = jax.jit(
+            self._pure, donate_argnums=0, **placement.held_in_place(self._variables)
+        )
 
     def __call__(self, *arguments: Tree) -> Tree:
         """Run the function, compiling it first where it must be."""
         if self._is_eager:
-            return self._function(*tensors(arguments))
+            return self._function(*self._laid_out(tensors(arguments)))
         result, values = self._compiled(*self._given(arguments))
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
@@ -131,10 +137,19 @@ class Function:
 
     def _given(self, arguments: Tree) -> tuple[list[Tensor], Tree]:
         """Return what the compiled function takes: the values of the variables, and arguments."""
+        if keras.distribution.distribution() is not self._distribution:
+            placement.check_devices(self._variables)
         arguments = keras.tree.map_structure(_own_array, arguments)
+        _refuse_text(jax.tree_util.tree_leaves(arguments))
+        arguments = self._laid_out(arguments)
         leaves = jax.tree_util.tree_leaves(arguments)
-        _refuse_text(leaves)
         return _unshared([variable.value for variable in self._variables], leaves), arguments
+
+    def _laid_out(self, arguments: Tree) -> Tree:
+        """Return arguments over the devices: the first one is a batch, or rows for many."""
+        if not arguments or not placement.is_spread():
+            return arguments
+        return self._place(arguments[0]), *arguments[1:]
 
     def _pure(self, values: Sequence[Tensor], arguments: Tree) -> tuple[Tree, list[Tensor]]:
         self.traces += 1

@@ -1,6 +1,7 @@
 # pyright: basic
 """TensorFlow: gradient tapes, functions and variables that change in place."""
 
+from perigee._backends import _placement
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
 from perigee._backends.tensorflow import blocks, compiling, gradients, replicas, tensors
@@ -20,4 +21,5 @@ BACKEND = Room(
     compiling,
     blocks,
     replicas,
+    _placement,
 )

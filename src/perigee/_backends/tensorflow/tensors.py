@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from perigee._backends._placement import refuse_keras_distribution
 from perigee._typing import Batch, Tensor, Tree
 
 
@@ -75,3 +76,8 @@ def set_random_state(state: None) -> None:
 
 def rewind_random_state() -> None:
     """See `Backend.rewind_random_state`: there is none."""
+
+
+def check_devices(variables: Sequence[Any]) -> None:
+    """See `Backend.check_devices`."""
+    refuse_keras_distribution("TensorFlow")

@@ -1,7 +1,7 @@
 # pyright: basic
 """torch: tensors that record what made them, and variables that change in place."""
 
-from perigee._backends import _alone
+from perigee._backends import _alone, _placement
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
 from perigee._backends.torch import compiling, gradients, tensors
@@ -20,4 +20,5 @@ BACKEND = Room(
     gradients,
     compiling,
     _alone,
+    _placement,
 )

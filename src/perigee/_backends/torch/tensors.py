@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import torch
 
+from perigee._backends._placement import refuse_keras_distribution
+from perigee._errors import DistributionUnsupportedError
 from perigee._typing import Batch, Tensor, Tree
 
 
@@ -73,3 +75,14 @@ def set_random_state(state: Any) -> None:
 def rewind_random_state() -> None:
     """See `Backend.rewind_random_state`."""
     torch.manual_seed(0)
+
+
+def check_devices(variables: Sequence[Any]) -> None:
+    """See `Backend.check_devices`: Keras reduces no gradients over processes of torch."""
+    refuse_keras_distribution("torch")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        count = torch.distributed.get_world_size()
+        if count > 1:
+            raise DistributionUnsupportedError(
+                "torch", f"`torch.distributed` is initialized with {count} processes"
+            )

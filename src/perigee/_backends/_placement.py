@@ -1,0 +1,24 @@
+"""One process on one device: where `keras.distribution` is not carried out."""
+
+import keras
+import numpy as np
+
+from perigee._errors import DistributionUnsupportedError
+from perigee._typing import Batch
+
+
+def refuse_keras_distribution(framework: str) -> None:
+    """Refuse a distribution that is set: one device would train on everything without a word."""
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        raise DistributionUnsupportedError(
+            framework, f"`keras.distribution.{type(distribution).__name__}` is set"
+        )
+
+
+def spread(arrays: Batch, order: np.ndarray | None, batch_size: int) -> None:
+    """See `Backend.spread`: one device trains."""
+
+
+def peers() -> None:
+    """See `Backend.peers`: processes that train together are those of replicas, if any."""

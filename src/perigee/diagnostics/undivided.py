@@ -1,0 +1,37 @@
+"""PG761, UndividedBatch: batches that do not divide over the devices, so each computes all of them.
+
+Under `keras.distribution` a batch is split along its first axis. Where the rows do not divide, each
+device gets all of them: the numbers are the same, and nothing is won by there being several
+devices. For the smaller last batch of a pass that is as it must be, and is not reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from perigee.diagnostics._finding import Finding
+
+
+def check(batch: Any) -> list[Finding]:
+    """Tell of a first batch whose rows do not divide over the devices."""
+    distribution = keras.distribution.distribution()
+    shapes = [getattr(leaf, "shape", ()) for leaf in keras.tree.flatten(batch)]
+    rows = {int(shape[0]) for shape in shapes if len(shape)}
+    if distribution is None or len(rows) != 1:
+        return []
+    count, parts = rows.pop(), distribution.num_model_replicas
+    if count % parts == 0:
+        return []
+    return [
+        Finding(
+            code="PG761",
+            name="UndividedBatch",
+            severity="warning",
+            happened=f"A batch of {count} rows does not divide over {parts} devices, so each of "
+            "them computes all of it.",
+            expected=f"a multiple of {parts} rows a batch.",
+            fix=f"use {max(1, count // parts) * parts} rows a batch.",
+        )
+    ]
