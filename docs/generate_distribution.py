@@ -21,6 +21,9 @@ STRATEGIES = {
     "mirrored": "Mirrored",
     "workers": "MultiWorkerMirrored",
     "central_storage": "CentralStorage",
+    "data_parallel": "JAX DataParallel",
+    "model_parallel": "JAX ModelParallel",
+    "jax_processes": "JAX, processes",
 }
 
 

@@ -25,6 +25,7 @@ from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 
 SEED = 7
+DEVICES = 4
 ONE_STEP_A_CALL = pg.Execution(steps_per_call=1)
 MANY_STEPS_A_CALL = pg.Execution(steps_per_call=32)
 
@@ -93,6 +94,8 @@ def run(problem: Problem) -> dict[str, Trajectory]:
     runs = {"ours": train(problem, step, watcher)}
     watcher.go_back()
     runs["in blocks"] = train_in_blocks(problem, step)
+    if len(devices()) == DEVICES:
+        runs["on devices"] = train_on_devices(problem)
     if problem.is_random:
         runs["again"] = train(problem, make(problem.make_step))
     else:
@@ -104,9 +107,25 @@ def run(problem: Problem) -> dict[str, Trajectory]:
     return runs
 
 
-def make(make_step: Any) -> Any:
+def devices() -> list[str]:
+    """Return the devices of JAX; none elsewhere, where Keras lays nothing over them."""
+    is_jax = keras.backend.backend() == "jax"
+    return keras.distribution.list_devices("cpu") if is_jax else []
+
+
+def train_on_devices(problem: Problem) -> Trajectory:
+    """Train a Step in data parallel; a last batch that does not divide lies on each device."""
+    try:
+        distribution = keras.distribution.DataParallel(devices=devices())
+        return train(problem, make(problem.make_step, distribution))
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+def make(make_step: Any, distribution: Any = None) -> Any:
     """Build a Step, with the names and the seeds that Keras gives in a new process."""
     keras.utils.clear_session()
+    keras.distribution.set_distribution(distribution)
     keras.utils.set_random_seed(SEED)
     return make_step()
 

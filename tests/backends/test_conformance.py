@@ -17,6 +17,7 @@ import keras
 import pytest
 
 from tests.backends.problems import PROBLEMS, Problem
+from tests.backends.run_problem import DEVICES
 from tests.backends.trajectories import (
     Distance,
     Results,
@@ -61,6 +62,7 @@ def results(tmp_path_factory):
             "CUDA_VISIBLE_DEVICES": "",
             "JAX_PLATFORMS": "cpu",
             "OMP_NUM_THREADS": "1",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
         }
         done = subprocess.run(
             [sys.executable, "-m", "tests.backends.run_problem", str(path)],
@@ -101,6 +103,13 @@ def test_blocks_of_steps_train_as_single_ones_do(results, name, framework):
     ours = replace(runs["ours"], steps={})  # of single steps nothing is recorded in blocks
 
     assert exceeded(PROBLEMS[name], ours, runs["in blocks"]) == {}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_several_devices_of_jax_train_as_one(results, name):
+    runs = results("jax").trajectories[name]  # random ones too: the masks are the same
+
+    assert exceeded(PROBLEMS[name], runs["ours"], runs["on devices"]) == {}
 
 
 @pytest.mark.parametrize("name", RANDOM)

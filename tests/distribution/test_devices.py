@@ -144,6 +144,11 @@ def on_one_device(steps_per_call):
     return history.history, values_of(step), pg.predict(step, data(RAGGED_ROWS))
 
 
+@pytest.mark.tried(
+    "the updates and logs of one device, ragged batches included",
+    data_parallel="works",
+    model_parallel="works",
+)
 @pytest.mark.parametrize(
     ("distribution", "steps_per_call"),
     [("2 devices", 1), ("4 devices", 1), ("4 devices", 8), ("a kernel over 2 of 4", 8)],
@@ -164,6 +169,11 @@ def test_several_devices_train_measure_and_predict_as_one(distribution, steps_pe
     )
 
 
+@pytest.mark.tried(
+    "state stays where it lies, and its memory is given up",
+    data_parallel="works",
+    model_parallel="works",
+)
 @pytest.mark.parametrize(
     ("distribution", "steps_per_call"), [("4 devices", 1), ("a kernel over 2 of 4", 8)]
 )
@@ -228,6 +238,11 @@ def test_a_kernel_that_is_split_is_split_in_its_slots_too():
     assert is_everywhere(step.optimizer.iterations.value, 4)
 
 
+@pytest.mark.tried(
+    "checkpoints of another number of devices, to the bit",
+    data_parallel="works",
+    model_parallel="works",
+)
 @pytest.mark.parametrize(
     ("saved_on", "restored_on"),
     [("4 devices", "none"), ("none", "2 devices"), ("a kernel over 2 of 4", "4 devices")],
@@ -246,6 +261,7 @@ def test_what_one_distribution_saves_another_one_loads_to_the_bit(tmp_path, save
         np.testing.assert_array_equal(value, saved[key], err_msg=key)
 
 
+@pytest.mark.tried("a run goes on, to the bit", data_parallel="works", model_parallel="works")
 @pytest.mark.parametrize("distribution", ["4 devices", "a kernel over 2 of 4"])
 def test_a_run_goes_on_to_the_bit(tmp_path, distribution):
     straight = step_on(distribution)
@@ -261,6 +277,7 @@ def test_a_run_goes_on_to_the_bit(tmp_path, distribution):
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
+@pytest.mark.tried("a run goes on with another number of devices", data_parallel="works")
 def test_a_run_goes_on_with_other_devices(tmp_path):
     expected, weights, _ = on_one_device(8)
     fit(step_on("4 devices"), epochs=1, run=tmp_path / "run")
@@ -274,6 +291,7 @@ def test_a_run_goes_on_with_other_devices(tmp_path):
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps()
 
 
+@pytest.mark.tried('`nonfinite="skip"`', data_parallel="works")
 def test_a_step_that_is_skipped_changes_nothing_on_any_device():
     x, y = data(BATCH)
     y[3] = np.nan  # of one device's share
@@ -294,6 +312,7 @@ def test_a_step_that_is_skipped_changes_nothing_on_any_device():
             np.testing.assert_array_equal(other, first)
 
 
+@pytest.mark.tried("eager steps", data_parallel="works")
 def test_eager_steps_run_on_several_devices_too():
     step = step_on("4 devices")
 
@@ -330,6 +349,7 @@ def test_batches_that_do_not_divide_are_reported_once():
     assert "use 28 rows" in finding.fix
 
 
+@pytest.mark.tried("a Step and its parts made in different scopes", data_parallel="refused")
 @pytest.mark.parametrize(
     ("made_on", "trained_on", "seen"),
     [
