@@ -62,9 +62,6 @@ class Classifier(pg.Step):
         self.accuracy.update_state(y, logits)
         return {"loss": self.loss(y, logits)}
 
-    def predict_step(self, batch):
-        return self.model(batch[0], training=False)
-
 
 def data(rows=ROWS):
     random = np.random.default_rng(0)
@@ -106,7 +103,7 @@ def outcome(step, history):
 
 def in_blocks(folder):
     step = make_step()
-    history = fit(step, validation=data(RAGGED_ROWS), run=folder / "in_blocks")
+    history = fit(step, seed=None, validation=data(RAGGED_ROWS), run=folder / "in_blocks")
     return outcome(step, history)
 
 
@@ -115,30 +112,10 @@ def step_by_step(folder):
     return outcome(step, fit(step, RAGGED_ROWS, steps_per_call=1))
 
 
-def from_an_iterable(folder):
-    x, y = data(3 * BATCH)
-    batches = [(x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH)]
-    step = make_step()
-    return outcome(step, pg.fit(step, batches, epochs=2, progress="off"))
-
-
-def predictions(folder):
-    step = make_step()
-    fit(step, epochs=1)
-    return pg.predict(step, data(RAGGED_ROWS)).tolist()
-
-
 def shares(folder):
     """Return which rows of a batch this process was given."""
     spread = _backends.current().spread(np.arange(2 * BATCH), None, BATCH)
     return sorted(int(i) for shard in spread.addressable_shards for i in np.ravel(shard.data))
-
-
-def without_a_seed(folder):
-    """Each process draws another seed for the order, and takes that of the first."""
-    step = make_step()
-    np.random.seed(jax.process_index())
-    return outcome(step, fit(step, epochs=1, seed=None))
 
 
 def signaled_in_one(folder):
