@@ -136,7 +136,9 @@ def signaled_in_one(folder):
 
 
 def other_batches(folder):
-    return refusal(lambda: fit(make_step(), seed=jax.process_index()))
+    x, y = data()
+    others = x + jax.process_index(), y
+    return refusal(lambda: pg.fit(make_step(), others, batch_size=BATCH, progress="off"))
 
 
 def no_distribution(folder):
@@ -155,7 +157,7 @@ def split_kernels(folder):
         (1, jax.process_count()), ("batch", "model"), keras.distribution.list_devices()
     )
     layouts = keras.distribution.LayoutMap(mesh)
-    layouts["dense/kernel"] = (None, "model")
+    layouts[".*dense.*kernel"] = (None, "model")
     keras.distribution.set_distribution(
         keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
     )

@@ -17,8 +17,10 @@ from perigee.diagnostics._finding import Finding
 def check(batch: Any) -> list[Finding]:
     """Tell of a first batch whose rows do not divide over the devices."""
     distribution = keras.distribution.distribution()
-    shapes = [getattr(leaf, "shape", ()) for leaf in keras.tree.flatten(batch)]
-    rows = {int(shape[0]) for shape in shapes if len(shape)}
+    shapes: list[tuple[int, ...]] = [
+        tuple(getattr(leaf, "shape", ())) for leaf in keras.tree.flatten(batch)
+    ]
+    rows = {shape[0] for shape in shapes if shape}
     if distribution is None or len(rows) != 1:
         return []
     count, parts = rows.pop(), distribution.num_model_replicas
