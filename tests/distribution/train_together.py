@@ -157,7 +157,7 @@ def split_kernels(folder):
         (1, jax.process_count()), ("batch", "model"), keras.distribution.list_devices()
     )
     layouts = keras.distribution.LayoutMap(mesh)
-    layouts[".*dense.*kernel"] = (None, "model")
+    layouts[".*/dense/kernel"] = (None, "model")
     keras.distribution.set_distribution(
         keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
     )
