@@ -153,6 +153,7 @@ def on_one_device(steps_per_call):
     ("distribution", "steps_per_call"),
     [("2 devices", 1), ("4 devices", 1), ("4 devices", 8), ("a kernel over 2 of 4", 8)],
 )
+@pytest.mark.slow
 def test_several_devices_train_measure_and_predict_as_one(distribution, steps_per_call):
     expected, weights, predictions = on_one_device(steps_per_call)
     step = step_on(distribution)
@@ -313,6 +314,7 @@ def test_a_step_that_is_skipped_changes_nothing_on_any_device():
 
 
 @pytest.mark.tried("eager steps", data_parallel="works")
+@pytest.mark.slow
 def test_eager_steps_run_on_several_devices_too():
     step = step_on("4 devices")
 
