@@ -461,6 +461,28 @@ def test_a_condition_must_hold_on_every_replica_that_has_rows():
     assert int(step.optimizer.iterations.numpy()) == 2
 
 
+class Logging(Conditional):
+    """Logs a value that no update depends on."""
+
+    def train_step(self, batch):
+        x, y, logged = batch
+        gradients = self.gradients(lambda: squares(self, x, y), self.model)
+        self.apply(self.optimizer, gradients)
+        return {"loss": gradients.returned, "logged": logged}
+
+
+def test_nan_that_one_replica_logs_keeps_all_of_them_as_they_were():
+    x, y = points(8)
+    logged = np.zeros(8, "float32")
+    logged[-1] = np.nan  # in the share of the second replica
+
+    found = trained(Logging, (x, y, logged), 2, batch_size=8, shuffle=False, nonfinite="skip")
+
+    assert found["skipped_steps"] == [1.0]
+    assert int(found.step.optimizer.iterations.numpy()) == 0
+    assert_copies_agree(found.step)
+
+
 class WithResult(Classifier):
     """Returns the result of a metric, as Keras's users do."""
 
