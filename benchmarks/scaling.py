@@ -153,7 +153,7 @@ def main() -> None:
         per_byte = max(0.0, large - small) * count / messages / parts["bytes"] if messages else 0.0
         said = step_seconds(count, parts, per_byte, latency, cores)
         reducing = large if messages else 0.0
-        seconds = min(run["step_seconds"].values())
+        seconds = run["step_seconds"][str(BATCH)]
         print(f"{count:7}  {1e3 * seconds:11.2f}  {1e3 * said:8.2f}  {1e3 * reducing:14.2f}")
     print("predicted, each worker on cores of its own, the same rows a worker / in all:")
     for network, (bandwidth, latency) in _FAR.items():
