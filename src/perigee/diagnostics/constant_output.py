@@ -27,7 +27,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 continue
             if len(output) != len(inputs[0]) or not bool((output == output[0]).all()):
                 continue
-            is_softmax = output.shape[-1] == 1 and bool((output == 1).all())
+            is_softmax = output.shape[-1] == 1 and np.allclose(output, 1.0, rtol=0, atol=1e-6)
             values = np.unique(output)
             value = f"{values[0]:.4g}" if len(values) == 1 else "the same"
             found[call.layer.name] = Finding(
