@@ -457,7 +457,7 @@ class Probe:
         self._method: Method = method
         backend = _backends.current()
         mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
-        self._run = backend.compile(self._values, tracked.variables, mode)
+        self._run = backend.compile(self._values, tracked.variables, mode, is_brief=True)
         self._step = step
 
     def __call__(

@@ -447,7 +447,11 @@ class Backend(Protocol):
         ...
 
     def compile(
-        self, function: Callable[..., Tree], variables: Sequence[Any], mode: Mode
+        self,
+        function: Callable[..., Tree],
+        variables: Sequence[Any],
+        mode: Mode,
+        is_brief: bool = False,
     ) -> Compiled:
         """Make `function` ready to run many times.
 
@@ -455,5 +459,6 @@ class Backend(Protocol):
             function: From trees of tensors to a tree of tensors; reads and writes `variables`.
             variables: Every Keras variable that it may touch.
             mode: How it runs.
+            is_brief: Whether it will run a few times only, so that compiling soon matters more.
         """
         ...

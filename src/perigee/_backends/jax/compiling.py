@@ -65,7 +65,7 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
         with keras.StatelessScope():
             values = local_values(variables)
             traced = jax.jit(pure).trace(values)
-            traced.lower().compile()(values)
+            traced.lower().compile(_brief_options())(values)
         jax.effects_barrier()
         observed = _rehearsals[-1]
     finally:
@@ -88,15 +88,28 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
     )
 
 
-def compile(function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> Function:
+def compile(
+    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_brief: bool = False
+) -> Function:
     """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager."""
-    return Function(function, variables, mode)
+    return Function(function, variables, mode, _brief_options() if is_brief else None)
+
+
+def _brief_options() -> dict[str, Any] | None:
+    """Return what halves the time of compiling for a CPU, for code that runs a few times."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 class Function:
     """A function of trees of arrays, compiled once for each structure and size."""
 
-    def __init__(self, function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Tree],
+        variables: Sequence[Any],
+        mode: Mode,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         self.traces = 0
         self._function, self._variables = function, list(variables)
         self._is_eager = mode == "eager"
@@ -104,7 +117,10 @@ class Function:
         self._place = getattr(function, "place", placement.placed)
         # The old values are given up: the new ones take their memory.
         self._compiled = jax.jit(
-            self._pure, donate_argnums=0, **placement.held_in_place(self._variables)
+            self._pure,
+            donate_argnums=0,
+            compiler_options=options,
+            **placement.held_in_place(self._variables),
         )
 
     def __call__(self, *arguments: Tree) -> Tree:

@@ -78,7 +78,9 @@ def user_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.partial(_invoke_converted, function)
 
 
-def compile(function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> "Function":
+def compile(
+    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_brief: bool = False
+) -> "Function":
     """See `Backend.compile`; TensorFlow finds the variables by itself."""
     return Function(function, mode)
 

@@ -64,7 +64,9 @@ def streamed(
     raise NotImplementedError
 
 
-def compile(function: Callable[..., Tree], variables: Sequence[Any], mode: Mode) -> Function:
+def compile(
+    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_brief: bool = False
+) -> Function:
     """See `Backend.compile`."""
     return Function(function)
 
