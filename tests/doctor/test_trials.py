@@ -88,7 +88,18 @@ HEALTHY = {
 }
 
 
-@pytest.mark.parametrize(("code", "name"), [(c, n) for c in SICK for n in SICK[c]])
+HIDDEN = pytest.mark.only_tensorflow
+"""Only there do Keras's losses look behind a softmax for its scores."""
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        pytest.param(code, name, marks=[HIDDEN] if code == "PG712" else [])
+        for code in SICK
+        for name in SICK[code]
+    ],
+)
 def test_a_trial_finds(code, name):
     target, data = SICK[code][name]()
 
