@@ -741,6 +741,10 @@ HEALTHY: dict[str, Any] = {
     **in_three_ways(
         "many", lambda: small(3), sparse, sparse_values, lambda: many(lambda x, y: y), accuracy
     ),
+    "compiled within": lambda: (
+        supervised(compiled(small(3), sparse(), [accuracy()]), sparse()),
+        classes(),
+    ),
     "clipped": lambda: (Own(deep(), sparse_values, change=clipped), classes()),
     "unclipped": lambda: (Own(deep(), sparse_values, change=list), classes()),
     "half of the gradients": lambda: (
@@ -880,7 +884,7 @@ SIBLINGS = {
     "PG229": (*_ways("penalty"), "penalties by hand"),
     "PG230": ("logits", "area", "area of logits", "answers compiled"),
     "PG231": ("weighing", "values", "classes supervised"),
-    "PG232": (*_ways("classes"), "values"),
+    "PG232": (*_ways("classes"), "values", "compiled within"),
     "PG233": (*_ways("classes"), *_ways("normalized")),
     "PG234": _ways("classes"),
     "PG320": _ways("numbers"),

@@ -15,6 +15,9 @@ def check(evidence: Evidence) -> list[Finding]:
         return []
     testing = evidence.testing
     measured = evidence.training.measured | (testing.measured if testing else set())
+    for model in evidence.tracked.models.values():
+        if getattr(model, "compiled", False):
+            measured |= {id(metric) for metric in model.metrics}
     unmeasured = tuple(
         f"{path} ({type(metric).__name__})"
         for path, metric in evidence.tracked.metrics.items()
