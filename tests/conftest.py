@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -76,11 +77,22 @@ one only."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what no framework runs; leave out, with the reason, what one alone can run."""
+    """Mark what no framework runs; leave out, with the reason, what one alone can run.
+
+    Slow tests come last.
+    """
     running = keras.backend.backend()
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     for item in items:
         if item.nodeid.startswith(_OF_NO_FRAMEWORK):
             item.add_marker(pytest.mark.once)
         for name in ("tensorflow", "jax", "torch"):
             if item.get_closest_marker(f"only_{name}") and running != name:
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}; {running} runs"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave slow tests out once their time is over: `SLOW_TESTS_UNTIL`, in seconds since 1970."""
+    until = os.environ.get("SLOW_TESTS_UNTIL")
+    if until and time.time() > float(until) and item.get_closest_marker("slow") is not None:
+        pytest.skip("slow, and the time for slow tests is over")
