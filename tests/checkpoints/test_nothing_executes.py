@@ -101,11 +101,16 @@ def test_the_check_lets_the_rest_pass(source):
     assert ways_to_execute(source) == []
 
 
+RUN_USERS_FILES = {"_cli/experiments.py", "_cli/files.py"}
+"""They run the script that a user names on the command line, and read nothing of a run."""
+
+
 def test_nothing_in_the_package_executes_what_was_stored():
     found = {
-        str(path.relative_to(PACKAGE)): ways
+        name: ways
         for path in sorted(PACKAGE.rglob("*.py"))
-        if (ways := ways_to_execute(path.read_text(encoding="utf-8")))
+        if (name := str(path.relative_to(PACKAGE))) not in RUN_USERS_FILES
+        and (ways := ways_to_execute(path.read_text(encoding="utf-8")))
     }
 
     assert found == {}

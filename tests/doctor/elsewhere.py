@@ -113,13 +113,14 @@ def _captured(module: Any) -> Elsewhere:
         known = {k: arguments[k] for k in ("validation", "batch_size") if k in arguments}
         raise _Captured(Elsewhere(step, data, known))
 
-    pg.fit, pg.prepare = fit, Prepared
+    arguments = sys.argv
+    pg.fit, pg.prepare, sys.argv = fit, Prepared, [module.__name__]  # those are of the tests
     try:
         module.main()
     except _Captured as captured:
         return captured.program
     finally:
-        pg.fit, pg.prepare = original, prepare
+        pg.fit, pg.prepare, sys.argv = original, prepare, arguments
     raise AssertionError(f"{module.__name__} does not train with `run=`")
 
 
