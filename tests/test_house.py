@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import perigee as pg
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "perigee").rglob("*.py"))
 SCRIPTS = sorted(
@@ -61,3 +63,7 @@ def test_nothing_uses_private_keras():
 def test_every_module_is_named_for_what_it_holds():
     shapeless = [path for path in SOURCES if path.stem.strip("_") in SHAPELESS_NAMES]
     assert shapeless == []
+
+
+def test_the_public_face_stays_small():
+    assert len([name for name in pg.__all__ if not name.startswith("_")]) <= 25

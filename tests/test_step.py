@@ -336,7 +336,7 @@ def arrays(gradients):
 def test_clipping_by_value_limits_each_element():
     limit = 2.5
 
-    clipped = pg.clip_by_value(as_gradients(numpy_gradients()), limit)
+    clipped = as_gradients(numpy_gradients()).clip_by_value(limit)
 
     for ours, theirs in zip(arrays(clipped), numpy_gradients(), strict=True):
         assert np.array_equal(ours, np.clip(theirs, -limit, limit))
@@ -345,7 +345,7 @@ def test_clipping_by_value_limits_each_element():
 
 @pytest.mark.parametrize("max_norm", [2.0, 6.0, 100.0])
 def test_clipping_by_norm_scales_each_by_itself(max_norm):
-    clipped = pg.clip_by_norm(as_gradients(numpy_gradients()), max_norm)
+    clipped = as_gradients(numpy_gradients()).clip_by_norm(max_norm)
 
     for ours, theirs in zip(arrays(clipped), numpy_gradients(), strict=True):
         norm = np.linalg.norm(theirs)
@@ -356,7 +356,7 @@ def test_clipping_by_norm_scales_each_by_itself(max_norm):
 def test_clipping_by_the_global_norm_scales_all_by_one_factor(max_norm):
     joint = 13.0
 
-    clipped, norm = pg.clip_by_global_norm(as_gradients(numpy_gradients()), max_norm)
+    clipped, norm = as_gradients(numpy_gradients()).clip_by_global_norm(max_norm)
 
     assert float(norm) == pytest.approx(joint)
     for ours, theirs in zip(arrays(clipped), numpy_gradients(), strict=True):
@@ -366,8 +366,8 @@ def test_clipping_by_the_global_norm_scales_all_by_one_factor(max_norm):
 def test_gradients_of_zero_are_clipped_to_zero():
     zeros = as_gradients([np.zeros(3, "float32")])
 
-    assert not np.any(arrays(pg.clip_by_norm(zeros, 1.0))[0])
-    clipped, norm = pg.clip_by_global_norm(zeros, 1.0)
+    assert not np.any(arrays(zeros.clip_by_norm(1.0))[0])
+    clipped, norm = zeros.clip_by_global_norm(1.0)
     assert float(norm) == 0.0
     assert not np.any(arrays(clipped)[0])
 
@@ -378,7 +378,7 @@ def test_clipped_gradients_are_what_is_applied(data):
 
     def body(step, x, y):
         grads = step.gradients(lambda: errors(step, x, y), step.model)
-        clipped, norm = pg.clip_by_global_norm(grads, max_norm)
+        clipped, norm = grads.clip_by_global_norm(max_norm)
         step.apply(step.optimizer, clipped)
         return {"loss": grads.returned, "norm": norm}
 

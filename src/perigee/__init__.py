@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from perigee._events import Hook as Hook
     from perigee._execution import Execution as Execution
     from perigee._experiment import Experiment as Experiment
-    from perigee._gradients import clip_by_global_norm as clip_by_global_norm
-    from perigee._gradients import clip_by_norm as clip_by_norm
-    from perigee._gradients import clip_by_value as clip_by_value
     from perigee._keras_fit import keras_fit as keras_fit
     from perigee._preemption import Preemption as Preemption
     from perigee._prepared import prepare as prepare
@@ -56,9 +53,6 @@ _HOMES = {
     "sample": "perigee._samples",
     "Every": "perigee._schedule",
     "Step": "perigee._step",
-    "clip_by_global_norm": "perigee._gradients",
-    "clip_by_norm": "perigee._gradients",
-    "clip_by_value": "perigee._gradients",
     "Finding": "perigee.diagnostics",
     "Report": "perigee.diagnostics",
     "alternate": "perigee.steps.alternate",

@@ -67,41 +67,37 @@ class Gradients(Sequence[Any]):
         rest = self.returned, self.weight, self.is_altered, self.loss
         return Gradients(part, list(variables), *rest)
 
+    @_plain
+    def clip_by_value(self, limit: float) -> Gradients:
+        """Limit each element of each gradient to `[-limit, limit]`, `limit` greater than 0."""
+        return self.replaced(ops.clip(g, -limit, limit) for g in self._dense())
 
-@_plain
-def clip_by_value(gradients: Gradients, limit: float) -> Gradients:
-    """Limit each element of each gradient to `[-limit, limit]`, `limit` greater than 0."""
-    dense = _backends.current().dense
-    return gradients.replaced(ops.clip(dense(g), -limit, limit) for g in gradients)
+    @_plain
+    def clip_by_norm(self, max_norm: float) -> Gradients:
+        """Scale each gradient by itself so that its own L2 norm is at most `max_norm`."""
+        return self.replaced(
+            g * _shrink(ops.sqrt(ops.sum(ops.square(g))), max_norm) for g in self._dense()
+        )
 
+    @_plain
+    def clip_by_global_norm(self, max_norm: float) -> tuple[Gradients, Tensor]:
+        """Scale all gradients by one factor so that their joint L2 norm is at most `max_norm`.
 
-@_plain
-def clip_by_norm(gradients: Gradients, max_norm: float) -> Gradients:
-    """Scale each gradient by itself so that its own L2 norm is at most `max_norm`."""
-    dense = _backends.current().dense
-    return gradients.replaced(
-        g * _shrink(ops.sqrt(ops.sum(ops.square(g))), max_norm) for g in map(dense, gradients)
-    )
+        Directions are kept, unlike clipping each by itself (Pascanu et al., 2013, algorithm 1).
 
+        Args:
+            max_norm: Upper bound, greater than 0, in the units of the gradients.
 
-@_plain
-def clip_by_global_norm(gradients: Gradients, max_norm: float) -> tuple[Gradients, Tensor]:
-    """Scale all gradients by one factor so that their joint L2 norm is at most `max_norm`.
+        Returns:
+            The scaled gradients, and the joint norm before scaling, shape `()`.
+        """
+        values = self._dense()
+        norm = ops.sqrt(sum((ops.sum(ops.square(g)) for g in values), start=0.0))
+        factor = _shrink(norm, max_norm)
+        return self.replaced(g * ops.cast(factor, g.dtype) for g in values), norm
 
-    Directions are kept, unlike clipping each by itself (Pascanu et al., 2013, algorithm 1).
-
-    Args:
-        gradients: What `Step.gradients` returned.
-        max_norm: Upper bound, greater than 0, in the units of the gradients.
-
-    Returns:
-        The scaled gradients, and the joint norm before scaling, shape `()`.
-    """
-    dense = _backends.current().dense
-    values = [dense(g) for g in gradients]
-    norm = ops.sqrt(sum((ops.sum(ops.square(g)) for g in values), start=0.0))
-    factor = _shrink(norm, max_norm)
-    return gradients.replaced(g * ops.cast(factor, g.dtype) for g in values), norm
+    def _dense(self) -> list[Tensor]:
+        return [_backends.current().dense(g) for g in self.values]
 
 
 def _shrink(norm: Tensor, max_norm: float) -> Tensor:

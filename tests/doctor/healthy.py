@@ -154,7 +154,7 @@ class Halves(ByHand):
 
     def update(self, objective: Any, optimizer: Any, *models: Any) -> Any:
         gradients = self.gradients(objective, self.chosen(*models))
-        clipped, _ = pg.clip_by_global_norm(gradients, 1.0)
+        clipped, _ = gradients.clip_by_global_norm(1.0)
         self.apply(optimizer, self.paired(clipped.values, clipped.variables))
         return gradients.returned
 

@@ -221,7 +221,7 @@ def weighted_sum(step, x, y):
 class Altering(Fitting):
     def train_step(self, batch):
         grads = self.gradients(lambda: squared(self, *batch), self.model)
-        self.apply(self.optimizer, pg.clip_by_value(grads, 1.0))
+        self.apply(self.optimizer, grads.clip_by_value(1.0))
         return {"loss": grads.returned}
 
 

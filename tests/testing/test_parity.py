@@ -119,7 +119,7 @@ class ClipsEach(Regression):
     def train_step(self, batch):
         x, y = batch
         gradients = self.gradients(lambda: self.objective(x, y), self.model)
-        self.apply(self.optimizer, pg.clip_by_norm(gradients, 0.05))
+        self.apply(self.optimizer, gradients.clip_by_norm(0.05))
         self.measure(x, y)
         return {"loss": gradients.returned}
 
@@ -128,7 +128,7 @@ class ClipsTogether(ClipsEach):
     def train_step(self, batch):
         x, y = batch
         gradients = self.gradients(lambda: self.objective(x, y), self.model)
-        clipped, _ = pg.clip_by_global_norm(gradients, 0.05)
+        clipped, _ = gradients.clip_by_global_norm(0.05)
         self.apply(self.optimizer, clipped)
         self.measure(x, y)
         return {"loss": gradients.returned}
