@@ -24,7 +24,6 @@ _EXPLAINED: Mapping[str, Sequence[str]] = {
     "PG120": ("PG711", "PG713"),
     "PG122": ("PG711", "PG713"),
     "PG124": ("PG711", "PG713"),
-    "PG224": ("PG712",),
     "PG710": ("PG713",),
     "PG711": ("PG713",),
 }
