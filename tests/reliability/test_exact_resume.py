@@ -69,8 +69,14 @@ def test_processes_are_forked_from_one_that_has_imported_all_and_started_nothing
     assert library in Path(f"/proc/{parent}/maps").read_text()
 
 
+def covered(case, kill):
+    """Return a case; JAX compiles in each process for long, so most are slow there."""
+    is_slow = BACKEND == "jax" and case != Case()
+    return pytest.param(case, kill, marks=pytest.mark.slow if is_slow else (), id=f"{case}-{kill}")
+
+
 @pytest.mark.parametrize(
-    "case, kill", [(c, k) for c, kills in COVERED.items() for k in kills], ids=str
+    "case, kill", [covered(c, k) for c, kills in COVERED.items() for k in kills]
 )
 def test_a_killed_training_goes_on_exactly(straight, tmp_path, case, kill):
     path = str(tmp_path / "run")
