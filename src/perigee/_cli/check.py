@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from perigee._cli.files import FileError, Target, run_until_fit
+from perigee._cli.files import FileError, Target, run_until_fit, split
 from perigee._cli.settings import (
     Format,
     Settings,
@@ -81,7 +81,7 @@ def check(
     The exit status is 0 if nothing is found, 1 for findings, and 2 where FILE or the options
     cannot be used.
     """
-    path, name = _split(file)
+    path, name = split(file)
     try:
         shape: Format = one_of("--format", format, Format)
         settings = with_options(settings_for(path), ignore or [], level, fail_on)
@@ -104,14 +104,6 @@ def check(
         worst = _SEVERITIES[: _SEVERITIES.index(settings.fail_on) + 1]
         if any(finding.severity in worst for finding in report):
             raise typer.Exit(_FOUND)
-
-
-def _split(file: str) -> tuple[Path, str | None]:
-    """Tell a file from the name behind it; a path may hold a colon itself."""
-    path, colon, name = file.rpartition(":")
-    if colon and name.isidentifier() and not Path(file).exists():
-        return Path(path), name
-    return Path(file), None
 
 
 def _check(target: Target, settings: Settings) -> Any:
@@ -154,18 +146,7 @@ def _written(shape: Format, path: Path, target: Target, report: Any) -> str:
             "file": str(path),
             "line": target.line,
             "target": _name(target.step),
-            "findings": [
-                {
-                    "code": finding.code,
-                    "name": finding.name,
-                    "severity": finding.severity,
-                    "happened": finding.happened,
-                    "items": list(finding.items),
-                    "expected": finding.expected,
-                    "fix": finding.fix,
-                }
-                for finding in report
-            ],
+            "findings": [finding.facts() for finding in report],
         }
         return json.dumps(facts, indent=2)
     if shape == "github":

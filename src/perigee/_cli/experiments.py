@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perigee._cli.files import FileError, _as_program, _similar
+from perigee._cli.files import FileError, as_program, similar, split
 
 if TYPE_CHECKING:
     from perigee._experiment import Experiment
@@ -67,7 +67,7 @@ def opened(file: str) -> Generator[Experiment]:
         raise FileError(f"{path} is no Python file: {error}.") from error
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
-    with _as_program(path, module, ()):
+    with as_program(path, module, ()):
         try:
             exec(code, vars(module))
         except SystemExit as error:
@@ -76,14 +76,6 @@ def opened(file: str) -> Generator[Experiment]:
                 'under `if __name__ == "__main__":` only.'
             ) from error
         yield _found(path, name, vars(module))
-
-
-def split(file: str) -> tuple[Path, str | None]:
-    """Tell a file from the name behind it; a path may hold a colon itself."""
-    path, colon, name = file.rpartition(":")
-    if colon and name.isidentifier() and not Path(file).exists():
-        return Path(path), name
-    return Path(file), None
 
 
 def _found(path: Path, name: str | None, names: dict[str, Any]) -> Experiment:
@@ -96,7 +88,7 @@ def _found(path: Path, name: str | None, names: dict[str, Any]) -> Experiment:
         if name in names:
             kind = type(names[name]).__name__
             raise FileError(f"{path}:{name} is a {kind}, not a `pg.Experiment`.{_listed(known)}")
-        raise FileError(f"{path} has no {name!r}.{_similar(name, known) or _listed(known)}")
+        raise FileError(f"{path} has no {name!r}.{similar(name, known) or _listed(known)}")
     if not known:
         raise FileError(
             f"{path} holds no `pg.Experiment`.\n"

@@ -44,6 +44,14 @@ class _Reached(BaseException):
 Use = Callable[[Target], None]
 
 
+def split(file: str) -> tuple[Path, str | None]:
+    """Tell a file from the name behind it; a path may hold a colon itself."""
+    path, colon, name = file.rpartition(":")
+    if colon and name.isidentifier() and not Path(file).exists():
+        return Path(path), name
+    return Path(file), None
+
+
 def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: Use) -> None:
     """Run a file, and call `use` with what it would train, in place of training it.
 
@@ -84,7 +92,7 @@ def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: U
     fits = _Fits(path, use, lambda step: name is None or vars(module).get(name) is step)
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))
-        stack.enter_context(_as_program(path, module, arguments))
+        stack.enter_context(as_program(path, module, arguments))
         stack.enter_context(fits.intercepted())
         try:
             exec(code, vars(module))
@@ -115,7 +123,7 @@ def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: U
 
 def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fits) -> None:
     if name not in names:
-        raise FileError(f"{path} has no {name!r}.{_similar(name, names)}")
+        raise FileError(f"{path} has no {name!r}.{similar(name, names)}")
     found: Any = names[name]
     if inspect.isfunction(found):
         needed = [
@@ -166,7 +174,8 @@ def _experiment(found: Any, line: int) -> Target | None:
     return Target(step, data, found.fit.get("batch_size"), found.make_data("validation"), line)
 
 
-def _similar(name: str, names: dict[str, Any]) -> str:
+def similar(name: str, names: dict[str, Any]) -> str:
+    """Return the names nearest to one that is not there, as a question; empty if there are none."""
     import difflib
 
     near = difflib.get_close_matches(name, [n for n in names if not n.startswith("__")], n=3)
@@ -174,7 +183,7 @@ def _similar(name: str, names: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _as_program(path: Path, module: types.ModuleType, arguments: Sequence[str]) -> Generator[None]:
+def as_program(path: Path, module: types.ModuleType, arguments: Sequence[str]) -> Generator[None]:
     """Let the interpreter look as it does to a file that is run."""
     argv, search, before = sys.argv, sys.path, sys.modules.get(module.__name__)
     sys.argv = [str(path), *arguments]

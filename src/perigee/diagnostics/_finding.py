@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from perigee._errors import compose
 
@@ -32,3 +32,15 @@ class Finding:
 
     def __str__(self) -> str:
         return compose(self.name, self.code, self.happened, self.expected, self.fix, self.items)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what it says as plain values, for files and other programs."""
+        return {
+            "code": self.code,
+            "name": self.name,
+            "severity": self.severity,
+            "happened": self.happened,
+            "items": list(self.items),
+            "expected": self.expected,
+            "fix": self.fix,
+        }

@@ -10,7 +10,6 @@ from typing import Any
 from perigee._errors import LogShortError
 from perigee._events import Ended, Found, Hook, Recorded, Started
 from perigee.writers._appended import AppendedFile, check_length, is_lasting
-from perigee.writers._findings import facts_of
 
 FILE_NAME = "metrics.jsonl"
 
@@ -130,7 +129,7 @@ def _encode_finding(event: Found) -> bytes:
         "batch": event.clock.batch,
         "seconds": event.seconds,
         "values": {},
-        "finding": facts_of(event.finding),
+        "finding": event.finding.facts(),
     }
     return json.dumps(record).encode("ascii") + b"\n"
 

@@ -16,7 +16,6 @@ from perigee._clock import Clock
 from perigee._errors import PerigeeError, RunExistsError, RunFileError
 from perigee._events import Ended, Found, Hook, Started
 from perigee._version import __version__
-from perigee.writers._findings import facts_of
 from perigee.writers._replaced import remove_remains, replace_file
 
 FILE_NAME = "run.json"
@@ -87,7 +86,7 @@ class RunDirectory(Hook):
         self._seed = None if seed is None else operator.index(seed)
         self._more = dict(more or {})
         self._configuration, self._devices = dict(configuration or {}), list(devices)
-        self._findings = [facts_of(finding) for finding in findings]
+        self._findings = [finding.facts() for finding in findings]
         self._now = now
         self._facts: dict[str, Any] | None = None
         if is_resumed:
@@ -140,7 +139,7 @@ class RunDirectory(Hook):
         """Write what was found, and at which step it was told."""
         if self._facts is None or not self._is_started:
             return
-        self._findings = [{**facts_of(event.finding), "step": event.clock.step}]
+        self._findings = [{**event.finding.facts(), "step": event.clock.step}]
         self._facts_of_findings(self._facts)
         replace_file(self.path / FILE_NAME, _encode(self._facts))
 
