@@ -172,14 +172,15 @@ class Training:
         return reason
 
     def _end(self, reason: str) -> None:
-        self.hooks.end(Ended(self.clock, reason, self.now(), self._spent()))
+        seconds = self.now()
+        self.hooks.end(Ended(self.clock, reason, seconds, self._spent(seconds)))
 
-    def _spent(self) -> dict[str, float]:
-        """Return where the seconds went so far."""
+    def _spent(self, seconds: float) -> dict[str, float]:
+        """Return where the seconds that the training took so far went."""
         spent = {**self._seconds, "compiling": compile_seconds() - self.compiled_before}
         spent["data"] += self.blocks.data_seconds
         spent["device"] += self.blocks.device_seconds
-        spent["host"] = max(0.0, self.now() - sum(spent.values()))
+        spent["host"] = max(0.0, seconds - sum(spent.values()))
         return spent
 
     @contextmanager
@@ -233,7 +234,7 @@ class Training:
         self._asked = self._asked or values.stop
         trained = {**means, **logged_metrics(program.rehearsal)}
         if self.guards and is_whole:
-            self.report(self.guards.epoch(program, trained, self._spent(), self.clock), True)
+            self.report(self.guards.epoch(program, trained, self._spent(self.now()), self.clock), True)
         epoch = self.clock.epoch
         if is_whole:
             self.clock = self.clock.after_epoch()

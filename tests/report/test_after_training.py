@@ -47,7 +47,9 @@ def test_the_time_that_was_spent_adds_up(tmp_path):
     assert sum(said["spent"].values()) == pytest.approx(said["seconds"])
     assert said["seconds"] <= took
     assert min(said["spent"].values()) >= 0
-    assert said["spent"]["compiling"] > 0.2 * took  # a rehearsal and a first call, and little else
+    assert said["spent"]["compiling"] > 0
+    if keras.backend.backend() != "torch":  # which has nothing to compile
+        assert said["spent"]["compiling"] > 0.2 * took
     assert said["spent"]["saving"] > 0
 
 
