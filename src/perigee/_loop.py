@@ -234,7 +234,8 @@ class Training:
         self._asked = self._asked or values.stop
         trained = {**means, **logged_metrics(program.rehearsal)}
         if self.guards and is_whole:
-            self.report(self.guards.epoch(program, trained, self._spent(self.now()), self.clock), True)
+            spent = self._spent(self.now())
+            self.report(self.guards.epoch(program, trained, spent, self.clock), True)
         epoch = self.clock.epoch
         if is_whole:
             self.clock = self.clock.after_epoch()

@@ -345,6 +345,8 @@ def test_a_metric_is_stuck_from_the_first_epoch_to_the_fifth():
     assert of_epochs([0.1, 0.1, 0.1, 0.1, 0.2, 0.2]) == []
     assert of_epochs([0.3] + [0.1] * 5) == []
     assert of_epochs([1.0] * 6) == []
+    assert of_epochs([0.984375] * 6) == []
+    assert len(of_epochs([1.5] * 6)) == 1
     assert of_epochs([0.1] * 6, losses=[2.0] * 6) == []
     assert of_epochs([8.0] * 6, metric=keras.metrics.Mean()) == []
 

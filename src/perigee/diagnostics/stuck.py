@@ -1,8 +1,9 @@
 """PG705, MetricStuck: a metric that has had one value since the training began.
 
-Watched while training: over the first five epochs the metric was the same to the last digit, below
-its best, while the loss changed by more than 5%. It compares what cannot be equal (`Accuracy` of
-probabilities, ids against one-hot rows), or the model answers all examples alike.
+Watched while training: over the first five epochs the metric was the same to the last digit, far
+from its best, while the loss changed by more than 5%. It compares what cannot be equal (`Accuracy`
+of probabilities, ids against one-hot rows), or the model answers all examples alike. A score from
+0.9 to 1 is left alone: a training that goes on may keep its last few errors.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from perigee.diagnostics._finding import Finding
 
 _EPOCHS = 5
 _CHANGE = 0.05
+_GOOD = 0.9
 
 
 class Stuck:
@@ -40,7 +42,7 @@ class Stuck:
             self._first = {
                 name: value
                 for name, value in values.items()
-                if _is_score(metrics.get(name)) and value != 1.0
+                if _is_score(metrics.get(name)) and not _GOOD <= value <= 1.0
             }
             self._loss = values.get("loss")
         self._epochs += 1
