@@ -20,6 +20,7 @@ from perigee._updates import internals
 BATCH, FEATURES = 3, 2
 FUSES = _backends.current().capabilities.fuses
 TAKES_RAGGED = "graph" in _backends.current().capabilities.fuses_ragged
+TAKES_RAGGED_END = _backends.current().capabilities.fuses_ragged_end
 STREAMS = _backends.current().capabilities.streams
 
 

@@ -33,7 +33,10 @@ class Capabilities:
             one call. A step that `rehearse` says does badly in loops has the first one without
             them as its usual one.
         fuses: Whether many steps can go into one call.
-        fuses_ragged: Modes in which a last batch with fewer rows can be among them.
+        fuses_ragged: Modes in which a last batch with fewer rows can be among them, whatever the
+            number of rows.
+        fuses_ragged_end: Modes in which the one at the end of arrays can be, behind full ones,
+            where they lie on one device.
         streams: Whether compiled code draws from an iterator of the framework itself.
         compiles_operations: Whether single operations are compiled each by itself, so that a
             function runs sooner compiled as a whole even if it runs once.
@@ -43,6 +46,7 @@ class Capabilities:
     plans: tuple[tuple[Mode, bool], ...]
     fuses: bool
     fuses_ragged: tuple[Mode, ...]
+    fuses_ragged_end: tuple[Mode, ...]
     streams: bool
     compiles_operations: bool
 
@@ -365,8 +369,8 @@ class Backend(Protocol):
         Returns:
             A function of arrays (a tree with one common first axis), the first batch and the
             number of batches (scalars, int32), all of which are full, except for the last one of
-            the arrays where `Capabilities.fuses_ragged` has the mode and the results stay of
-            one shape. It returns the results along a new first axis of length `most`; those
+            the arrays where `Capabilities.fuses_ragged_end` has the mode and the results stay
+            of one shape. It returns the results along a new first axis of length `most`; those
             beyond the number of batches mean nothing.
         """
         ...

@@ -110,11 +110,18 @@ class Blocks:
 
     def _run_resident(self, program: Program, resident: Resident, most: int) -> np.ndarray | None:
         first = self._feed.position.batches
-        batches = resident.batches if _takes_ragged(program) else resident.full_batches
-        count = min(most, batches - first)
-        if count <= 0:
+        if first >= resident.batches:
             return None
         arrays = self._on_device(resident)
+        capabilities, mode = _backends.current().capabilities, program.plan.mode
+        is_whole = mode in capabilities.fuses_ragged or (
+            mode in capabilities.fuses_ragged_end
+            and resident.full_batches > 0
+            and self._spread[1] is None
+        )
+        count = min(most, (resident.batches if is_whole else resident.full_batches) - first)
+        if count <= 0:
+            return None
         rows = program.run_block(arrays, resident.batch_size, first, count)
         rows = _ran(program, _backends.current().to_host(rows)[:count])
         self._feed.skip(len(rows))
@@ -183,7 +190,8 @@ class Blocks:
     def _run_stack(self, program: Program, most: int, until_due: int | None) -> np.ndarray | None:
         began = time.perf_counter()
         stack = self._room()
-        count = stack.fill(most, _takes_ragged(program))
+        takes_smaller = program.plan.mode in _backends.current().capabilities.fuses_ragged
+        count = stack.fill(most, takes_smaller)
         self.data_seconds += time.perf_counter() - began
         if count == 0:
             return None
@@ -255,10 +263,6 @@ def _ran(program: Program, rows: np.ndarray) -> np.ndarray:
 
 def _is_finite(row: np.ndarray) -> bool:
     return bool(np.isfinite(row[..., 0]).all())
-
-
-def _takes_ragged(program: Program) -> bool:
-    return program.plan.mode in _backends.current().capabilities.fuses_ragged
 
 
 class _Stack:

@@ -13,6 +13,7 @@ BACKEND = Room(
         plans=(("graph", True), ("graph", False)),
         fuses=True,
         fuses_ragged=(),
+        fuses_ragged_end=("graph", "xla"),
         streams=False,
         compiles_operations=True,
     ),

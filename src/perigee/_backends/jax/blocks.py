@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,8 @@ def sliced(
     that follows, which made a small dense step take twice as long.
 
     The number of steps is dynamic, so that blocks of every size are one program and give the same
-    bits.
+    bits. A last batch with fewer rows has a loop of its own behind, of one step or none: in a
+    branch, XLA would copy the variables.
 
     Over several devices, rows come as batches of rows, each of which is split: cut from a long
     array that is split, most batches would lie on one device.
@@ -48,40 +50,57 @@ def sliced(
             arrays,
         )
 
+    def last_of(arrays: Tree) -> Tree | None:
+        """Return what is left for a last batch with fewer rows, or `None`."""
+        start = _rows(arrays) // batch_size * batch_size
+        if start == _rows(arrays):
+            return None
+        return jax.tree_util.tree_map(lambda array: array[start:], arrays)
+
     def run(arrays: Tree, first: Tensor, count: Tensor) -> Tree:
         outer = innermost()
         assert outer is not None  # compiled functions run in one
         variables = outer.variables
 
-        def step(index: Tensor, values: list[Tensor]) -> tuple[list[Tensor], Tree]:
-            batch = batch_at(arrays, first + index)
+        @functools.partial(jax.jit, inline=True)  # the code of the user runs once for each size
+        def step(batch: Tree, values: list[Tensor]) -> tuple[list[Tensor], Tree]:
             with Scope(zip(variables, values, strict=True)) as scope:
                 result = function(batch)
             return [scope.value_of(variable) for variable in variables], result
 
-        def is_more(carried: tuple[Any, ...]) -> Tensor:
-            index, goes, *_ = carried
-            return jnp.all(jnp.stack([index < count, *goes]))
+        def loop(until: Tensor, batch: Callable[[Tensor], Tree], start: Any) -> Any:
+            def is_more(carried: tuple[Any, ...]) -> Tensor:
+                index, goes, *_ = carried
+                return jnp.all(jnp.stack([index < until, *goes]))
 
-        def body(carried: tuple[Any, ...]) -> tuple[Any, ...]:
-            index, _, values, results = carried
-            values, result = step(index, values)
-            goes = [] if goes_on is None else [goes_on(result)]
-            results = jax.tree_util.tree_map(
-                lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, index, 0),
-                results,
-                result,
-            )
-            return index + 1, goes, values, results
+            def body(carried: tuple[Any, ...]) -> tuple[Any, ...]:
+                index, _, values, results = carried
+                values, result = step(batch(first + index), values)
+                goes = [] if goes_on is None else [goes_on(result)]
+                results = jax.tree_util.tree_map(
+                    lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, index, 0),
+                    results,
+                    result,
+                )
+                return index + 1, goes, values, results
+
+            return jax.lax.while_loop(is_more, body, start)
 
         values = [outer.value_of(variable) for variable in variables]
+        shapes = jax.eval_shape(step, batch_at(arrays, first), values)[1]
         results = jax.tree_util.tree_map(
-            lambda result: jnp.zeros((most, *result.shape), result.dtype),
-            jax.eval_shape(step, first, values)[1],
+            lambda result: jnp.zeros((most, *result.shape), result.dtype), shapes
         )
         goes = [] if goes_on is None else [jnp.array(True)]
-        start = (jnp.zeros((), jnp.int32), goes, values, results)
-        *_, values, results = jax.lax.while_loop(is_more, body, start)
+        carried = (jnp.zeros((), jnp.int32), goes, values, results)
+        rest = None if is_spread else last_of(arrays)
+        if rest is None or jax.eval_shape(step, rest, values)[1] != shapes:
+            carried = loop(count, lambda index: batch_at(arrays, index), carried)
+        else:
+            whole = jnp.minimum(count, _rows(arrays) // batch_size - first)
+            carried = loop(whole, lambda index: batch_at(arrays, index), carried)
+            carried = loop(count, lambda _: rest, carried)
+        *_, values, results = carried
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return results
@@ -96,6 +115,10 @@ def sliced(
         return placement.placed(rows, axis=1)
 
     return _Sliced(run, place)
+
+
+def _rows(arrays: Tree) -> int:
+    return jax.tree_util.tree_leaves(arrays)[0].shape[0]
 
 
 @dataclass(frozen=True, slots=True)

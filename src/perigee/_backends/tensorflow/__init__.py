@@ -13,6 +13,7 @@ BACKEND = Room(
         plans=(("graph", True), ("xla", True)),
         fuses=True,
         fuses_ragged=("graph",),
+        fuses_ragged_end=("graph",),
         streams=True,
         compiles_operations=False,
     ),

@@ -13,6 +13,7 @@ BACKEND = Room(
         plans=(("eager", False),),
         fuses=False,
         fuses_ragged=(),
+        fuses_ragged_end=(),
         streams=False,
         compiles_operations=False,
     ),
