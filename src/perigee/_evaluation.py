@@ -14,8 +14,7 @@ from perigee._averages import Tally
 from perigee._execution import Blocks, Program, logged_metrics, rows_on_host
 from perigee._protocols import Callbacks, Feed, Position
 from perigee._typing import Batch, Tree
-
-_ROWS_BETWEEN_READS = 64
+from perigee._values import ROWS_BETWEEN_READS
 
 Programs = Callable[[Batch], Program]
 """Returns the program for batches like the one given."""
@@ -65,7 +64,7 @@ def evaluate(
                     _read(program, rows, tally)
                     logs = {**tally.means(), **logged_metrics(program.rehearsal)}
                 callbacks.test_batch_end(feed.position.batches - 1, logs)
-            if len(rows) == _ROWS_BETWEEN_READS:
+            if len(rows) == ROWS_BETWEEN_READS:
                 _read(program, rows, tally)
         _read(program, rows, tally)
         return {**tally.means(), **logged_metrics(program.rehearsal)}

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
 
 from perigee._averages import Tally
 from perigee._clock import Clock
-from perigee._errors import DataEndedError, NonFiniteError
+from perigee._errors import DataEndedError
 from perigee._events import Ended, Hooks, Recorded, Started, StepsDone
 from perigee._execution import (
     Blocks,
@@ -22,16 +20,12 @@ from perigee._execution import (
     finalize,
     learning_rates,
     logged_metrics,
-    rows_on_host,
 )
-from perigee._memory import advise_on_memory
 from perigee._protocols import Callbacks, Feed, Guards, Saving
 from perigee._schedule import Every
 from perigee._shown import Shown
 from perigee._typing import Batch
-
-_ROWS_BETWEEN_READS = 64
-"""Steps whose logged values may wait on the device before they are read and checked."""
+from perigee._values import Values, note_where
 
 INTERRUPTIONS = ("signal", "deadline")
 """Reasons to stop that are no end: nothing more happens, so that the training can go on later."""
@@ -107,7 +101,7 @@ class Training:
     _program: Program | None = None
     _epoch_tally: Tally = field(default_factory=Tally)
     _window: Tally = field(default_factory=Tally)
-    _values: _Values | None = None
+    _values: Values | None = None
     _saved_callbacks: Any = None
     _seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("data", "device", "validation", "saving"), 0.0)
@@ -162,7 +156,7 @@ class Training:
             if self.callbacks:
                 self.callbacks.train_end(logs)
         except BaseException as error:
-            _note(error, self.clock)
+            note_where(error, self.clock)
             try:
                 self._end(f"error: {type(error).__name__}")
             except Exception as later:  # what came first comes out
@@ -205,7 +199,7 @@ class Training:
             self._epoch_tally = Tally()
             for metric in program.rehearsal.tracked.metrics.values():
                 metric.reset_state()
-        values = _Values(
+        values = Values(
             program,
             self.course.nonfinite,
             self._epoch_tally,
@@ -251,7 +245,7 @@ class Training:
             self._save()
         return program, logs
 
-    def _block(self, program: Program, values: _Values) -> bool:
+    def _block(self, program: Program, values: Values) -> bool:
         """Train on one batch, or on as many as fit before something is due.
 
         Returns false where the epoch has no more.
@@ -412,7 +406,7 @@ class Training:
     def _samples_of_validation(self) -> dict[str, Shown]:
         return {f"val_{name}": shown for name, shown in self.validation_samples().items()}
 
-    def _reader(self, values: _Values, program: Program) -> Callable[[], Mapping[str, float]]:
+    def _reader(self, values: Values, program: Program) -> Callable[[], Mapping[str, float]]:
         if program.spans_processes:  # they add up together, and one alone may want to look
             return lambda: values.means(self.clock)
 
@@ -440,95 +434,3 @@ class Training:
 
     def _steps_per_epoch(self) -> int | None:
         return self.course.steps_per_epoch or self.feed.length
-
-
-class _Values:
-    """The logged values of an epoch: rows on the device, tallies on the host."""
-
-    def __init__(
-        self,
-        program: Program,
-        nonfinite: Nonfinite,
-        epoch: Tally,
-        window: Tally,
-        guards: Guards | None = None,
-        report: Callable[[Sequence[Any], bool], None] = lambda findings, is_aloud: None,
-    ) -> None:
-        self.stop: str | None = None
-        self._guards, self._report = guards, report
-        self._program, self._nonfinite = program, nonfinite
-        self._rows: list[Any] = []
-        self._epoch, self._window = epoch, window  # a window may begin in an earlier epoch
-
-    @property
-    def is_full(self) -> bool:
-        # Nothing follows a step that stops the training, so each is looked at.
-        most = 1 if self._nonfinite == "stop" else _ROWS_BETWEEN_READS
-        return len(self._rows) >= most
-
-    def add(self, row: Any) -> None:
-        self._rows.append(row)
-
-    def add_block(self, rows: np.ndarray, clock: Clock) -> None:
-        """Take in rows that are on the host; `clock` is after the last of them."""
-        self.read(replace(clock, step=clock.step - len(rows)))
-        self._take(rows, clock)
-
-    def read(self, clock: Clock) -> None:
-        """Take the rows to the host. It waits for the device; `clock` is after the last of them."""
-        if self._rows:
-            rows = rows_on_host(self._rows)
-            self._rows.clear()
-            self._take(rows, clock)
-
-    def _take(self, rows: np.ndarray, clock: Clock) -> None:
-        self._refuse_nonfinite(rows, clock)
-        if self._guards:
-            self._report(self._guards.rows(self._program.columns, rows, clock), True)
-        self._epoch.add(self._program.columns, rows)
-        self._window.add(self._program.columns, rows)
-
-    def means(self, clock: Clock) -> Mapping[str, float]:
-        """Return the means of the epoch so far."""
-        self.read(clock)
-        return self._epoch.means()
-
-    def window(self, clock: Clock) -> Mapping[str, float]:
-        """Return the means since the last call."""
-        self.read(clock)
-        means = self._window.means()
-        self._window.clear()
-        return means
-
-    def _refuse_nonfinite(self, rows: np.ndarray, clock: Clock) -> None:
-        if self._nonfinite == "skip" or self.stop is not None:
-            return
-        bad = np.argwhere(~np.isfinite(rows[..., 0]))
-        if len(bad) == 0:
-            return
-        row, column = (int(i) for i in bad[0])
-        name, value = self._program.columns[column].name, float(rows[row, column, 0])
-        step = clock.step - len(rows) + row + 1
-        origin = None
-        if self._guards:
-            origin = self._guards.origin(self._program, name, value, step)
-        if origin is not None:
-            self._report([origin], self._nonfinite == "stop")  # else the error says it
-        if self._nonfinite == "stop":
-            self.stop = "non-finite"
-            return
-        raise NonFiniteError(
-            name,
-            value,
-            step,
-            None if origin is None else origin.happened,
-            None if origin is None else origin.fix,
-        )
-
-
-def _note(error: BaseException, clock: Clock) -> None:
-    error.add_note(
-        f"While training with Perigee: after step {clock.step}, epoch {clock.epoch + 1}, "
-        f"batch {clock.batch + 1} of the epoch."
-    )
-    advise_on_memory(error)

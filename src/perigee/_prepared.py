@@ -37,7 +37,7 @@ from perigee._execution import (
 )
 from perigee._execution.program import describe
 from perigee._frame import Method
-from perigee._loop import INTERRUPTIONS, _note, _Values
+from perigee._loop import INTERRUPTIONS
 from perigee._programs import Programs
 from perigee._protocols import Resumes
 from perigee._runs import OpenRun, Run
@@ -45,6 +45,7 @@ from perigee._shown import Shown
 from perigee._signals import Signals
 from perigee._step import Step
 from perigee._typing import Batch, Tree
+from perigee._values import Values, note_where
 from perigee.checkpoints import random_state, set_random_state
 from perigee.data import open_feed
 from perigee.writers.history import History
@@ -159,7 +160,7 @@ class Prepared:
         self._changes = 0
         self._built: dict[tuple[str, str], None] = {}
         self._to_rebuild: set[tuple[str, str]] = set()
-        self._values: _Values | None = None
+        self._values: Values | None = None
         self._program_of_values: Program | None = None
         self._trained: dict[str, Program] = {}  # in the epoch under way, by the batch
         self._epoch, self._window, self._own = Tally(), Tally(), Tally()
@@ -268,7 +269,7 @@ class Prepared:
         assert stack is not None
         with stack:
             if error is not None:
-                _note(error, self.clock)
+                note_where(error, self.clock)
                 try:
                     self._end(f"error: {type(error).__name__}")
                 except Exception as later:  # what came first comes out
@@ -354,7 +355,7 @@ class Prepared:
         if self._values is None or program is not self._program_of_values:
             if self._values is not None:
                 self._values.read(self.clock)
-            self._values = _Values(program, self._nonfinite, self._epoch, self._window)
+            self._values = Values(program, self._nonfinite, self._epoch, self._window)
             self._program_of_values = program
         self._trained[described] = program
         row = program.run(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -42,7 +42,6 @@ from perigee._programs import Programs
 from perigee._protocols import Feed
 from perigee._runs import OpenRun, Run
 from perigee._schedule import Every
-from perigee._shown import Shown
 from perigee._signals import Signals
 from perigee._step import Step
 from perigee._typing import Tree
@@ -160,9 +159,10 @@ def fit(
             )
             stack.callback(opened.close)
             opened.check_execution(execution)
-        feed = open_feed(
-            data, batch_size=batch_size, shuffle=shuffle, seed=seed, shuffles_by_default=True
+        opening = functools.partial(
+            open_feed, data, batch_size=batch_size, shuffle=shuffle, shuffles_by_default=True
         )
+        feed = opening(seed=seed)
         stack.callback(feed.close)
         _check_endless(feed, course)
         finished = None if opened is None else opened.finished(course.epochs, course.steps)
@@ -170,14 +170,12 @@ def fit(
             opened.take_up(feed)
         adapted = None
         if keras_callbacks:
-            steps_per_epoch = course.steps_per_epoch or feed.length
-            params = {"epochs": course.epochs, "steps": steps_per_epoch, "verbose": 0}
             make = getattr(callbacks, "adapted", KerasCallbacks)  # `keras_fit` has its own
-            adapted = make(keras_callbacks, step, params)
+            adapted = make(keras_callbacks, step, _callback_params(course, feed))
         # A bad step is refused before a run is made.
         programs = Programs(step, "train_step", execution, accumulate, history, nonfinite=nonfinite)
         programs.reports = lambda found: (
-            found.code not in diagnostics.GUARDS or found.code in wanted
+            found.code in wanted or found.code not in diagnostics.GUARDS
         )
         batch = feed.peek()
         at = 0 if opened is None or opened.loaded is None else opened.loaded.content.clock.step
@@ -189,9 +187,7 @@ def fit(
             opened.report = lambda kind, size_bytes: programs.report(
                 diagnostics.of_a_position(kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
             )
-        measured_on: Feed | None = None
-        validate: Callable[[], dict[str, float]] | None = None
-        validation_samples: Callable[[], Mapping[str, Shown]] = dict
+        measured = None
         if validation is not None:
             measured_on = open_feed(validation, usual_batch_size=batch_size or 32)
             stack.callback(measured_on.close)
@@ -199,12 +195,8 @@ def fit(
             if opened is not None:
                 programs.report(diagnostics.of_a_validation(measured_on))
                 opened.take_up_validation(measured_on)
-            measured = Programs(step, "test_step", execution)
-            validation_samples = measured.samples
-            measured(measured_on.peek())
-            validate = functools.partial(
-                _evaluation.evaluate,
-                measured,
+            measured = _Validation(
+                Programs(step, "test_step", execution),
                 measured_on,
                 Blocks(measured_on, workers.most_steps(execution.most_steps)),
                 validation_steps,
@@ -218,30 +210,25 @@ def fit(
         programs.plan = history.plan = plan
         kept: list[Hook] = []
         if opened is not None:
-            feeds = {"data": feed, **({} if measured_on is None else {"validation": measured_on})}
+            feeds = {"data": feed, **({} if measured is None else {"validation": measured.feed})}
             opened.configuration = configuration(step, trained.rehearsal, asked, feeds)
             kept = [opened.writers(plan, feed, history.findings), opened]
         watching = None
         if trained.is_split:  # what needs a look at a single step is left out
             wanted -= {"PG122", "PG701"}
         if wanted:
-            reopen = functools.partial(
-                open_feed,
-                data,
-                batch_size=batch_size,
-                shuffle=shuffle,
-                seed=seed if opened is None or opened.seed is None else opened.seed,
-                shuffles_by_default=True,
+            order = seed if opened is None or opened.seed is None else opened.seed
+            watching = diagnostics.Guards(
+                step, wanted, batch, functools.partial(opening, seed=order)
             )
-            watching = diagnostics.Guards(step, wanted, batch, reopen)
         training = Training(
             step=step,
             course=course,
             feed=feed,
             blocks=blocks,
             programs=programs,
-            validate=validate,
-            validation_samples=validation_samples,
+            validate=measured,
+            validation_samples=dict if measured is None else measured.programs.samples,
             hooks=Hooks(
                 [history, *hooks, _LookingBack(programs), *kept, *([shown] if shown else [])]
             ),
@@ -384,6 +371,39 @@ def _course(
         validate_every=validate_every or Every(epochs=1),
         record_every=None if run is None else run.record_every,
     )
+
+
+def _callback_params(course: Course, feed: Feed) -> dict[str, Any]:
+    """Return what Keras tells its callbacks of a training."""
+    return {
+        "epochs": course.epochs,
+        "steps": course.steps_per_epoch or feed.length,
+        "verbose": 0,
+    }
+
+
+class _Validation:
+    """Measures a Step on its validation data, whenever it is called.
+
+    Compiles what it needs: a bad `test_step` is refused before the training begins.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        feed: Feed,
+        blocks: Blocks,
+        steps: int | None,
+        callbacks: KerasCallbacks | None,
+    ) -> None:
+        self.programs, self.feed = programs, feed
+        self._blocks, self._steps, self._callbacks = blocks, steps, callbacks
+        programs(feed.peek())
+
+    def __call__(self) -> dict[str, float]:
+        return _evaluation.evaluate(
+            self.programs, self.feed, self._blocks, self._steps, self._callbacks
+        )
 
 
 class _LookingBack(Hook):
