@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the framework is chosen on the command line, before it is i
     from benchmarks.contestants import Contestant
 
 ROUND_SECONDS = 0.3
+MOST_EPOCHS = 40
 HOPELESS = 6.0
 LONG_ROUND_SECONDS = 6.0
 """Who takes this long for a round, and that many times longer than Perigee on arrays, has only its
@@ -50,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
         "--round-seconds",
         type=float,
         default=ROUND_SECONDS,
-        help="a round has as many epochs as the fastest trains in this time, and at most ten; the "
-        "longer it is, the less what a call of fit does once weighs",
+        help="a round has as many epochs as the fastest trains in this time; the longer it "
+        "is, the less weighs what a call of fit does once",
     )
     made.add_argument(
         "--steps-per-execution",
@@ -100,7 +101,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     late = LONG_ROUND_SECONDS + HOPELESS * first["perigee_arrays"]
     epoch = {c.key: first[c.key] if first[c.key] > late else _seconds(c, 1) for c in running}
     fastest = min(epoch[c.key] for c in running if c.key != "floor")
-    epochs = 1 if chosen.quick else max(1, min(10, round(chosen.round_seconds / fastest)))
+    epochs = 1 if chosen.quick else max(1, min(MOST_EPOCHS, round(chosen.round_seconds / fastest)))
     bound = max(LONG_ROUND_SECONDS, HOPELESS * epoch["perigee_arrays"] * epochs)
     racing = [c for c in running if epoch[c.key] * epochs <= bound or c.key.startswith("perigee")]
     logs: dict[str, Mapping[str, float]] = {}
