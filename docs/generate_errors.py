@@ -1,4 +1,4 @@
-"""Write `errors.md`, the page of every error code, from the docstrings of the error classes.
+"""Write `errors.md` and a page for each code, from the docstrings of error classes and rules.
 
 python docs/generate_errors.py
 """
@@ -8,37 +8,73 @@ from pathlib import Path
 
 from perigee._cli.pages import Page, all_pages
 
-PAGE = Path(__file__).with_name("errors.md")
+HERE = Path(__file__).parent
 
 INTRODUCTION = """\
-# Errors
+# Errors and findings
 
-<!-- Written by docs/generate_errors.py from the docstrings in src/perigee/_errors. -->
+<!-- Written by docs/generate_errors.py from the docstrings in src/perigee. -->
 
-Every error that Perigee raises on its own account has a code, and a message of four parts: what
-happened (with the values that were seen), what was expected, how to fix it, and where to read
-more. The same page is printed by `perigee explain CODE`. An exception that your own code raises
-comes out as it is, with a note that says at which step it happened.
+Every error that Perigee raises on its own account, and every finding that it tells, has a code and
+a message of four parts: what happened (with the values that were seen), what was expected, how to
+fix it, and where to read more. `perigee explain CODE` prints what a page here says. An exception
+that your own code raises comes out as it is, with a note that says at which step it happened.
+"""
+
+LEFT_OUT = """\
+## Where it is meant
+
+`pg.check(step, data, ignore=["{code}"])` and `perigee check FILE --ignore {code}` leave it out
+once, `ignore_findings = ("{code}",)` in a Step wherever that Step is checked or trained, and
+`ignore = ["{code}"]` under `[tool.perigee.check]` in `pyproject.toml` for a project. More about
+findings: [Check](../check.md).
 """
 
 
-def render() -> str:
-    """Return the whole page: one section for each code, grouped by subject."""
+def render() -> dict[str, str]:
+    """Return every page by its path below `docs`."""
+    pages = all_pages()
+    return {"errors.md": _index(pages.values())} | {
+        f"errors/{page.code}.md": _page(page) for page in pages.values()
+    }
+
+
+def write() -> None:
+    """Write every page, and remove those of codes that are gone."""
+    pages = render()
+    for path in HERE.glob("errors/*.md"):
+        if path.relative_to(HERE).as_posix() not in pages:
+            path.unlink()
+    (HERE / "errors").mkdir(exist_ok=True)
+    for name, text in pages.items():
+        (HERE / name).write_text(text, encoding="utf-8")
+    print(f"errors.md and {len(pages) - 1} codes")
+
+
+def _index(pages) -> str:
     parts = [INTRODUCTION]
-    for subject, pages in groupby(all_pages().values(), key=lambda page: page.subject):
+    for subject, of_subject in groupby(pages, key=lambda page: page.subject):
         if subject:
             parts.append(f"## {subject}\n")
-        parts += [_section(page) for page in pages]
+        rows = [
+            f"| [{page.code}](errors/{page.code}.md) | {page.name} | {page.summary} |"
+            for page in of_subject
+        ]
+        parts.append("\n".join(["| code | name | says |", "|---|---|---|", *rows, ""]))
     return "\n".join(parts)
 
 
-def _section(page: Page) -> str:
-    level = "###" if page.subject else "##"
+def _page(page: Page) -> str:
     also = ", ".join(f"`{name}`" for name in page.caught_as)
-    caught = f"Also caught as {also}.\n\n" if also else ""
-    return f"{level} {page.code}: {page.name}\n\n{caught}{page.text}\n"
+    if page.is_finding:
+        kind = "A [finding](../errors.md)."
+    else:
+        kind = f"An [error](../errors.md){f', also caught as {also}' if also else ''}."
+    parts = [f"# {page.code}: {page.name}", kind, page.text]
+    if page.is_finding:
+        parts.append(LEFT_OUT.format(code=page.code).rstrip())
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(), encoding="utf-8")
-    print(f"{PAGE.name}: {len(all_pages())} codes")
+    write()

@@ -27,6 +27,7 @@ class Page:
         caught_as: The built-in exceptions that catch it too.
         subject: What the codes around it are about; empty for the root of all errors.
         text: The explanation, in Markdown, beginning with one sentence that sums it up.
+        is_finding: Whether it is told, and not raised.
     """
 
     code: str
@@ -34,6 +35,7 @@ class Page:
     caught_as: tuple[str, ...]
     subject: str
     text: str
+    is_finding: bool = False
 
     @property
     def summary(self) -> str:
@@ -91,7 +93,7 @@ def _rule_pages(subjects: Mapping[str, str]) -> Iterator[Page]:
             code, name = head.groups()
             summary = text[head.end() :]
             text = summary[:1].upper() + summary[1:]
-            yield Page(code, name, (), subjects.get(code[:3], ""), text)
+            yield Page(code, name, (), subjects.get(code[:3], ""), text, is_finding=True)
 
 
 def _page_of(error: type[PerigeeError]) -> Page:
