@@ -41,6 +41,9 @@ class Average:
 
     Made by `mean`. `+` with another average or a scalar keeps each term apart, multiplication by
     a scalar scales the totals; anything else raises, because the count would be lost.
+
+    Attributes:
+        terms: Each total with its count, shapes `()`.
     """
 
     __slots__ = ("terms",)
@@ -95,13 +98,25 @@ class Average:
         return [_mean_and_count(term, examples) for term in self.terms]
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
-        """Split into tensors and the rest, so that frameworks can carry an average through."""
+        """Split into tensors and the rest, so that frameworks can carry an average through.
+
+        Returns:
+            Totals and counts in turn, shapes `()`, and whether each count depends on the data.
+        """
         tensors = [part for term in self.terms for part in (term.total, term.count)]
         return tensors, tuple(term.is_weighted for term in self.terms)
 
     @classmethod
     def tree_unflatten(cls, rest: Any, tensors: Sequence[Any]) -> "Average":
-        """Put together what `tree_flatten` took apart."""
+        """Put together what `tree_flatten` took apart.
+
+        Args:
+            rest: Whether each count depends on the data.
+            tensors: Totals and counts in turn.
+
+        Returns:
+            The average.
+        """
         pairs = zip(tensors[::2], tensors[1::2], rest, strict=True)
         return cls([Term(total, count, weighted) for total, count, weighted in pairs])
 

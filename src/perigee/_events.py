@@ -149,7 +149,11 @@ class Hook:
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Take back what `state` returned, before `on_start`.
+
+        Args:
+            state: As it was at the checkpoint from which the run goes on.
+        """
 
 
 @dataclass(slots=True)

@@ -90,6 +90,10 @@ class Experiment:
         Args:
             part: `"data"` or `"validation"`.
             settings: As in `make_step`.
+
+        Raises:
+            ArgumentError: If there is no such argument, or the value is of another kind; if there
+                are settings and the data is not made by a function.
         """
         value = getattr(self, part)
         if inspect.isgeneratorfunction(value):

@@ -42,6 +42,9 @@ class Every:
         """Tell whether something is due at this clock.
 
         Epochs count when they have just ended: `clock.batch` is 0 and `clock.epoch` has advanced.
+
+        Args:
+            clock: After the steps and epochs that are finished.
         """
         if self.steps is not None:
             return clock.step > 0 and clock.step % self.steps == 0
@@ -50,5 +53,9 @@ class Every:
         return clock.batch == 0 and clock.epoch > 0 and clock.epoch % self.epochs == 0
 
     def steps_until_due(self, clock: Clock) -> int | None:
-        """Return how many steps remain until it is due, at least 1; `None` if steps do not tell."""
+        """Return how many steps remain until it is due, at least 1; `None` if steps do not tell.
+
+        Args:
+            clock: After the steps that are finished.
+        """
         return None if self.steps is None else self.steps - clock.step % self.steps

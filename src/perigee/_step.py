@@ -78,6 +78,13 @@ class Step(Holder):
 
         Args:
             batch: One batch, in the structure of the data.
+
+        Returns:
+            A flat dict of scalars (means over the batch), vectors `(batch,)` with one value an
+            example, `pg.mean(...)` and `pg.sample(...)`. Metrics are logged without it.
+
+        Raises:
+            MissingMethodError: Unless it is overridden.
         """
         raise MissingMethodError(type(self).__name__, "train_step")
 
@@ -86,6 +93,12 @@ class Step(Holder):
 
         Args:
             batch: One batch, in the structure of the data.
+
+        Returns:
+            As in `train_step`.
+
+        Raises:
+            MissingMethodError: Unless it is overridden.
         """
         raise MissingMethodError(type(self).__name__, "test_step")
 
@@ -94,6 +107,9 @@ class Step(Holder):
 
         Args:
             batch: One batch, in the structure of the data.
+
+        Raises:
+            MissingMethodError: Unless it is overridden.
         """
         raise MissingMethodError(type(self).__name__, "predict_step")
 
@@ -126,7 +142,11 @@ class Step(Holder):
         return {}
 
     def load_host_state(self, state: dict[str, Any]) -> None:
-        """Take back what `host_state` returned."""
+        """Take back what `host_state` returned.
+
+        Args:
+            state: As it was at the checkpoint from which the training goes on.
+        """
 
     def _before_rehearsal(self, method: Method, batch: Batch) -> None:
         """Build what must be there before a method is rehearsed; the rest is built by it."""

@@ -14,7 +14,13 @@ def replace_file(
 ) -> None:
     """Write `content` beside `target`, flush it to the disk, and then `publish` it there.
 
-    Publishing renames, unless told otherwise.
+    Args:
+        target: The file, which need not be there yet.
+        content: All of it.
+        publish: Brings the file beside it, its first argument, to its second; `None` renames.
+
+    Raises:
+        OSError: If it cannot be written; `target` is then as it was.
     """
     beside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -171,6 +171,9 @@ class RunDirectory(Hook):
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what `run.json` says in a run directory, or `None` if there is none.
 
+    Args:
+        path: The run directory.
+
     Raises:
         RunFileError: If it is damaged, or of a version that is not known.
         OSError: If it cannot be read.
