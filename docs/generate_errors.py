@@ -3,6 +3,7 @@
 python docs/generate_errors.py
 """
 
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def write() -> None:
     print(f"errors.md and {len(pages) - 1} codes")
 
 
-def _index(pages) -> str:
+def _index(pages: Iterable[Page]) -> str:
     parts = [INTRODUCTION]
     for subject, of_subject in groupby(pages, key=lambda page: page.subject):
         if subject:

@@ -98,7 +98,7 @@ class Checkpoints:
     def save(
         self, saved: Content, monitored: float | None = None, *, background: bool = False
     ) -> Path:
-        """Save a checkpoint in place of one of the same step, if any; return where it is then.
+        """Save a checkpoint in place of one of the same step, if any.
 
         At most one save is under way: a further one waits for it. In the background, all but
         `saved.arrays` is copied first and the rest happens in a thread; an error comes out of the
@@ -108,6 +108,9 @@ class Checkpoints:
             saved: What to save. Its arrays must not be changed until it is saved.
             monitored: The value of `best` now, if there is one; NaN is never the best.
             background: Whether to return before it is saved.
+
+        Returns:
+            Its directory.
 
         Raises:
             CheckpointSaveError: If the system refuses, now or in the save before. No checkpoint
@@ -134,7 +137,12 @@ class Checkpoints:
         return self._path(step)
 
     def is_better(self, value: float, than: float | None) -> bool:
-        """Tell whether a value of `best` is better than another one; NaN never is."""
+        """Tell whether a value of `best` is better than another one; NaN never is.
+
+        Args:
+            value: The one.
+            than: The other; `None` where there is none yet.
+        """
         if math.isnan(value):
             return False
         return than is None or math.isnan(than) or self._sign * value < self._sign * than

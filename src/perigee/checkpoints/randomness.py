@@ -49,6 +49,9 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Set all global generators to the states that `random_state` returned.
 
+    Args:
+        state: What `random_state` returned, here or in another process.
+
     Raises:
         RandomStateError: If it is no such state. Nothing is changed then.
     """

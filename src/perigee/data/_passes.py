@@ -39,6 +39,9 @@ class PassFeed(ABC):
 
     An exception leaves the position where it was. The pass is opened again at the next draw, so
     that a batch that failed is tried again instead of being lost.
+
+    Args:
+        kind: What the data is, for messages, such as `"arrays"`.
     """
 
     seeks_directly: bool = False
@@ -145,6 +148,12 @@ class PassFeed(ABC):
         """Take one more batch of the pass to where `draw` will find it, unless `most` are there.
 
         What the data raises comes out of the draw that would have raised it.
+
+        Args:
+            most: Batches that may wait to be drawn.
+
+        Returns:
+            Whether a batch was taken.
         """
         if len(self._ahead) >= most or self._failed is not None:
             return False
@@ -175,7 +184,11 @@ class PassFeed(ABC):
         return None
 
     def skip(self, count: int) -> None:
-        """Stand `count` batches further in the pass, without drawing them."""
+        """Stand `count` batches further in the pass, without drawing them.
+
+        Args:
+            count: Batches, at least 0.
+        """
         self._jump(Position(self._position.passes, self._position.batches + count))
 
     @property
@@ -188,7 +201,12 @@ class PassFeed(ABC):
         return None
 
     def advance(self, count: int, is_over: bool) -> None:
-        """Take note of what was drawn from the iterator that `stream` returned."""
+        """Take note of what was drawn from the iterator that `stream` returned.
+
+        Args:
+            count: Batches that were drawn.
+            is_over: Whether the pass has ended.
+        """
         self._ahead.clear()
         self._position = Position(self._position.passes, self._position.batches + count)
         self._cursor = self._position
@@ -200,6 +218,9 @@ class PassFeed(ABC):
         """Stand before what was drawn last, so that the next draw returns it again.
 
         What was drawn before it may follow, the last one first.
+
+        Args:
+            batch: What `draw` returned last; `None` for the end of a pass.
         """
         self._ahead.appendleft(END if batch is None else batch)
         passes, batches = self._position.passes, self._position.batches
@@ -214,6 +235,9 @@ class PassFeed(ABC):
         Where `seeks_directly` is false, the batches in between are drawn and dropped, whole passes
         included, so that data that carries state from pass to pass arrives in the same state. A
         position that lies behind is reached from the beginning of its pass.
+
+        Args:
+            position: Passes and batches that are finished.
 
         Raises:
             PositionError: If the data has no such position.
@@ -248,6 +272,9 @@ class PassFeed(ABC):
 
         It is for a feed that has drawn nothing yet; a peek is no draw.
 
+        Args:
+            state: What `state` returned.
+
         Raises:
             DataChangedError: If the data is another one.
             NotResumableError: If the data cannot begin again.
@@ -263,7 +290,11 @@ class PassFeed(ABC):
         return 0
 
     def begin_after(self, begun: int) -> None:  # noqa: B027
-        """Let the next pass be the one that follows so many. Most orders do not depend on it."""
+        """Let the next pass be the one that follows so many. Most orders do not depend on it.
+
+        Args:
+            begun: Passes that were begun before it.
+        """
 
     def _load(self, position: Position, state: Mapping[str, Any]) -> None:
         """Stand at the position of a state whose facts are those of the data."""

@@ -22,6 +22,9 @@ def state_bytes(state: Any) -> int:
 
     >>> state_bytes({"passes": 0, "iterator": np.zeros(100, np.uint8)})
     131
+
+    Args:
+        state: What `state` of a feed returned.
     """
     arrays: list[int] = []
 

@@ -85,7 +85,11 @@ class ArrayFeed(PassFeed):
         return -(-self.rows // self.batch_size)
 
     def permutation(self, pass_index: int) -> NDArray[np.int64]:
-        """Return the rows in the order in which a pass draws them, shape `(rows,)`."""
+        """Return the rows in the order in which a pass draws them, shape `(rows,)`.
+
+        Args:
+            pass_index: Which pass, from 0.
+        """
         if not self.shuffle:
             return np.arange(self.rows)
         which = self.seed, pass_index
@@ -111,6 +115,9 @@ class ArrayFeed(PassFeed):
 
     def seek(self, position: Position) -> None:
         """Stand at `position`, in constant time.
+
+        Args:
+            position: Passes and batches that are finished.
 
         Raises:
             PositionError: If a pass has fewer batches.

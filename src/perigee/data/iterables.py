@@ -58,6 +58,9 @@ class IterableFeed(PassFeed):
     def seek(self, position: Position) -> None:
         """Stand at `position`: at once in a list, elsewhere by drawing the batches in between.
 
+        Args:
+            position: Passes and batches that are finished.
+
         Raises:
             PositionError: If the data has no such position, or is an iterator that is past it.
         """
@@ -68,7 +71,14 @@ class IterableFeed(PassFeed):
         super().seek(position)
 
     def look_ahead(self, most: int) -> bool:
-        """Take one more batch, but not of a data loader that tells its state, which is further."""
+        """Take one more batch, but not of a data loader that tells its state, which is further.
+
+        Args:
+            most: Batches that may wait to be drawn.
+
+        Returns:
+            Whether a batch was taken.
+        """
         return not self._tells_its_state() and super().look_ahead(most)
 
     def state(self) -> dict[str, Any]:

@@ -80,7 +80,11 @@ class PyDatasetFeed(PassFeed):
         return self.dataset.num_batches is None
 
     def permutation(self, pass_index: int) -> list[int]:
-        """Return the indices of the batches in the order in which a pass draws them."""
+        """Return the indices of the batches in the order in which a pass draws them.
+
+        Args:
+            pass_index: Which pass, from 0.
+        """
         count = self.dataset.num_batches
         if self.shuffle:
             return permutation(self.seed, pass_index, count).tolist()

@@ -112,7 +112,14 @@ class TFDatasetFeed(PassFeed):
         return self._iterator, tf.experimental.Optional.from_value(self._ahead[0])
 
     def look_ahead(self, most: int) -> bool:
-        """Take nothing: a pipeline prefetches by itself, and what is ahead is saved with it."""
+        """Take nothing: a pipeline prefetches by itself, and what is ahead is saved with it.
+
+        Args:
+            most: Batches that may wait to be drawn.
+
+        Returns:
+            Always false.
+        """
         return False
 
     def state(self) -> dict[str, Any]:
@@ -129,7 +136,14 @@ class TFDatasetFeed(PassFeed):
         return self._opened - is_untouched
 
     def begin_after(self, begun: int) -> None:
-        """Let the next iterator be the one that follows so many."""
+        """Let the next iterator be the one that follows so many.
+
+        Args:
+            begun: Iterators that were drawn from before it.
+
+        Raises:
+            DataStateError: If that is no number of iterators.
+        """
         if not 0 <= begun < _MOST_ITERATORS:
             raise DataStateError(self.kind, f"{begun} passes are no number of passes")
         while self._opened < begun:

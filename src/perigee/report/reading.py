@@ -97,12 +97,20 @@ class KeptRun:
         return list(names)
 
     def values(self, name: str) -> list[float]:
-        """Return what was recorded under a name at epochs and validations, in order."""
+        """Return what was recorded under a name at epochs and validations, in order.
+
+        Args:
+            name: Of a logged value, such as `"val_loss"`.
+        """
         records = self._records_of("epoch", "validation")
         return [record["values"][name] for record in records if name in record["values"]]
 
     def best(self, name: str) -> float | None:
-        """Return the best value of a name; `None` where the name does not tell what is better."""
+        """Return the best value of a name; `None` where the name does not tell what is better.
+
+        Args:
+            name: Of a logged value, such as `"val_loss"`.
+        """
         values = [value for value in self.values(name) if value == value]
         mode = better_mode(name.rpartition("/")[2])
         if mode is None or not values:
@@ -115,6 +123,13 @@ class KeptRun:
 
 def read_kept(path: str | os.PathLike[str], name: str | None = None) -> KeptRun:
     """Read a run directory, also one that is being written to.
+
+    Args:
+        path: The run directory.
+        name: What the run is called among others; `None` for the name of its directory.
+
+    Returns:
+        What its files say.
 
     Raises:
         NoRunError: If there is no run.
@@ -158,6 +173,9 @@ def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
     """Return the run directories in and below a directory, in the order of their names.
 
     A run directory is not searched for others.
+
+    Args:
+        directory: Where to look.
     """
     found: list[Path] = []
     for folder, folders, files in os.walk(directory):

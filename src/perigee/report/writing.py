@@ -16,6 +16,10 @@ FILE_NAME = "report.html"
 def write_page(target: str | os.PathLike[str], runs: Sequence[KeptRun]) -> None:
     """Write the page of some runs.
 
+    Args:
+        target: The file; what is there is replaced.
+        runs: What the page shows, in this order.
+
     Raises:
         OSError: If it cannot be written.
     """
@@ -24,6 +28,12 @@ def write_page(target: str | os.PathLike[str], runs: Sequence[KeptRun]) -> None:
 
 def write_report(directory: str | os.PathLike[str]) -> Path:
     """Write `report.html` of a run into its directory, and return where it is.
+
+    Args:
+        directory: The run directory.
+
+    Returns:
+        The path of the page.
 
     Raises:
         PerigeeError: If its files cannot be read.
