@@ -87,6 +87,7 @@ def rehearse(
     *,
     observers: Sequence[Observer] = (),
     accumulate: int = 1,
+    computes: bool = True,
 ) -> Rehearsal:
     """Run one method of a Step once, and put everything back.
 
@@ -96,6 +97,7 @@ def rehearse(
         batch: Tensors.
         observers: Look at each call of a loss object.
         accumulate: Micro-batches an update; more than 1 is checked to be exact.
+        computes: Whether values are wanted; without, this is for what the method builds alone.
 
     Returns:
         What was learned. Lazy layers and optimizers are built afterwards, which is the only trace.
@@ -107,7 +109,7 @@ def rehearse(
     with undone(before.variables) as undo, _backends.current().watch() as watch:
         recorder.made = undo.made = watch.made
         recorder.is_global_seed = undo.is_global_seed
-        loops_well = _run(step, method, batch, recorder, before)
+        loops_well = _run(step, method, batch, recorder, before, computes)
         after = _state.track(step)
         _refuse_made(after, undo)
         _refuse_unheld(after, recorder)
@@ -125,7 +127,7 @@ def rehearse(
     if method == "predict_step":
         kinds: dict[str, Literal["mean", "last"]] = {}
     else:
-        kinds = _kinds(step, method, batch, recorder, built)
+        kinds = _kinds(step, method, batch, recorder, built, computes)
         _check_names(method, kinds, recorder, built)
     return Rehearsal(
         tracked=built,
@@ -190,7 +192,12 @@ def undone(variables: Sequence[Any]) -> Generator[_Undo]:
 
 
 def _run(
-    step: Step, method: Method, batch: Batch, recorder: StepRecorder, tracked: Tracked
+    step: Step,
+    method: Method,
+    batch: Batch,
+    recorder: StepRecorder,
+    tracked: Tracked,
+    computes: bool,
 ) -> bool:
     def run() -> Any:
         returned, _ = call(step, method, batch, recorder=recorder, is_probed=_is_split(step))
@@ -202,7 +209,7 @@ def _run(
         return returned
 
     with _noting(method), recorder.listening():
-        loops_well = _backends.current().rehearse(run, tracked.variables)
+        loops_well = _backends.current().rehearse(run, tracked.variables, computes)
     recorder.refuse_late_read()
     return loops_well
 
@@ -424,6 +431,7 @@ def _kinds(
     batch: Batch,
     recorder: StepRecorder,
     tracked: Tracked,
+    computes: bool,
 ) -> dict[str, Literal["mean", "last"]]:
     """Find the returned values that depend on metric state: they cover the pass already.
 
@@ -434,7 +442,7 @@ def _kinds(
     kinds: dict[str, Literal["mean", "last"]] = {
         name: "last" if is_result else "mean" for name, is_result in recorder.is_result.items()
     }
-    if not recorder.has_results or "mean" not in kinds.values():
+    if not computes or not recorder.has_results or "mean" not in kinds.values():
         return kinds
     probe = Probe(step, method, tracked)
     first, again, moved = probe(batch), probe(batch), probe(batch, change_metrics=True)
@@ -457,7 +465,7 @@ class Probe:
         self._method: Method = method
         backend = _backends.current()
         mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
-        self._run = backend.compile(self._values, tracked.variables, mode, is_brief=True)
+        self._run = backend.compile(self._values, tracked.variables, mode, is_probe=True)
         self._step = step
 
     def __call__(
@@ -472,10 +480,11 @@ class Probe:
         """
         with undone(self._tracked.variables):
             if change_weights:
-                draw = np.random.default_rng(0)
-                for variable in self._tracked.of_kind("trainable"):
-                    noise = draw.normal(scale=0.1, size=tuple(variable.shape))
-                    variable.assign(variable + keras.ops.cast(noise, variable.dtype))
+                draw, weights = np.random.default_rng(0), self._tracked.of_kind("trainable")
+                values = _state.snapshot(weights)
+                noise = [draw.normal(scale=0.1, size=value.shape) for value in values]
+                moved = [v + n.astype(v.dtype) for v, n in zip(values, noise, strict=True)]
+                _state.restore(weights, moved)
             if change_metrics:
                 for variable in self._tracked.of_kind("metric"):
                     value = keras.ops.convert_to_tensor(variable)

@@ -273,7 +273,9 @@ class Backend(Protocol):
         """
         ...
 
-    def rehearse(self, function: Callable[[], Any], variables: Sequence[Any]) -> bool:
+    def rehearse(
+        self, function: Callable[[], Any], variables: Sequence[Any], computes: bool = True
+    ) -> bool:
         """Run `function` once, for what can be learned from it.
 
         Returns:
@@ -284,6 +286,8 @@ class Backend(Protocol):
             function: Returns anything; reads and writes `variables`. What it writes may
                 stay or not: the caller puts it back.
             variables: Every Keras variable that it may touch, but for those that it makes.
+            computes: Whether values are wanted; without, nothing is observed where code can be
+                traced alone.
         """
         ...
 
@@ -455,7 +459,7 @@ class Backend(Protocol):
         function: Callable[..., Tree],
         variables: Sequence[Any],
         mode: Mode,
-        is_brief: bool = False,
+        is_probe: bool = False,
     ) -> Compiled:
         """Make `function` ready to run many times.
 
@@ -463,6 +467,7 @@ class Backend(Protocol):
             function: From trees of tensors to a tree of tensors; reads and writes `variables`.
             variables: Every Keras variable that it may touch.
             mode: How it runs.
-            is_brief: Whether it will run a few times only, so that compiling soon matters more.
+            is_probe: Whether it runs a few times only, for what it returns: it is compiled soon
+                rather than well, and what it writes may be lost.
         """
         ...

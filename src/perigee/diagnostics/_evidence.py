@@ -13,7 +13,6 @@ import numpy as np
 
 from perigee import _backends, _state
 from perigee._discovery import Probe
-from perigee._frame import Method
 from perigee._recorder import patched
 from perigee._state import Tracked
 from perigee._step import Step
@@ -73,7 +72,6 @@ class Evidence:
         self.batch = _backends.current().tensors(batches[0])
         self.training = Recording()
         self.numbers: set[str] = set()
-        self._probes: dict[Method, Probe] = {}
 
     def rehearse(self) -> None:
         """Run `train_step` twice: what it builds is there the second time.
@@ -81,9 +79,10 @@ class Evidence:
         Raises:
             PerigeeError: For what is certainly wrong.
         """
-        record(self.step, "train_step", self.batch, self.tracked, (labels.check,))
+        observers = (labels.check,)
+        record(self.step, "train_step", self.batch, self.tracked, observers, computes=False)
         before = self.tracked.plain
-        self.training = record(self.step, "train_step", self.batch, self.tracked, (labels.check,))
+        self.training = record(self.step, "train_step", self.batch, self.tracked, observers)
         numbers = {path for path, value in before.items() if isinstance(value, int | float)}
         self.numbers = {path for path in numbers if self.tracked.plain.get(path) != before[path]}
 
@@ -167,6 +166,12 @@ class Evidence:
         """Every leaf of the batches but the first, by index: all rows of it that are known."""
         return list(enumerate(self.columns))[1:]
 
+    @cached_property
+    def probe(self) -> Probe:
+        """The training step, rehearsed, to be run again and again from the same state."""
+        assert self.training.rehearsal is not None
+        return Probe(self.step, "train_step", self.training.rehearsal.tracked)
+
     def loss(self, batch: Batch) -> float | None:
         """Return the mean loss of a training step on another batch, from the same state.
 
@@ -180,10 +185,8 @@ class Evidence:
         rehearsal = self.training.rehearsal
         if rehearsal is None or "loss" not in rehearsal.kinds:
             return None
-        if "train_step" not in self._probes:
-            self._probes["train_step"] = Probe(self.step, "train_step", rehearsal.tracked)
         try:
-            parts = self._probes["train_step"](_backends.current().tensors(batch))["loss"]
+            parts = self.probe(_backends.current().tensors(batch))["loss"]
         except Exception:
             if batch is self.batches[0]:
                 raise

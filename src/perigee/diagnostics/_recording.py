@@ -175,7 +175,12 @@ class Recording:
 
 
 def record(
-    step: Step, method: Method, batch: Batch, tracked: Tracked, observers: Sequence[Observer]
+    step: Step,
+    method: Method,
+    batch: Batch,
+    tracked: Tracked,
+    observers: Sequence[Observer],
+    computes: bool = True,
 ) -> Recording:
     """Run a method once, write down what it does, and put everything back.
 
@@ -185,10 +190,11 @@ def record(
         batch: Tensors.
         tracked: What the Step holds.
         observers: Look at each call of a loss, also at those of functions of `keras.ops`.
+        computes: As in `rehearse`.
     """
     recording = Recording()
     with _Listening(step, tracked, recording, observers).on():
-        recording.rehearsal = rehearse(step, method, batch, observers=observers)
+        recording.rehearsal = rehearse(step, method, batch, observers=observers, computes=computes)
     return recording
 
 

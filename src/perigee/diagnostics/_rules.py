@@ -95,7 +95,9 @@ def _unpaired(evidence: Evidence) -> list[Finding]:
     rehearsal, seen = evidence.training.rehearsal, evidence.training.losses
     if rehearsal is not None:
         trusts_losses = bool(seen) and not any(labels.is_own(one.by) for one in seen)
-        pairing.check(evidence.step, rehearsal, evidence.batch, trusts_losses)
+        pairing.check(
+            evidence.step, rehearsal, evidence.batch, trusts_losses, lambda: evidence.probe
+        )
     return []
 
 

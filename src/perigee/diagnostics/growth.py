@@ -18,6 +18,9 @@ from perigee.diagnostics._finding import Finding
 _TOLERANCE = 0.1
 """Relative: what Dropout and BatchNorm change in a batch that holds each example twice."""
 
+_POWERS = {"grows with the batch": 1.0, "shrinks as the batch grows": -1.0}
+"""What may be said, by the power of the batch size that the loss goes with."""
+
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare the loss of a batch with that of the batch held twice and four times."""
@@ -27,29 +30,28 @@ def check(evidence: Evidence) -> list[Finding]:
     once = evidence.loss(batch)
     if not once or abs(once) < 1e-12:
         return []
-    twice, fourfold = (evidence.loss(_repeated(batch, times)) or 0.0 for times in (2, 4))
     # Penalties do not depend on the batch, and may or may not be within what is logged.
     bases = {0.0, evidence.penalty if abs(once - evidence.penalty) > 1e-6 * abs(once) else 0.0}
-    said = [
-        what
-        for power, what in ((1, "grows with the batch"), (-1, "shrinks as the batch grows"))
-        for base in bases
-        if np.allclose(
-            [(twice - base) / (once - base), (fourfold - base) / (once - base)],
-            [2.0**power, 4.0**power],
-            _TOLERANCE,
-            0,
-        )
-    ]
-    if not said:
-        return []
+    left = [(what, base) for what in _POWERS for base in bases]
+    losses = {1: once}
+    for times in (2, 4):  # the second time only where the first one looks like it
+        losses[times] = evidence.loss(_repeated(batch, times)) or 0.0
+        left = [
+            (what, base)
+            for what, base in left
+            if np.isclose(
+                (losses[times] - base) / (once - base), times ** _POWERS[what], _TOLERANCE, 0
+            )
+        ]
+        if not left:
+            return []
     return [
         Finding(
             code="PG220",
             name="LossGrows",
             severity="warning",
-            happened=f"The loss {said[0]}: {once:.4g} of {evidence.size} examples, {twice:.4g} of "
-            "the same examples twice.",
+            happened=f"The loss {left[0][0]}: {once:.4g} of {evidence.size} examples, "
+            f"{losses[2]:.4g} of the same examples twice.",
             expected="a mean over the examples, which is the same for both.",
             fix="return one value an example, their mean or `pg.mean(values, weights)`; of a "
             'Keras loss leave `reduction="sum"` out.',

@@ -47,7 +47,7 @@ def is_rehearsing() -> bool:
     return bool(_rehearsals)
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
     """See `Backend.rehearse`: compiled as a whole, for single operations take longer.
 
     Variables keep their values: what the function assigns stays in the scope. Only what is
@@ -65,7 +65,8 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
         with keras.StatelessScope():
             values = local_values(variables)
             traced = jax.jit(pure).trace(values)
-            traced.lower().compile(_brief_options())(values)
+            if computes:
+                traced.lower().compile(_brief_options())(values)
         jax.effects_barrier()
         observed = _rehearsals[-1]
     finally:
@@ -89,10 +90,10 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_brief: bool = False
+    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
 ) -> Function:
     """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager."""
-    return Function(function, variables, mode, _brief_options() if is_brief else None)
+    return Function(function, variables, mode, is_probe)
 
 
 def _brief_options() -> dict[str, Any] | None:
@@ -108,19 +109,22 @@ class Function:
         function: Callable[..., Tree],
         variables: Sequence[Any],
         mode: Mode,
-        options: dict[str, Any] | None = None,
+        is_probe: bool = False,
     ) -> None:
         self.traces = 0
         self._function, self._variables = function, list(variables)
         self._is_eager = mode == "eager"
+        # Of a probe only what it returns is computed: what it writes, and gradients as a rule, is
+        # not compiled either.
+        self._written = [] if is_probe else self._variables
         self._distribution = keras.distribution.distribution()
         self._place = getattr(function, "place", placement.placed)
         # The old values are given up: the new ones take their memory.
         self._compiled = jax.jit(
             self._pure,
-            donate_argnums=0,
-            compiler_options=options,
-            **placement.held_in_place(self._variables),
+            donate_argnums=() if is_probe else 0,
+            compiler_options=_brief_options() if is_probe else None,
+            **placement.held_in_place(self._written),
         )
 
     def __call__(self, *arguments: Tree) -> Tree:
@@ -128,7 +132,7 @@ class Function:
         if self._is_eager:
             return self._function(*self._laid_out(tensors(arguments)))
         result, values = self._compiled(*self._given(arguments))
-        for variable, value in zip(self._variables, values, strict=True):
+        for variable, value in zip(self._written, values, strict=True):
             variable.assign(value)
         return result
 
@@ -171,7 +175,7 @@ class Function:
         self.traces += 1
         with Scope(zip(self._variables, values, strict=True)) as scope:
             result = self._function(*arguments)
-        return result, [scope.value_of(variable) for variable in self._variables]
+        return result, [scope.value_of(variable) for variable in self._written]
 
 
 @dataclass(frozen=True, slots=True)

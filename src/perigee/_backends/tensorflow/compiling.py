@@ -33,7 +33,7 @@ def watch() -> Generator[Watched]:
         yield watched
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
     """See `Backend.rehearse`: eagerly, so that errors of user code come out as they are.
 
     Summaries are left out: the step will write them itself when it counts.
@@ -79,7 +79,7 @@ def user_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_brief: bool = False
+    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
 ) -> "Function":
     """See `Backend.compile`; TensorFlow finds the variables by itself."""
     return Function(function, mode)

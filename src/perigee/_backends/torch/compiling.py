@@ -33,7 +33,7 @@ def watch() -> AbstractContextManager[Watched]:
     return watch_keras_variables(change_in_place=True)
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any]) -> bool:
+def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
     """See `Backend.rehearse`."""
     with torch.no_grad():
         function()
@@ -65,7 +65,7 @@ def streamed(
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_brief: bool = False
+    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
 ) -> Function:
     """See `Backend.compile`."""
     return Function(function)
