@@ -303,12 +303,13 @@ def _ratios(ours: Result, theirs: Result) -> list[float]:
     return list(paired_ratios(ours["microseconds"], theirs["microseconds"]))
 
 
-def _ratio(ours: Result, theirs: Result) -> str:
+def _ratio(ours: Result, theirs: Result, digits: int = 2) -> str:
     if not _raced(ours) or not _raced(theirs):
         return ""
     ratios = _ratios(ours, theirs)
     low, high = median_interval(ratios)
-    return f"{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
+    middle = statistics.median(ratios)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 # All the others.
@@ -400,6 +401,35 @@ def _cost_of_writing(result: Result) -> str:
     return f"{label}\n\n{_table(head, rows, 'lrr')}{missing}"
 
 
+def _cost_of_guards(result: Result) -> str:
+    by_key = {run["key"]: run for run in result["runs"]}
+    off, on = by_key["off"], by_key["default"]
+    rows = [
+        [run["name"], _micros(statistics.median(run["microseconds"])), said]
+        for run, said in ((off, ""), (on, _ratio(on, off, digits=3)))
+    ]
+    head = ["", "microseconds a step", "against without (95%)"]
+    label = f"{TITLES[result['backend']]}, batch {result['batch_size']}, {result['steps']:,} "
+    label += f"steps, {_count(result['rounds'], 'round')}:"
+    return f"{label}\n\n{_table(head, rows, 'lrr')}"
+
+
+def _cost_of_check(result: Result) -> str:
+    rows = [
+        [
+            title,
+            *(
+                f"{statistics.median(run[key][unit] for run in result['runs']):.1f}"
+                for unit in ("seconds", "processor_seconds")
+            ),
+        ]
+        for key, title in (("first", "the first time"), ("again", "again"))
+    ]
+    label = f"{TITLES[result['backend']]}, batch {result['batch_size']}, medians of "
+    label += f"{_count(result['repeats'], 'process', 'processes')}:"
+    return f"{label}\n\n{_table(['', 'seconds', 'of the processor'], rows, 'lrr')}"
+
+
 def _above_the_floor(result: Result) -> str:
     tables = []
     sizes = sorted({run["batch_size"] for run in result["runs"]})
@@ -469,6 +499,16 @@ _SECTIONS = {
         "The dense model with a display that is drawn (into memory), JSON lines, and TensorBoard, "
         "from the end of the first epoch to that of the last.",
         _cost_of_writing,
+    ),
+    "cost_of_guards": (
+        "What guards cost",
+        "The dense model, from the end of the first epoch to that of the last.",
+        _cost_of_guards,
+    ),
+    "cost_of_check": (
+        "What `check` takes",
+        "The digits example, once the framework is imported and the model is built.",
+        _cost_of_check,
     ),
     "replicas": (
         "Two replicas",

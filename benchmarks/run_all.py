@@ -66,7 +66,11 @@ def jobs(chosen: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
             for batch_size in chosen.batch_sizes:
                 words = ["contest", workload, "--batch-size", str(batch_size)]
                 yield backend, words + rounds + orbit + quick
-        if chosen.contests_only or backend == "torch":
+        if chosen.contests_only:
+            continue
+        for name in ("cost_of_check", "cost_of_guards"):
+            yield backend, [name, *quick]
+        if backend == "torch":
             continue
         for name in ("fresh_process", "cost_of_metrics", "cost_of_data_size", "cost_of_writing"):
             yield backend, [name, *quick]

@@ -126,13 +126,15 @@ def test_a_contest_has_what_the_report_needs():
     assert all(0 < loss < 3 for loss in learning)
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="only contests run on torch")
+@pytest.mark.skipif(BACKEND == "torch", reason="the others try it")
 @pytest.mark.parametrize(
     "name",
     [
         "cost_of_data_size",
         "cost_of_writing",
         "long_run",
+        "cost_of_guards",
+        pytest.param("cost_of_check", marks=pytest.mark.slow),
         pytest.param("cost_of_metrics", marks=pytest.mark.slow),
         pytest.param("fresh_process", marks=pytest.mark.slow),
         pytest.param("above_the_floor", marks=[pytest.mark.slow, pytest.mark.only_tensorflow]),
