@@ -16,7 +16,7 @@ from perigee._step import Step
 from perigee._typing import Batch
 from perigee._updates import internals
 from perigee.data import open_feed
-from perigee.diagnostics import Evidence, Report, examine, try_out, untouched
+from perigee.diagnostics import Evidence, Report, examine, try_out
 from perigee.steps.keras_step import KerasStep
 
 Level: TypeAlias = Literal["default", "full"]
@@ -86,7 +86,7 @@ def check(
                 "data that can begin again: looking at it would take its first batches away.",
                 "pass the function that makes the iterator, or a list of some batches.",
             )
-    with untouched(_state.track(step)):
+    with _state.put_back(_state.track(step).variables), _state.attributes_put_back(step):
         batches = _batches(data, batch_size)
         columns = _columns(data, batches)
         evaluated = [] if validation is None else _batches(validation, None)

@@ -175,20 +175,16 @@ class _Undo:
 @contextmanager
 def undone(variables: Sequence[Any]) -> Generator[_Undo]:
     """Give variables, those made meanwhile and the host's random state back what they had."""
-    backend = _backends.current()
-    host, framework = _state.host_random(), backend.random_state()
-    undo = _Undo(_state.snapshot(variables))
-    try:
-        with patched(keras.random.SeedGenerator, "next", undo.draws):
-            yield undo
-    finally:
-        _state.restore(variables, undo.values)
-        made = undo.made if undo.global_seed is None else [undo.global_seed, *undo.made]
-        for variable, initial in made:
-            if initial is not None:
-                variable.assign(initial)
-        _state.set_host_random(host)
-        backend.set_random_state(framework)
+    with _state.put_back(variables) as values:
+        undo = _Undo(values)
+        try:
+            with patched(keras.random.SeedGenerator, "next", undo.draws):
+                yield undo
+        finally:
+            made = undo.made if undo.global_seed is None else [undo.global_seed, *undo.made]
+            for variable, initial in made:
+                if initial is not None:
+                    variable.assign(initial)
 
 
 def _run(

@@ -100,16 +100,10 @@ def _undone(program: Program) -> Generator[None]:
 
     It waits for the training that is under way.
     """
-    backend = _backends.current()
-    touched = _touched(program)
-    saved, framework = _state.snapshot(touched), backend.random_state()
-    try:
+    with _state.put_back(_touched(program), host=False):
         _state.rewind_seeds(program.rehearsal.tracked)
-        backend.rewind_random_state()
+        _backends.current().rewind_random_state()
         yield
-    finally:
-        _state.restore(touched, saved)
-        backend.set_random_state(framework)
 
 
 def _touched(program: Program) -> list[Any]:

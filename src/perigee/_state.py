@@ -1,9 +1,11 @@
 """What a Step holds: its objects and variables, found and named by attribute path."""
 
+import copy
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,6 +19,10 @@ Kind = Literal["trainable", "non_trainable", "metric", "seed", "optimizer", "var
 
 INTERNALS = "_perigee"
 """Attribute under which a Step keeps what Perigee itself needs; not searched like the others."""
+
+
+_PLAIN = int | float | str | bytes | bool | type(None) | np.generic
+"""Python values that say all of themselves."""
 
 
 class Holder:
@@ -132,6 +138,7 @@ class _Search:
     metrics: dict[str, Any] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Any] = field(default_factory=dict)
+    holders: list[Holder] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
     _kept: list[Any] = field(default_factory=list)
 
@@ -139,6 +146,7 @@ class _Search:
         if id(holder) in self._seen:
             return
         self._seen.add(id(holder))
+        self.holders.append(holder)
         for name, value in vars(holder).items():
             if name == INTERNALS:
                 for key, variable in value.variables.items():
@@ -165,7 +173,7 @@ class _Search:
         elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 self.value(item, _join(path, str(index)))
-        elif isinstance(value, int | float | str | bytes | bool | type(None) | np.generic):
+        elif isinstance(value, _PLAIN):
             self.plain[path] = value
         else:
             _refuse_keras_2(value, path)
@@ -293,6 +301,72 @@ def set_host_random(state: Any) -> None:
     """Take back what `host_random` returned."""
     random.setstate(state[0])
     np.random.set_state(state[1])
+
+
+@contextmanager
+def put_back(variables: Sequence[Any], host: bool = True) -> Generator[list[np.ndarray]]:
+    """Give variables, and the framework's own random state, back what they had; yields it.
+
+    Args:
+        variables: Which ones. It waits for them.
+        host: Whether Python's and NumPy's global generators get theirs back too.
+    """
+    backend = _backends.current()
+    here, framework = host_random(), backend.random_state()
+    values = snapshot(variables)
+    try:
+        yield values
+    finally:
+        restore(variables, values)
+        backend.set_random_state(framework)
+        if host:
+            set_host_random(here)
+
+
+@contextmanager
+def attributes_put_back(root: Holder) -> Generator[None]:
+    """Give plain attributes of `root` back what they had: numbers, texts, generators of the host.
+
+    So are lists, dicts and sets of plain values. What has been built meanwhile stays.
+    """
+    held = [(holder, dict(vars(holder))) for holder in _searched(root).holders]
+    inside = [
+        (value, copy.copy(_host_state(value))) for _, known in held for value in known.values()
+    ]
+    try:
+        yield
+    finally:
+        for holder, known in held:
+            now = vars(holder)
+            for name in [name for name, value in now.items() if isinstance(value, _PLAIN)]:
+                if name not in known:
+                    del now[name]
+                elif isinstance(known[name], _PLAIN):
+                    now[name] = known[name]
+        for value, state in inside:
+            _set_host_state(value, state)
+
+
+def _host_state(value: Any) -> Any:
+    """Return what a generator or a container of plain values holds; `None` of all else."""
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if type(value) is random.Random:
+        return value.getstate()
+    items = value.values() if isinstance(value, dict) else value
+    if isinstance(value, list | dict | set) and all(isinstance(item, _PLAIN) for item in items):
+        return value
+    return None
+
+
+def _set_host_state(value: Any, state: Any) -> None:
+    if isinstance(value, np.random.Generator):
+        value.bit_generator.state = state
+    elif type(value) is random.Random:
+        value.setstate(state)
+    elif state is not None and _host_state(value) is not None and value != state:
+        value.clear()
+        (value.extend if isinstance(value, list) else value.update)(state)
 
 
 def rewind_seeds(tracked: Tracked) -> None:

@@ -61,6 +61,16 @@ def trained(step):
 WAYS = ["own", "supervised", "compiled"]
 
 
+class Counting(Own):
+    """Changes attributes that are no variables."""
+
+    def train_step(self, batch):
+        self.calls += 1
+        self.drawn.append(float(self.numpy.normal() + self.python.random()))
+        self.last = self.calls
+        return super().train_step(batch)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_it_leaves_all_state_as_it_was(way):
     step, data = made(way), numbers()
@@ -71,6 +81,21 @@ def test_it_leaves_all_state_as_it_was(way):
 
     assert report.ok
     assert fingerprint(step) == before
+
+
+def test_attributes_that_a_step_changes_are_put_back():
+    step = Counting(small(1), squares)
+    step.calls, step.drawn = 3, [1.0]
+    step.numpy, step.python = np.random.default_rng(5), random.Random(5)
+    before = step.numpy.bit_generator.state, step.python.getstate()
+    drawn = step.drawn
+
+    pg.check(step, numbers())
+
+    assert (step.calls, step.drawn) == (3, [1.0])
+    assert step.drawn is drawn
+    assert (step.numpy.bit_generator.state, step.python.getstate()) == before
+    assert not hasattr(step, "last")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -20,7 +20,6 @@ from perigee.diagnostics import (
     undivided,
 )
 from perigee.diagnostics._evidence import Evidence as Evidence
-from perigee.diagnostics._evidence import untouched as untouched
 from perigee.diagnostics._finding import Finding as Finding
 from perigee.diagnostics._guards import GUARDS as GUARDS
 from perigee.diagnostics._guards import Guards as Guards

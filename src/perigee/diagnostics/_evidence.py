@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -219,24 +218,10 @@ class Evidence:
 
             return call_layer
 
-        with untouched(self.tracked), patched(keras.Layer, "__call__", listen):
+        with _state.put_back(self.tracked.variables), patched(keras.Layer, "__call__", listen):
             kwargs = {"training": False} if takes_training(call.layer) else {}
             returned = call.layer(_backends.current().tensors(inputs), **kwargs)
         return found, _arrays(returned)
-
-
-@contextmanager
-def untouched(tracked: Tracked) -> Generator[None]:
-    """Give variables, and the generators of the host and the framework, back what they had."""
-    backend = _backends.current()
-    host, framework = _state.host_random(), backend.random_state()
-    values = _state.snapshot(tracked.variables)
-    try:
-        yield
-    finally:
-        _state.restore(tracked.variables, values)
-        _state.set_host_random(host)
-        backend.set_random_state(framework)
 
 
 def _arrays(tree: Any) -> list[np.ndarray]:

@@ -142,8 +142,10 @@ class Guards:
             return []
         host = _backends.current().to_host(_backends.current().tensors(self._batch))
         evidence = Evidence(self._step, [host], [], None, False)
-        evidence.rehearse()
+        with _state.attributes_put_back(self._step):
+            evidence.rehearse()
+            found = dead.check(evidence)
         return [
             replace(finding, happened=f"At step {clock.step}: {finding.happened}")
-            for finding in dead.check(evidence)
+            for finding in found
         ]

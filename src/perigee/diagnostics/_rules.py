@@ -154,6 +154,7 @@ OF_STEPS: Sequence[Rule] = (
 _EXPLAINED: dict[str, Sequence[str]] = {
     "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
     "PG122": ("PG120", "PG224"),  # nothing passes dead units
+    "PG224": ("PG133",),
     "PG130": ("PG132",),
     "PG132": ("PG221",),  # outputs that are nearly constant have nearly one loss for all labels
     "PG320": ("PG321", "PG325", "PG330"),

@@ -14,7 +14,7 @@ import numpy as np
 from perigee import _backends, _state
 from perigee._execution import Blocks, Program
 from perigee._protocols import Feed
-from perigee.diagnostics._evidence import Evidence, untouched
+from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._recording import Compared
 
 STEPS = 400
@@ -84,7 +84,7 @@ class Trials:
         trial, tracked = Trial(), self.evidence.tracked
         feed = self._open_feed()
         try:
-            with untouched(tracked):
+            with _state.put_back(tracked.variables):
                 for metric in tracked.metrics.values():
                     metric.reset_state()
                 if factor != 1.0:

@@ -28,7 +28,6 @@ from perigee._recorder import patched
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._typing import Batch
-from perigee.diagnostics._evidence import untouched
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import look, record
 
@@ -113,7 +112,7 @@ class Origins:
         if good is None or program.accumulates or number - good.clock.step > _MOST_STEPS:
             return None
         tracked = _state.track(self._step)
-        with untouched(tracked):
+        with _state.put_back(tracked.variables):
             _state.restore(good.variables, good.values)
             with self._opened(good) as feed:
                 before = self._run(program, feed, number - 2 - good.clock.step)

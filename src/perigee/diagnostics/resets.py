@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from perigee import _state
-from perigee.diagnostics._evidence import Evidence, untouched
+from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Let each metric go on from two states, reset it, and compare."""
     kept: list[str] = []
-    with untouched(evidence.tracked):
+    with _state.put_back(evidence.tracked.variables):
         for path, metric in evidence.tracked.metrics.items():
             variables = list(metric.variables)
             if not variables or not getattr(metric, "built", True):
