@@ -295,7 +295,7 @@ SAID = {
     ("runs", "kept", "--value", "beauty"): "loss",
     ("fit", "bad_step.py"): "ZeroDivisionError: of the step",
     ("fit", "missing.py"): "a_package_that_is_not_there",
-    ("fit", "bad_data.py"): "bad_data.py, line 4",
+    ("fit", "bad_data.py"): "bad_data.py:4: ",
 }
 
 
@@ -321,7 +321,8 @@ def test_mistakes_are_answered_without_a_traceback(folder, arguments):
 def test_a_traceback_is_shown_where_it_is_asked_for(folder):
     answer = invoke("fit", "bad_step.py", "--traceback")
 
-    assert isinstance(answer.exception, ZeroDivisionError)
+    assert answer.exit_code == 1
+    assert "Traceback" in answer.stderr and 'bad_step.py", line' in answer.stderr
 
 
 def test_nothing_of_a_file_stays_behind(folder):

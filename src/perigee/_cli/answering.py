@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from perigee._cli.files import FileError
+from perigee._cli.settings import SettingsError
 from perigee._errors import PerigeeError
 
 _FAILED = 1
 _WRONG = 2
+_REFUSED = PerigeeError | FileError | SettingsError
 
 _TRACEBACK = inspect.Parameter(
     "traceback",
@@ -27,10 +29,12 @@ _TRACEBACK = inspect.Parameter(
 )
 
 
-def answering(command: Callable[..., Any]) -> Callable[..., None]:
+def answering(command: Callable[..., Any], failed: int = _FAILED) -> Callable[..., None]:
     """Let a command say errors in a few lines, with `--traceback` for all of them.
 
-    It exits with 2 for what Perigee refuses, and with 1 where the user's code raised.
+    Args:
+        command: What runs.
+        failed: What it exits with where the user's code raised; 2 where Perigee refuses something.
     """
 
     @functools.wraps(command)
@@ -40,11 +44,8 @@ def answering(command: Callable[..., Any]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
-            if traceback:
-                raise
-            typer.echo(_said(error), err=True)
-            is_refused = isinstance(error, PerigeeError | FileError)
-            raise typer.Exit(_WRONG if is_refused else _FAILED) from None
+            typer.echo(_traced(error) if traceback else _said(error), err=True)
+            raise typer.Exit(_WRONG if isinstance(error, _REFUSED) else failed) from None
 
     signature = inspect.signature(command, eval_str=True)
     parameters = [*signature.parameters.values(), _TRACEBACK]
@@ -53,28 +54,27 @@ def answering(command: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
+def _traced(error: Exception) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
 def _said(error: Exception) -> str:
     """Return what an error says, and of an error of user code where it was raised."""
     notes = [str(note) for note in getattr(error, "__notes__", ())]
-    if isinstance(error, PerigeeError | FileError):
+    if isinstance(error, _REFUSED):
         return "\n".join([str(error), *notes])
     head = "".join(traceback.format_exception_only(error)).strip()
-    lines = [line for line in [head] if line]
-    place = _place(error)
-    if place is not None:
-        lines.append(f"Raised in {place}.")
-    lines.append("`--traceback` shows where it comes from.")
-    return "\n".join(lines)
+    return f"{_place(error)}{head}\n`--traceback` shows where it comes from."
 
 
-def _place(error: Exception) -> str | None:
-    """Return file and line of the innermost code that is no installed package's."""
-    own = None
+def _place(error: Exception) -> str:
+    """Return file and line of the innermost code that is no installed package's, as a linter."""
+    own = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         path = frame.f_code.co_filename
         if path.startswith("<") or "site-packages" in path or path.startswith(sys.prefix):
             continue
         if frame.f_globals.get("__name__", "").partition(".")[0] in ("perigee", "typer"):
             continue
-        own = f"{path}, line {line}"
+        own = f"{path}:{line}: "
     return own

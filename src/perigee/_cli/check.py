@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import traceback
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from perigee._cli.files import FileError, Target, run_until_fit, split
+from perigee._cli.answering import answering
+from perigee._cli.files import Target, run_until_fit, split
 from perigee._cli.settings import (
     Format,
     Settings,
-    SettingsError,
     one_of,
     settings_for,
     with_options,
 )
-from perigee._errors import PerigeeError
 
-_FOUND, _WRONG_USE = 1, 2
+_FOUND, _RAISED = 1, 2
 _SEVERITIES = ("error", "warning", "hint")
 _COMMANDS = {"error": "error", "warning": "warning", "hint": "notice"}
 _BATCHES = 8
 """Batches that are taken of an iterator, which nothing else will need."""
 
 
+@partial(answering, failed=_RAISED)
 def check(
     file: Annotated[
         str,
@@ -68,9 +68,6 @@ def check(
             show_default=False,
         ),
     ] = None,
-    show_traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show where the file raised an exception.")
-    ] = False,
 ) -> None:
     """Look for silent faults in what FILE would train. Nothing is trained.
 
@@ -82,28 +79,20 @@ def check(
     cannot be used.
     """
     path, name = split(file)
-    try:
-        shape: Format = one_of("--format", format, Format)
-        settings = with_options(settings_for(path), ignore or [], level, fail_on)
-        told: list[tuple[Target, Any]] = []
-        run_until_fit(
-            path,
-            name,
-            arguments or [],
-            lambda target: told.append((target, _check(target, settings))),
-        )
-    except (SettingsError, FileError) as error:
-        _fail(str(error), show_traceback)
-    except PerigeeError as error:
-        _fail(str(error), show_traceback)
-    except Exception as error:
-        _fail(_where(error, path), show_traceback)
-    else:
-        ((target, report),) = told
-        typer.echo(_written(shape, path, target, report), nl=bool(len(report)) or shape != "github")
-        worst = _SEVERITIES[: _SEVERITIES.index(settings.fail_on) + 1]
-        if any(finding.severity in worst for finding in report):
-            raise typer.Exit(_FOUND)
+    shape: Format = one_of("--format", format, Format)
+    settings = with_options(settings_for(path), ignore or [], level, fail_on)
+    told: list[tuple[Target, Any]] = []
+    run_until_fit(
+        path,
+        name,
+        arguments or [],
+        lambda target: told.append((target, _check(target, settings))),
+    )
+    ((target, report),) = told
+    typer.echo(_written(shape, path, target, report), nl=bool(len(report)) or shape != "github")
+    worst = _SEVERITIES[: _SEVERITIES.index(settings.fail_on) + 1]
+    if any(finding.severity in worst for finding in report):
+        raise typer.Exit(_FOUND)
 
 
 def _check(target: Target, settings: Settings) -> Any:
@@ -117,26 +106,6 @@ def _check(target: Target, settings: Settings) -> Any:
         batch_size=target.batch_size,
         level=settings.level,
         ignore=settings.ignore,
-    )
-
-
-def _fail(message: str, show_traceback: bool) -> None:
-    if show_traceback:
-        typer.echo(traceback.format_exc(), err=True)
-    typer.echo(message, err=True)
-    raise typer.Exit(_WRONG_USE)
-
-
-def _where(error: Exception, path: Path) -> str:
-    """Say what the file raised, and at which of its lines."""
-    line = ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename == str(path):
-            line = f":{frame.lineno}"
-    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-    return (
-        f"{path}{line}: {type(error).__name__}: {error}{notes}\n"
-        "`--traceback` shows where it comes from."
     )
 
 

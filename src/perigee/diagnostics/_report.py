@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from perigee.diagnostics._finding import Finding
@@ -46,3 +46,17 @@ class Report:
 
     def _count(self, severity: str) -> int:
         return sum(finding.severity == severity for finding in self.findings)
+
+
+def sorted_out(found: Iterable[Finding], explains: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Leave out what is said once more, and put the worst first.
+
+    Args:
+        found: Findings in the order of their rules.
+        explains: By code, the codes of what is said once more; a hint explains nothing.
+    """
+    found = list(found)
+    told = [finding.code for finding in found if finding.severity != "hint"]
+    again = {code for one in told for code in explains.get(one, ())}
+    left = [finding for finding in found if finding.code not in again]
+    return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -69,7 +69,7 @@ from perigee.diagnostics import (
 )
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._report import SEVERITIES
+from perigee.diagnostics._report import sorted_out
 
 Rule = Callable[[Evidence], list[Finding]]
 
@@ -180,9 +180,7 @@ def examine(evidence: Evidence) -> list[Finding]:
         unknown = lookups.check(evidence)
         # With ids that it does not have, a step is not run again: some frameworks refuse it.
         found += unknown or _run(OF_STEPS, evidence)
-    explained = {code for finding in found for code in _EXPLAINED.get(finding.code, ())}
-    left = [finding for finding in found if finding.code not in explained]
-    return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))
+    return sorted_out(found, _EXPLAINED)
 
 
 def _run(rules: Sequence[Rule], evidence: Evidence) -> list[Finding]:

@@ -8,7 +8,7 @@ from perigee._protocols import Feed
 from perigee.diagnostics import rate_trials, standstill, trial_values, unfollowed
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._report import SEVERITIES
+from perigee.diagnostics._report import sorted_out
 from perigee.diagnostics._trials import Trials
 
 OF_TRIALS: Sequence[Callable[[Trials], list[Finding]]] = (
@@ -47,11 +47,4 @@ def try_out(
         return list(found)
     trials = Trials(evidence, open_feed)
     everything = [*found, *(finding for rule in OF_TRIALS for finding in rule(trials))]
-    explained = {
-        code
-        for finding in everything
-        for code in _EXPLAINED.get(finding.code, ())
-        if finding.severity != "hint"
-    }
-    left = [finding for finding in everything if finding.code not in explained]
-    return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))
+    return sorted_out(everything, _EXPLAINED)
