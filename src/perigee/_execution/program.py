@@ -22,6 +22,7 @@ from perigee._execution.choice import Execution
 from perigee._execution.compiling import count_as_compiling
 from perigee._execution.plan import Plan
 from perigee._frame import Method
+from perigee._outside import numbers_outside
 from perigee._recorder import Observer
 from perigee._samples import Sample
 from perigee._shown import Shown
@@ -76,6 +77,7 @@ class Program:
         self.stops = nonfinite == "stop"
         self._skips = nonfinite == "skip"
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
+        self._outside = numbers_outside(step, method)
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[int, Sequence[str]] = {}
 
@@ -104,6 +106,14 @@ class Program:
     def is_stale(self) -> bool:
         """Whether the Step has changed since the method was compiled."""
         return self._fingerprint != _fingerprint(self._step, self.rehearsal.volatile)
+
+    @property
+    def changed_outside(self) -> dict[str, float]:
+        """Numbers outside the Step that have changed since it was compiled: what they were."""
+        if not self.traces or not self._outside:
+            return {}
+        now = numbers_outside(self._step, self._method)
+        return {name: old for name, old in self._outside.items() if now.get(name, old) != old}
 
     def run(self, batch: Batch) -> Tree:
         """Run the method on a batch; what is accumulated waits for `flush`.

@@ -13,6 +13,7 @@ from perigee._step import Step
 from perigee.diagnostics import (
     coverage,
     labels,
+    outside,
     pairing,
     positions,
     resumption,
@@ -44,7 +45,7 @@ def after_rehearsal(step: Step, rehearsal: Rehearsal, batch: Any) -> list[Findin
 
 def after_running(program: Program) -> list[Finding]:
     """Run what can be known only once a program has run."""
-    return retraces.check(program)
+    return [*retraces.check(program), *outside.check(program)]
 
 
 def of_changes(changes: int, attributes: Sequence[str]) -> list[Finding]:
