@@ -20,7 +20,7 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics.divergence import Divergence
 from perigee.diagnostics.origins import Origins
-from perigee.diagnostics.stalls import Stall
+from perigee.diagnostics.stalls import Stall, follows_labels
 from perigee.diagnostics.starvation import Starvation
 from perigee.diagnostics.stuck import Stuck
 
@@ -78,8 +78,7 @@ class Guards:
         if self._codes & {"PG122", "PG703"}:
             stalled = self._stall.steps(losses, numbers, clock.epoch)
             if stalled:
-                found += self._dead_units(clock)
-                found += stalled if "PG703" in self._codes else []
+                found += self._of_a_stall(stalled, clock)
         return found
 
     def epoch(
@@ -136,16 +135,13 @@ class Guards:
         counters = [o.iterations for o in _state.track(self._step).optimizers.values()]
         return any(int(value) > 0 for value in _state.snapshot(counters))
 
-    def _dead_units(self, clock: Clock) -> list[Finding]:
-        """Look, now that nothing is learned, whether units are dead: a few steps' worth of work."""
-        if "PG122" not in self._codes:
-            return []
+    def _of_a_stall(self, stalled: Sequence[Finding], clock: Clock) -> list[Finding]:
+        """Look, now that nothing is learned, at what the model does: a few steps' worth of work."""
         host = _backends.current().to_host(_backends.current().tensors(self._batch))
         evidence = Evidence(self._step, [host], [], None, False)
         with _state.attributes_put_back(self._step):
             evidence.rehearse()
-            found = dead.check(evidence)
-        return [
-            replace(finding, happened=f"At step {clock.step}: {finding.happened}")
-            for finding in found
-        ]
+            units = dead.check(evidence) if "PG122" in self._codes else []
+            is_meant = "PG703" not in self._codes or follows_labels(evidence)
+        told = [replace(f, happened=f"At step {clock.step}: {f.happened}") for f in units]
+        return told if is_meant else [*told, *stalled]

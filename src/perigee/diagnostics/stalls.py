@@ -3,8 +3,9 @@
 Watched while training: after 500 steps and one epoch, no stretch of 100 steps had a loss more than
 1% below that of the first steps, by more than its noise. A loss that has fallen and stays where it
 is has converged, and is not meant; nor is a training that goes on with an optimizer that has made
-updates before. Usual causes: a learning rate far too low, units that are all dead, labels that have
-nothing to do with the inputs, parts of the model that nothing updates.
+updates before, nor one of a model that tells the labels apart already, as in fine-tuning. Usual
+causes: a learning rate far too low, units that are all dead, labels that have nothing to do with
+the inputs, parts of the model that nothing updates.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
+from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _WINDOW = 100
@@ -23,6 +26,9 @@ _FEWEST_STEPS = 500
 _SHARE = 0.01
 _NOISE = 2.0
 """Standard errors that a fall must exceed."""
+_KNOWN = 0.5
+"""By what share the loss is lower where a model tells labels apart."""
+_FEWEST_ROWS = 4
 
 
 class Stall:
@@ -108,3 +114,15 @@ class Stall:
     def leave(self) -> None:
         """Look no further: the training goes on with what has learned already."""
         self._is_over = True
+
+
+def follows_labels(evidence: Evidence) -> bool:
+    """Tell whether the loss is far lower with the labels as they are than with others."""
+    batch = evidence.batches[0]
+    if not isinstance(batch, tuple) or len(batch) < 2 or evidence.size < _FEWEST_ROWS:
+        return False
+    order = np.random.default_rng(0).permutation(evidence.size)
+    labels = keras.tree.map_structure(lambda leaf: np.asarray(leaf)[order], batch[1])
+    losses = evidence.loss(batch), evidence.loss((batch[0], labels, *batch[2:]))
+    here, elsewhere = (np.nan if loss is None else loss - evidence.penalty for loss in losses)
+    return bool(elsewhere - here > _KNOWN * abs(elsewhere))
