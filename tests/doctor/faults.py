@@ -10,13 +10,20 @@ import argparse
 import time
 import warnings
 from collections import Counter, defaultdict
+from typing import Literal
+
+import keras
 
 import perigee as pg
+from perigee.diagnostics import GUARDS
 from tests.doctor.elsewhere import OPT_OUTS, names, program
 from tests.doctor.healthy import BATCH, PROGRAMS, Parts
 from tests.doctor.mutants import MUTANTS, Mutant
 from tests.doctor.separations import table
 from tests.doctor.split import is_held_out
+
+LEAST_STEPS, LEAST_EPOCHS = 520, 6
+"""A little more than what guards wait for."""
 
 CODES: dict[str, tuple[str, ...]] = {
     "logits as probabilities": ("PG206",),
@@ -86,13 +93,26 @@ CODES: dict[str, tuple[str, ...]] = {
 """The codes that are right for what an operator's rule is to find; others have no rule yet."""
 
 
-def findings(parts: Parts) -> list[pg.Finding]:
+def findings(parts: Parts, level: Literal["default", "full"] = "default") -> list[pg.Finding]:
     """Return what `check` says of a program."""
     step, data = parts.build()
     validation = parts.fit_arguments().get("validation")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(pg.check(step, data, validation=validation, batch_size=BATCH))
+        report = pg.check(step, data, validation=validation, batch_size=BATCH, level=level)
+    return list(report)
+
+
+def alarms(parts: Parts) -> list[pg.Finding]:
+    """Return what the guards of `fit` say of a program that trains for long enough."""
+    step, data = parts.build()
+    arguments = parts.fit_arguments()
+    rows = len(keras.tree.flatten(data)[0])
+    epochs = max(LEAST_EPOCHS, -(-LEAST_STEPS // -(-rows // arguments["batch_size"])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        history = pg.fit(step, data, **{**arguments, "epochs": epochs, "progress": "off"})
+    return [finding for finding in history.findings if finding.code in GUARDS]
 
 
 def verdict(mutant: Mutant) -> str:
@@ -116,6 +136,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="operators whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="one mutant of so many")
     parser.add_argument("--skip-healthy", action="store_true")
+    parser.add_argument("--trials", action="store_true", help="try healthy programs for some steps")
     parser.add_argument("--separations", action="store_true", help="print the probes' table alone")
     arguments = parser.parse_args()
     if arguments.separations:
@@ -127,7 +148,7 @@ def main() -> None:
         for healthy in PROGRAMS.values():
             if is_held_out(healthy.name) != arguments.held_out:
                 continue
-            found = findings(healthy.parts)
+            found = findings(healthy.parts, "full" if arguments.trials else "default")
             said["programs"] += 1
             said.update(finding.severity for finding in found)
             for finding in found:
@@ -140,6 +161,13 @@ def main() -> None:
                 print(f"  {name}: {finding.severity} {finding.code} {finding.happened}")
         opt_outs = sum(map(len, OPT_OUTS.values()))
         print(f"Healthy: {dict(said)}, {opt_outs} opt-outs\n", flush=True)
+        told = 0
+        for healthy in PROGRAMS.values():
+            if is_held_out(healthy.name) == arguments.held_out:
+                for finding in alarms(healthy.parts):
+                    told += 1
+                    print(f"  {healthy.name}: {finding.code} {finding.happened}", flush=True)
+        print(f"Guards: {told} alarms of healthy programs\n", flush=True)
     wanted = [
         m
         for m in MUTANTS.values()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.doctor.elsewhere import OPT_OUTS, names, program
-from tests.doctor.faults import CODES, verdict
+from tests.doctor.faults import CODES, alarms, verdict
 from tests.doctor.healthy import PROGRAMS
 from tests.doctor.mutants import MUTANTS, OPERATORS
 from tests.doctor.separations import measured
@@ -17,6 +17,7 @@ from tests.doctor.split import digest, is_held_out
 pytestmark = pytest.mark.once
 
 SAMPLE, WANTED = 40, 0.9
+GUARDED = 4
 FEWEST_PROGRAMS, MOST_OPT_OUTS = 40, 3
 
 
@@ -37,6 +38,14 @@ def test_most_faults_are_found_by_the_right_code():
     assert len(mutants) == SAMPLE
     missed = {name: what for name, what in said.items() if what != "found"}
     assert len(missed) <= (1 - WANTED) * SAMPLE, missed
+
+
+def test_guards_say_nothing_of_healthy_programs():
+    names = sorted((name for name in PROGRAMS if not is_held_out(name)), key=digest)
+
+    assert {name: alarms(PROGRAMS[name].parts) for name in names[:GUARDED]} == {
+        name: [] for name in names[:GUARDED]
+    }
 
 
 def test_there_are_enough_healthy_programs():
