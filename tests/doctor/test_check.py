@@ -115,6 +115,24 @@ def test_a_training_after_it_is_the_training_without_it(way):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.only_jax
+def test_what_is_compiled_is_compiled_for_several_rules():
+    once, rehearsed, probed_at_two_sizes = 1, 1, 2
+    calls = []
+
+    def loss(y, y_pred):
+        calls.append(y.shape)
+        return squares(y, y_pred)
+
+    class Training(Own):
+        test_step = pg.Step.test_step
+
+    pg.check(Training(small(1), loss), numbers(), batch_size=16)
+
+    assert len(calls) == once + rehearsed + probed_at_two_sizes
+    assert {shape[0] for shape in calls} == {16, 32}
+
+
 def test_a_generator_function_is_called_anew_each_time():
     calls = []
 
