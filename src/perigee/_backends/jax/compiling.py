@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -78,7 +78,20 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bo
 
 def _convolves(jaxpr: Any) -> bool:
     """Tell whether there is a convolution: in loops on a CPU XLA runs it many times slower."""
-    return "conv_general_dilated" in str(jaxpr)
+    return any(
+        equation.primitive.name == "conv_general_dilated"
+        or any(map(_convolves, _inside(equation.params.values())))
+        for equation in jaxpr.eqns
+    )
+
+
+def _inside(parameters: Iterable[Any]) -> Iterator[Any]:
+    """Yield the programs among the parameters of an operation."""
+    for value in parameters:
+        if isinstance(value, list | tuple):
+            yield from _inside(value)
+        elif hasattr(value, "eqns"):
+            yield value
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
