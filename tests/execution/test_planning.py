@@ -614,6 +614,21 @@ def test_an_error_while_measuring_leaves_the_step_as_it_was(measuring, monkeypat
     assert pair(planned[0].plan) == USUAL
 
 
+@measured
+def test_a_plan_of_a_short_training_is_made_anew_for_a_longer_one(costs, cache):
+    other = next(p for p in PLANS if p != USUAL)
+    costs(cheapest(other), 0.5)
+    program, blocks, batch = prepared(Fitting())
+    plans = []
+
+    for steps in (1000, 1000, 10**6, 1000, 10**7):
+        program.plan = make_plan(program, blocks, batch, steps)
+        plans.append((pair(program.plan), program.plan.origin))
+
+    assert plans[:2] == [(USUAL, "usual"), (USUAL, "remembered")]
+    assert plans[2:] == [(other, "measured")] * 3
+
+
 # The memory.
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from perigee._backends import Mode
@@ -21,6 +21,7 @@ class Trial:
         microseconds: A step, the best of a few measurements; `None` where it was not measured.
         compile_seconds: Until the first call was done; `None` where it was not measured.
         note: Why it was left out, or what it changes; empty otherwise.
+        is_for_longer: Whether it was left out only because the training is short.
     """
 
     mode: Mode
@@ -28,6 +29,7 @@ class Trial:
     microseconds: float | None = None
     compile_seconds: float | None = None
     note: str = ""
+    is_for_longer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,14 @@ class Plan:
         origin: `"usual"` (too short for measuring to pay, or nothing to choose from),
             `"asked for"`, `"measured"`, or `"remembered"` from an earlier measurement.
         trials: What was considered.
+        steps: For a training of how many steps; 0 where nothing was considered.
     """
 
     mode: Mode
     is_fused: bool
     origin: Origin
     trials: tuple[Trial, ...] = ()
+    steps: int = 0
 
     def __str__(self) -> str:
         lines = [f"{_name(self)} ({self.origin})"]
@@ -66,22 +70,20 @@ class Plan:
             lines.append(f"  {_name(trial)}: {cost}{compiling}{note}")
         return "\n".join(lines)
 
+    def holds_for(self, steps: int) -> bool:
+        """Tell whether nothing else could be chosen for a training of so many steps."""
+        if self.origin in ("usual", "asked for"):
+            return self.origin == "asked for"
+        return steps <= self.steps or not any(t.is_for_longer for t in self.trials)
+
     def facts(self) -> dict[str, Any]:
         """Return the plan as plain values, for a file."""
         return {
             "mode": self.mode,
             "is_fused": self.is_fused,
             "origin": self.origin,
-            "trials": [
-                {
-                    "mode": t.mode,
-                    "is_fused": t.is_fused,
-                    "microseconds": t.microseconds,
-                    "compile_seconds": t.compile_seconds,
-                    "note": t.note,
-                }
-                for t in self.trials
-            ],
+            "trials": [asdict(trial) for trial in self.trials],
+            "steps": self.steps,
         }
 
     @classmethod
@@ -90,11 +92,12 @@ class Plan:
         try:
             mode, is_fused = facts["mode"], facts["is_fused"]
             trials = tuple(Trial(**trial) for trial in facts.get("trials", ()))
-        except (KeyError, TypeError):
+            steps = int(facts.get("steps", 0))
+        except (KeyError, TypeError, ValueError):
             return None
         if mode not in ("eager", "graph", "xla") or not isinstance(is_fused, bool):
             return None
-        return cls(mode, is_fused, "remembered", trials)
+        return cls(mode, is_fused, "remembered", trials, steps)
 
 
 def _name(choice: Plan | Trial) -> str:

@@ -20,7 +20,7 @@ from perigee import _backends, _state
 from perigee._backends import Mode
 from perigee._execution.blocks import Blocks
 from perigee._execution.plan import Plan, Trial
-from perigee._execution.program import Program, describe
+from perigee._execution.program import Program, describe, usual_plan
 from perigee._typing import Batch
 from perigee._version import __version__
 
@@ -53,10 +53,12 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
         batch: The first batch.
         steps: Steps that are going to be run; 0 where that is not known.
     """
-    usual = program.plan
+    if program.plan.holds_for(steps):  # asked for, or measured in this process already
+        return program.plan
+    usual = usual_plan(program.rehearsal)
     others = [p for p in _backends.current().capabilities.plans if p != _pair(usual)]
-    if usual.origin != "usual" or not others or steps < _LEAST_STEPS or program.is_split:
-        return usual  # asked for, or measured in this process already
+    if not others or steps < _LEAST_STEPS or program.is_split:
+        return usual
     if program.spans_processes:
         return usual  # each process would measure other times, and come to another plan
     sample = blocks.sample()
@@ -132,7 +134,11 @@ class _Trials:
         _state.set_host_random(self._random_after.get(_pair(best), self._random))
         was_measured = sum(t.microseconds is not None for t in trials) > 1
         return Plan(
-            best.mode, best.is_fused, "measured" if was_measured else "usual", tuple(trials)
+            best.mode,
+            best.is_fused,
+            "measured" if was_measured else "usual",
+            tuple(trials),
+            self._steps,
         )
 
     def _considered(self, pair: tuple[Mode, bool], first: Trial) -> Trial:
@@ -143,9 +149,11 @@ class _Trials:
         if mode == "xla":
             cost *= 3
         if ahead * _BEST_GAIN < cost:
-            return Trial(mode, is_fused, note="left out: the steps ahead cannot pay for compiling")
+            note = "left out: the steps ahead cannot pay for compiling"
+            return Trial(mode, is_fused, note=note, is_for_longer=True)
         if time.perf_counter() - self._began + cost > max(_BUDGET_SHARE * ahead, _BUDGET_SECONDS):
-            return Trial(mode, is_fused, note="left out: measuring it would take too long")
+            note = "left out: measuring it would take too long"
+            return Trial(mode, is_fused, note=note, is_for_longer=True)
         draws = mode == "xla" and self._program.compiled_block(self._sample[1]).draws()
         try:
             trial = self._timed(pair, limit=3 * first.microseconds)
