@@ -171,11 +171,13 @@ class Evidence:
         assert self.training.rehearsal is not None
         return Probe(self.step, "train_step", self.training.rehearsal.tracked)
 
-    def loss(self, batch: Batch) -> float | None:
+    def loss(self, batch: Batch, times: int | None = None) -> float | None:
         """Return the mean loss of a training step on another batch, from the same state.
 
         Args:
             batch: Arrays.
+            times: How often the step gets each example. `None` leaves it open: twice where each
+                size is compiled by itself, for then one size is enough for all that is asked.
 
         Returns:
             What is logged as `loss`; `None` where nothing is, or where the step refuses a batch
@@ -184,8 +186,12 @@ class Evidence:
         rehearsal = self.training.rehearsal
         if rehearsal is None or "loss" not in rehearsal.kinds:
             return None
+        if times is None:
+            compiles = _backends.current().capabilities.compiles_operations
+            times = 2 if compiles and self.size else 1
+        held = batch if times == 1 else repeated(batch, times)
         try:
-            parts = self.probe(_backends.current().tensors(batch))["loss"]
+            parts = self.probe(_backends.current().tensors(held))["loss"]
         except Exception:
             if batch is self.batches[0]:
                 raise
@@ -222,6 +228,11 @@ class Evidence:
             kwargs = {"training": False} if takes_training(call.layer) else {}
             returned = call.layer(_backends.current().tensors(inputs), **kwargs)
         return found, _arrays(returned)
+
+
+def repeated(batch: Batch, times: int) -> Batch:
+    """Return a batch that holds each example so many times."""
+    return keras.tree.map_structure(lambda leaf: np.concatenate([np.asarray(leaf)] * times), batch)
 
 
 def _arrays(tree: Any) -> list[np.ndarray]:
