@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from perigee import _backends, _state
+from perigee._backends import Mode
 from perigee._discovery import Probe
 from perigee._recorder import patched
 from perigee._state import Tracked
@@ -71,6 +72,7 @@ class Evidence:
         self.batch = _backends.current().tensors(batches[0])
         self.training = Recording()
         self.numbers: set[str] = set()
+        self._inferences: dict[int, _Inference] = {}
 
     def rehearse(self) -> None:
         """Run `train_step` twice: what it builds is there the second time.
@@ -213,21 +215,48 @@ class Evidence:
         return self._inference(call, call.inputs)[0]
 
     def _inference(self, call: ModelCall, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
-        found: list[Inner] = []
+        known = self._inferences.get(id(call.layer))
+        if known is None:
+            known = self._inferences[id(call.layer)] = _Inference(call.layer, self.tracked)
+        return known(inputs)
+
+
+class _Inference:
+    """A model in inference mode, and what each layer inside it returns."""
+
+    def __init__(self, layer: Any, tracked: Tracked) -> None:
+        backend = _backends.current()
+        mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
+        self._layer, self._tracked = layer, tracked
+        self._inside: list[Any] = []
+        self._run = backend.compile(self._tensors, tracked.variables, mode, is_probe=True)
+
+    def __call__(self, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
+        """Run it on inputs on the host, and put everything back."""
+        with _state.put_back(self._tracked.variables):
+            inside, outputs = self._run(_backends.current().tensors(inputs))
+            found = zip(self._inside, inside, strict=True)
+            inner = [Inner(layer, _arrays(given), _arrays(made)) for layer, (given, made) in found]
+            return inner, _arrays(outputs)
+
+    def _tensors(self, inputs: Any) -> Any:
+        inside: list[Any] = []
+        self._inside.clear()
 
         def listen(original: Any) -> Any:
             def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
                 returned = original(layer, *args, **kwargs)
-                if layer is not call.layer:
-                    found.append(Inner(layer, _arrays(args[:1]), _arrays(returned)))
+                if layer is not self._layer:
+                    self._inside.append(layer)
+                    inside.append((_tensors(args[:1]), _tensors(returned)))
                 return returned
 
             return call_layer
 
-        with _state.put_back(self.tracked.variables), patched(keras.Layer, "__call__", listen):
-            kwargs = {"training": False} if takes_training(call.layer) else {}
-            returned = call.layer(_backends.current().tensors(inputs), **kwargs)
-        return found, _arrays(returned)
+        with patched(keras.Layer, "__call__", listen):
+            kwargs = {"training": False} if takes_training(self._layer) else {}
+            returned = self._layer(inputs, **kwargs)
+        return inside, _tensors(returned)
 
 
 def repeated(batch: Batch, times: int) -> Batch:
@@ -235,6 +264,9 @@ def repeated(batch: Batch, times: int) -> Batch:
     return keras.tree.map_structure(lambda leaf: np.concatenate([np.asarray(leaf)] * times), batch)
 
 
-def _arrays(tree: Any) -> list[np.ndarray]:
-    flat = [leaf for leaf in keras.tree.flatten(tree) if _backends.current().is_tensor(leaf)]
-    return [np.asarray(keras.ops.convert_to_numpy(leaf)) for leaf in flat]
+def _tensors(tree: Any) -> list[Any]:
+    return [leaf for leaf in keras.tree.flatten(tree) if _backends.current().is_tensor(leaf)]
+
+
+def _arrays(tensors: Sequence[Any]) -> list[np.ndarray]:
+    return [np.asarray(keras.ops.convert_to_numpy(tensor)) for tensor in tensors]
