@@ -68,6 +68,7 @@ _OF_NO_FRAMEWORK = (
     "tests/test_benchmarks.py",
     "tests/test_docs.py",
     "tests/test_house.py",
+    "tests/test_manifests.py",
     "tests/test_preemption.py",
     "tests/test_signals.py",
     "tests/writers/",
