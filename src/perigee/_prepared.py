@@ -46,6 +46,7 @@ from perigee._signals import Signals
 from perigee._step import Step
 from perigee._typing import Batch, Tree
 from perigee._values import Values, note_where
+from perigee._workers import Workers
 from perigee.checkpoints import random_state, set_random_state
 from perigee.data import open_feed
 from perigee.writers.history import History
@@ -94,7 +95,7 @@ def prepare(
         What to drive, in a `with` block.
 
     Raises:
-        ArgumentError: If arguments contradict each other.
+        ArgumentError: If arguments contradict each other, or several processes train together.
     """
     check_step(step, "train_step")
     check_count("steps_per_epoch", steps_per_epoch)
@@ -107,6 +108,16 @@ def prepare(
             "write a `pg.Hook`, or call it yourself.",
         )
     check_nonfinite(nonfinite)
+    workers = Workers(step)
+    if workers.are_several:
+        raise ArgumentError(
+            "step",
+            f"<{type(step).__name__}, trained by {workers.count} processes>",
+            "one process: each of several makes batches of its own, and a step needs the same in "
+            "all of them.",
+            "call `pg.fit` with data that all of them read alike, or drive several devices from "
+            "one process.",
+        )
     asked = as_execution(execution)
     if asked.steps_per_call not in ("auto", 1):
         raise ArgumentError(

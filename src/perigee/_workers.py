@@ -35,9 +35,14 @@ class Workers:
         self._agreed: tuple[int, str | None] = (-1, None)
 
     @property
+    def count(self) -> int:
+        """How many there are."""
+        return 1 if self._peers is None else self._peers.processes
+
+    @property
     def are_several(self) -> bool:
         """Whether there is more than one."""
-        return self._peers is not None and self._peers.processes > 1
+        return self.count > 1
 
     @property
     def is_chief(self) -> bool:
