@@ -21,7 +21,7 @@ Method = Literal["train_step", "test_step", "predict_step"]
 class Recorder(Protocol):
     """Somebody who learns what a step does while it is rehearsed."""
 
-    def differentiated(self, variables: Sequence[Any], read: Sequence[Any], is_inner: bool) -> None:
+    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
         """Gradients were taken for `variables`; `read` are raw variables of the framework."""
         ...
 

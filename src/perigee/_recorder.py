@@ -76,13 +76,7 @@ class StepRecorder:
         self._is_split = replicas is not None and replicas.splits
         self._late_read: str | None = None
 
-    def differentiated(self, variables: Sequence[Any], read: Sequence[Any], is_inner: bool) -> None:
-        if is_inner and self._is_split:
-            raise ReplicasError(
-                "gradients for variables are taken inside another objective, and those of a share "
-                "are not those of the batch",
-                "take them for tensors of single examples, or train on one device.",
-            )
+    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
         tracked = _state.track(self._step)
         copies = _backends.current().copies
         known = {id(copy) for v in tracked.variables for copy in copies(v)}

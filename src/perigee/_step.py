@@ -195,7 +195,9 @@ class Step(Holder):
 
         For variables, outside any other objective: the gradients of the mean over the batch,
         unscaled, as `Gradients`. Inside another objective, or for tensors: the plain gradients of
-        a scalar, to build penalties and inner loops with (they can be differentiated again).
+        a scalar, to build penalties and inner loops with (they can be differentiated again). On
+        several replicas those for variables are put together from all shares, as if the scalar
+        were a mean over examples.
 
         Args:
             objective: Returns the loss, or `(loss, aux)`. For tensors it takes them as arguments
@@ -227,12 +229,16 @@ class Step(Holder):
 
         (returned, weight, loss), values, read = _backends.current().differentiate(function, chosen)
         if frame.recorder is not None:
-            frame.recorder.differentiated(chosen, read, is_inner)
+            frame.recorder.differentiated(chosen, read)
         _refuse_unused(self, chosen, values)
-        if frame.all_examples is not None and not is_inner:
-            loss, *values = _backends.current().sum_over_replicas(
-                [loss, *map(_backends.current().dense, values)], rows=frame.examples
-            )
+        if frame.all_examples is not None:
+            values = [_backends.current().dense(value) for value in values]
+            if is_inner:
+                values = _mean_over_shares(values, frame)
+            else:
+                loss, *values = _backends.current().sum_over_replicas(
+                    [loss, *values], rows=frame.examples
+                )
         if scale is not None:
             unscale = 1.0 / scale.value
             scaled = [_backends.current().dense(value) for value in values]
@@ -391,6 +397,17 @@ def _all_examples(step: Step, examples: Any, rows: Tensor) -> Tensor:
         return ops.cast(rows, "float32")
     (counted,) = _backends.current().sum_over_replicas([ops.cast(examples, "float32")])
     return counted
+
+
+def _mean_over_shares(values: Sequence[Tensor], frame: Frame) -> list[Tensor]:
+    """Return the mean over all replicas, by their shares; gradients flow back to all of them."""
+
+    def kept(value: Tensor) -> Tensor:
+        # What comes from no examples is NaN: neither it nor its gradient reaches the others.
+        return ops.where(ops.greater(frame.examples, 0), value, ops.zeros_like(value))
+
+    parts = [kept(value) * ops.cast(frame.share, value.dtype) for value in values]
+    return [kept(total) for total in _backends.current().sum_over_replicas(parts)]
 
 
 def _everywhere(condition: Any, frame: Frame) -> Tensor:

@@ -25,7 +25,8 @@ from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 
 SEED = 7
-DEVICES = 4
+DEVICES = (2, 4)
+"""On how many devices of JAX each problem is solved."""
 ONE_STEP_A_CALL = pg.Execution(steps_per_call=1)
 MANY_STEPS_A_CALL = pg.Execution(steps_per_call=32)
 
@@ -52,12 +53,17 @@ class Watcher(pg.Hook):
         _state.restore(self.variables, self.values)
 
 
-def train(problem: Problem, step: Any, watcher: Watcher | None = None) -> Trajectory:
+def train(
+    problem: Problem,
+    step: Any,
+    watcher: Watcher | None = None,
+    execution: pg.Execution = ONE_STEP_A_CALL,
+) -> Trajectory:
     """Train a Step of a problem one step a call, and return what it came to."""
     watcher = watcher or Watcher()
     with tempfile.TemporaryDirectory() as folder:
         every_step = pg.Run(Path(folder) / "run", record_every=pg.Every(steps=1))
-        history = fit(problem, step, run=every_step, callbacks=[watcher], execution=ONE_STEP_A_CALL)
+        history = fit(problem, step, run=every_step, callbacks=[watcher], execution=execution)
     steps = {name: np.array([row[name] for row in watcher.rows]) for name in watcher.rows[0]}
     return trajectory(step, steps, history)
 
@@ -94,8 +100,8 @@ def run(problem: Problem) -> dict[str, Trajectory]:
     runs = {"ours": train(problem, step, watcher)}
     watcher.go_back()
     runs["in blocks"] = train_in_blocks(problem, step)
-    if len(devices()) == DEVICES:
-        runs["on devices"] = train_on_devices(problem)
+    for count in DEVICES if devices() else ():
+        runs[f"on {count} devices"] = train_on_devices(problem, count)
     if problem.is_random:
         runs["again"] = train(problem, make(problem.make_step))
     else:
@@ -113,10 +119,10 @@ def devices() -> list[str]:
     return keras.distribution.list_devices("cpu") if is_jax else []
 
 
-def train_on_devices(problem: Problem) -> Trajectory:
+def train_on_devices(problem: Problem, count: int) -> Trajectory:
     """Train a Step in data parallel; a last batch that does not divide lies on each device."""
     try:
-        distribution = keras.distribution.DataParallel(devices=devices())
+        distribution = keras.distribution.DataParallel(devices=devices()[:count])
         return train(problem, make(problem.make_step, distribution))
     finally:
         keras.distribution.set_distribution(None)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import perigee as pg
-from tests.backends import run_problem
-from tests.backends.problems import BATCH, PROBLEMS, Problem
+from tests.backends.problems import BATCH, PROBLEMS
 from tests.backends.problems._problem import clusters, dense_model, fix_weights, points
 from tests.backends.problems.predicting import Classifier, Regression
 from tests.backends.run_problem import train
 from tests.backends.trajectories import distance
+from tests.distribution.problems import COMPILED, SOLVED_IN_SHARES, first_epoch, ragged
 from tests.distribution.strategies import (
     assert_alike,
     assert_copies_agree,
@@ -26,7 +24,7 @@ from tests.distribution.strategies import (
 
 pytestmark = pytest.mark.only_tensorflow
 
-IN_SHARES = 7  # rows of a batch: 4 and 3 of two replicas
+IN_SHARES = 7  # 4 and 3 of two replicas
 ROWS = 22  # four batches, the last one of a single row
 IN_EACH = 19  # three batches, each with rows for every replica: op by op, `ops.max` needs some
 
@@ -70,48 +68,17 @@ def squares(step, x, y):
     return ops.square(y - step.model(x, training=True))[:, 0]
 
 
-def synchronized():
-    """Return the problem of batch statistics with those of the whole batch."""
-    layers = [
-        keras.layers.Dense(8, use_bias=False),
-        keras.layers.BatchNormalization(momentum=0.9, synchronized=True),
-        keras.layers.Activation("relu"),
-        keras.layers.Dense(3),
-    ]
-    model = keras.Sequential([keras.Input((4,)), *layers], name="normalized")
-    fix_weights(model)
-    return Classifier(model, keras.optimizers.Adam(0.01))
-
-
-# BatchNorm of shares is another problem, and is tested by itself; so are random draws.
-COMPARED = {
-    name: replace(problem, make_step=synchronized) if name == "batch statistics" else problem
-    for name, problem in PROBLEMS.items()
-    if not problem.is_random and name != "inner step"
-}
-
-
-COMPILED = {"classifier", "batch statistics", "mixed float16", "accumulated", "averaged weights"}
-"""The rest runs op by op: to compile a step for replicas takes seconds."""
-
-
-def short(problem: Problem) -> Problem:
-    return replace(problem, fit={**problem.fit, "epochs": 1})
-
-
 @pytest.mark.tried("the updates and logs of one device, ragged batches included", mirrored="works")
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMPARED)
-def test_replicas_train_as_one_device_does(name, monkeypatch):
-    problem = short(COMPARED[name])
-    monkeypatch.setattr(run_problem, "ONE_STEP_A_CALL", pg.Execution("eager"))
-    alone = train(problem, made(problem.make_step, 1))
+@pytest.mark.parametrize("name", SOLVED_IN_SHARES)
+def test_replicas_train_as_one_device_does(name):
+    problem = first_epoch(ragged(SOLVED_IN_SHARES[name]))
+    alone = train(problem, made(problem.make_step, 1), execution=pg.Execution("eager"))
     for count in (2, 4):
         mode = "graph" if count == 2 and name in COMPILED else "eager"
-        monkeypatch.setattr(run_problem, "ONE_STEP_A_CALL", pg.Execution(mode, 1))
         step = made(problem.make_step, count)
 
-        found = distance(alone, train(problem, step))
+        found = distance(alone, train(problem, step, execution=pg.Execution(mode, 1)))
 
         assert found.first <= problem.tolerance.first, (count, found.places)
         assert found.later <= problem.tolerance.later, (count, found.places)
@@ -119,12 +86,16 @@ def test_replicas_train_as_one_device_does(name, monkeypatch):
         assert_copies_agree(step)
 
 
-@pytest.mark.tried("gradients for variables inside another objective", mirrored="refused")
-def test_gradients_within_an_objective_are_refused():
+@pytest.mark.tried("gradients for variables inside another objective", mirrored="works")
+def test_inner_gradients_of_shares_are_those_of_the_batch():
+    """Also where the last batch leaves a replica without rows."""
     problem = PROBLEMS["inner step"]
+    data = keras.tree.map_structure(lambda array: array[:9], problem.data)
+    arguments = {"batch_size": 4, "epochs": 2}
 
-    with pytest.raises(pg.PerigeeError, match=r"PG451.*inside another objective"):
-        trained(problem.make_step, problem.data, 2, batch_size=BATCH)
+    alone = trained(problem.make_step, data, 1, **arguments)
+
+    assert_alike(alone, trained(problem.make_step, data, 2, **arguments))
 
 
 OBJECTIVES = {
@@ -153,7 +124,7 @@ OBJECTIVES = {
     "loss objects, functions, vectors, `pg.mean`, and sums of them", mirrored="works"
 )
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_every_kind_of_loss_is_that_of_the_whole_batch(kind):
+def test_e7_every_kind_of_loss_is_that_of_the_whole_batch(kind):
     def make():
         return Line(OBJECTIVES[kind])
 
@@ -165,7 +136,7 @@ def test_every_kind_of_loss_is_that_of_the_whole_batch(kind):
 
 
 @pytest.mark.tried("regularizers and `add_loss`", mirrored="works")
-def test_weight_penalties_and_added_losses_count_once():
+def test_e8_weight_penalties_and_added_losses_count_once():
     @keras.saving.register_keras_serializable("distribution")
     class Activity(keras.layers.Layer):
         def call(self, x):
@@ -209,9 +180,25 @@ def test_replicas_that_take_turns_within_an_objective_keep_their_added_losses_ap
     assert keras.Layer.add_loss is add_loss
 
 
+def test_e9_what_is_reported_is_the_loss_of_the_whole_batch():
+    """Trained without learning anything, and measured, it is the same number."""
+
+    def make():
+        model = dense_model(3, 4, 1, name="line")
+        return pg.Supervised(model, keras.optimizers.SGD(0.0), keras.losses.MeanSquaredError())
+
+    x, y = small(IN_EACH)
+
+    found = trained(make, (x, y), 2, batch_size=IN_SHARES)
+
+    expected = np.mean(np.square(y - keras.ops.convert_to_numpy(made(make, 1).model(x))))
+    measured = pg.evaluate(found.step, (x, y), batch_size=IN_SHARES)
+    np.testing.assert_allclose([*found["loss"], measured["loss"]], expected, rtol=1e-5)
+
+
 @pytest.mark.tried("clipping of the reduced gradient", mirrored="works")
 @pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm", "clipvalue"])
-def test_what_is_clipped_is_the_gradient_of_the_whole_batch(clipping):
+def test_e3_what_is_clipped_is_the_gradient_of_the_whole_batch(clipping):
     def make():
         return Line(squares, keras.optimizers.SGD(0.1, **{clipping: 0.05}))
 
@@ -243,7 +230,7 @@ def test_a_table_of_embeddings_is_updated_as_on_one_device():
 
 
 @pytest.mark.tried("loss scaling", mirrored="works")
-def test_a_share_that_is_infinite_lowers_the_scale_and_changes_no_weight():
+def test_e4_a_share_that_is_infinite_lowers_the_scale_and_changes_no_weight():
     def make():
         layers = [keras.layers.Dense(1, dtype="mixed_float16")]
         model = keras.Sequential([keras.Input((3,)), *layers], name="half")
@@ -302,7 +289,7 @@ def test_nan_in_one_share_leaves_everything_bit_identical_under_skip(execution):
 
 
 @pytest.mark.tried("Dropout: other masks on each replica, the same in each run", mirrored="works")
-def test_masks_of_dropout_differ_between_replicas_and_repeat_themselves():
+def test_e10_masks_of_dropout_differ_between_replicas_and_repeat_themselves():
     class Masks(pg.Step):
         def __init__(self):
             self.dropout = keras.layers.Dropout(0.5, seed=3)
@@ -335,7 +322,7 @@ def test_two_trainings_with_random_layers_agree_bit_for_bit():
 )
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("is_synchronized", [False, True])
-def test_fewer_rows_than_replicas_leave_some_without_any(count, is_synchronized):
+def test_e13_fewer_rows_than_replicas_leave_some_without_any(count, is_synchronized):
     def make():
         layers = [
             keras.layers.Conv1D(4, 2),
@@ -390,7 +377,7 @@ def test_statistics_of_shares_are_averaged_by_their_sizes():
 
 
 @pytest.mark.tried("models and optimizers that are not built yet", mirrored="works")
-def test_an_optimizer_and_layers_that_are_not_built_are_built_in_the_scope():
+def test_e23_an_optimizer_and_layers_that_are_not_built_are_built_in_the_scope():
     def make():
         model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(1)])
         return Regression(model, keras.optimizers.Adam(0.01))
@@ -402,7 +389,7 @@ def test_an_optimizer_and_layers_that_are_not_built_are_built_in_the_scope():
 
 
 @pytest.mark.tried("many steps in one call", mirrored="works")
-def test_blocks_and_single_steps_are_the_same_to_the_bit():
+def test_e11_blocks_and_single_steps_are_the_same_to_the_bit():
     def make():
         return Line(squares, keras.optimizers.Adam(0.01))
 
@@ -419,7 +406,7 @@ def test_blocks_and_single_steps_are_the_same_to_the_bit():
 
 @pytest.mark.tried("`accumulate`", mirrored="works")
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_micro_batches_are_accumulated_over_replicas(accumulate):
+def test_e5_micro_batches_are_accumulated_over_replicas(accumulate):
     def make():
         return Line(squares, keras.optimizers.Adam(0.01, global_clipnorm=0.1))
 
@@ -517,6 +504,30 @@ def test_what_is_computed_from_the_result_of_a_metric_is_refused():
         trained(make, clusters(ROWS), 2, batch_size=IN_SHARES)
 
 
+class Showing(Conditional):
+    """Shows the numbers of its rows."""
+
+    def train_step(self, batch):
+        x, y, numbers = batch
+        return {**super().train_step((x, y)), "rows": pg.sample(text=numbers)}
+
+
+@pytest.mark.tried("`pg.sample`: the share of the first replica", mirrored="works")
+def test_a_sample_is_of_the_share_of_the_first_replica():
+    class Heard(pg.Hook):
+        texts = None
+
+        def on_record(self, event):
+            self.texts = event.samples["rows"].texts
+
+    numbers = np.arange(IN_SHARES, dtype="int32").reshape(-1, 1)
+    data, heard = (*small(IN_SHARES), numbers), Heard()
+
+    trained(Showing, data, 2, batch_size=IN_SHARES, shuffle=False, callbacks=[heard])
+
+    assert heard.texts == ("0", "1", "2", "3")
+
+
 @pytest.mark.tried("`evaluate` and `predict`", mirrored="works")
 def test_predictions_and_evaluations_are_those_of_one_device():
     class Predicting(Classifier):
@@ -539,7 +550,8 @@ def test_predictions_and_evaluations_are_those_of_one_device():
 
 @pytest.mark.tried("`tf.data`, iterables and generators", mirrored="works")
 @pytest.mark.parametrize("kind", ["tf.data", "iterable", "generator"])
-def test_every_kind_of_data_is_split(kind):
+def test_e12_every_kind_of_data_is_split(kind):
+    """Also where the first batch does not divide."""
     import tensorflow as tf
 
     x, y = small()
