@@ -4,105 +4,88 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from perigee._cli.launching import environments
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_SECS = 240
+PROCESSES = 2
+TIMEOUT_SECS = 600
+_LOOK_SECS = 0.05
+
+_OF_JAX = {
+    # With several threads, two starts of the same processes may part by a rounding.
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    # The same programs are compiled again and again.
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-class Workers:
-    """Processes of one training, started together.
+class Together:
+    """Processes that train together; to be used with `with`.
 
     Args:
-        folder: For their files; `run` in it is the directory of the run.
-        count: How many.
-        shifts: Planted differences of their data.
-        plan: What `tests.distribution.worker` takes besides.
+        folder: For their files.
+        names: What they do, one after another: functions of `tests.distribution.trainings`.
+        framework: That they run on.
     """
 
-    def __init__(self, folder: Path, count: int, *, shifts: Any = (0, 0), **plan: Any) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, *names: str, framework: str) -> None:
         self.folder = folder
-        self.processes: list[subprocess.Popen[str]] = []
-        ports = free_ports(count)
-        environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        environment.pop("TF_CONFIG", None)
-        for index in range(count):
-            usual = {
-                "index": index,
-                "ports": ports,
-                "folder": str(folder),
-                "name": f"worker-{index}",
-                "shift": shifts[index],
-                "epochs": 3,
-                "keeps_run": False,
-                "steps_a_call": 32,
-                "announces": False,
-            }
-            file = folder / f"plan-{index}.json"
-            file.write_text(json.dumps({**usual, **plan}), encoding="utf-8")
-            self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.distribution.worker", str(file)],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=(folder / f"error-{index}.txt").open("w"),
-                    text=True,
-                )
+        self._outputs = [folder / f"output-{time.monotonic_ns()}-{i}" for i in range(PROCESSES)]
+        settings = {
+            "KERAS_BACKEND": framework,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **_OF_JAX,
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+        }
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.distribution.worker", str(folder), *names],
+                cwd=ROOT,
+                env={**os.environ, **settings, **variables},
+                stdout=output.open("w"),
+                stderr=subprocess.STDOUT,
             )
+            for output, variables in zip(self._outputs, environments(PROCESSES), strict=True)
+        ]
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Together:
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
+            process.kill()  # one that has ended is left alone
             process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
 
-    def wait_for_step(self, step: int | None) -> None:
-        """Wait until the first process says that so many steps are done; `None` for any."""
-        stdout = self.processes[0].stdout
-        assert stdout is not None
-        for line in stdout:
-            said = line.strip()
-            if said == f"step {step}" or (step is None and said.startswith("step ")):
-                return
-        raise AssertionError(self.said(0))
+    def outputs(self) -> list[str]:
+        """Return what each of them has written so far."""
+        return [output.read_text(encoding="utf-8") for output in self._outputs]
 
-    def ended(self, timeout_secs: float = TIMEOUT_SECS) -> list[int]:
-        """Wait for all of them, and return their exit statuses."""
-        until = time.monotonic() + timeout_secs
-        return [p.wait(max(0.1, until - time.monotonic())) for p in self.processes]
+    def wait(self) -> None:
+        """Wait until all of them have come to their end."""
+        codes = [process.wait(TIMEOUT_SECS) for process in self.processes]
+        assert codes == [0] * PROCESSES, self.outputs()
 
-    def said(self, index: int) -> str:
-        """Return what a process wrote to stderr."""
-        return (self.folder / f"error-{index}.txt").read_text(encoding="utf-8")
+    def wait_for_a_step(self) -> None:
+        """Wait until the first of them says that a step is done, or has ended."""
+        while self.processes[0].poll() is None and "step " not in self.outputs()[0]:
+            time.sleep(_LOOK_SECS)
 
-    def result(self, index: int) -> dict[str, np.ndarray]:
-        """Return what a process came to."""
-        with np.load(self.folder / f"worker-{index}.npz") as arrays:
-            return dict(arrays)
+    def file(self, name: str, index: int, kind: str = "json") -> Path:
+        """Return where a process has written what it came to."""
+        return self.folder / f"{name}-{index}-of-{PROCESSES}.{kind}"
+
+    def returned(self, name: str) -> list[Any]:
+        """Return what each process wrote down."""
+        self.wait()
+        paths = [self.file(name, index) for index in range(PROCESSES)]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

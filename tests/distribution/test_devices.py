@@ -6,7 +6,6 @@ import jax
 import keras
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from keras import ops
 
 import perigee as pg
@@ -80,25 +79,6 @@ DISTRIBUTIONS = {
     "4 devices": functools.partial(data_parallel, 4),
     "a kernel over 2 of 4": model_parallel,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly_compiled(tmp_path_factory):
-    """Compile each program once in this module, and with little effort: most of it is that."""
-    settings = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -1,73 +1,54 @@
-"""One of several processes that train together: `python -m tests.distribution.worker PLAN.json`."""
+"""One of several processes that train together.
 
-from __future__ import annotations
+    TF_CONFIG=... KERAS_DISTRIBUTION_...=... python -m tests.distribution.worker FOLDER WHAT...
+
+Each WHAT is a function of `trainings`, and all of them run in one process: a framework takes
+seconds to import, and processes take as long to find each other.
+"""
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 
-def main(plan: dict) -> None:
-    """Train as the plan says, and write what came of it.
+def main(folder: Path, names: list[str]) -> None:
+    """Find the others, train, and write what came of it."""
+    is_alone = "KERAS_DISTRIBUTION_NUM_PROCESSES" not in os.environ
+    place = {} if is_alone else (_on_jax() if _is_jax() else _on_tensorflow())
+    from tests.distribution import trainings
 
-    Args:
-        plan: `index` of this process, `ports` of all, `folder` for files, `epochs`, whether to
-            keep a `run`, `steps_a_call`, and a `shift` of the data to plant a difference.
-    """
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in plan["ports"]]}
-    task = {"type": "worker", "index": plan["index"]}
-    if len(plan["ports"]) > 1:
-        os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+    here = trainings.Place(folder, **place)
+    for name in names:
+        began = time.perf_counter()
+        found = getattr(trainings, name)(here)
+        print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
+        (folder / here.file(name)).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _is_jax() -> bool:
+    return os.environ["KERAS_BACKEND"] == "jax"
+
+
+def _on_tensorflow() -> dict:
+    # The strategy must be made before TensorFlow has done anything.
     import tensorflow as tf
 
-    # It must be made before TensorFlow has done anything.
-    strategy = (
-        tf.distribute.MultiWorkerMirroredStrategy()
-        if len(plan["ports"]) > 1
-        else tf.distribute.get_strategy()
-    )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    resolver = strategy.cluster_resolver
+    processes = resolver.cluster_spec().num_tasks("worker")
+    return {"process": resolver.task_id, "processes": processes, "strategy": strategy}
+
+
+def _on_jax() -> dict:
+    import jax
     import keras
-    import numpy as np
 
-    import perigee as pg
-    from perigee import _state
-    from tests.backends.problems._problem import clusters, dense_model
-    from tests.backends.problems.predicting import Classifier
-
-    class Announcing(pg.Hook):
-        every = pg.Every(steps=1) if plan["announces"] else None
-
-        def on_steps(self, event) -> None:
-            if plan["announces"]:
-                print(f"step {event.clock.step}", flush=True)
-
-    keras.utils.set_random_seed(7)
-    with strategy.scope():
-        step = Classifier(dense_model(4, 6, 3, name="classes"), keras.optimizers.Adam(0.01))
-    x, y = clusters(22)
-    folder = Path(plan["folder"])
-    run = pg.Run(folder / "run", save_every=pg.Every(steps=3)) if plan["keeps_run"] else None
-    history = pg.fit(
-        step,
-        (x + plan["shift"], y),
-        batch_size=7,
-        epochs=plan["epochs"],
-        validation=clusters(9),
-        seed=7,
-        run=run,
-        callbacks=[Announcing()],
-        progress="off",
-        execution=pg.Execution("graph", plan["steps_a_call"]),
-    )
-    entries = [e for e in _state.track(step).entries if e.kind not in ("metric", "seed")]
-    values = _state.snapshot([entry.variable for entry in entries])
-    np.savez(
-        folder / f"{plan['name']}.npz",
-        **{f"history/{name}": np.array(series) for name, series in history.history.items()},
-        **{f"value/{entry.key}": value for entry, value in zip(entries, values, strict=True)},
-    )
+    keras.distribution.initialize()
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    return {"process": jax.process_index(), "processes": jax.process_count()}
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    main(Path(sys.argv[1]), sys.argv[2:])
