@@ -18,7 +18,7 @@ from benchmarks.facts import facts, write
 from benchmarks.timing import measured_in_turn
 
 BATCH_SIZE = 32
-EPOCHS = 11
+EPOCHS = 21
 NAMES = {"off": "without", "default": "with guards"}
 
 
