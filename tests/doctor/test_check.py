@@ -117,7 +117,7 @@ def test_a_training_after_it_is_the_training_without_it(way):
 
 @pytest.mark.only_jax
 def test_what_is_compiled_is_compiled_for_several_rules():
-    once, rehearsed, probed_at_two_sizes = 1, 1, 2
+    rehearsals, traces_of_a_rehearsal, sizes_of_probes = 2, 2, 2
     calls = []
 
     def loss(y, y_pred):
@@ -129,7 +129,7 @@ def test_what_is_compiled_is_compiled_for_several_rules():
 
     pg.check(Training(small(1), loss), numbers(), batch_size=16)
 
-    assert len(calls) == once + rehearsed + probed_at_two_sizes
+    assert len(calls) == rehearsals * traces_of_a_rehearsal + sizes_of_probes
     assert {shape[0] for shape in calls} == {16, 32}
 
 
