@@ -1,5 +1,6 @@
 """What every test begins with: one framework a process, quiet, and seeded."""
 
+import gc
 import os
 import signal
 import time
@@ -38,9 +39,20 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep plans that tests measure out of the user's cache, and those of the user out of tests."""
+    """Keep plans that tests measure out of the user's cache, and those of the user out of tests.
+
+    What JAX compiles for one test is there for all, and for the processes that they start.
+    """
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        if keras.backend.backend() == "jax":
+            import jax
+
+            patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
+            patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+            jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         yield
 
 
@@ -90,6 +102,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name in ("tensorflow", "jax", "torch"):
             if item.get_closest_marker(f"only_{name}") and running != name:
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}; {running} runs"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what frameworks hold: each full collection would look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
