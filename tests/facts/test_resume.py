@@ -55,34 +55,52 @@ def values(step):
     return {e.key: v.tobytes() for e, v in zip(tracked.entries, found, strict=True)}
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Return what a training on arrays comes to that nothing interrupts."""
+    step = dropping_out()
+    train(step, rows(), tmp_path_factory.mktemp("straight"), batch_size=BATCH, seed=0)
+    return values(step)
+
+
 @pytest.mark.parametrize("at", [STEPS_AN_EPOCH + 4, 2 * STEPS_AN_EPOCH])
-def test_e14_an_interrupted_epoch_repeats_no_batch_and_dropout_goes_on(tmp_path, at):
+def test_e14_an_interrupted_epoch_repeats_no_batch_and_dropout_goes_on(tmp_path, straight, at):
     """`BackupAndRestore` makes 36 steps of 32, and resumes no epoch exactly with Dropout."""
-    straight, resumed = dropping_out(), dropping_out()
-    train(straight, rows(), tmp_path / "straight", batch_size=BATCH, seed=0)
+    resumed = dropping_out()
     with pytest.raises(Interrupted):
         train(dropping_out(), rows(), tmp_path / "run", [InterruptAt(at)], batch_size=BATCH, seed=0)
 
     train(resumed, rows(), tmp_path / "run", batch_size=BATCH, seed=0)
 
     assert int(resumed.optimizer.iterations) == EPOCHS * STEPS_AN_EPOCH
-    assert values(resumed) == values(straight)
+    assert values(resumed) == straight
+
+
+def pipeline():
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(rows()).shuffle(ROWS, seed=6).batch(BATCH)
+
+
+@pytest.fixture(scope="module")
+def straight_from_pipeline(tmp_path_factory):
+    """Return what a training on a shuffled pipeline comes to that nothing interrupts."""
+    pytest.importorskip("tensorflow")
+    step = dropping_out()
+    train(step, pipeline(), tmp_path_factory.mktemp("straight"))
+    return values(step)
 
 
 @pytest.mark.parametrize("at", [STEPS_AN_EPOCH - 3, STEPS_AN_EPOCH + 4])
-def test_e15_seeds_and_a_shuffled_pipeline_go_on_exactly_in_mid_epoch(tmp_path, at):
+def test_e15_seeds_and_a_shuffled_pipeline_go_on_exactly_in_mid_epoch(
+    tmp_path, straight_from_pipeline, at
+):
     """No file of Keras's and no `tf.train.Checkpoint` holds the state of a SeedGenerator."""
-    tf = pytest.importorskip("tensorflow")
-
-    def pipeline():
-        return tf.data.Dataset.from_tensor_slices(rows()).shuffle(ROWS, seed=6).batch(BATCH)
-
-    straight, resumed = dropping_out(), dropping_out()
-    train(straight, pipeline(), tmp_path / "straight")
+    resumed = dropping_out()
     with pytest.raises(Interrupted):
         train(dropping_out(), pipeline(), tmp_path / "run", [InterruptAt(at)])
 
     train(resumed, pipeline(), tmp_path / "run")
 
-    seeds = [key for key in values(straight) if "seed" in key]
-    assert seeds and values(resumed) == values(straight)
+    assert any("seed" in key for key in straight_from_pipeline)
+    assert values(resumed) == straight_from_pipeline

@@ -22,6 +22,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 CASE = Case(optimizers="one", mode="eager")
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    return run(folder, train, str(folder / "run"), CASE).returned()
+
+
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "run")
@@ -83,8 +89,7 @@ def _stopped(path):
     ],
     ids=["epochs", "steps in mid-epoch", "steps of an epoch"],
 )
-def test_more_of_it_goes_on_like_a_longer_training(tmp_path, path, less):
-    straight = run(tmp_path, train, str(tmp_path / "straight"), CASE).returned()
+def test_more_of_it_goes_on_like_a_longer_training(tmp_path, path, straight, less):
     run(tmp_path, _train, path, CASE, less, False).returned()
 
     assert run(tmp_path, train, path, CASE).returned() == straight
@@ -119,28 +124,31 @@ def other_batch_size(path):
     return _refused(path, DataChangedError, batch_size=BATCH + 1)
 
 
-@pytest.mark.parametrize(
-    "other, named",
-    [
-        (other_width, ["trunk/", "kernel", "(5, 6)", "(5, 7)"]),
-        (other_rows, ["43", "42"]),
-        (other_batch_size, ["8", "9"]),
-    ],
-)
-def test_another_training_is_refused_with_nothing_lost(tmp_path, path, other, named):
-    run(tmp_path, train, path, CASE, trainings.MID_EPOCH).was_killed()
+OTHERS = [
+    (other_width, ["trunk/", "kernel", "(5, 6)", "(5, 7)"]),
+    (other_rows, ["43", "42"]),
+    (other_batch_size, ["8", "9"]),
+]
+
+
+def all_others(path):
+    return [other(path) for other, _ in OTHERS]
+
+
+def test_other_trainings_are_refused_with_nothing_lost(tmp_path, path, straight):
+    assert run(tmp_path, train, path, CASE, trainings.MID_EPOCH).was_killed()
     before = saved_steps(path)
 
-    said = run(tmp_path, other, path).returned()
+    answers = run(tmp_path, all_others, path).returned()
 
-    assert said and all(part in said for part in named), said
+    for said, (_, named) in zip(answers, OTHERS, strict=True):
+        assert said and all(part in said for part in named), said
     assert saved_steps(path) == before
-    straight = run(tmp_path, train, str(tmp_path / "straight"), CASE).returned()
     assert run(tmp_path, train, path, CASE).returned() == straight
 
 
-def test_a_damaged_checkpoint_is_passed_over_by_name_and_nothing_is_lost(tmp_path, path):
-    run(tmp_path, train, path, CASE, trainings.LAST_BATCH).was_killed()
+def test_a_damaged_checkpoint_is_passed_over_by_name_and_nothing_is_lost(tmp_path, path, straight):
+    assert run(tmp_path, train, path, CASE, trainings.LAST_BATCH).was_killed()
     newest = Checkpoints(f"{path}/checkpoints").directory / f"step-{saved_steps(path)[-1]:08d}"
     state = newest / "state.safetensors"
     content = bytearray(state.read_bytes())
@@ -152,7 +160,6 @@ def test_a_damaged_checkpoint_is_passed_over_by_name_and_nothing_is_lost(tmp_pat
     assert f"passed over. DamagedCheckpointError [PG521]: {state.name} in {newest}" in (
         resumed.output
     )
-    straight = run(tmp_path, train, str(tmp_path / "straight"), CASE).returned()
     assert resumed.returned() == straight
 
 
