@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.only_tensorflow,  # the files are the same everywhere
     pytest.mark.skipif(sys.platform != "linux", reason="processes are forked"),
 ]
-COUNTS = {"anywhere": 16, "in a background save": 17, "in the last save": 17}
+COUNTS = {"anywhere": 8, "in a background save": 8, "in the last save": 8}
 
 
 def test_kills_leave_a_run_that_goes_on_exactly(tmp_path):

@@ -1,5 +1,6 @@
 """`parity` says that equal trainings are equal, and finds planted differences with their cause."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -361,9 +362,15 @@ def test_a_plain_loop_that_differs_is_found(options, cause):
     assert report.parting.cause == cause, str(report)
 
 
-QUICK = ("vector loss", "batch statistics and dropout", "two outputs", "conditional updates")
+def only_there(framework):
+    """Return the marks of a problem that one framework is enough for: the comparison knows none."""
+    return [pytest.mark.slow, getattr(pytest.mark, f"only_{framework}")]
+
+
+EVERYWHERE = ("vector loss", "batch statistics and dropout", "two outputs", "conditional updates")
+SHARED_OUT = itertools.cycle(("tensorflow", "jax", "torch"))
 COMPARED = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    pytest.param(name, marks=() if name in EVERYWHERE else only_there(next(SHARED_OUT)))
     for name, problem in PROBLEMS.items()
     if problem.fit.get("accumulate", 1) == 1
 ]
