@@ -89,6 +89,21 @@ _OF_NO_FRAMEWORK = (
 one only."""
 
 
+_COMPILED_AS_EVER = (
+    "tests/backends/",
+    "tests/distribution/",
+    "tests/examples/",
+    "tests/execution/test_ahead.py",
+    "tests/execution/test_equality.py",
+    "tests/facts/test_precision.py",
+    "tests/parity/",
+    "tests/reliability/",
+    "tests/test_benchmarks.py",
+)
+"""Tests of numbers that optimizing may change, or of how fast something runs: JAX compiles for
+them, and for every process that tests start, as it does for users."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what no framework runs; leave out, with the reason, what one alone can run.
 
@@ -111,7 +126,15 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave slow tests out once their time is over: `SLOW_TESTS_UNTIL`, in seconds since 1970."""
+    """Leave slow tests out once their time is over: `SLOW_TESTS_UNTIL`, in seconds since 1970.
+
+    Have JAX compile what a test runs a few times soon, not well.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        is_brief = not item.nodeid.startswith(_COMPILED_AS_EVER)
+        jax.config.update("jax_disable_most_optimizations", is_brief)
     until = os.environ.get("SLOW_TESTS_UNTIL")
     if until and time.time() > float(until) and item.get_closest_marker("slow") is not None:
         pytest.skip("slow, and the time for slow tests is over")
