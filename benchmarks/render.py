@@ -189,8 +189,8 @@ _WHY = """What explains it:
   training which goes on between two of them has the same bits. The steps by hand write four of them
   out in one program, and their framework runs them side by side.
 - Of `tf.data`, `fit` begins a new pass at each call, as Keras's does, and fills its shuffle buffer
-  anew; Orbit goes on with one iterator. In rounds of 0.3 seconds that is seen at 256 rows: the dense
-  model stood at 1.13 (1.10 to 1.14) so, and stands where `--round-seconds 1.5` puts it.
+  anew; Orbit goes on with one iterator. Rounds of 0.3 seconds show it at 256 rows: the dense model
+  stood at 1.13 (1.10 to 1.14) in them, and stands nearer with `--round-seconds 1.5`.
 - On JAX each epoch has about 1 ms of Python in which the device waits: metrics are reset and read,
   the order is drawn, the Step is looked at for changes. Epochs of the dense model at 256 rows take
   24 ms (`--rows 520` makes it plain).
