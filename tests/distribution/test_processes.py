@@ -75,7 +75,7 @@ def solved(told, folder):
 
 def numbers(found):
     """Return everything that a training came to, by name."""
-    parts = {**found["history"], **found["values"], "predicted": found.get("predicted", 0)}
+    parts = {**found["history"], **found["values"], **found.get("later", {})}
     return {name: np.array(values, "float64") for name, values in parts.items()}
 
 
@@ -92,6 +92,14 @@ def assert_alike(ours, theirs, places=1e-6):
     workers="works",
     jax_processes="works",
 )
+@pytest.mark.tried(
+    "gradients for variables inside another objective", workers="works", jax_processes="works"
+)
+@pytest.mark.tried("regularizers and `add_loss`", workers="works", jax_processes="works")
+@pytest.mark.tried("clipping of the reduced gradient", workers="works", jax_processes="works")
+@pytest.mark.tried("embeddings", workers="works", jax_processes="works")
+@pytest.mark.tried("`accumulate`", workers="works", jax_processes="works")
+@pytest.mark.tried("`apply(when=...)`", workers="works", jax_processes="works")
 @pytest.mark.parametrize("name", SOLVED)
 def test_e12_processes_solve_each_problem_as_one_device_does(solved, alone, name):
     first, other = (results[name]["ours"] for results in solved)
@@ -129,6 +137,7 @@ def test_e10_masks_differ_between_processes(told):
 
 
 @pytest.mark.tried("many steps in one call", workers="works", jax_processes="works")
+@pytest.mark.tried("`evaluate` and `predict`", workers="works", jax_processes="works")
 def test_processes_train_in_blocks_measure_and_predict_as_one(told, tmp_path):
     """As one device on JAX, and as two replicas of one process on TensorFlow."""
     strategy = None

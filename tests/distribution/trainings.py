@@ -176,6 +176,7 @@ def problems(place: Place) -> None:
         if problem.is_random:
             runs["again"] = solved(place, problem, execution)
         results.trajectories[name] = runs
+        print(name, flush=True)
     results.save(place.folder / place.file("problems", "npz"))
 
 
@@ -191,7 +192,11 @@ def in_blocks(place: Place) -> dict[str, Any]:
     run = place.folder / f"in_blocks-{place.processes}"
     history = fit(step, seed=None, validation=clusters(RAGGED_ROWS), run=run)
     found = outcome(step, history)
-    found["predicted"] = pg.predict(step, clusters(RAGGED_ROWS), batch_size=BATCH).tolist()
+    rows = clusters(RAGGED_ROWS)
+    found["later"] = {
+        "measured_loss": pg.evaluate(step, rows, batch_size=BATCH)["loss"],
+        "predicted": pg.predict(step, rows, batch_size=BATCH).tolist(),
+    }
     return found
 
 
