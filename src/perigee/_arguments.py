@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -13,7 +12,12 @@ import keras
 import numpy as np
 
 from perigee import diagnostics
-from perigee._errors import ArgumentError, MissingMethodError, UnknownArgumentError
+from perigee._errors import (
+    ArgumentError,
+    MissingMethodError,
+    UnknownArgumentError,
+    did_you_mean,
+)
 from perigee._events import Hook
 from perigee._execution import Choice, Execution
 from perigee._frame import Method
@@ -45,8 +49,7 @@ def named(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Re
     def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         for name in kwargs:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                meant = _KERAS_WORDS.get(name) or (f"did you mean `{near[0]}`?" if near else None)
+                meant = _KERAS_WORDS.get(name) or did_you_mean(name, known)
                 raise UnknownArgumentError(function.__name__, name, meant, known)
         return function(*args, **kwargs)
 
@@ -82,13 +85,12 @@ def check_codes(name: str, given: Any) -> list[str]:
     known = sorted(diagnostics.known_codes())
     for code in given:
         if code not in known:
-            near = difflib.get_close_matches(str(code), known, n=3)
-            meant = f"did you mean {', '.join(near)}? " if near else ""
+            meant = did_you_mean(code, known, most=3, form="{}")
             raise ArgumentError(
                 name,
                 repr(list(given)),
                 'codes of errors and findings, such as `["PG220"]`.',
-                f"{meant}`perigee explain` lists all codes.",
+                " ".join(filter(None, [meant, "`perigee explain` lists all codes."])),
             )
     return list(given)
 
@@ -107,13 +109,12 @@ def as_guards(given: Any) -> frozenset[str]:
     by_name = {name: code for code, name in known.items()}
     expected = f'"default", "off", or a list of some of {", ".join(by_name)}, or of their codes.'
     if isinstance(given, str) or not isinstance(given, Sequence):
-        near = difflib.get_close_matches(str(given), ["default", "off"], n=1)
-        fix = f"did you mean {near[0]!r}?" if near else "pass a list."
+        fix = did_you_mean(given, ["default", "off"], form="{!r}") or "pass a list."
         raise ArgumentError("guards", repr(given), expected, fix)
     for guard in given:
         if guard not in known and guard not in by_name:
-            near = difflib.get_close_matches(str(guard), [*known, *by_name], n=3)
-            fix = f"did you mean {', '.join(near)}?" if near else "choose some of them."
+            meant = did_you_mean(guard, [*known, *by_name], most=3, form="{}")
+            fix = meant or "choose some of them."
             raise ArgumentError("guards", repr(list(given)), expected, fix)
     names: Sequence[str] = given
     return frozenset(by_name.get(guard, guard) for guard in names)

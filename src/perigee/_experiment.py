@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, did_you_mean
 from perigee._run import fit as run_fit
 from perigee._step import Step
 
@@ -56,12 +55,11 @@ class Experiment:
         known = [n for n in inspect.signature(run_fit).parameters if n not in PARTS]
         for name in self.fit:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
                 raise ArgumentError(
                     "fit",
                     repr(dict(self.fit)),
                     f"arguments of `pg.fit` but {', '.join(PARTS)}, such as `epochs` and `run`.",
-                    f"did you mean `{near[0]}`?" if near else f"leave {name!r} out.",
+                    did_you_mean(name, known) or f"leave {name!r} out.",
                 )
 
     def make_step(self, settings: Mapping[str, str] | None = None) -> Step:
@@ -134,12 +132,12 @@ def _arguments(
     given: dict[str, Any] = {}
     for name, text in settings.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise ArgumentError(
                 f"--set {part}.{name}",
                 repr(text),
                 f"one of {', '.join(known)}." if known else f"no settings: `{part}` takes none.",
-                f"did you mean `{part}.{near[0]}`?" if near else "see the arguments in the file.",
+                did_you_mean(name, known, form=f"`{part}.{{}}`")
+                or "see the arguments in the file.",
             )
         given[name] = _value(f"--set {part}.{name}", text, known[name])
     return given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ from perigee._execution import (
     compiling,
     make_plan,
 )
+from perigee._frame import Method
 from perigee._loop import Course, Training
 from perigee._programs import Programs
 from perigee._protocols import Feed
@@ -283,19 +284,8 @@ def evaluate(
     Returns:
         Name to exact mean, and every metric that the step updates.
     """
-    check_step(step, "test_step")
-    check_count("steps", steps)
-    feed = open_feed(data, batch_size=batch_size)
-    try:
-        _check_finite(feed, steps)
-        execution = as_execution(execution)
-        programs = Programs(step, "test_step", execution)
-        workers = Workers(step)
-        blocks = Blocks(feed, workers.most_steps(execution.most_steps))
-        with workers.told_of_loss():
-            return _evaluation.evaluate(programs, feed, blocks, steps)
-    finally:
-        feed.close()
+    with _a_pass(step, "test_step", data, steps, batch_size, execution) as given:
+        return _evaluation.evaluate(*given, steps)
 
 
 @named
@@ -319,17 +309,31 @@ def predict(
     Returns:
         What `predict_step` returned, as NumPy arrays put together on axis 0.
     """
-    check_step(step, "predict_step")
+    with _a_pass(step, "predict_step", data, steps, batch_size, execution) as given:
+        return _evaluation.predict(*given, steps)
+
+
+@contextlib.contextmanager
+def _a_pass(
+    step: Step,
+    method: Method,
+    data: Any,
+    steps: int | None,
+    batch_size: int | None,
+    execution: Execution | Choice,
+) -> Generator[tuple[Programs, Feed, Blocks]]:
+    """Open data for a pass without updates, with what runs a method on it."""
+    check_step(step, method)
     check_count("steps", steps)
     feed = open_feed(data, batch_size=batch_size)
     try:
         _check_finite(feed, steps)
         execution = as_execution(execution)
-        programs = Programs(step, "predict_step", execution)
+        programs = Programs(step, method, execution)
         workers = Workers(step)
         blocks = Blocks(feed, workers.most_steps(execution.most_steps))
         with workers.told_of_loss():
-            return _evaluation.predict(programs, feed, blocks, steps)
+            yield programs, feed, blocks
     finally:
         feed.close()
 

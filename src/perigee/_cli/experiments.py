@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perigee._cli.files import FileError, as_program, similar, split
+from perigee._cli.files import FileError, as_program, compiled, similar, split
 
 if TYPE_CHECKING:
     from perigee._experiment import Experiment
@@ -56,15 +56,18 @@ def opened(file: str) -> Generator[Experiment]:
         FileError: If there is no such file or experiment.
     """
     path, name = split(file)
-    if not path.is_file():
-        kind = "a directory, not a Python file" if path.is_dir() else "not there"
-        raise FileError(f"{path} is {kind}.")
-    try:
-        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-    except SyntaxError as error:
-        raise FileError(f"{path}:{error.lineno}: {error.msg}.") from error
-    except ValueError as error:
-        raise FileError(f"{path} is no Python file: {error}.") from error
+    with imported(path) as names:
+        yield experiment_of(path, name, names)
+
+
+@contextmanager
+def imported(path: Path) -> Generator[dict[str, Any]]:
+    """Import a file, and give what is in it, by name.
+
+    Raises:
+        FileError: If there is no such file.
+    """
+    code = compiled(path)
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     with as_program(path, module, ()):
@@ -75,10 +78,15 @@ def opened(file: str) -> Generator[Experiment]:
                 f"{path} left by `sys.exit({error.code!r})` while it was imported; let it do that "
                 'under `if __name__ == "__main__":` only.'
             ) from error
-        yield _found(path, name, vars(module))
+        yield vars(module)
 
 
-def _found(path: Path, name: str | None, names: dict[str, Any]) -> Experiment:
+def experiment_of(path: Path, name: str | None, names: dict[str, Any]) -> Experiment:
+    """Return the experiment among what a file holds.
+
+    Raises:
+        FileError: If there is none, or several of which none is named.
+    """
     from perigee._experiment import Experiment
 
     known = {n: v for n, v in names.items() if isinstance(v, Experiment)}

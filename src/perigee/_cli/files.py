@@ -7,11 +7,13 @@ import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from perigee._errors import did_you_mean
 
 
 class FileError(Exception):
@@ -52,6 +54,23 @@ def split(file: str) -> tuple[Path, str | None]:
     return Path(file), None
 
 
+def compiled(path: Path) -> types.CodeType:
+    """Return the code of a Python file.
+
+    Raises:
+        FileError: If there is no such file, or it is none.
+    """
+    if not path.is_file():
+        kind = "a directory, not a Python file" if path.is_dir() else "not there"
+        raise FileError(f"{path} is {kind}.")
+    try:
+        return compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise FileError(f"{path}:{error.lineno}: {error.msg}.") from error
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} is no Python file: {error}.") from error
+
+
 def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: Use) -> None:
     """Run a file, and call `use` with what it would train, in place of training it.
 
@@ -79,14 +98,7 @@ def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: U
     Raises:
         FileError: If there is no such file or name, or nothing would be trained.
     """
-    if not path.is_file():
-        raise FileError(f"{path}: there is no such file.")
-    try:
-        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-    except SyntaxError as error:
-        raise FileError(f"{path}:{error.lineno}: {error.msg}.") from error
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} is no Python file: {error}.") from error
+    code = compiled(path)
     module = types.ModuleType("__main__" if name is None else path.stem)
     module.__file__ = str(path)
     fits = _Fits(path, use, lambda step: name is None or vars(module).get(name) is step)
@@ -126,15 +138,10 @@ def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fi
         raise FileError(f"{path} has no {name!r}.{similar(name, names)}")
     found: Any = names[name]
     if inspect.isfunction(found):
-        needed = [
-            parameter.name
-            for parameter in inspect.signature(found).parameters.values()
-            if parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        ]
-        if needed:
+        missing = needed_by(found)
+        if missing:
             raise FileError(
-                f"{path}:{name} is a function that needs {', '.join(needed)}; one without "
+                f"{path}:{name} is a function that needs {', '.join(missing)}; one without "
                 "arguments can be called from here."
             )
         line = found.__code__.co_firstlineno
@@ -164,6 +171,13 @@ def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fi
         )
 
 
+def needed_by(function: Callable[..., Any]) -> list[str]:
+    """Return the arguments without which a function cannot be called."""
+    parameters = inspect.signature(function).parameters.values()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+
+
 def _experiment(found: Any, line: int) -> Target | None:
     """Return what an experiment would train; `None` for anything else."""
     from perigee._experiment import Experiment
@@ -176,10 +190,13 @@ def _experiment(found: Any, line: int) -> Target | None:
 
 def similar(name: str, names: dict[str, Any]) -> str:
     """Return the names nearest to one that is not there, as a question; empty if there are none."""
-    import difflib
+    return question(name, [each for each in names if not each.startswith("__")], most=3)
 
-    near = difflib.get_close_matches(name, [n for n in names if not n.startswith("__")], n=3)
-    return f" Did you mean {', '.join(near)}?" if near else ""
+
+def question(given: object, known: Iterable[str], most: int = 1) -> str:
+    """Return what was probably meant as a sentence to go on with; empty if nothing is like it."""
+    asked = did_you_mean(given, known, most=most, form="{}")
+    return f" {asked[0].upper()}{asked[1:]}" if asked else ""
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The pages behind `perigee explain`: one for each code, written where the code is."""
 
 import ast
-import difflib
 import inspect
 import re
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from perigee._errors import PerigeeError
+from perigee._errors import PerigeeError, near_names
 
 _MOST_SUGGESTED = 5
 
@@ -64,7 +63,7 @@ def near_pages(asked: str) -> list[Page]:
     """Return the pages whose codes or names look most like what was asked for, at most five."""
     pages = all_pages()
     by_label = pages | {page.name.upper(): page for page in pages.values()}
-    labels = difflib.get_close_matches(_normalized(asked), by_label, n=_MOST_SUGGESTED)
+    labels = near_names(_normalized(asked), by_label, most=_MOST_SUGGESTED)
     return sorted({by_label[label] for label in labels}, key=lambda page: page.code)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from perigee._cli.files import question
 from perigee._cli.pages import all_pages, near_pages
 
 Level = Literal["default", "full"]
@@ -105,10 +105,8 @@ def one_of(where: str, given: Any, choices: Any) -> Any:
     known = get_args(choices)
     if given in known:
         return given
-    near = difflib.get_close_matches(str(given), known, n=1)
     raise SettingsError(
-        f"{where}: {given!r} is none of {', '.join(known)}."
-        + (f" Did you mean {near[0]}?" if near else "")
+        f"{where}: {given!r} is none of {', '.join(known)}.{question(given, known)}"
     )
 
 
@@ -118,10 +116,9 @@ def _parse(table: Any, path: str) -> Settings:
     known = ("ignore", "level", "fail-on")
     for name in table:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise SettingsError(
                 f"{path}: {_TABLE} has no setting {name!r}, but {', '.join(known)}."
-                + (f" Did you mean {near[0]}?" if near else "")
+                f"{question(name, known)}"
             )
     codes = table.get("ignore", [])
     if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):

@@ -1,5 +1,7 @@
 """The tree of errors, by subject. Every class has a code, four parts and its facts."""
 
+from perigee._errors._meant import did_you_mean as did_you_mean
+from perigee._errors._meant import near_names as near_names
 from perigee._errors._tree import PerigeeError as PerigeeError
 from perigee._errors._tree import PerigeeWarning as PerigeeWarning
 from perigee._errors._tree import compose as compose
