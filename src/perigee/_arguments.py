@@ -19,7 +19,7 @@ from perigee._errors import (
     did_you_mean,
 )
 from perigee._events import Hook
-from perigee._execution import Choice, Execution
+from perigee._execution import WATCHES, Choice, Execution
 from perigee._frame import Method
 from perigee._runs import Run
 from perigee._step import Step
@@ -165,3 +165,18 @@ def sorted_callbacks(callbacks: Any) -> tuple[list[Hook], list[Any]]:
                 "subclass one of them.",
             )
     return hooks, others
+
+
+def watched_by(hooks: Sequence[Hook]) -> frozenset[str]:
+    """Return what hooks want to know of the updates.
+
+    Raises:
+        ArgumentError: If one of them wants something else.
+    """
+    watches = frozenset(name for hook in hooks for name in hook.watches)
+    unknown = sorted(watches - {*WATCHES})
+    if unknown:
+        raise ArgumentError(
+            "watches", repr(unknown[0]), f"some of {', '.join(WATCHES)}.", "choose among them."
+        )
+    return watches

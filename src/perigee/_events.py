@@ -68,7 +68,8 @@ class Recorded:
         stop: Call it with a reason to end the training after this event.
         seconds: Time of the event, in seconds since `fit` was called.
         samples: Name to the images or texts that `pg.sample` logged in the last step, those of a
-            validation under `val_`; at epochs and validations only.
+            validation under `val_`, and to histograms that a hook asked for; at epochs and
+            validations only.
     """
 
     clock: Clock
@@ -125,9 +126,13 @@ class Hook:
         every: When `on_steps` is called: at exactly these steps, whatever the size of the blocks
             in which they run (a cadence of epochs never calls it). `None` calls it whenever some
             steps are done, which may be many at once.
+        watches: What of the updates is to be computed within the steps: `"norms"` logs those of
+            gradients and of updates, `"histograms"` shows the values of both and of the weights,
+            as `perigee.tools.Norms` and `perigee.tools.Histograms` ask for.
     """
 
     every: Every | None = None
+    watches: frozenset[str] = frozenset()
 
     def on_start(self, event: Started) -> None:
         """Training is about to begin."""

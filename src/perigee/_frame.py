@@ -38,6 +38,29 @@ class Recorder(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Somebody who looks at the updates of a step while it runs."""
+
+    def values(self, variables: Sequence[Any]) -> Sequence[Any]:
+        """Return the values of variables, before they are updated."""
+        ...
+
+    def updated(
+        self,
+        optimizer: Any,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        before: Sequence[Any],
+        when: Any = None,
+        after: Sequence[Any] | None = None,
+    ) -> None:
+        """Take note of an update that was made, if `when` is not false.
+
+        `after` are the new values, where the variables do not have them yet.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class Frame:
     """The call of a step under way.
@@ -56,6 +79,7 @@ class Frame:
         all_rows: Likewise, of rows.
         is_probed: Whether the step runs for what it returns, and updates nothing.
         keep: Leaves a sample under its name for the host; `None` during a rehearsal.
+        watch: Is shown each update; `None` where nobody looks.
     """
 
     step: Holder
@@ -76,6 +100,7 @@ class Frame:
         return ops.cast(self.examples, "float32") / ops.maximum(self.all_examples, 1.0)
 
     keep: Callable[[str, Sample], None] | None = None
+    watch: Watch | None = None
 
 
 under_way: ContextVar[Frame | None] = ContextVar("perigee_frame", default=None)

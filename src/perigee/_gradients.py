@@ -91,10 +91,14 @@ class Gradients(Sequence[Any]):
         Returns:
             The scaled gradients, and the joint norm before scaling, shape `()`.
         """
-        values = self._dense()
-        norm = ops.sqrt(sum((ops.sum(ops.square(g)) for g in values), start=0.0))
+        norm = self.global_norm()
         factor = _shrink(norm, max_norm)
-        return self.replaced(g * ops.cast(factor, g.dtype) for g in values), norm
+        return self.replaced(g * ops.cast(factor, g.dtype) for g in self._dense()), norm
+
+    @_plain
+    def global_norm(self) -> Tensor:
+        """Return the joint L2 norm of all gradients, shape `()`, to be logged or decided by."""
+        return ops.sqrt(sum((ops.sum(ops.square(g)) for g in self._dense()), start=0.0))
 
     def _dense(self) -> list[Tensor]:
         return [_backends.current().dense(g) for g in self.values]

@@ -19,6 +19,7 @@ from perigee._arguments import (
     check_nonfinite,
     check_step,
     sorted_callbacks,
+    watched_by,
 )
 from perigee._averages import Column, Tally
 from perigee._clock import Clock
@@ -244,6 +245,7 @@ class Prepared:
             self._execution,
             history=self.history,
             nonfinite=self._nonfinite,
+            watches=watched_by(self._given_hooks),
         )
         train.tell = lambda finding: self._hooks.finding(Found(self.clock, finding, self._now()))
         self._asks = {"train_step": train}

@@ -35,11 +35,13 @@ class Programs:
         accumulate: int = 1,
         history: History | None = None,
         nonfinite: Nonfinite = "raise",
+        watches: frozenset[str] = frozenset(),
     ) -> None:
         self._step, self._execution = step, execution
         self._method: Method = method
         self._accumulate, self._history = accumulate, history
         self._nonfinite: Nonfinite = nonfinite
+        self._watches = watches
         self.plan: Plan | None = None
         self.is_kept = False
         self.tell: Callable[[Finding], None] = lambda finding: None
@@ -60,6 +62,7 @@ class Programs:
             observers=diagnostics.LOSS_CALL_CHECKS,
             accumulate=self._accumulate,
             nonfinite=self._nonfinite,
+            watches=self._watches,
         )
         if self.plan is not None:  # also of a Step that has changed
             found.plan = self.plan

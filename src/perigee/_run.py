@@ -23,6 +23,7 @@ from perigee._arguments import (
     check_step,
     named,
     sorted_callbacks,
+    watched_by,
 )
 from perigee._callbacks import KerasCallbacks
 from perigee._configuration import configuration
@@ -174,7 +175,15 @@ def fit(
             make = getattr(callbacks, "adapted", KerasCallbacks)  # `keras_fit` has its own
             adapted = make(keras_callbacks, step, _callback_params(course, feed))
         # A bad step is refused before a run is made.
-        programs = Programs(step, "train_step", execution, accumulate, history, nonfinite=nonfinite)
+        programs = Programs(
+            step,
+            "train_step",
+            execution,
+            accumulate,
+            history,
+            nonfinite=nonfinite,
+            watches=watched_by(hooks),
+        )
         programs.reports = lambda found: (
             found.code in wanted or found.code not in diagnostics.GUARDS
         )

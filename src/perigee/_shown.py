@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 _GAP = 1
 """Pixels between the images of a grid."""
+_BINS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +78,36 @@ class Texts:
         return json.dumps(list(self.texts)).encode("ascii") + b"\n"
 
 
-Shown = Images | Texts
-"""What a step logged as `pg.sample`."""
+@dataclass(frozen=True, slots=True)
+class Histograms:
+    """How the values of some tensors are spread.
+
+    Attributes:
+        bins: For each tensor by name: the edges of the bins, shape `(bins + 1,)`, and how many
+            values are in each, shape `(bins,)`. Values that are not finite are left out.
+    """
+
+    bins: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    is_image = False
+    suffix = ".histograms"
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, np.ndarray]) -> Histograms:
+        """Count the values of tensors on the host."""
+        finite = {
+            name: values[np.isfinite(values)].astype("float64") for name, values in tensors.items()
+        }
+        counted = {name: np.histogram(values, bins=_BINS) for name, values in finite.items()}
+        return cls({name: (edges, counts) for name, (counts, edges) in counted.items()})
+
+    def content(self) -> bytes:
+        """Return them as an object in JSON."""
+        plain = {
+            name: {"edges": edges.tolist(), "counts": counts.tolist()}
+            for name, (edges, counts) in self.bins.items()
+        }
+        return json.dumps(plain).encode("ascii") + b"\n"
+
+
+Shown = Images | Texts | Histograms
+"""What a step logged as `pg.sample`, or a hook asked for."""

@@ -18,7 +18,7 @@ from perigee._errors import (
     UnusedVariablesError,
     VariablesArgumentError,
 )
-from perigee._frame import Frame, Method, Recorder, under_way
+from perigee._frame import Frame, Method, Recorder, Watch, under_way
 from perigee._gradients import Gradients, as_gradients
 from perigee._objective import ObjectiveCall, inner_scalar, measured
 from perigee._samples import Sample
@@ -63,6 +63,11 @@ class Step(Holder):
     """
 
     ignore_findings: Sequence[str] = ()
+
+    @property
+    def _shows_updates(self) -> bool:
+        """Whether gradients and updates can be seen as they are."""
+        return True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Take note of the replicas in whose scope the Step is made."""
@@ -356,6 +361,7 @@ def call(
     rows: Tensor | None = None,
     is_probed: bool = False,
     keep: Callable[[str, Sample], None] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Any, Tensor]:
     """Run one method of a Step on a batch of tensors.
 
@@ -370,6 +376,7 @@ def call(
         rows: Of the whole batch, where this is the share of one replica.
         is_probed: Whether the step runs for what it returns, and updates nothing.
         keep: Leaves a sample for the host.
+        watch: Looks at the updates.
 
     Returns:
         What the method returned, and the number of examples, shape `()`, float32 (1 where it is
@@ -377,6 +384,7 @@ def call(
     """
     examples = step.num_examples(batch) if counts_examples else None
     frame = Frame(step, method, examples, recorder, is_accumulating, is_probed=is_probed, keep=keep)
+    frame.watch = watch
     if rows is not None:
         frame.all_rows = rows
         frame.all_examples = _all_examples(step, examples, rows)

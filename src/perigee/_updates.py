@@ -36,6 +36,7 @@ def update(
         if frame is not None:
             frame.finite.append(finite)
         when = finite if when is None else ops.logical_and(finite, when)
+    seen = gradients
     if inner.loss_scale_factor is not None:
         gradients = [inner.scale_loss(backend.dense(g)) for g in gradients]
     gradients = backend.once(gradients)
@@ -51,10 +52,15 @@ def update(
                 tracked.path_of(optimizer), tracked.names_of(_unknown(optimizer, variables))
             ) from error
 
+    frame = under_way.get()
+    watch = None if frame is None else frame.watch
+    before = () if watch is None else watch.values(variables)
     if when is None:
         run()
     else:
         backend.update_if(when, run, [*variables, *optimizer.variables])
+    if watch is not None:
+        watch.updated(optimizer, seen, variables, before, when)
 
 
 def _unknown(optimizer: Any, variables: Sequence[Any]) -> list[Any]:

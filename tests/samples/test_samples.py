@@ -224,7 +224,14 @@ def test_tensorboard_shows_them(tmp_path):
     reader = accumulator(tmp_path / "run" / "events" / "train")
     assert [event.step for event in reader.Images("seen")] == [0, 1]
     assert (reader.Images("seen")[0].width, reader.Images("seen")[0].height) == (2 * SIZE + 1, SIZE)
-    assert "ids" in reader.Tags()["tensors"]
+    kept = files(tmp_path / "run")
+    steps = -(-ROWS // BATCH)
+    for event, step in zip(reader.Images("seen"), (steps, 2 * steps), strict=True):
+        assert event.encoded_image_string == kept[f"samples/seen/step-{step:08d}.png"]
+    said = [event.tensor_proto.string_val[0].decode() for event in reader.Tensors("ids")]
+    assert [text.split("\n\n") for text in said] == [
+        json.loads(kept[f"samples/ids/step-{step:08d}.json"]) for step in (steps, 2 * steps)
+    ]
     reader = accumulator(tmp_path / "run" / "events" / "validation")
     assert reader.Images("seen")[0].encoded_image_string.startswith(b"\x89PNG")
 

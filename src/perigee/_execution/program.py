@@ -21,6 +21,7 @@ from perigee._errors import ArgumentError, ReplicasError, ScopeError
 from perigee._execution.choice import Execution
 from perigee._execution.compiling import count_as_compiling
 from perigee._execution.plan import Plan
+from perigee._execution.watching import Watching
 from perigee._frame import Method
 from perigee._outside import numbers_outside
 from perigee._recorder import Observer
@@ -59,6 +60,7 @@ class Program:
         accumulate: int,
         counts_examples: bool,
         nonfinite: Nonfinite,
+        watches: frozenset[str] = frozenset(),
     ) -> None:
         self.rehearsal = rehearsal
         self.plan = usual_plan(rehearsal)
@@ -78,6 +80,8 @@ class Program:
         self._skips = nonfinite == "skip"
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._outside = numbers_outside(step, method)
+        self._like: Batch | None = None
+        self._watching = Watching(rehearsal, watches) if watches else None
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[int, Sequence[str]] = {}
 
@@ -172,7 +176,8 @@ class Program:
     def samples(self) -> dict[str, Shown]:
         """Return the samples that were logged since the last time. It waits for the device."""
         found = {name: slot.take() for name, slot in self.rehearsal.samples.items()}
-        return {name: shown for name, shown in found.items() if shown is not None}
+        watched = {} if self._watching is None else self._watching.shown()
+        return {**watched, **{name: shown for name, shown in found.items() if shown is not None}}
 
     def structure(self) -> list[Any]:
         """Return what tells this method from others across processes, as plain values."""
@@ -181,6 +186,7 @@ class Program:
         return [
             type(self._step).__qualname__,
             self._method,
+            0 if self._watching is None else len(self._watching.variables),
             zlib.crc32(code.co_code) if code is not None else None,
             self._accumulate,
             [[e.key, list(e.variable.shape), str(e.variable.dtype), e.kind] for e in entries],
@@ -197,6 +203,25 @@ class Program:
             return self._single().obstacles(batch)
         arrays, batch_size, _ = sample
         return self.compiled_block(batch_size).obstacles(arrays, np.int32(0), np.int32(1))
+
+    def operations(self) -> float | None:
+        """Count the floating-point operations of one step, of matrix products and convolutions.
+
+        A multiplication and an addition are two. The step is compiled anew for it, on torch it is
+        run, on a batch of zeros: the caller puts back what that writes.
+
+        Returns:
+            How many, for a batch like the first one; `None` where it cannot be told.
+        """
+        if self._like is None or self.is_split or self.spans_processes:
+            return None
+        variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
+        compiled = _backends.current().compile(self._row, variables, self.plan.mode)
+        try:
+            count = compiled.operations(keras.tree.map_structure(_zeros, self._like))
+        except Exception:  # of user code, which never met such a batch
+            return None
+        return None if math.isnan(count) else count
 
     def hidden_state(self) -> list[str]:
         """Return the kinds of operations, as far as it has run, whose state cannot be saved."""
@@ -311,6 +336,9 @@ class Program:
         return ops.stack(cells)
 
     def _cells(self, batch: Batch, rows: Tensor | None) -> tuple[list[Column], list[Tensor]]:
+        watching = self._watching
+        if watching is not None:
+            watching.begin()
         returned, examples = call(
             self._step,
             self._method,
@@ -319,6 +347,7 @@ class Program:
             counts_examples=self._counts_examples,
             rows=rows,
             keep=self._keep,
+            watch=watching,
         )
         columns: list[Column] = []
         cells: list[Tensor] = []
@@ -329,6 +358,9 @@ class Program:
             for mean, count in as_average(value, examples).pairs(examples):
                 columns.append(Column(name, self.rehearsal.kinds.get(name, "mean")))
                 cells.append(ops.stack([ops.cast(mean, "float32"), ops.cast(count, "float32")]))
+        if watching is not None:
+            watched, norms = watching.cells()
+            columns, cells = [*columns, *watched], [*cells, *norms]
         return columns, cells
 
     def _keep(self, name: str, sample: Sample) -> None:
@@ -336,7 +368,8 @@ class Program:
 
     @property
     def _slot_variables(self) -> list[Any]:
-        return [v for slot in self.rehearsal.samples.values() for v in slot.variables]
+        watched = [] if self._watching is None else self._watching.variables
+        return [*watched, *(v for s in self.rehearsal.samples.values() for v in s.variables)]
 
     def _unless_nonfinite(
         self, batch: Batch, rows: Tensor | None
@@ -445,6 +478,7 @@ def program(
     observers: Sequence[Observer] = (),
     accumulate: int = 1,
     nonfinite: Nonfinite = "raise",
+    watches: frozenset[str] = frozenset(),
 ) -> Program:
     """Return the program for batches like this one, made anew only if the Step has changed.
 
@@ -456,14 +490,16 @@ def program(
         observers: Look at each call of a loss object while the method is rehearsed.
         accumulate: Micro-batches an update.
         nonfinite: What happens when a step comes to a NaN or an infinity.
+        watches: What hooks want to know of its updates.
 
     Raises:
-        ArgumentError: If steps are to be left out, and Perigee does not see their updates.
+        ArgumentError: If steps are to be left out, or watched, and Perigee does not see their
+            updates.
     """
     asked = execution.given_mode
     programs = internals(step).programs
     counts_examples = step.num_examples(batch) is not None
-    key = (method, accumulate, nonfinite, counts_examples, describe(batch))
+    key = (method, accumulate, nonfinite, counts_examples, watches, describe(batch))
     known = programs.get(key)
     if known is None or known.is_stale:
         _backends.current().check_devices(_state.track(step).variables)
@@ -479,11 +515,61 @@ def program(
                 "updates through `minimize` or `apply`: of others Perigee cannot know the extent.",
                 'update through them, or pass "raise" or "stop".',
             )
-        programs[key] = Program(step, method, rehearsal, accumulate, counts_examples, nonfinite)
+        _refuse_watches(step, rehearsal, accumulate, watches)
+        made = Program(step, method, rehearsal, accumulate, counts_examples, nonfinite, watches)
+        made._like = _like(first)
+        programs[key] = made
     found = programs[key]
     if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
         found.plan = usual_plan(found.rehearsal, asked, execution.fuses)
     return found
+
+
+def _refuse_watches(
+    step: Step, rehearsal: Rehearsal, accumulate: int, watches: frozenset[str]
+) -> None:
+    """Refuse to watch updates that are made elsewhere than in the step, or by others."""
+    if not watches:
+        return
+    replicas = internals(step).replicas
+    if accumulate > 1:
+        expected = "an update in each step; with `accumulate` they come every few."
+    elif replicas is not None and replicas.splits:
+        expected = "one replica, which alone can be watched."
+    elif not rehearsal.updated or not step._shows_updates:
+        expected = "updates through `minimize` or `apply`, which alone are seen."
+    else:
+        return
+    raise ArgumentError(
+        "callbacks",
+        f"a hook that watches {', '.join(sorted(watches))}",
+        expected,
+        "leave the hook out.",
+    )
+
+
+def last_program(step: Step, method: Method) -> Program | None:
+    """Return the program that was made last of a method; `None` where there is none."""
+    programs = internals(step).programs
+    return next((programs[key] for key in reversed(programs) if key[0] == method), None)
+
+
+def _like(batch: Batch) -> Batch | None:
+    """Return the shapes and dtypes of a batch, or `None` where it is more than arrays."""
+
+    def leaf_like(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        return keras.KerasTensor(leaf.shape, keras.backend.standardize_dtype(leaf.dtype))
+
+    try:
+        return keras.tree.map_structure(leaf_like, batch)
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _zeros(leaf: Any) -> Any:
+    return None if leaf is None else np.zeros(leaf.shape, leaf.dtype)
 
 
 @contextmanager

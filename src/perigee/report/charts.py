@@ -13,6 +13,8 @@ from perigee.writers.terminal import format_value
 WIDTH, HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 12, 24
 
+_BARS_WIDTH, _BARS_HEIGHT = 180, 40
+
 _LEAST_RATIO = 10.0
 """Between the highest and the lowest value, for a logarithmic scale to be offered."""
 _USUAL_RATIO = 50.0
@@ -242,4 +244,23 @@ def _drawn(line: Line, frame: _Frame) -> str:
     return (
         f'<g class="{color} {line.style}" data-run="{line.curve.run}" '
         f'data-part="{line.curve.part}">{shown}{"".join(crosses)}</g>'
+    )
+
+
+def bars(edges: Sequence[float], counts: Sequence[int]) -> str:
+    """Draw a histogram, small: how many values are in each bin, the outer edges below."""
+    highest, width = max([*counts, 1]), _BARS_WIDTH / max(len(counts), 1)
+    drawn = "".join(
+        f'<rect x="{i * width:.2f}" y="{_BARS_HEIGHT * (1 - count / highest):.2f}" '
+        f'width="{width * 0.9:.2f}" height="{_BARS_HEIGHT * count / highest:.2f}"/>'
+        for i, count in enumerate(counts)
+        if count
+    )
+    low, high = format_value(edges[0]), format_value(edges[-1])
+    said = f"{sum(counts)} values from {low} to {high}"
+    return (
+        f'<svg class="bars c0" viewBox="0 0 {_BARS_WIDTH} {_BARS_HEIGHT + 14}" role="img">'
+        f"<title>{said}</title>{drawn}"
+        f'<text x="0" y="{_BARS_HEIGHT + 12}">{low}</text>'
+        f'<text x="{_BARS_WIDTH}" y="{_BARS_HEIGHT + 12}" text-anchor="end">{high}</text></svg>'
     )

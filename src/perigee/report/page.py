@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from perigee.report.charts import Chart, Line
+from perigee.report.charts import Chart, Line, bars
 from perigee.report.curves import PARTS, curves_of, joined
 from perigee.report.reading import KeptRun, KeptSample
 from perigee.report.table import usual_values
@@ -22,6 +22,8 @@ _MOST_SAMPLES = 8
 _MOST_SAMPLE_BYTES = 8 * 2**20
 """Of one name, and of all on a page."""
 _MOST_TEXT = 20_000
+_MOST_HISTOGRAMS, _MOST_TENSORS = 3, 24
+"""Of one tensor, and tensors of one run."""
 
 _GROUPS = {"values": "Curves", "rates": "Learning rates", "norms": "Gradients and updates"}
 
@@ -51,6 +53,7 @@ def render(runs: Sequence[KeptRun], title: str | None = None) -> str:
         _findings(runs),
         *_curves(runs, charts),
         _samples(runs),
+        _histograms(runs),
         _time(runs),
         _plans(runs),
         _compared("Configuration", runs, [_configured(run) for run in runs]),
@@ -290,6 +293,8 @@ def _samples(runs: Sequence[KeptRun]) -> str:
     room = _MOST_SAMPLE_BYTES
     for run in runs:
         for name, kept in run.samples.items():
+            if kept[0].is_histogram:
+                continue
             figures: list[str] = []
             chosen = _spread(kept, _MOST_SAMPLES if len(runs) == 1 else 3)
             for sample in reversed(chosen):  # the newest must be there
@@ -304,6 +309,33 @@ def _samples(runs: Sequence[KeptRun]) -> str:
                 f'<div class="samples{long}">{"".join(figures)}</div></div>'
             )
     return _section("Samples", f'<div class="stack">{"".join(cards)}</div>') if cards else ""
+
+
+def _histograms(runs: Sequence[KeptRun]) -> str:
+    """Draw how weights, gradients and updates were spread, the first, a middle and the last."""
+    cards: list[str] = []
+    for run in runs:
+        for name, kept in run.samples.items():
+            if not kept[0].is_histogram:
+                continue
+            chosen = _spread(kept, _MOST_HISTOGRAMS)
+            found = [sample.histograms() for sample in chosen]
+            shown = list(found[-1])[:_MOST_TENSORS]
+            rows = "".join(
+                f"<tr><th><code>{escape(tensor)}</code></th>"
+                + "".join(f"<td>{bars(*each[tensor])}</td>" for each in found if tensor in each)
+                + "</tr>"
+                for tensor in shown
+            )
+            heads = "".join(f"<th>step {sample.step}</th>" for sample in chosen)
+            more = len(found[-1]) - len(shown)
+            said = f'<p class="quiet">and {more} more, in TensorBoard</p>' if more else ""
+            cards.append(
+                f'<div class="card"><h3>{_of(run, runs)}{escape(name)}</h3><div class="scroll">'
+                f'<table class="histograms"><tr><th></th>{heads}</tr>{rows}</table></div>{said}'
+                "</div>"
+            )
+    return _section("Histograms", f'<div class="stack">{"".join(cards)}</div>') if cards else ""
 
 
 def _spread(kept: Sequence[KeptSample], most: int) -> list[KeptSample]:

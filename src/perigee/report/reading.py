@@ -25,7 +25,7 @@ class KeptSample:
 
     Attributes:
         step: At which.
-        path: Of the file: `.png`, or `.json` with a list of texts.
+        path: Of the file: `.png`, `.json` with a list of texts, or `.histograms`.
     """
 
     step: int
@@ -35,6 +35,16 @@ class KeptSample:
     def is_image(self) -> bool:
         """Whether it is an image."""
         return self.path.suffix == ".png"
+
+    @property
+    def is_histogram(self) -> bool:
+        """Whether it tells how values are spread."""
+        return self.path.suffix == ".histograms"
+
+    def histograms(self) -> dict[str, tuple[list[float], list[int]]]:
+        """Return the edges and counts of the bins, by the name of what was counted."""
+        found = json.loads(self.path.read_text(encoding="utf-8"))
+        return {name: (each["edges"], each["counts"]) for name, each in found.items()}
 
     def texts(self) -> list[str]:
         """Return the texts."""
@@ -163,7 +173,7 @@ def _samples(folder: Path) -> dict[str, list[KeptSample]]:
     samples: dict[str, list[KeptSample]] = {}
     for path in sorted(folder.glob("*/step-*.*")):
         step = path.stem.removeprefix("step-")
-        if step.isdigit() and path.suffix in (".png", ".json"):
+        if step.isdigit() and path.suffix in (".png", ".json", ".histograms"):
             kept = samples.setdefault(unquote(path.parent.name), [])
             kept.append(KeptSample(int(step), path))
     return samples

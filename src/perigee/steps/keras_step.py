@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from perigee._errors import (
     LossNotScaledError,
     OutputsError,
 )
-from perigee._frame import Method, current_frame
+from perigee._frame import Method, Watch, current_frame
 from perigee._recorder import StepRecorder, patched
 from perigee._step import Step
 from perigee._typing import Batch, Tensor, Tree
@@ -76,6 +77,11 @@ class KerasStep(Step):
         self.parts = _Parts(model)
         self.class_weight = None if class_weight is None else dict(class_weight)
 
+    @property
+    def _shows_updates(self) -> bool:
+        """Whether gradients are known as they are: Keras hides what its loss scale made of them."""
+        return not any(hasattr(each, "inner_optimizer") for each in self.parts.optimizers())
+
     @_plain
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """Run the model's `train_step`.
@@ -89,7 +95,10 @@ class KerasStep(Step):
         if self.class_weight is not None:
             batch = _weighted(batch, self.class_weight)
         recorder = _recorder()
+        frame = current_frame()
         with ExitStack() as stack:
+            if frame is not None and frame.watch is not None:
+                stack.enter_context(_shown_updates(frame.watch, self))
             updates = None
             if recorder is not None:
                 updates = stack.enter_context(_watched_updates(self.parts.optimizers()))
@@ -321,6 +330,38 @@ def _watched_updates(
             stack.enter_context(patched(optimizer, "stateless_apply", _applies_stateless(seen)))
             stack.enter_context(patched(optimizer, "scale_loss", _scales(seen)))
         yield updates
+
+
+@contextmanager
+def _shown_updates(watch: Watch, step: KerasStep) -> Generator[None]:
+    """Show somebody the updates that a model makes by itself."""
+
+    def applies(optimizer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+        def apply(grads: Any, trainable_variables: Any = None) -> Any:
+            if trainable_variables is None:  # from within `stateless_apply`
+                return original(grads)
+            variables = list(trainable_variables)
+            before = watch.values(variables)
+            result = original(grads, variables)
+            watch.updated(optimizer, grads, variables, before)
+            return result
+
+        return apply
+
+    def applies_stateless(optimizer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+        def stateless_apply(optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
+            result = original(optimizer_variables, grads, trainable_variables)
+            variables, after = step.model.trainable_variables, result[0]
+            watch.updated(optimizer, grads, variables, trainable_variables, after=after)
+            return result
+
+        return stateless_apply
+
+    with ExitStack() as stack:
+        for optimizer in step.parts.optimizers():
+            for name, patch in (("apply", applies), ("stateless_apply", applies_stateless)):
+                stack.enter_context(patched(optimizer, name, partial(patch, optimizer)))
+        yield
 
 
 def _applies(seen: _Updates) -> Callable[..., Any]:

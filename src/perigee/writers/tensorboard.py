@@ -20,7 +20,7 @@ from perigee.writers._appended import (
 )
 
 if TYPE_CHECKING:
-    from perigee._shown import Shown
+    from perigee._shown import Histograms, Shown
 
 DIRECTORY_NAME = "events"
 
@@ -210,8 +210,10 @@ class _Package:
 
     def sample(self, tag: str, shown: Shown) -> Any:
         """Return an image or texts as a summary."""
-        from perigee._shown import Images  # needs NumPy
+        from perigee._shown import Histograms, Images  # needs NumPy
 
+        if isinstance(shown, Histograms):
+            return self._histograms(tag, shown)
         if not isinstance(shown, Images):
             texts = "\n\n".join(shown.texts)
             return self.text(tag, _utf8(texts))
@@ -220,6 +222,17 @@ class _Package:
         image = summary.value.add(tag=tag).image
         image.height, image.width, image.colorspace = height, width, channels
         image.encoded_image_string = shown.content()
+        return summary
+
+    def _histograms(self, tag: str, shown: Histograms) -> Any:
+        summary = self.Summary()
+        for name, (edges, counts) in shown.bins.items():
+            middles = (edges[1:] + edges[:-1]) / 2
+            found = summary.value.add(tag=_utf8(f"{tag}/{name}")).histo
+            found.min, found.max, found.num = edges[0], edges[-1], counts.sum()
+            found.sum, found.sum_squares = counts @ middles, counts @ middles**2
+            found.bucket_limit.extend(edges[1:])
+            found.bucket.extend(counts)
         return summary
 
     def encode(self, **fields: Any) -> bytes:

@@ -1,0 +1,6 @@
+"""What one reaches for while a training is set up: a profile, rates to try, more to look at."""
+
+from perigee.tools._watching import Histograms as Histograms
+from perigee.tools._watching import Norms as Norms
+
+__all__ = ["Histograms", "Norms"]
