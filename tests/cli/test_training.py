@@ -148,6 +148,17 @@ def test_a_few_batches_can_be_learned_by_heart(folder):
     assert "val_loss" not in said
 
 
+def test_a_profile_is_kept_in_the_run_and_said(folder):
+    answer = invoke("fit", "right.py", "--run", "runs/a", "--profile")
+
+    assert answer.exit_code == 0, answer.output
+    assert list((folder / "runs" / "a" / "profile").rglob("*.xplane.pb"))
+    said = answer.stdout.partition("report.html there shows it.\n")[2]
+    assert "steps 4 to 6, in runs/a/profile" in said
+    assert "time: compiling" in said and "of that" in said
+    assert "utilization" in (folder / "runs" / "a" / "report.html").read_text()
+
+
 def test_evaluate_measures_the_weights_of_a_run(folder):
     invoke("fit", "right.py", "--run", "runs/a", "--best", "val_loss")
 
@@ -246,6 +257,7 @@ USAGE = [
     ("fit", "right.py", "--best", "val_loss"),
     ("fit", "right.py", "--run", "r", "--best", "beauty"),
     ("fit", "right.py", "--run", "r", "--resume", "required"),
+    ("fit", "right.py", "--profile"),
     ("fit", "right.py", "--set", "slope=3"),
     ("fit", "right.py", "--set", "step.slope"),
     ("fit", "right.py", "--set", "model.slope=3"),

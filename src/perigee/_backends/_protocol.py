@@ -1,7 +1,7 @@
 """The whole contract between Perigee and a framework.
 
 A backend differentiates, compiles and moves tensors. It iterates over no data that it was not
-handed, opens no file and logs nothing.
+handed, opens no file but the traces that it is asked for, and logs nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -96,6 +96,17 @@ class Compiled(Protocol):
         """Return the kinds of operations that keep a state which cannot be saved, once it has run.
 
         Such as TensorFlow's own random operations, whose state lies in their kernels.
+        """
+        ...
+
+    def operations(self, *arguments: Tree) -> float:
+        """Count the floating-point operations of a call, of matrix products and convolutions.
+
+        A multiplication and an addition are two. The function is compiled or run once more for
+        it: the caller puts back what that writes.
+
+        Returns:
+            How many; NaN where it cannot be told, as in a loop that has no known end.
         """
         ...
 
@@ -314,6 +325,14 @@ class Backend(Protocol):
         """Call `look` with the values of tensors as NumPy arrays, during a rehearsal.
 
         It is called at once, or when the rehearsal has run where values are known only then.
+        """
+        ...
+
+    def trace(self, directory: str) -> AbstractContextManager[None]:
+        """Write what runs while the context is open, on the host and the devices, as a trace.
+
+        Args:
+            directory: Where TensorBoard's profiler, or Perfetto, finds it; made if it is missing.
         """
         ...
 

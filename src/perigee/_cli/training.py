@@ -16,6 +16,7 @@ from perigee._cli.files import FileError
 
 if TYPE_CHECKING:
     from perigee._experiment import Experiment
+    from perigee.tools import Profile
 
 _LONGEST_VALIDATION = 2
 """Batches of a validation in a dry run."""
@@ -108,6 +109,12 @@ def fit(
             min=1, metavar="N", help="Train on the first N batches only, and validate on none."
         ),
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Trace some steps into the run, and say where the time goes."
+        ),
+    ] = False,
 ) -> None:
     """Train the experiment of FILE. Options replace what it says itself."""
     given = {
@@ -132,16 +139,19 @@ def fit(
     }
     settings = Settings.parsed(set_ or ())
     with opened(file) as experiment:
-        arguments = _arguments(experiment, given, execution, steps_per_call)
+        arguments = fit_arguments(experiment, given, execution, steps_per_call)
         arguments["run"] = _run(arguments.get("run"), run, kept)
         if dry_run:
             typer.echo(_tried(experiment, settings, arguments, validate, overfit_batches))
             return
+        profiled = _profile(arguments) if profile else None
         history = _trained(experiment, settings, arguments, validate, overfit_batches)
         if arguments["run"] is not None:
             typer.echo(f"Kept in {arguments['run'].path}; report.html there shows it.")
         if overfit_batches is not None:
             typer.echo(_overfitted(overfit_batches, history.history))
+        if profiled is not None and profiled.found is not None:
+            typer.echo(str(profiled.found))
 
 
 @answering
@@ -171,8 +181,8 @@ def evaluate(
         import perigee as pg
 
         given = {"batch_size": batch_size, "seed": seed}
-        arguments = _arguments(experiment, given, execution, None)
-        _seed(arguments.get("seed"))
+        arguments = fit_arguments(experiment, given, execution, None)
+        seed_all(arguments.get("seed"))
         if getattr(experiment, on) is None:
             raise FileError(f"The experiment has no {on}.")
         step = experiment.make_step(settings.step)
@@ -208,7 +218,7 @@ def verify(
     with opened(file) as experiment:
         from perigee.testing import verify_resume
 
-        arguments = _arguments(experiment, {"batch_size": batch_size}, execution, None)
+        arguments = fit_arguments(experiment, {"batch_size": batch_size}, execution, None)
         for name in ("epochs", "steps", "run", "callbacks", "progress", "seed", "validate_every"):
             arguments.pop(name, None)
         arguments.pop("validation_steps", None)
@@ -248,7 +258,7 @@ def _cadence(name: str, text: str | None) -> Any:
     raise FileError(f'{name} {text!r}: write "100 steps", "2 epochs" or "60 seconds".')
 
 
-def _arguments(
+def fit_arguments(
     experiment: Experiment,
     given: Mapping[str, Any],
     mode: str | None,
@@ -288,7 +298,20 @@ def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
     return replace(run, **given)
 
 
-def _seed(seed: int | None) -> None:
+def _profile(arguments: dict[str, Any]) -> Profile:
+    """Put a hook that profiles to the callbacks, and return it."""
+    from perigee._arguments import sorted_callbacks
+    from perigee.tools import Profile
+
+    if arguments["run"] is None:
+        raise FileError("--profile: there is no run to keep the trace in; pass --run DIR.")
+    hooks, callbacks = sorted_callbacks(arguments.get("callbacks"))
+    made = Profile(Path(arguments["run"].path) / "profile")
+    arguments["callbacks"] = [*hooks, made, *callbacks]
+    return made
+
+
+def seed_all(seed: int | None) -> None:
     """Let weights and all else be those of a seed, if there is one."""
     if seed is not None:
         import keras
@@ -306,7 +329,7 @@ def _trained(
     from perigee._run import fit as train
 
     arguments = dict(arguments)
-    _seed(arguments.get("seed"))
+    seed_all(arguments.get("seed"))
     step = experiment.make_step(settings.step)
     data = experiment.make_data("data", settings.data)
     if overfit is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from perigee.report.charts import Chart, Line, bars
 from perigee.report.curves import PARTS, curves_of, joined
+from perigee.report.profile import profile_lines
 from perigee.report.reading import KeptRun, KeptSample
 from perigee.report.table import usual_values
 from perigee.writers.terminal import format_duration, format_value
@@ -55,6 +56,7 @@ def render(runs: Sequence[KeptRun], title: str | None = None) -> str:
         _samples(runs),
         _histograms(runs),
         _time(runs),
+        _compared("Profile", runs, [_profiled(run) for run in runs]),
         _plans(runs),
         _compared("Configuration", runs, [_configured(run) for run in runs]),
         _compared("Environment", runs, [_environment(run) for run in runs]),
@@ -396,6 +398,12 @@ def _pace(run: KeptRun, spent: Mapping[str, float]) -> str:
         milliseconds = 1000 * spent["device"] / steps
         said += f"; {format_value(milliseconds)} ms a step on the device, over {steps} steps"
     return said
+
+
+def _profiled(run: KeptRun) -> dict[str, str]:
+    """Return what a profile said, but for the shares of the time, which stand above."""
+    lines = {} if run.profile is None else profile_lines(run.profile)
+    return {name: text for name, text in lines.items() if not name.startswith("time: ")}
 
 
 def _plans(runs: Sequence[KeptRun]) -> str:

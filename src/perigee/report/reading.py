@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from perigee._better import better_mode
 from perigee._errors import NoRunError, RunFileError
 from perigee._processes import LOCK_NAME, read_process
+from perigee.report.profile import PROFILE_NAME, profile_lines
 from perigee.writers.json_lines import FILE_NAME as METRICS_NAME
 from perigee.writers.json_lines import read_json_lines
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
@@ -62,6 +63,7 @@ class KeptRun:
         facts: What `run.json` says.
         records: The lines of `metrics.jsonl`, in order.
         samples: What the step logged as `pg.sample`, by name, in the order of the steps.
+        profile: What a profile of it measured, or `None`.
     """
 
     name: str
@@ -69,6 +71,7 @@ class KeptRun:
     facts: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
     samples: Mapping[str, Sequence[KeptSample]]
+    profile: Mapping[str, Any] | None = None
 
     @property
     def state(self) -> str:
@@ -156,7 +159,24 @@ def read_kept(path: str | os.PathLike[str], name: str | None = None) -> KeptRun:
         records = [record for record in records if _is_record(record)]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise RunFileError(str(metrics), str(error)) from error
-    return KeptRun(name or path.resolve().name, path, facts, records, _samples(path / "samples"))
+    return KeptRun(
+        name or path.resolve().name,
+        path,
+        facts,
+        records,
+        _samples(path / "samples"),
+        _profile(path / "profile" / PROFILE_NAME),
+    )
+
+
+def _profile(path: Path) -> Mapping[str, Any] | None:
+    """Return what a profile measured; `None` where there is none, or none that makes sense."""
+    try:
+        facts = json.loads(path.read_bytes())
+        profile_lines(facts)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
+        return None
+    return facts
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:

@@ -1,6 +1,8 @@
 """What one reaches for while a training is set up: a profile, rates to try, more to look at."""
 
+from perigee.tools._profile import Profile as Profile
+from perigee.tools._profile import Profiled as Profiled
 from perigee.tools._watching import Histograms as Histograms
 from perigee.tools._watching import Norms as Norms
 
-__all__ = ["Histograms", "Norms"]
+__all__ = ["Histograms", "Norms", "Profile", "Profiled"]

@@ -4,7 +4,15 @@
 from perigee._backends import _alone
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
-from perigee._backends.jax import blocks, compiling, gradients, placement, processes, tensors
+from perigee._backends.jax import (
+    blocks,
+    compiling,
+    gradients,
+    placement,
+    processes,
+    profiling,
+    tensors,
+)
 
 BACKEND = Room(
     "jax",
@@ -20,6 +28,7 @@ BACKEND = Room(
     tensors,
     gradients,
     compiling,
+    profiling,
     blocks,
     placement,
     processes,

@@ -17,6 +17,7 @@ from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.jax import placement
 from perigee._backends.jax.processes import local_values
+from perigee._backends.jax.profiling import operations_in
 from perigee._backends.jax.scopes import Scope
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
@@ -183,6 +184,10 @@ class Function:
     def hidden_state(self) -> tuple[str, ...]:
         """See `Compiled.hidden_state`."""
         return ()
+
+    def operations(self, *arguments: Tree) -> float:
+        """See `Compiled.operations`: it is traced, and neither compiled nor run."""
+        return operations_in(self._compiled.trace(*self._given(arguments)).jaxpr)
 
     def _given(self, arguments: Tree) -> tuple[list[Tensor], Tree]:
         """Return what the compiled function takes: the values of the variables, and arguments."""

@@ -4,7 +4,14 @@
 from perigee._backends import _placement
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
-from perigee._backends.tensorflow import blocks, compiling, gradients, replicas, tensors
+from perigee._backends.tensorflow import (
+    blocks,
+    compiling,
+    gradients,
+    profiling,
+    replicas,
+    tensors,
+)
 
 BACKEND = Room(
     "tensorflow",
@@ -20,6 +27,7 @@ BACKEND = Room(
     tensors,
     gradients,
     compiling,
+    profiling,
     blocks,
     replicas,
     _placement,

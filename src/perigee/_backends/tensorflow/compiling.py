@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched
+from perigee._backends.tensorflow.profiling import operations_in
 from perigee._backends.tensorflow.tensors import is_argument
 from perigee._backends.tensorflow.tensors import tensors as tensors_of
 from perigee._typing import Tree
@@ -148,6 +149,15 @@ class Function:
         """See `Compiled.hidden_state`."""
         return sorted({kind for kind in self._operations() if kind in _RANDOM_WITH_STATE})
 
+    def operations(self, *arguments: Tree) -> float:
+        """See `Compiled.operations`: traced with every size known, and counted in the graph."""
+        arguments = tensors_of(arguments)
+        tensors, places, static = _taken_apart(arguments)
+        function = tf.function(self._untraced(arguments, places, static), autograph=False)
+        with self._errors_as_raised():
+            traced = function.get_concrete_function(*map(tf.type_spec_from_value, tensors))
+        return operations_in(traced.graph.as_graph_def(add_shapes=True))
+
     @contextmanager
     def _errors_as_raised(self) -> Generator[None]:
         """Let errors of user code that is traced come out as they were raised.
@@ -179,10 +189,7 @@ class Function:
 
     def _program(self, arguments: Tree) -> tuple[Callable[..., Tree], list[Any]]:
         """Return the program for arguments, and those of their leaves that it takes."""
-        leaves = keras.tree.flatten(arguments)
-        tensors = [leaf for leaf in leaves if is_argument(leaf)]
-        static = tuple(leaf for leaf in leaves if not is_argument(leaf))
-        places = tuple(is_argument(leaf) for leaf in leaves)
+        tensors, places, static = _taken_apart(arguments)
         key = (_structure(arguments), places, static)
         program = self._programs.get(key)
         if program is None:
@@ -279,6 +286,14 @@ _RANDOM_WITH_STATE = {
 
 def _obstacle(kind: str) -> str | None:
     return "a summary" if "Summary" in kind else _SILENT_UNDER_XLA.get(kind)
+
+
+def _taken_apart(arguments: Tree) -> tuple[list[Any], tuple[bool, ...], tuple[Any, ...]]:
+    """Return the tensors among leaves, which leaves they are, and the others."""
+    leaves = keras.tree.flatten(arguments)
+    tensors = [leaf for leaf in leaves if is_argument(leaf)]
+    static = tuple(leaf for leaf in leaves if not is_argument(leaf))
+    return tensors, tuple(is_argument(leaf) for leaf in leaves), static
 
 
 def _structure(tree: Tree) -> Any:

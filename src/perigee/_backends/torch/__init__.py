@@ -4,7 +4,7 @@
 from perigee._backends import _alone, _placement
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
-from perigee._backends.torch import compiling, gradients, tensors
+from perigee._backends.torch import compiling, gradients, profiling, tensors
 
 BACKEND = Room(
     "torch",
@@ -20,6 +20,7 @@ BACKEND = Room(
     tensors,
     gradients,
     compiling,
+    profiling,
     _alone,
     _placement,
 )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import keras
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
@@ -98,3 +99,9 @@ class Function:
     def hidden_state(self) -> tuple[str, ...]:
         """See `Compiled.hidden_state`."""
         return ()
+
+    def operations(self, *arguments: Tree) -> float:
+        """See `Compiled.operations`: counted while it runs."""
+        with FlopCounterMode(display=False) as counter:
+            self(*arguments)
+        return float(counter.get_total_flops())

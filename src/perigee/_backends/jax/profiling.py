@@ -1,0 +1,63 @@
+# pyright: basic
+"""Traces of what JAX runs, and the arithmetic in what it compiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+
+@contextmanager
+def trace(directory: str) -> Generator[None]:
+    """See `Backend.trace`: for TensorBoard, and for Perfetto beside it."""
+    with jax.profiler.trace(directory, create_perfetto_trace=True):
+        yield
+
+
+def operations_in(jaxpr: Any) -> float:
+    """Count the operations of matrix products and convolutions.
+
+    XLA's own count goes round every loop once, so it would be too low for a `scan`.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        kind, parameters = equation.primitive.name, equation.params
+        inner = [operations_in(each) for each in _jaxprs(parameters)]
+        if kind == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            sizes = equation.invars[0].aval.shape
+            total += 2 * _size(equation) * math.prod(sizes[axis] for axis in contracted)
+        elif kind == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            channels, *_ = parameters["dimension_numbers"].rhs_spec
+            taps = math.prod(kernel) / kernel[channels]
+            # Zeros are put between the rows of a gradient where a convolution takes strides.
+            total += 2 * _size(equation) * taps / math.prod(parameters["lhs_dilation"])
+        elif kind == "scan":
+            total += parameters["length"] * sum(inner)
+        elif kind == "while":
+            total += math.nan if any(inner) else 0.0
+        elif kind == "cond":
+            total += max(inner, key=lambda count: math.inf if math.isnan(count) else count)
+        elif kind == "pallas_call":
+            total = math.nan
+        else:
+            total += sum(inner)
+    return total
+
+
+def _size(equation: Any) -> float:
+    return float(math.prod(equation.outvars[0].aval.shape))
+
+
+def _jaxprs(parameters: dict[str, Any]) -> Iterator[Any]:
+    """Yield what an operation runs within."""
+    for value in parameters.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(each, "jaxpr", each)
+            if hasattr(inner, "eqns"):
+                yield inner

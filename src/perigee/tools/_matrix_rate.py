@@ -1,0 +1,61 @@
+"""How fast this machine multiplies matrices: what the speed of a model is held against."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends
+from perigee._typing import Tensor
+
+_LARGEST = 8192
+_LONG_SECONDS = 0.02
+"""A product that takes as long is large enough: what goes before and after it does not count."""
+_REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRate:
+    """The best of a few measurements of a matrix product.
+
+    Attributes:
+        per_second: Floating-point operations; a multiplication and an addition are two.
+        size: Rows and columns of both matrices.
+        dtype: Of their elements, that in which Keras computes.
+    """
+
+    per_second: float
+    size: int
+    dtype: str
+
+
+def matrix_rate() -> MatrixRate:
+    """Time products of square matrices, each twice as large as the one before.
+
+    The largest one takes some 20 ms, or has 8,192 rows. It waits for the device.
+    """
+    backend = _backends.current()
+    dtype = keras.config.dtype_policy().compute_dtype or keras.config.floatx()
+    mode = backend.capabilities.modes[0]
+    # The largest element, since a compiler could do without most of a sum of a product.
+    product = backend.compile(lambda a, b: ops.max(ops.matmul(a, b)), [], mode)
+
+    def seconds(a: Tensor, b: Tensor) -> float:
+        began = time.perf_counter()
+        backend.to_host(product(a, b))
+        return time.perf_counter() - began
+
+    size, best = 256, 0.0
+    while True:
+        draw = np.random.default_rng(0).random((2, size, size), dtype=np.float32)
+        a, b = (ops.cast(matrix, dtype) for matrix in draw)
+        seconds(a, b)  # which compiles
+        took = min(seconds(a, b) for _ in range(_REPEATS))
+        best = max(best, 2.0 * size**3 / took)
+        if took > _LONG_SECONDS or size == _LARGEST:
+            return MatrixRate(best, size, dtype)
+        size *= 2
