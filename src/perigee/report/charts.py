@@ -21,6 +21,23 @@ _USUAL_RATIO = 50.0
 """For it to be shown first."""
 _MOST_COLORS = 8
 
+_STYLE_ALONE = """
+.perigee-chart { color: #2563c9; font: 11.5px system-ui, "DejaVu Sans", sans-serif; }
+.perigee-chart text { fill: #5c6773; }
+.perigee-chart .grid { stroke: #e3e7eb; }
+.perigee-chart .axis, .perigee-chart .mark { stroke: #8a939d; }
+.perigee-chart .mark { stroke-dasharray: 2 3; }
+.perigee-chart .line { fill: none; stroke: currentColor; stroke-width: 1.8; }
+.perigee-chart .faint .line { stroke-width: 1; opacity: 0.5; }
+.perigee-chart circle { fill: currentColor; }
+.perigee-chart .cross { fill: none; stroke: #b3261e; stroke-width: 1.5; }
+@media (prefers-color-scheme: dark) {
+  .perigee-chart { color: #7eb0ff; } .perigee-chart text { fill: #9aa6b2; }
+  .perigee-chart .grid { stroke: #272e37; }
+}
+"""
+"""Of a chart that stands in no page of Perigee's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -46,10 +63,14 @@ class Chart:
     Attributes:
         name: Of the quantity.
         lines: What is drawn.
+        axis: Against what.
+        is_log_axis: Whether that goes up by factors.
     """
 
     name: str
     lines: Sequence[Line]
+    axis: str = "step"
+    is_log_axis: bool = False
 
     @property
     def scales(self) -> list[str]:
@@ -69,16 +90,19 @@ class Chart:
             if not finite or line.style == "faint":
                 continue
             first, last = finite[0], finite[-1]
-            said = f"{line.label}: {format_value(first.value)} at step {first.step}"
+            said = f"{line.label}: {format_value(first.value)} at {self._at(first.step)}"
             if last is not first:
-                said += f", {format_value(last.value)} at step {last.step}"
+                said += f", {format_value(last.value)} at {self._at(last.step)}"
             missing = len(line.curve.points) - len(finite)
             if missing:
                 said += f", {missing} not finite"
             parts.append(said)
-        return f"{self.name} by step. {'; '.join(parts)}."
+        return f"{self.name} by {self.axis}. {'; '.join(parts)}."
 
-    def svg(self, scale: str, identity: str, marks: Sequence[int] = ()) -> str:
+    def _at(self, place: float) -> str:
+        return f"{self.axis} {place if isinstance(place, int) else format_value(place)}"
+
+    def svg(self, scale: str, identity: str, marks: Sequence[float] = ()) -> str:
         """Return the chart as an SVG element.
 
         What a script needs to find values again stands in `data-` attributes: the ranges of both
@@ -87,9 +111,9 @@ class Chart:
         Args:
             scale: `"linear"` or `"log"`.
             identity: Unique on the page.
-            marks: Steps at which something happened, drawn as upright lines.
+            marks: Places at which something happened, drawn as upright lines.
         """
-        frame = _Frame.around(self.lines, scale)
+        frame = _Frame.around(self, scale)
         drawn = [
             f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" '
             f'aria-labelledby="{identity}-title {identity}-said" data-scale="{scale}" '
@@ -99,9 +123,9 @@ class Chart:
             f'<desc id="{identity}-said">{escape(self.describe())}</desc>',
             *frame.axes(),
         ]
-        for step in marks:
-            if frame.x_low < step < frame.x_high:
-                x = f"{frame.x(step):.1f}"
+        for place in marks:
+            if _LEFT < frame.x(place) < WIDTH - _RIGHT:
+                x = f"{frame.x(place):.1f}"
                 drawn.append(
                     f'<line class="mark" x1="{x}" x2="{x}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
                 )
@@ -109,11 +133,21 @@ class Chart:
         drawn.append('<g class="hover" aria-hidden="true"></g></svg>')
         return "".join(drawn)
 
+    def alone(self, marks: Sequence[float] = ()) -> str:
+        """Return the chart as a picture by itself: an SVG file, or a part of any page."""
+        drawn = self.svg(self.scales[0], "perigee-alone", marks)
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{1.6 * WIDTH:.0f}" '
+        head, rest = drawn.replace('<svg class="chart" ', f'{head}class="perigee-chart" ', 1).split(
+            ">", 1
+        )
+        return f"{head}><style>{_STYLE_ALONE}</style>{rest}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
     """Where values stand in a drawing."""
 
+    chart: Chart
     scale: str
     x_low: float
     x_high: float
@@ -121,8 +155,8 @@ class _Frame:
     y_high: float
 
     @classmethod
-    def around(cls, lines: Sequence[Line], scale: str) -> _Frame:
-        points = [p for line in lines for p in line.curve.points]
+    def around(cls, chart: Chart, scale: str) -> _Frame:
+        points = [p for line in chart.lines for p in line.curve.points]
         steps = [p.step for p in points] or [0]
         values = [p.value for p in points if math.isfinite(p.value)]
         if scale == "log":
@@ -139,12 +173,16 @@ class _Frame:
         else:
             low, high = low - room, high + room
         first, last = min(steps), max(steps)
-        if first < 0.3 * last:
+        if chart.is_log_axis:
+            first, last = math.log10(first), math.log10(last)
+        elif first < 0.3 * last:
             first = 0
-        return cls(scale, float(first), float(last if last > first else first + 1), low, high)
+        last = last if last > first else first + 1
+        return cls(chart, scale, float(first), float(last), low, high)
 
     def x(self, step: float) -> float:
-        share = (step - self.x_low) / (self.x_high - self.x_low)
+        place = math.log10(step) if self.chart.is_log_axis else step
+        share = (place - self.x_low) / (self.x_high - self.x_low)
         return _LEFT + share * (WIDTH - _RIGHT - _LEFT)
 
     def y(self, value: float) -> float:
@@ -162,10 +200,10 @@ class _Frame:
                 f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
                 f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>'
             )
-        ticks = [step for step in _nice(self.x_low, self.x_high, 5) if step == int(step)]
-        drawn.append(f'<text x="{right}" y="{bottom + 16}" text-anchor="end">step</text>')
-        for step in ticks:
-            if self.x(step) > right - 58:  # there it says what is counted
+        name = self.chart.axis
+        drawn.append(f'<text x="{right}" y="{bottom + 16}" text-anchor="end">{escape(name)}</text>')
+        for step in self._x_ticks():
+            if self.x(step) > right - 32 - 6.5 * len(name):  # there it says what is counted
                 continue
             drawn.append(
                 f'<text x="{self.x(step):.1f}" y="{bottom + 16}" text-anchor="middle">'
@@ -173,6 +211,12 @@ class _Frame:
             )
         drawn.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
         return drawn
+
+    def _x_ticks(self) -> list[float]:
+        if not self.chart.is_log_axis:
+            return [step for step in _nice(self.x_low, self.x_high, 5) if step == int(step)]
+        ticks = [10.0**n for n in range(math.ceil(self.x_low), math.floor(self.x_high) + 1)]
+        return ticks[:: -(-len(ticks) // 6)] if ticks else []
 
     def _y_ticks(self) -> list[float]:
         if self.scale == "linear":

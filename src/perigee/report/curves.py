@@ -23,13 +23,13 @@ class Point:
     """One value of a curve.
 
     Attributes:
-        step: At which it was recorded.
+        step: At which it was recorded; of other charts the place on their axis.
         epoch: Finished epochs then.
         seconds: Since the training began, all parts of it.
         value: May be NaN or infinite.
     """
 
-    step: int
+    step: float
     epoch: int
     seconds: float
     value: float
@@ -54,7 +54,7 @@ class Curve:
 
 def curves_of(run: KeptRun, number: int) -> list[Curve]:
     """Return every curve of a run, in the order in which names were first recorded."""
-    found: dict[tuple[str, Part], dict[int, Point]] = {}
+    found: dict[tuple[str, Part], dict[float, Point]] = {}
     passed = last = 0.0
     for record in run.records:
         if record["seconds"] < last:  # the run was taken up again, and its clock began anew
