@@ -1,22 +1,28 @@
 """The commands that train, measure and list, and what they say to mistakes."""
 
+import inspect
 import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import perigee as pg
+from perigee._cli import training
 from perigee._cli.experiments import opened
 from perigee._cli.main import app
 from tests.cli import experiments
 from tests.report.kept import made, points_of
 
 HELP = Path(__file__).parent / "help"
-COMMANDS = ("", "fit", "evaluate", "verify", "runs", "report", "new", "explain", "launch")
+COMMANDS = (
+    *("", "fit", "evaluate", "parity", "verify", "bench"),
+    *("runs", "report", "new", "explain", "launch"),
+)
 
 
 def invoke(*arguments):
@@ -197,6 +203,97 @@ def test_verify_finds_a_step_that_resumes_and_one_that_does_not(folder):
     assert "Traceback" not in wrong.output
 
 
+OTHERS = """
+from right import Line, experiment, load, make
+
+class Halved(Line):
+    def errors(self, batch):
+        return super().errors(batch) / 2
+
+halved = Halved
+
+def loop(batch):
+    step.train_step(batch)
+
+step = make()
+plain = (loop, [step.model, step.optimizer])
+number = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("against", "status", "said"),
+    [
+        ("experiment", 0, "Equal, bit for bit: 4 steps"),
+        ("right.py", 0, "Equal, bit for bit: 4 steps"),
+        ("step", 0, "Equal"),
+        ("plain", 0, "Equal"),
+        ("halved", 1, "They part at step 0: model/"),
+        ("nothing", 2, "has no 'nothing'"),
+        ("number", 2, "gives a int"),
+        ("nowhere.py", 2, "nowhere.py is not there"),
+    ],
+)
+def test_parity_holds_an_experiment_against_something_else(folder, against, status, said):
+    (folder / "others.py").write_text(OTHERS)
+
+    answer = invoke("parity", "others.py", against, "--steps", "4")
+
+    assert answer.exit_code == status, answer.output
+    assert said in answer.output
+    assert "Traceback" not in answer.output
+
+
+def test_bench_measures_every_way_and_keeps_nothing(folder):
+    before = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+
+    answer = invoke("bench", "right.py", "--steps", "4", "--rounds", "2", "--set", "data.rows=64")
+
+    assert answer.exit_code == 0, answer.output
+    lines = answer.stdout.splitlines()
+    head = next(i for i, line in enumerate(lines) if "steps a second" in line)
+    *ways, shares = lines[head + 1 :]
+    names = [way.partition("  ")[0] for way in ways]
+    assert names[0] == "graph, many steps a call" and "eager, one step a call" in names
+    rates = {name: float(way.split()[-2]) for name, way in zip(names, ways, strict=True)}
+    ratios = {name: float(way.split()[-1]) for name, way in zip(names, ways, strict=True)}
+    assert ratios[names[0]] == 1.0
+    for name in names:
+        assert ratios[name] == pytest.approx(rates[name] / rates[names[0]], rel=0.02, abs=0.01)
+    parts = dict(part.rsplit(" ", 2)[:2] for part in shares.split(": ")[1].split(", "))
+    assert sum(map(float, parts.values())) == pytest.approx(100, abs=0.5)
+    assert "compiling" not in parts
+    after = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    assert after == before
+
+
+def test_the_options_of_fit_are_its_arguments():
+    options = set(inspect.signature(training.fit).parameters) - {"file", "set_", "traceback"}
+    own = {"validate", "dry_run", "overfit_batches", "profile"}
+    of_execution = {"execution", "steps_per_call"}
+    run = {field.name for field in fields(pg.Run)} & options
+
+    arguments = {*inspect.signature(pg.fit).parameters, *of_execution}
+    assert options - own - run <= arguments
+    missing = arguments - options
+    assert missing == {"step", "data", "validation", "callbacks", "guards"}
+
+
+def test_completion_can_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # no shell runs this
+    installed = invoke("--install-completion", "bash")
+    asked = {"_PERIGEE_COMPLETE": "complete_bash", "COMP_WORDS": "perigee ev", "COMP_CWORD": "1"}
+
+    answer = CliRunner().invoke(app, [], prog_name="perigee", env=asked)
+
+    assert installed.exit_code == 0, installed.output
+    script = (tmp_path / ".bash_completions" / "perigee.sh").read_text()
+    assert "_PERIGEE_COMPLETE=complete_bash" in script
+    assert "perigee.sh" in (tmp_path / ".bashrc").read_text()
+    assert answer.stdout.split() == ["evaluate"]
+
+
 def test_check_takes_an_experiment(folder):
     answer = invoke("check", "right.py:experiment")
 
@@ -271,6 +368,17 @@ USAGE = [
     ("evaluate", "right.py", "--run", "nowhere", "--which", "last"),
     ("verify", "right.py", "--steps", "1"),
     ("verify", "right.py", "--steps", "4", "--at", "4"),
+    ("bench",),
+    ("bench", "nowhere.py"),
+    ("bench", "right.py", "--steps", "0"),
+    ("bench", "right.py", "--rounds", "x"),
+    ("bench", "empty.py"),
+    ("parity", "right.py"),
+    ("parity", "right.py", "nothing"),
+    ("parity", "right.py", "nowhere.py"),
+    ("parity", "empty.py", "make"),
+    ("parity", "right.py", "np"),
+    ("parity", "right.py", "make", "--tolerance", "-1"),
     ("runs", "nowhere"),
     ("runs", "kept", "--value", "beauty"),
     ("report",),
@@ -291,6 +399,10 @@ RAISING = [
     ("fit", "bad_step.py", "--dry-run"),
     ("evaluate", "raises.py"),
     ("verify", "bad_step.py"),
+    ("bench", "bad_step.py"),
+    ("bench", "bad_data.py"),
+    ("parity", "raises.py", "make"),
+    ("parity", "bad_step.py", "make"),
 ]
 """Files whose own code raises."""
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from perigee._cli.check import check
+from perigee._cli.comparing import bench, parity
 from perigee._cli.launching import launch as launch_workers
 from perigee._cli.new import new
 from perigee._cli.pages import all_pages, find_page, near_pages
@@ -22,14 +23,15 @@ app = typer.Typer(
     name="perigee",
     help="Run custom training steps for Keras 3 models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich would take longer to import than all the rest
 )
 app.command()(fit)
 app.command()(evaluate)
 app.command()(check)
+app.command()(parity)
 app.command()(verify)
+app.command()(bench)
 app.command()(runs)
 app.command()(report)
 app.command()(new)
