@@ -101,7 +101,15 @@ def test_links_within_the_repository_lead_to_files(page):
 
 
 @pytest.mark.parametrize(
-    "name", ["check.md", "command_line.md", "runs.md", "prepare.md", "from_orbit_and_lightning.md"]
+    "name",
+    [
+        "check.md",
+        "command_line.md",
+        "runs.md",
+        "prepare.md",
+        "from_orbit_and_lightning.md",
+        "tools.md",
+    ],
 )
 def test_the_code_on_a_page_runs(name):
     assert "python" in {language for language, _, _ in blocks_of(name)}

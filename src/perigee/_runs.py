@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from perigee._errors import (
     ArgumentError,
     CheckpointSaveError,
     NoCheckpointError,
+    PerigeeError,
     RunArgumentError,
     RunExistsError,
     StateMismatchError,
@@ -39,7 +41,7 @@ from perigee.checkpoints import (
 )
 from perigee.data import LARGE_STATE_BYTES, state_bytes
 from perigee.report import FILE_NAME as REPORT_NAME
-from perigee.report import write_report
+from perigee.report import read_kept, render, write_report
 from perigee.writers.fan_out import Writers
 from perigee.writers.json_lines import JsonLines
 from perigee.writers.run_directory import RunDirectory, read_run
@@ -125,6 +127,17 @@ class Run:
         _warn_of_damage(loaded)
         load_arrays(_state.track(step), loaded.content.arrays, strict=strict)
         return loaded.content.clock
+
+    def _repr_html_(self) -> str:
+        """Show the report of the run in a notebook; one that is not there yet by its path."""
+        try:
+            page = render([read_kept(self.path)])
+        except (PerigeeError, OSError):
+            return f"<code>{escape(repr(self))}</code>"
+        return (
+            f'<iframe srcdoc="{escape(page)}" style="width: 100%; height: 640px; border: 0" '
+            'title="The report of the run"></iframe>'
+        )
 
     def _checkpoints(self, lock: RunLock | None = None) -> Checkpoints:
         return Checkpoints(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
+from perigee._better import better_mode
 from perigee._clock import Clock
 from perigee._events import Ended, Hook, Recorded
+from perigee.writers.terminal import format_value
+
+_SPARK_WIDTH, _SPARK_HEIGHT = 120, 24
 
 
 class History(Hook):
@@ -64,6 +70,45 @@ class History(Hook):
         self.history = {name: list(values) for name, values in state["history"].items()}
         self.epoch = list(state["epoch"])
 
+    def _repr_html_(self) -> str:
+        """Show the values in a notebook: how each went, the last one, and the best."""
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{_sparkline(values)}</td>"
+            f"<td>{format_value(values[-1])}</td><td>{_best(name, values)}</td></tr>"
+            for name, values in self.history.items()
+            if values
+        )
+        ended = "" if self.stop_reason is None else f", ended by {escape(self.stop_reason)}"
+        said = f"{len(self.epoch)} epochs, {self.clock.step} steps{ended}"
+        head = "<tr><th></th><th></th><th>last</th><th>best</th></tr>"
+        return f"<p>{said}</p>" + (f"<table>{head}{rows}</table>" if rows else "")
+
     def __repr__(self) -> str:
         last = {name: f"{values[-1]:.4g}" for name, values in self.history.items()}
         return f"History(epochs={len(self.epoch)}, stop_reason={self.stop_reason!r}, last={last})"
+
+
+def _best(name: str, values: Sequence[float]) -> str:
+    """Return the best value, where the name tells what is better."""
+    mode = better_mode(name.rpartition("/")[2])
+    finite = [value for value in values if math.isfinite(value)]
+    if mode is None or not finite:
+        return ""
+    return format_value(min(finite) if mode == "min" else max(finite))
+
+
+def _sparkline(values: Sequence[float]) -> str:
+    """Draw values as a line without axes; what is not finite is left out."""
+    finite = [(at, value) for at, value in enumerate(values) if math.isfinite(value)]
+    low = min((value for _, value in finite), default=0.0)
+    span = max((value for _, value in finite), default=0.0) - low or 1.0
+    last = max(len(values) - 1, 1)
+    places = " ".join(
+        f"{2 + at / last * (_SPARK_WIDTH - 4):.1f},"
+        f"{_SPARK_HEIGHT - 2 - (value - low) / span * (_SPARK_HEIGHT - 4):.1f}"
+        for at, value in finite
+    )
+    return (
+        f'<svg width="{_SPARK_WIDTH}" height="{_SPARK_HEIGHT}" aria-hidden="true">'
+        f'<polyline points="{places}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
+    )
