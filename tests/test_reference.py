@@ -17,6 +17,7 @@ USED = (
     "perigee.report",
     "perigee.steps",
     "perigee.testing",
+    "perigee.tools",
     "perigee.writers",
 )
 """What users write against. What rules are made of is for those who write rules."""

@@ -1,12 +1,6 @@
 """The page of a run, and of several beside each other: read from their files, no framework."""
 
-from perigee.report.charts import Chart as Chart
-from perigee.report.charts import Line as Line
-from perigee.report.curves import Curve as Curve
-from perigee.report.curves import Point as Point
 from perigee.report.page import render as render
-from perigee.report.profile import PROFILE_NAME as PROFILE_NAME
-from perigee.report.profile import profile_lines as profile_lines
 from perigee.report.reading import KeptRun as KeptRun
 from perigee.report.reading import find_runs as find_runs
 from perigee.report.reading import read_kept as read_kept
