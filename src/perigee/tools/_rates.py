@@ -70,10 +70,13 @@ class RateRange:
         return chart.alone([] if self.suggestion is None else [self.suggestion])
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the plot to a file, and return where it is.
+        """Write the plot to a file.
 
         Args:
             path: Of an `.svg`, or of a page, `.html`.
+
+        Returns:
+            Where it is.
 
         Raises:
             ArgumentError: If it ends in neither.
