@@ -71,6 +71,25 @@ class Counting(Own):
         return super().train_step(batch)
 
 
+class Showing(Own):
+    """Shows its inputs beside what it logs, in training and in validation."""
+
+    def train_step(self, batch):
+        return {**super().train_step(batch), "seen": pg.sample(image=self.picture(batch))}
+
+    def test_step(self, batch):
+        return {"seen": pg.sample(image=self.picture(batch))}
+
+    def picture(self, batch):
+        return keras.ops.reshape(batch[0][:1, :4], (1, 2, 2))
+
+
+def test_what_a_step_shows_is_passed_over():
+    step, (x, y) = Showing(small(1), squares), numbers()
+
+    assert pg.check(step, (x[:40], y[:40]), validation=(x[40:], y[40:])).ok
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_it_leaves_all_state_as_it_was(way):
     step, data = made(way), numbers()

@@ -256,6 +256,8 @@ class _Listening:
                 ),
             )
             for name, value in logs.items():
+                if name in recorder.samples:
+                    continue
                 terms = value.terms if isinstance(value, Average) else ()
                 parts = [p for t in terms for p in (t.total, t.count) if p is not None]
                 if not terms:
