@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import yaml
 
 import perigee as pg
 from perigee._cli.pages import all_pages
@@ -75,6 +76,29 @@ def test_links_of_the_site_lead_to_its_pages(site):
     assert lost == []
     assert "source/examples/gallery/vae.py.md" in pages
     assert "results.md" in pages
+
+
+def test_every_page_of_the_site_is_in_its_contents(site):
+    def places(part):
+        if isinstance(part, str):
+            return [part]
+        return [
+            p for item in (part.values() if isinstance(part, dict) else part) for p in places(item)
+        ]
+
+    contents = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+
+    wanted = [p for p in site["site"]() if p.endswith(".md")]
+    wanted = [p for p in wanted if not p.startswith(("errors/", "source/"))]
+    assert sorted(places(contents)) == sorted(wanted)
+
+
+def test_names_that_pages_lead_to_are_in_the_reference(site):
+    named = set(re.findall(r"`\]\[(perigee\.\w+)\]", "".join(site["site"]().values())))
+    explained = "".join(p.read_text(encoding="utf-8") for p in ROOT.glob("docs/reference/*.md"))
+
+    assert "perigee.fit" in named
+    assert named - set(re.findall(r"^::: ([\w.]+)$", explained, re.MULTILINE)) == set()
 
 
 def test_codes_and_names_lead_to_where_they_are_explained(site):
