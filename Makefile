@@ -20,7 +20,7 @@ SHELL := bash
 # Quiet the framework's start-up notes; set it to 0 to see them.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo torch test check fmt fmt-check lint types floors bench docs faults
+.PHONY: demo torch test check fmt fmt-check lint types floors bench docs faults wheels complete
 .DEFAULT_GOAL := check
 
 # pip is the last thing that venv writes: without it, the environment is only half made.
@@ -69,6 +69,10 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/pyright
 
+# Whether users' own type checkers find a type on every public name.
+complete: $(INSTALLED)
+	$(BIN)/pyright --verifytypes perigee --ignoreexternal
+
 # Which module may import which; the contract is in pyproject.toml.
 floors: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
@@ -81,6 +85,12 @@ bench: $(INSTALLED)
 # What `check` finds of the faults that are planted in the corpora, by class; some 15 minutes.
 faults: $(INSTALLED)
 	$(BIN)/python -m tests.doctor.faults $(FAULTS)
+
+# The wheel, in an empty environment for each extra; some ten minutes, with what is downloaded.
+# `make wheels WHEELS="jax --lowest"` tries the oldest versions, and `WHEELS=tensorflow=tensorflow-cpu`
+# another package in place of an extra.
+wheels: $(INSTALLED)
+	$(BIN)/python -m tests.wheels $(WHEELS)
 
 # Write the generated pages, then build the site into build/site: a link that leads nowhere, a
 # missing page and a name that the reference does not know are errors.
