@@ -10,7 +10,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import yaml
 
 import perigee as pg
 from perigee._cli.pages import all_pages
@@ -79,18 +78,11 @@ def test_links_of_the_site_lead_to_its_pages(site):
 
 
 def test_every_page_of_the_site_is_in_its_contents(site):
-    def places(part):
-        if isinstance(part, str):
-            return [part]
-        return [
-            p for item in (part.values() if isinstance(part, dict) else part) for p in places(item)
-        ]
-
-    contents = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    _, _, contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")
 
     wanted = [p for p in site["site"]() if p.endswith(".md")]
     wanted = [p for p in wanted if not p.startswith(("errors/", "source/"))]
-    assert sorted(places(contents)) == sorted(wanted)
+    assert sorted(re.findall(r"\S+\.md$", contents, re.MULTILINE)) == sorted(wanted)
 
 
 def test_names_that_pages_lead_to_are_in_the_reference(site):
