@@ -512,20 +512,12 @@ class Showing(Conditional):
         return {**super().train_step((x, y)), "rows": pg.sample(text=numbers)}
 
 
-@pytest.mark.tried("`pg.sample`: the share of the first replica", mirrored="works")
-def test_a_sample_is_of_the_share_of_the_first_replica():
-    class Heard(pg.Hook):
-        texts = None
-
-        def on_record(self, event):
-            self.texts = event.samples["rows"].texts
-
+@pytest.mark.tried("`pg.sample`", mirrored="refused")
+def test_samples_of_shares_are_refused():
     numbers = np.arange(IN_SHARES, dtype="int32").reshape(-1, 1)
-    data, heard = (*small(IN_SHARES), numbers), Heard()
 
-    trained(Showing, data, 2, batch_size=IN_SHARES, shuffle=False, callbacks=[heard])
-
-    assert heard.texts == ("0", "1", "2", "3")
+    with pytest.raises(pg.PerigeeError, match=r"PG451.*shows rows"):
+        trained(Showing, (*small(IN_SHARES), numbers), 2, batch_size=IN_SHARES)
 
 
 @pytest.mark.tried("`evaluate` and `predict`", mirrored="works")
