@@ -14,7 +14,7 @@ import pytest
 from benchmarks import contest, render, run_all
 from benchmarks.facts import RESULTS, ROOT
 from benchmarks.options import WORKLOAD_NAMES
-from benchmarks.timing import in_turn, median_interval
+from benchmarks.timing import in_turn, median_interval, paired_ratios
 from benchmarks.workloads import WORKLOADS
 
 import perigee as pg
@@ -217,6 +217,23 @@ def contest_of(rounds: int, **microseconds: float) -> dict[str, Any]:
 
 def not_ahead(report: str) -> str:
     return report.partition("### Where Perigee is not ahead")[2].partition("###")[0]
+
+
+def test_the_readme_says_what_the_results_say():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").split("## Measured")[1].splitlines()
+    rows = {"fit": 0, "fit_best": 1, "by_hand": 2, "orbit": 3, "scan": 4}
+    table = [line for line in lines if line.startswith("|")][2:]
+
+    for column, backend in ((2, "tensorflow"), (3, "jax")):
+        contest = json.loads((RESULTS / f"dense-{backend}-32.json").read_text(encoding="utf-8"))
+        by_key = {c["key"]: c["microseconds"] for c in contest["contestants"]}
+        said = {key: table[row].split("|")[column].strip() for key, row in rows.items()}
+        assert {key: ratio for key, ratio in said.items() if ratio} == {
+            key: f"{np.median(paired_ratios(by_key['perigee_arrays'], by_key[key])):.2f}"
+            for key in rows
+            if key in by_key
+        }
+    assert len(table) == len(rows)
 
 
 def test_the_report_says_where_perigee_is_behind():

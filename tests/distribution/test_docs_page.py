@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distribution.processes import free_ports
+from perigee._cli.launching import environments
 from tests.pages import blocks_of
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,8 @@ y = x[:, :1] * 2
 
 
 def make_model():
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, name="dense")])
+    layers = [keras.layers.Dense(8, name="dense"), keras.layers.Dense(1, name="head")]
+    return keras.Sequential([keras.Input((4,)), *layers])
 """
 """What the page takes for granted."""
 
@@ -87,7 +88,5 @@ def test_the_code_for_jax_runs(tmp_path):
         several + GIVEN + one_machine + split + TRAINED,
         tmp_path,
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
-        KERAS_DISTRIBUTION_JOB_ADDRESSES=f"127.0.0.1:{free_ports(1)[0]}",
-        KERAS_DISTRIBUTION_NUM_PROCESSES="1",
-        KERAS_DISTRIBUTION_PROCESS_ID="0",
+        **environments(1)[0],
     )
