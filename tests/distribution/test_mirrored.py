@@ -196,6 +196,20 @@ def test_e9_what_is_reported_is_the_loss_of_the_whole_batch():
     np.testing.assert_allclose([*found["loss"], measured["loss"]], expected, rtol=1e-5)
 
 
+def test_a_share_may_have_no_rows_op_by_op():
+    def make():
+        model = dense_model(3, 4, 1, name="line")
+        mean = keras.metrics.MeanAbsoluteError(name="error")
+        optimizer, loss = keras.optimizers.SGD(0.1), keras.losses.MeanSquaredError()
+        return pg.Supervised(model, optimizer, loss, metrics=[mean])
+
+    arguments = {"batch_size": 8, "epochs": 1, "execution": "eager"}
+
+    alone = trained(make, small(17), 1, **arguments)
+
+    assert_alike(alone, trained(make, small(17), 2, **arguments))
+
+
 @pytest.mark.tried("clipping of the reduced gradient", mirrored="works")
 @pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_e3_what_is_clipped_is_the_gradient_of_the_whole_batch(clipping):

@@ -186,9 +186,12 @@ def _as_one() -> Generator[None]:
     def call_as_one(loss: keras.losses.Loss, *args: Any, **kwargs: Any) -> Any:
         tf.distribute.get_strategy = lambda: alone
         try:
-            return call(loss, *args, **kwargs)
+            value = call(loss, *args, **kwargs)
         finally:
             tf.distribute.get_strategy = strategy
+        # Op by op, Keras reduces no loss of a share without rows.
+        is_left = loss.reduction not in (None, "none") and tuple(value.shape) == (0,)
+        return tf.reduce_sum(value) if is_left else value
 
     keras.losses.Loss.__call__ = call_as_one
     try:
