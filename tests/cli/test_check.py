@@ -190,8 +190,8 @@ def test_the_project_says_what_is_ignored_and_what_fails(check, tmp_path, monkey
 TABLE = "[tool.perigee.check]\n"
 
 WRONG = {
-    "no such file": (["nothing.py"], "", "there is no such file"),
-    "a directory": (["."], "", "there is no such file"),
+    "no such file": (["nothing.py"], "", "nothing.py is not there"),
+    "a directory": (["."], "", "is a directory, not a Python file"),
     "syntax": (["train.py"], "def f(:\n", "train.py:12: "),
     "no name": (["train.py:modle"], "model = 1\n", "has no 'modle'. Did you mean model"),
     "needs arguments": (["train.py:it"], "def it(a, *, b): ...\n", "needs a, b"),
