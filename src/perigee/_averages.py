@@ -5,7 +5,7 @@ ratio of sums cannot be mended once it has been divided. So a step hands over th
 division happens once, over everything that the value covers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,7 +50,7 @@ class Average:
     __array_priority__ = 1000  # NumPy scalars on the left give way to __rmul__ and __radd__
 
     def __init__(self, terms: Sequence[Term]) -> None:
-        self.terms = tuple(terms)
+        self.terms: tuple[Term, ...] = tuple(terms)
 
     def __add__(self, other: Any) -> "Average":
         if isinstance(other, Average):
@@ -83,10 +83,26 @@ class Average:
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise AverageError("this operation")
 
-    __float__ = __int__ = __bool__ = __array__ = __abs__ = _refuse
-    __pow__ = __rpow__ = __rtruediv__ = __floordiv__ = __mod__ = __matmul__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _refuse
-    __hash__ = object.__hash__
+    __float__ = _refuse
+    __int__ = _refuse
+    __bool__ = _refuse
+    __array__ = _refuse
+    __abs__ = _refuse
+    __pow__ = _refuse
+    __rpow__ = _refuse
+    __rtruediv__ = _refuse
+    __floordiv__ = _refuse
+    __mod__ = _refuse
+    __matmul__ = _refuse
+    __lt__ = _refuse
+    __le__ = _refuse
+    __gt__ = _refuse
+    __ge__ = _refuse
+    __eq__: Callable[..., bool] = _refuse
+    __ne__: Callable[..., bool] = _refuse
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def pairs(self, examples: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return each term as (mean, count), shapes `()`, float32.

@@ -152,8 +152,8 @@ class Prepared:
         progress: Progress,
     ) -> None:
         self.step = step
-        self.clock = Clock()
-        self.history = History()
+        self.clock: Clock = Clock()
+        self.history: History = History()
         self.stop_reason: str | None = None
         self._run, self._steps_per_epoch = run, steps_per_epoch
         self._nonfinite: Nonfinite = nonfinite

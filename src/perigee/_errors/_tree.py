@@ -28,7 +28,7 @@ class PerigeeError(Exception):
         self, happened: str, *, expected: str, fix: str, items: Sequence[str] = ()
     ) -> None:
         self.happened = happened
-        self.items = tuple(items)
+        self.items: tuple[str, ...] = tuple(items)
         self.expected = expected
         self.fix = fix
         super().__init__(

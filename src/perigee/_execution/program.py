@@ -63,8 +63,8 @@ class Program:
         watches: frozenset[str] = frozenset(),
     ) -> None:
         self.rehearsal = rehearsal
-        self.plan = usual_plan(rehearsal)
-        self.most_steps = MOST_STEPS_A_BLOCK
+        self.plan: Plan = usual_plan(rehearsal)
+        self.most_steps: int = MOST_STEPS_A_BLOCK
         if method == "predict_step":
             self.most_steps = _predictions_a_block(rehearsal.predicted)
         self.columns: tuple[Column, ...] = ()
@@ -76,7 +76,7 @@ class Program:
         self._counts_examples = counts_examples
         self._replicas = internals(step).replicas
         self._settled = _settled(rehearsal)
-        self.stops = nonfinite == "stop"
+        self.stops: bool = nonfinite == "stop"
         self._skips = nonfinite == "skip"
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._outside = numbers_outside(step, method)

@@ -73,7 +73,7 @@ class Checkpoints:
     ) -> None:
         if keep is not None and keep < 1:
             raise ArgumentError("keep", str(keep), "1 or more.", "pass `None` to keep all.")
-        self.directory = Path(directory)
+        self.directory: Path = Path(directory)
         self._keep = keep
         self._best = best
         self._sign = 0 if best is None else _sign(best, mode)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class ArrayFeed(PassFeed):
 
     seeks_directly = True
     checks_batches = False
-    decided_by_state = ("seed",)
+    decided_by_state: ClassVar[tuple[str, ...]] = ("seed",)
 
     def __init__(self, arrays: Tree, *, batch_size: int, shuffle: bool, seed: int) -> None:
         super().__init__("arrays")
@@ -68,12 +68,12 @@ class ArrayFeed(PassFeed):
         lengths = {path: len(array) for path, array in named}
         if len(set(lengths.values())) > 1:
             raise ArrayLengthError([f"{path}: {rows} rows" for path, rows in lengths.items()])
-        self.rows = next(iter(lengths.values()), 0)
+        self.rows: int = next(iter(lengths.values()), 0)
         if self.rows == 0:
             raise EmptyDataError(self.kind)
-        self.batch_size = int(batch_size)
+        self.batch_size: int = int(batch_size)
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed: int = seed
         self._order: NDArray[np.int64] | None = None
         self._permuted: tuple[tuple[int, int], NDArray[np.int64]] | None = None
         self._is_resident: bool | None = None

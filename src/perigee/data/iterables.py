@@ -37,7 +37,7 @@ class IterableFeed(PassFeed):
         is_function = not isinstance(data, Iterable)
         super().__init__("generator function" if is_function else type(data).__name__)
         self.data: Any = data
-        self.seeks_directly = isinstance(data, list)
+        self.seeks_directly: bool = isinstance(data, list)
         self._convert = batch_converter()
         self._iterator: Iterator[Batch] = iter(())
         self._resumed: Position | None = None  # where the data itself stands before it is opened

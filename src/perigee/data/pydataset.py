@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -48,7 +48,7 @@ class PyDatasetFeed(PassFeed):
     """
 
     seeks_directly = True
-    decided_by_state = ("seed",)
+    decided_by_state: ClassVar[tuple[str, ...]] = ("seed",)
 
     def __init__(self, dataset: keras.utils.PyDataset, *, shuffle: bool, seed: int) -> None:
         super().__init__("PyDataset")
@@ -61,7 +61,7 @@ class PyDatasetFeed(PassFeed):
             )
         self.dataset = dataset
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed: int = seed
         self._convert = batch_converter()
         self._first_length = dataset.num_batches  # its hooks may change it
         self._workers = _Workers(dataset) if _asks_for_workers(dataset) else None

@@ -64,13 +64,16 @@ class Evidence:
         redraw_validation: Callable[[], Sequence[np.ndarray]] | None = None,
         evaluated: Batch | None = None,
     ) -> None:
-        self.step, self.batches, self.columns = step, batches, columns
-        self.validation, self.is_of_keras = validation, is_of_keras
+        self.step = step
+        self.batches = batches
+        self.columns = columns
+        self.validation = validation
+        self.is_of_keras = is_of_keras
         self.is_of_arrays = is_of_arrays
         self._redraw, self._redraw_validation = redraw, redraw_validation
         self._evaluated = evaluated
-        self.batch = _backends.current().tensors(batches[0])
-        self.training = Recording()
+        self.batch: Batch = _backends.current().tensors(batches[0])
+        self.training: Recording = Recording()
         self.numbers: set[str] = set()
         self._inferences: dict[int, _Inference] = {}
 

@@ -51,7 +51,8 @@ class Trials:
     """
 
     def __init__(self, evidence: Evidence, open_feed: Callable[[], Feed]) -> None:
-        self.evidence, self._open_feed = evidence, open_feed
+        self.evidence = evidence
+        self._open_feed = open_feed
 
     @cached_property
     def own(self) -> Trial:

@@ -73,7 +73,7 @@ class Alternation:
     """A method of a Step that is one of several others at each call. Made by `alternate`."""
 
     def __init__(self, phases: Mapping[str, int]) -> None:
-        self.phases = dict(phases)
+        self.phases: dict[str, int] = dict(phases)
         self._name = "train_step"
 
     def __set_name__(self, owner: type, name: str) -> None:

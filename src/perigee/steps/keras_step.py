@@ -74,8 +74,10 @@ class KerasStep(Step):
             )
         _refuse_dropped_losses(model)
         self.model = model
-        self.parts = _Parts(model)
-        self.class_weight = None if class_weight is None else dict(class_weight)
+        self.parts: _Parts = _Parts(model)
+        self.class_weight: dict[int, float] | None = (
+            None if class_weight is None else dict(class_weight)
+        )
 
     @property
     def _shows_updates(self) -> bool:

@@ -109,9 +109,9 @@ class Supervised(Step):
         self._groups = None if pairs is None else Groups([group for _, group in pairs])
         self.loss = loss
         self.loss_weights = loss_weights
-        self.metrics = _metrics(metrics)
-        self.weighted_metrics = _metrics(weighted_metrics)
-        self.class_weight = _checked_class_weight(class_weight)
+        self.metrics: Any = _metrics(metrics)
+        self.weighted_metrics: Any = _metrics(weighted_metrics)
+        self.class_weight: dict[int, float] | None = _checked_class_weight(class_weight)
         _refuse_shared([*_flat(self.metrics), *_flat(self.weighted_metrics)])
 
     @_plain

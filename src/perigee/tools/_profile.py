@@ -107,7 +107,7 @@ class Profile(Hook):
             raise ArgumentError(
                 "steps", repr(steps), "a whole number, at least 1.", "leave it out."
             )
-        self.directory = Path(fspath(directory))
+        self.directory: Path = Path(fspath(directory))
         self.found: Profiled | None = None
         self._steps = steps
         self._begin()

@@ -18,7 +18,7 @@ class Norms(Hook):
     is not finite counts as a logged value that is not: see `nonfinite` of `fit`.
     """
 
-    watches = frozenset({"norms"})
+    watches: frozenset[str] = frozenset({"norms"})
 
 
 class Histograms(Hook):
@@ -31,4 +31,4 @@ class Histograms(Hook):
     It is refused where `Norms` is.
     """
 
-    watches = frozenset({"histograms"})
+    watches: frozenset[str] = frozenset({"histograms"})

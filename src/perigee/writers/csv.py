@@ -34,7 +34,7 @@ class Csv(Hook):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._file = AppendedFile(self.path)
         self._columns: list[str] = []
         self._rows = 0

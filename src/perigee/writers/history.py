@@ -36,7 +36,7 @@ class History(Hook):
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
         self.stop_reason: str | None = None
-        self.clock = Clock()
+        self.clock: Clock = Clock()
         self.resumed_from: Clock | None = None
         self.spent: Mapping[str, float] = {}
         self.plan: Any = None

@@ -36,7 +36,7 @@ class JsonLines(Hook):
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.path = Path(directory) / FILE_NAME
+        self.path: Path = Path(directory) / FILE_NAME
         self._file = AppendedFile(self.path)
         self._kept_bytes = 0
         self._cut_at: int | None = None

@@ -80,7 +80,7 @@ class RunDirectory(Hook):
         is_resumed: bool = False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.failures: Mapping[str, Mapping[str, int]] = {}
         self._backend = backend
         self._seed = None if seed is None else operator.index(seed)

@@ -27,7 +27,7 @@ class SampleFiles(Hook):
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.path = Path(directory) / DIRECTORY_NAME
+        self.path: Path = Path(directory) / DIRECTORY_NAME
         # By name: how many there were, and of those that are kept which one it was, and its file.
         self._counts: dict[str, int] = {}
         self._kept: dict[str, dict[int, str]] = {}

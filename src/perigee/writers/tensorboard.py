@@ -62,7 +62,7 @@ class TensorBoard(Hook):
         *,
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path = Path(directory) / DIRECTORY_NAME
+        self.path: Path = Path(directory) / DIRECTORY_NAME
         self._configuration = dict(configuration or {})
         self._package = _Package()
         self._files: dict[str, AppendedFile] = {}
