@@ -174,17 +174,38 @@ def assert_same_state(model, other, tolerance=TOLERANCE):
         )
 
 
+def settled(make, arrays, **arguments):
+    """Return a model that Keras has fitted, and its history: one that a second time agrees with.
+
+    On JAX, Keras knows added losses by the `id` of tensors that may be gone, and so now and then
+    counts the one of another layer twice.
+    """
+    found = []
+    while True:
+        model = make()
+        history = fit(model, arrays, **arguments)
+        if keras.backend.backend() != "jax" or any(agree(history, other) for other in found):
+            return model, history
+        assert len(found) < 4, found
+        found.append(history)
+
+
+def agree(history, other):
+    return all(np.allclose(history[name], other[name], rtol=TOLERANCE, atol=0) for name in other)
+
+
 @pytest.mark.parametrize("name", PATTERNS)
 def test_it_trains_as_fit_does(name):
     make, has_weights = PATTERNS[name]
     arrays = data() if has_weights else data()[:2]
-    ours, theirs = make(), make()
+    ours = make()
 
     if name in NOT_MEASURED:
-        expected = fit(theirs, arrays)
+        theirs, expected = settled(make, arrays)
         history = train(ours, arrays)
     else:
-        expected = fit(theirs, arrays, validation_data=arrays[:2], validation_batch_size=BATCH)
+        measured = {"validation_data": arrays[:2], "validation_batch_size": BATCH}
+        theirs, expected = settled(make, arrays, **measured)
         history = train(ours, arrays, validation=arrays[:2])
 
     assert_same_history(history, expected)
