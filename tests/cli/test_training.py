@@ -355,6 +355,7 @@ USAGE = [
     ("fit", "right.py", "--run", "r", "--best", "beauty"),
     ("fit", "right.py", "--run", "r", "--resume", "required"),
     ("fit", "right.py", "--profile"),
+    ("fit", "right.py", "--run", "r", "--profile", "--dry-run"),
     ("fit", "right.py", "--set", "slope=3"),
     ("fit", "right.py", "--set", "step.slope"),
     ("fit", "right.py", "--set", "model.slope=3"),

@@ -137,6 +137,8 @@ def fit(
         "resume": resume,
         "tensorboard": tensorboard,
     }
+    if profile and dry_run:
+        raise FileError("--profile: a dry run keeps nothing; leave out --dry-run or --profile.")
     settings = Settings.parsed(set_ or ())
     with opened(file) as experiment:
         arguments = fit_arguments(experiment, given, execution, steps_per_call)
