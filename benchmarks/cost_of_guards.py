@@ -40,8 +40,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     """Train with and without guards in turn, and return what the report needs of it."""
     import keras
 
-    import perigee as pg
     from benchmarks.contestants import steps_an_epoch
+    from benchmarks.steady import steady_seconds
     from benchmarks.workloads.classification import Dense
 
     keras.utils.set_random_seed(0)
@@ -51,27 +51,16 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         workload.rows = 8 * BATCH_SIZE
     data = workload.data()
 
-    class Watch(pg.Hook):
-        def __init__(self) -> None:
-            self.epochs_ended_at: list[float] = []
-
-        def on_record(self, event: Any) -> None:
-            if event.scope == "epoch":
-                self.epochs_ended_at.append(event.seconds)
-
     def trained(guards: Literal["default", "off"]) -> Callable[[], float]:
         def run() -> float:
-            watch = Watch()
-            pg.fit(
+            return steady_seconds(
                 workload.step(),
                 data,
                 epochs=epochs,
                 batch_size=BATCH_SIZE,
                 progress="off",
                 guards=guards,
-                callbacks=[watch],
             )
-            return watch.epochs_ended_at[-1] - watch.epochs_ended_at[0]
 
         return run
 

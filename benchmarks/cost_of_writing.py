@@ -47,6 +47,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
 
     import perigee as pg
     from benchmarks.contestants import steps_an_epoch
+    from benchmarks.steady import steady_seconds
     from benchmarks.workloads.classification import Dense
 
     keras.utils.set_random_seed(0)
@@ -59,32 +60,21 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     every = pg.Every(steps=EVERY_STEPS)
     never = pg.Every(steps=10**9)
 
-    class Watch(pg.Hook):
-        def __init__(self) -> None:
-            self.epochs_ended_at: list[float] = []
-
-        def on_record(self, event: Any) -> None:
-            if event.scope == "epoch":
-                self.epochs_ended_at.append(event.seconds)
-
     def trained(progress: Any, is_kept: bool, has_tensorboard: bool) -> Callable[[], float]:
         step = workload.step()
 
         def run() -> float:
             place = Path(tempfile.mkdtemp(dir=folder)) / "run"
             kept = pg.Run(place, record_every=every, save_every=never, tensorboard=has_tensorboard)
-            watch = Watch()
             with contextlib.redirect_stdout(io.StringIO()):
-                pg.fit(
+                return steady_seconds(
                     step,
                     data,
                     epochs=epochs,
                     batch_size=BATCH_SIZE,
                     progress=progress,
                     run=kept if is_kept else None,
-                    callbacks=[watch],
                 )
-            return watch.epochs_ended_at[-1] - watch.epochs_ended_at[0]
 
         return run
 

@@ -61,6 +61,7 @@ class Program:
         counts_examples: bool,
         nonfinite: Nonfinite,
         watches: frozenset[str] = frozenset(),
+        like: Batch | None = None,
     ) -> None:
         self.rehearsal = rehearsal
         self.plan: Plan = usual_plan(rehearsal)
@@ -80,7 +81,7 @@ class Program:
         self._skips = nonfinite == "skip"
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._outside = numbers_outside(step, method)
-        self._like: Batch | None = None
+        self._like = like
         self._watching = Watching(rehearsal, watches) if watches else None
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[int, Sequence[str]] = {}
@@ -516,9 +517,16 @@ def program(
                 'update through them, or pass "raise" or "stop".',
             )
         _refuse_watches(step, rehearsal, accumulate, watches)
-        made = Program(step, method, rehearsal, accumulate, counts_examples, nonfinite, watches)
-        made._like = _like(first)
-        programs[key] = made
+        programs[key] = Program(
+            step,
+            method,
+            rehearsal,
+            accumulate,
+            counts_examples,
+            nonfinite,
+            watches,
+            _like(first),
+        )
     found = programs[key]
     if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
         found.plan = usual_plan(found.rehearsal, asked, execution.fuses)
