@@ -796,6 +796,10 @@ HEALTHY: dict[str, Any] = {
     "mean": lambda: (Own(small(1), lambda y, p: ops.mean(squares(y, p))), numbers()),
     "values": lambda: (Own(small(1), squares, metrics=[metrics.MeanAbsoluteError()]), numbers()),
     "average": lambda: (Own(small(1), lambda y, p: pg.mean(squares(y, p))), numbers()),
+    "of one size": lambda: (
+        Own(small(1), lambda y, p: squares(y, p) * ops.ones(32)),
+        numbers(),
+    ),
     "probabilities": lambda: (
         supervised(small(3, "softmax"), sparse(False), [accuracy()]),
         classes(),
@@ -873,7 +877,7 @@ SIBLINGS = {
     "PG214": (*_ways("words"), "unpadded"),
     "PG215": _ways("weighted"),
     "PG216": (*_ways("words"), "unpadded"),
-    "PG220": (*_ways("numbers"), "mean", "values", "average"),
+    "PG220": (*_ways("numbers"), "mean", "values", "average", "of one size"),
     "PG221": (*_ways("numbers"), *_ways("classes")),
     "PG222": (*_ways("numbers"), *_ways("classes"), "negative likelihood"),
     "PG223": ("probabilities", "rows", "classes own"),

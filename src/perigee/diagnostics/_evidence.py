@@ -186,22 +186,26 @@ class Evidence:
 
         Returns:
             What is logged as `loss`; `None` where nothing is, or where the step refuses a batch
-            that is not of its own data.
+            that is not of its own data, or not of its own size.
         """
         rehearsal = self.training.rehearsal
         if rehearsal is None or "loss" not in rehearsal.kinds:
             return None
-        if times is None:
-            compiles = _backends.current().capabilities.compiles_operations
-            times = 2 if compiles and self.size else 1
+        times = times or self._times
         held = batch if times == 1 else repeated(batch, times)
         try:
             parts = self.probe(_backends.current().tensors(held))["loss"]
         except Exception:
-            if batch is self.batches[0]:
+            if batch is self.batches[0] and times == 1:
                 raise
             return None
         return float(np.mean(divided(parts, self.training.are_bare["loss"])))
+
+    @cached_property
+    def _times(self) -> int:
+        if not _backends.current().capabilities.compiles_operations or not self.size:
+            return 1
+        return 1 if self.loss(self.batches[0], 2) is None else 2
 
     @cached_property
     def is_repeatable(self) -> bool:
