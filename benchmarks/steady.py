@@ -8,6 +8,8 @@ import perigee as pg
 
 
 class _Watch(pg.Hook):
+    may_lag = True
+
     def __init__(self) -> None:
         self.epochs_ended_at: list[float] = []
 

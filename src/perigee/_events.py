@@ -129,10 +129,14 @@ class Hook:
         watches: What of the updates is to be computed within the steps: `"norms"` logs those of
             gradients and of updates, `"histograms"` shows the values of both and of the weights,
             as `perigee.tools.Norms` and `perigee.tools.Histograms` ask for.
+        may_lag: Whether `on_record` and `on_steps` may be told of the middle of a block when all of
+            it has run, so that blocks need not end at each record: for what writes down or shows
+            what it is told. `StepsDone.read` may then be some steps ahead of its clock.
     """
 
     every: Every | None = None
     watches: frozenset[str] = frozenset()
+    may_lag: bool = False
 
     def on_start(self, event: Started) -> None:
         """Training is about to begin."""
@@ -176,6 +180,11 @@ class Hooks:
             if hook.every is None or hook.every.is_due(event.clock):
                 hook.on_steps(event)
 
+    @property
+    def may_lag(self) -> bool:
+        """Whether none of them has to be told of a record before the next step runs."""
+        return not any(map(_keeps_up, self.hooks))
+
     def steps_until_due(self, clock: Clock) -> int | None:
         """Return how many steps remain until one of them is to be told of steps; `None`: no end."""
         ends = [hook.every.steps_until_due(clock) for hook in self.hooks if hook.every]
@@ -216,3 +225,10 @@ class Hooks:
                 raised = raised or error
         if raised is not None:
             raise raised
+
+
+def _keeps_up(hook: Hook) -> bool:
+    if hook.may_lag:
+        return False
+    is_told_of_blocks = hook.every is None and type(hook).on_steps is not Hook.on_steps
+    return is_told_of_blocks or type(hook).on_record is not Hook.on_record

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from perigee._averages import Tally
 from perigee._clock import Clock
 from perigee._errors import DataEndedError
@@ -18,6 +20,7 @@ from perigee._execution import (
     Program,
     compile_seconds,
     finalize,
+    has_constant_rates,
     learning_rates,
     logged_metrics,
 )
@@ -103,6 +106,7 @@ class Training:
     _window: Tally = field(default_factory=Tally)
     _values: Values | None = None
     _saved_callbacks: Any = None
+    _may_lag: bool = False
     _seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("data", "device", "validation", "saving"), 0.0)
     )
@@ -199,6 +203,7 @@ class Training:
             self._epoch_tally = Tally()
             for metric in program.rehearsal.tracked.metrics.values():
                 metric.reset_state()
+        self._may_lag = self.hooks.may_lag and has_constant_rates(program.rehearsal)
         values = Values(
             program,
             self.course.nonfinite,
@@ -253,13 +258,12 @@ class Training:
         if self.guards:
             self.guards.before(self.feed, self.clock)
         looks = self.callbacks is not None and self.callbacks.wants_batches
-        index, count = self.clock.batch, 1
+        index = self.clock.batch
         until_due = None if looks else self._steps_until_due()
+        began = self.now()
         rows = None if looks else self.blocks.run(program, until_due)
         if rows is not None:
-            count = len(rows)
-            self.clock = self.clock.after_steps(count)
-            values.add_block(rows, self.clock)
+            self._take_in(rows, program, values, began)
         else:
             with self._timing("data"):
                 batch = self.feed.draw()
@@ -272,18 +276,13 @@ class Training:
             self.clock = self.clock.after_steps(1)
             if self.course.accumulate > 1 and self.clock.batch % self.course.accumulate == 0:
                 program.flush()
-        if values.is_full or until_due == 1:  # what is due sees only steps that were looked at
-            with self._timing("device"):
-                values.read(self.clock)
-        read = self._reader(values, program)
-        self.hooks.steps(StepsDone(self.clock, count, read, self._ask, self.now()))
-        if self.callbacks and looks:
-            self.callbacks.train_batch_end(index, read())
-        every = self.course.record_every
-        if every is not None and every.is_due(self.clock):
-            self._record(
-                "steps", {**values.window(self.clock), **learning_rates(program.rehearsal)}
-            )
+            if values.is_full or until_due == 1:  # what is due sees only steps that were looked at
+                with self._timing("device"):
+                    values.read(self.clock)
+            self._tell_of_steps(1, program, values, self.now())
+            if self.callbacks and looks:
+                self.callbacks.train_batch_end(index, self._reader(values, program)())
+            self._record_if_due(program, values, self.now())
         due = self.course.validate_every
         if due.steps is not None and due.is_due(self.clock):
             validated = self._validate()
@@ -294,6 +293,32 @@ class Training:
         if self.saving and self.saving.is_due(self.clock) and not is_at_end:
             self._save()
         return True
+
+    def _take_in(self, rows: np.ndarray, program: Program, values: Values, began: float) -> None:
+        """Take in the rows of a block, and record what fell due within it.
+
+        The steps of a block took equally long, as far as anyone knows.
+        """
+        each = (self.now() - began) / len(rows)
+        while len(rows):
+            every = self.course.record_every
+            until_due = None if every is None else every.steps_until_due(self.clock)
+            part, rows = rows[:until_due], rows[len(rows[:until_due]) :]
+            self.clock = self.clock.after_steps(len(part))
+            values.add_block(part, self.clock)
+            seconds = self.now() - len(rows) * each
+            self._tell_of_steps(len(part), program, values, seconds)
+            self._record_if_due(program, values, seconds)
+
+    def _tell_of_steps(self, count: int, program: Program, values: Values, seconds: float) -> None:
+        read = self._reader(values, program)
+        self.hooks.steps(StepsDone(self.clock, count, read, self._ask, seconds))
+
+    def _record_if_due(self, program: Program, values: Values, seconds: float) -> None:
+        every = self.course.record_every
+        if every is not None and every.is_due(self.clock):
+            recorded = {**values.window(self.clock), **learning_rates(program.rehearsal)}
+            self._record("steps", recorded, seconds=seconds)
 
     def _save(self, is_last: bool = False) -> None:
         assert self.saving is not None
@@ -355,12 +380,18 @@ class Training:
         self._saved_callbacks = state["callbacks"]
 
     def _steps_until_due(self) -> int | None:
-        """Return how many steps there are until something else has to happen; `None`: no end."""
+        """Return how many steps there are until something else has to happen; `None`: no end.
+
+        Records of windows are made from the rows of a block, wherever they fall in it, unless
+        somebody may want to do something there, or they say more than the rows.
+        """
         course, clock = self.course, self.clock
         ends = [
             None if course.steps is None else course.steps - clock.step,
             None if course.steps_per_epoch is None else course.steps_per_epoch - clock.batch,
-            None if course.record_every is None else course.record_every.steps_until_due(clock),
+            None
+            if course.record_every is None or self._may_lag
+            else course.record_every.steps_until_due(clock),
             None if self.validate is None else course.validate_every.steps_until_due(clock),
             self.hooks.steps_until_due(clock),
             None if self.saving is None else self.saving.steps_until_due(clock),
@@ -398,9 +429,11 @@ class Training:
         scope: Literal["epoch", "validation", "steps"],
         values: Mapping[str, float],
         samples: Mapping[str, Shown] | None = None,
+        seconds: float | None = None,
     ) -> None:
         if values or samples:
-            event = Recorded(self.clock, scope, values, self._ask, self.now(), samples or {})
+            at = self.now() if seconds is None else seconds
+            event = Recorded(self.clock, scope, values, self._ask, at, samples or {})
             self.hooks.record(event)
 
     def _samples_of_validation(self) -> dict[str, Shown]:

@@ -100,6 +100,10 @@ class Feed(Protocol):
         """Return the pass under way where its data may be kept in memory, or `None`."""
         ...
 
+    def prepare_pass(self) -> None:
+        """Do what the next pass needs, while the device works on the end of this one."""
+        ...
+
     def skip(self, count: int) -> None:
         """Stand `count` batches further in the pass: code that holds its arrays drew them."""
         ...

@@ -174,6 +174,8 @@ class OpenRun(Hook):
         RunArgumentError: If the run has another seed than the user asks for.
     """
 
+    may_lag = True
+
     def __init__(
         self,
         run: Run,

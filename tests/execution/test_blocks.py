@@ -178,6 +178,82 @@ def test_a_block_ends_where_something_is_due(kind, arguments, counts, tmp_path):
     assert value(step.order) == pytest.approx(order_of(trained))
 
 
+@pytest.fixture
+def lengths(monkeypatch):
+    """Return a list to which the length of each block is added."""
+    found = []
+    run = blocks.Blocks.run
+
+    def counted(self, program, most):
+        ran = run(self, program, most)
+        if ran is not None:
+            found.append(len(ran))
+        return ran
+
+    monkeypatch.setattr(blocks.Blocks, "run", counted)
+    return found
+
+
+class Writing(pg.Hook):
+    """Keeps the records of windows, and when they came."""
+
+    may_lag = True
+
+    def __init__(self):
+        self.records = []
+
+    def on_record(self, event):
+        if event.scope == "steps":
+            self.records.append(event)
+
+
+class Deciding(Writing):
+    may_lag = False
+
+
+class Watching(pg.Hook):
+    def on_steps(self, event):
+        pass
+
+
+def recording(folder, *hooks, every=3, step=None, data=None):
+    run = pg.Run(folder / "run", record_every=pg.Every(steps=every))
+    if step is None:
+        step, data = begun(Reading), np.concatenate(single_rows())
+    arguments = {"batch_size": 1, "shuffle": False, "seed": 0, "progress": "off"}
+    pg.fit(step, data, run=run, callbacks=hooks, execution=FOURS, **arguments)
+
+
+@fused
+def test_a_record_that_is_only_written_cuts_no_block(lengths, tmp_path):
+    writing = Writing()
+
+    recording(tmp_path, writing)
+
+    assert lengths == [4, 4, 2]
+    assert [event.clock.step for event in writing.records] == [3, 6, 9]
+    assert [event.values["mean"] for event in writing.records] == [1.0, 4.0, 7.0]
+
+
+@fused
+def test_records_within_one_block_have_times_of_their_own(tmp_path):
+    writing = Writing()
+
+    recording(tmp_path, writing, every=1)
+
+    seconds = [event.seconds for event in writing.records]
+    assert len(seconds) == BATCHES
+    assert all(earlier < later for earlier, later in itertools.pairwise(seconds))
+
+
+@fused
+@pytest.mark.parametrize("hook", [Deciding, Watching])
+def test_a_record_that_somebody_may_act_on_ends_a_block(hook, lengths, tmp_path):
+    recording(tmp_path, hook())
+
+    assert lengths == [3, 3, 3, 1]
+
+
 class Squares(Everything):
     """Without what forbids to add gradients up over batches."""
 
@@ -186,6 +262,25 @@ class Squares(Everything):
             return ops.square(self.model(batch, training=True) - batch[:, :1])[:, 0]
 
         return {"loss": self.minimize(objective, self.optimizer, self.model)}
+
+
+class Scheduled(Squares):
+    def __init__(self):
+        super().__init__(is_random=False)
+        self.optimizer = keras.optimizers.SGD(
+            keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=1, decay_rate=0.5)
+        )
+
+
+@fused
+def test_a_record_of_a_learning_rate_that_changes_ends_a_block(lengths, tmp_path):
+    writing = Writing()
+
+    recording(tmp_path, writing, step=Scheduled(), data=rows(BATCHES))
+
+    assert lengths == [3, 3, 3, 1]
+    rates = [event.values["learning_rate"] for event in writing.records]
+    assert rates == pytest.approx([0.1 * 0.5**step for step in (3, 6, 9)])
 
 
 @kinds

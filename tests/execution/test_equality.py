@@ -80,6 +80,7 @@ def courses(draw):
         "steps_per_epoch": draw(st.one_of(st.none(), st.integers(1, 9))),
         "record_every": draw(cadence(6)),
         "hook_every": draw(cadence(6)),
+        "may_lag": draw(st.booleans()),
         "stop_at": draw(st.one_of(st.none(), st.integers(1, 12))),
         "last_epoch": draw(st.sampled_from([None, None, 1])),
         "validation": draw(st.booleans()),
@@ -114,7 +115,7 @@ COURSES = {
         "arrays",
         (3, 3, 3, 3, 2),
         1,
-        {"epochs": 3, "validation": True, "record_every": pg.Every(steps=4)},
+        {"epochs": 3, "validation": True, "record_every": pg.Every(steps=4), "may_lag": True},
     ),
     "accumulated": Course(
         "batches",

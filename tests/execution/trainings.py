@@ -165,10 +165,12 @@ def train(
     stop_at: int | None = None,
     last_epoch: int | None = None,
     looks_at_batches: bool = False,
+    may_lag: bool = False,
     **arguments: Any,
 ) -> Outcome:
     """Train a Step, and return everything that can be compared."""
     telling, counting = Telling(hook_every, stop_at), Counting()
+    telling.may_lag = counting.may_lag = may_lag
     calls = (BatchCalls if looks_at_batches else Calls)(last_epoch)
     with tempfile.TemporaryDirectory() as folder:
         run = record_every and pg.Run(Path(folder) / "run", record_every=record_every)

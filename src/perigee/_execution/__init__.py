@@ -6,6 +6,7 @@ from perigee._execution.choice import Execution as Execution
 from perigee._execution.compiling import compile_seconds as compile_seconds
 from perigee._execution.compiling import compiling as compiling
 from perigee._execution.logged import finalize as finalize
+from perigee._execution.logged import has_constant_rates as has_constant_rates
 from perigee._execution.logged import learning_rates as learning_rates
 from perigee._execution.logged import logged_metrics as logged_metrics
 from perigee._execution.logged import rows_on_host as rows_on_host

@@ -123,6 +123,8 @@ class Blocks:
         if count <= 0:
             return None
         rows = program.run_block(arrays, resident.batch_size, first, count)
+        if first + count == resident.batches:
+            self._feed.prepare_pass()
         rows = _ran(program, _backends.current().to_host(rows)[:count])
         self._feed.skip(len(rows))
         return rows

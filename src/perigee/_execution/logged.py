@@ -41,15 +41,28 @@ def _flat(name: str, result: Any) -> dict[str, float]:
 
 def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
     """Read the learning rate of each optimizer that the step applies. It waits for the device."""
-    written = {id(variable) for variable in rehearsal.written}
-    rates = {
-        path: _number(optimizer.learning_rate)
-        for path, optimizer in rehearsal.tracked.optimizers.items()
-        if path in rehearsal.updated or id(optimizer.iterations) in written
-    }
+    rates = {path: _number(rate) for path, rate in _rates(rehearsal).items()}
     if len(rates) == 1:
         return {"learning_rate": next(iter(rates.values()))}
     return {f"{path}/learning_rate": rate for path, rate in rates.items()}
+
+
+def has_constant_rates(rehearsal: Rehearsal) -> bool:
+    """Tell whether no learning rate changes while steps run, by a schedule or by the step."""
+    written = {id(variable) for variable in rehearsal.written}
+    return all(
+        isinstance(rate, keras.Variable) and id(rate) not in written
+        for rate in _rates(rehearsal).values()
+    )
+
+
+def _rates(rehearsal: Rehearsal) -> dict[str, Any]:
+    written = {id(variable) for variable in rehearsal.written}
+    return {
+        path: optimizer.learning_rate
+        for path, optimizer in rehearsal.tracked.optimizers.items()
+        if path in rehearsal.updated or id(optimizer.iterations) in written
+    }
 
 
 def _number(rate: Any) -> float:

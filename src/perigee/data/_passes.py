@@ -183,6 +183,9 @@ class PassFeed(ABC):
         """Return the pass under way where its data may be kept in memory, or `None`."""
         return None
 
+    def prepare_pass(self) -> None:  # noqa: B027
+        """Do what the next pass needs, where that can be known before; nothing shows."""
+
     def skip(self, count: int) -> None:
         """Stand `count` batches further in the pass, without drawing them.
 

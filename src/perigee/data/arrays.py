@@ -74,7 +74,6 @@ class ArrayFeed(PassFeed):
         self.batch_size: int = int(batch_size)
         self.shuffle = shuffle
         self.seed: int = seed
-        self._order: NDArray[np.int64] | None = None
         self._permuted: tuple[tuple[int, int], NDArray[np.int64]] | None = None
         self._is_resident: bool | None = None
         self._resident: tuple[int, Resident] | None = None
@@ -113,6 +112,10 @@ class ArrayFeed(PassFeed):
             self._resident = pass_index, resident
         return self._resident[1]
 
+    def prepare_pass(self) -> None:
+        """Draw the order of the next pass."""
+        self.permutation(self._position.passes + 1)
+
     def seek(self, position: Position) -> None:
         """Stand at `position`, in constant time.
 
@@ -147,18 +150,18 @@ class ArrayFeed(PassFeed):
         }
 
     def _open(self, position: Position) -> None:
-        self._order = self.permutation(position.passes) if self.shuffle else None
+        """Nothing: the order is drawn with the first batch that needs it."""
 
     def _take(self, position: Position) -> Batch:
         start = position.batches * self.batch_size
         if start >= self.rows:
             return END
         stop = min(start + self.batch_size, self.rows)
-        rows = slice(start, stop) if self._order is None else self._order[start:stop]
+        rows = self.permutation(position.passes)[start:stop] if self.shuffle else slice(start, stop)
         return map_leaves(lambda array: array[rows], self.arrays)
 
     def _let_go(self) -> None:
-        self._order = None
+        """Nothing: the order of a pass is kept for those who ask for it again."""
 
 
 def _free_bytes() -> float:

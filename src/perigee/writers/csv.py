@@ -33,6 +33,8 @@ class Csv(Hook):
             empty, unless the run resumes.
     """
 
+    may_lag = True
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = Path(path)
         self._file = AppendedFile(self.path)

@@ -32,6 +32,8 @@ class History(Hook):
         findings: What is probably wrong with the step, seen while it was rehearsed.
     """
 
+    may_lag = True
+
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []

@@ -35,6 +35,8 @@ class JsonLines(Hook):
         directory: The run directory, which must exist when training starts.
     """
 
+    may_lag = True
+
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.path: Path = Path(directory) / FILE_NAME
         self._file = AppendedFile(self.path)

@@ -26,6 +26,8 @@ class SampleFiles(Hook):
         directory: The run directory, which must exist when training starts.
     """
 
+    may_lag = True
+
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.path: Path = Path(directory) / DIRECTORY_NAME
         # By name: how many there were, and of those that are kept which one it was, and its file.

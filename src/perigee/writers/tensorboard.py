@@ -56,6 +56,8 @@ class TensorBoard(Hook):
         MissingPackageError: If the package `tensorboard` is not installed.
     """
 
+    may_lag = True
+
     def __init__(
         self,
         directory: str | os.PathLike[str],

@@ -82,6 +82,8 @@ class Terminal(Hook):
         is_live: Whether to draw a line again and again, which needs a terminal or a notebook.
     """
 
+    may_lag = True
+
     def __init__(self, console: Console, *, is_live: bool) -> None:
         self._console = console
         self._is_live = is_live

@@ -175,10 +175,9 @@ class Function:
     def _operations(self) -> Iterator[str]:
         """Yield the kind of every operation that was compiled."""
         for program in self._programs.values():
-            graph = getattr(program.run, "graph", None)  # XLA's functions hold theirs back
-            if graph is None:
+            if program.run is None:
                 continue
-            graph = graph.as_graph_def()
+            graph = program.run.graph.as_graph_def()
             for nodes in (graph.node, *(f.node_def for f in graph.library.function)):
                 kinds = {node.name: node.op for node in nodes}
                 for node in nodes:
@@ -224,13 +223,13 @@ class _Program:
         self._is_xla = mode == "xla"
         self._specs: list[Any] | None = None
         self._traced: Any = None
+        self._of_sizes: dict[Any, Any] = {}
         self.run: Any = None
 
     def take(self, tensors: Sequence[Any]) -> None:
         """Make `run` accept these tensors, compiling anew if it did not yet."""
         if self._is_xla:
-            if self.run is None:
-                self.run = tf.function(self._function, jit_compile=True, autograph=False)
+            self.run = self._of_these_sizes(tensors)
             return
         if self._specs is not None and all(
             _covers(spec, tensor) for spec, tensor in zip(self._specs, tensors, strict=True)
@@ -246,6 +245,15 @@ class _Program:
         self._traced = tf.function(self._function, input_signature=self._specs, autograph=False)
         # Finding the trace for the arguments again at each call would cost as much as a small step.
         self.run = self._traced.get_concrete_function()
+
+    def _of_these_sizes(self, tensors: Sequence[Any]) -> Any:
+        """Return what XLA runs for arguments of these sizes."""
+        if self._traced is None:
+            self._traced = tf.function(self._function, jit_compile=True, autograph=False)
+        sizes = tuple(map(_type_of, tensors))
+        if sizes not in self._of_sizes:
+            self._of_sizes[sizes] = self._traced.get_concrete_function(*tensors)
+        return self._of_sizes[sizes]
 
 
 _SILENT_UNDER_XLA = {
@@ -303,6 +311,12 @@ def _structure(tree: Tree) -> Any:
     if isinstance(tree, list | tuple):
         return (type(tree), *(_structure(item) for item in tree))
     return None
+
+
+def _type_of(tensor: Any) -> Any:
+    if isinstance(tensor, tf.Tensor):
+        return tensor.dtype, tuple(tensor.shape)
+    return tf.type_spec_from_value(tensor)
 
 
 def _open_spec(tensor: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from perigee._backends._placement import refuse_keras_distribution
@@ -17,7 +18,11 @@ def tensors(batch: Batch) -> Batch:
 
 
 def _tensor(value: Any) -> Any:
-    return value if value is None or is_argument(value) else tf.convert_to_tensor(value)
+    if value is None or is_argument(value):
+        return value
+    if isinstance(value, np.integer):  # as arrays, numbers take ten times as long
+        return tf.constant(int(value), value.dtype)
+    return tf.convert_to_tensor(value)
 
 
 _ARGUMENTS = (
