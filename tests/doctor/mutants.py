@@ -972,6 +972,9 @@ def target_among_the_inputs(parts: Parts) -> Parts:
     def edit(x: Any, y: Any, *rest: Any) -> Any:
         return np.concatenate([x, y.reshape(len(y), 1).astype("float32")], axis=1), y, *rest
 
+    validation = parts.validation
+    if validation is not None:
+        parts = replace(parts, validation=lambda: edit(*validation()))
     return with_data(parts, edit)
 
 

@@ -45,7 +45,7 @@ class Writers(Hook):
     ) -> None:
         self._writers = {name: _Guarded(name, w, is_strict) for name, w in writers.items()}
         self.other_failures: dict[str, dict[str, int]] = {}
-        self.may_lag = Hooks([*writers.values()]).may_lag
+        self.may_lag: bool = Hooks([*writers.values()]).may_lag
         self._directory = directory
         self._run_file = _Guarded("run.json", directory or Hook(), is_strict)
 
