@@ -1,6 +1,7 @@
 """Whether a long run grows: resident memory and traces after 10,000 and after 100,000 steps.
 
-A trace is a call of the step's Python code: once compiled, it must not be called again.
+A trace is a call of the step's Python code: once compiled, it must not be called again. A run is
+saved before the first mark already: the first time takes memory that the others use again.
 
     python -m benchmarks.long_run --backend tensorflow
 """
@@ -80,7 +81,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
             steps=steps[1],
             batch_size=batch_size,
             callbacks=[Watch()],
-            run=pg.Run(Path(folder) / "run", save_every=pg.Every(steps=steps[0])),
+            run=pg.Run(Path(folder) / "run", save_every=pg.Every(steps=steps[0] // 2)),
             progress="off",
         )
     return {

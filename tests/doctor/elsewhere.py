@@ -18,6 +18,9 @@ from tests.backends.problems import BATCH, PROBLEMS
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SEED = 5
 
+OF_TENSORFLOW = {"assertions_and_summaries", "raw_tape"}
+"""Loops that call TensorFlow themselves."""
+
 SICK = {"conditional updates"}
 """Problems whose data holds NaN on purpose."""
 
@@ -51,9 +54,11 @@ class _Captured(Exception):
 
 
 def names() -> list[str]:
-    """Return the names of all of them."""
+    """Return the names of all of them that run on the framework."""
     gallery = [p.stem for p in (EXAMPLES / "gallery").glob("*.py") if p.stem != "figures"]
-    loops = [path.stem for path in (EXAMPLES / "tutorial_loops").glob("*.py")]
+    loops = {path.stem for path in (EXAMPLES / "tutorial_loops").glob("*.py")}
+    if keras.backend.backend() != "tensorflow":
+        loops -= OF_TENSORFLOW
     return sorted(
         [
             "example digits",
