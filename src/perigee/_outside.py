@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import CodeType, FunctionType
@@ -52,7 +53,8 @@ def _functions(holder: Any, names: Iterable[str]) -> list[FunctionType]:
 
 def _around(function: FunctionType) -> Mapping[str, Any]:
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    return {**function.__globals__, **{name: _content(cell) for name, cell in cells.items()}}
+    contents = {name: _content(cell) for name, cell in cells.items()}
+    return ChainMap(contents, function.__globals__)
 
 
 def _content(cell: Any) -> Any:

@@ -53,6 +53,24 @@ def dropped(rate=0.3):
     return with_layers(kl.Dense(8, activation="relu"), kl.Dropout(rate))
 
 
+class OneByOne(kl.Dense):
+    """Calls a layer on one example after another, in a loop that is compiled by itself."""
+
+    def __init__(self, units, **arguments):
+        super().__init__(units, **arguments)
+        self.inner = kl.Dense(units)
+
+    def build(self, shape):
+        super().build(shape)
+        self.inner.build((1, self.units))
+
+    def call(self, inputs):
+        return ops.map(lambda row: self.inner(row[None])[0], super().call(inputs))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.units)
+
+
 class Unmoved(kl.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         return super().call(inputs, training=False, mask=mask)
@@ -796,6 +814,14 @@ HEALTHY: dict[str, Any] = {
     "mean": lambda: (Own(small(1), lambda y, p: ops.mean(squares(y, p))), numbers()),
     "values": lambda: (Own(small(1), squares, metrics=[metrics.MeanAbsoluteError()]), numbers()),
     "average": lambda: (Own(small(1), lambda y, p: pg.mean(squares(y, p))), numbers()),
+    "recurrent": lambda: (
+        Own(with_layers(kl.Reshape((FEATURES, 1)), kl.LSTM(8)), sparse_values),
+        classes(),
+    ),
+    "loop of its own": lambda: (
+        Own(with_layers(OneByOne(8, activation="tanh")), sparse_values),
+        classes(),
+    ),
     "of one size": lambda: (
         Own(small(1), lambda y, p: squares(y, p) * ops.ones(32)),
         numbers(),

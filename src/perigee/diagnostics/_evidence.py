@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from perigee import _backends, _state
-from perigee._backends import Mode
+from perigee._backends import Compiled, Mode
 from perigee._discovery import Probe
 from perigee._recorder import patched
 from perigee._state import Tracked
@@ -228,20 +228,38 @@ class Evidence:
         return known(inputs)
 
 
+_LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
+"""Layers that call what they hold once for each place of a sequence."""
+
+
 class _Inference:
-    """A model in inference mode, and what each layer inside it returns."""
+    """A model in inference mode, and what each layer inside it returns.
+
+    What a layer calls in a loop is left out: of a loop that is compiled, no tensor leaves.
+    """
 
     def __init__(self, layer: Any, tracked: Tracked) -> None:
-        backend = _backends.current()
-        mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
         self._layer, self._tracked = layer, tracked
         self._inside: list[Any] = []
-        self._run = backend.compile(self._tensors, tracked.variables, mode, is_probe=True)
+        self._looks_inside, self._loops = True, 0
+        self._run = self._compiled()
+
+    def _compiled(self) -> Compiled:
+        backend = _backends.current()
+        mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
+        return backend.compile(self._tensors, self._tracked.variables, mode, is_probe=True)
 
     def __call__(self, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
         """Run it on inputs on the host, and put everything back."""
         with _state.put_back(self._tracked.variables):
-            inside, outputs = self._run(_backends.current().tensors(inputs))
+            try:
+                inside, outputs = self._run(_backends.current().tensors(inputs))
+            except Exception:
+                if not self._inside:
+                    raise
+                # Perhaps for looking inside: a layer of the user's may have a loop of its own.
+                self._looks_inside, self._run = False, self._compiled()
+                inside, outputs = self._run(_backends.current().tensors(inputs))
             found = zip(self._inside, inside, strict=True)
             inner = [Inner(layer, _arrays(given), _arrays(made)) for layer, (given, made) in found]
             return inner, _arrays(outputs)
@@ -252,8 +270,13 @@ class _Inference:
 
         def listen(original: Any) -> Any:
             def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
-                returned = original(layer, *args, **kwargs)
-                if layer is not self._layer:
+                is_loop = isinstance(layer, _LOOPS)
+                self._loops += is_loop
+                try:
+                    returned = original(layer, *args, **kwargs)
+                finally:
+                    self._loops -= is_loop
+                if layer is not self._layer and not self._loops and self._looks_inside:
                     self._inside.append(layer)
                     inside.append((_tensors(args[:1]), _tensors(returned)))
                 return returned
