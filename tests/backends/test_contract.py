@@ -510,6 +510,17 @@ def compiled(function, variables=()):
     return backend.compile(function, list(variables), backend.capabilities.modes[0])
 
 
+def test_rows_come_in_the_order_that_is_asked_for():
+    arrays = {"x": np.arange(12.0, dtype="float32").reshape(4, 3), "y": (np.arange(4), None)}
+    order = np.array([2, 0, 3, 1])
+
+    found = backend.to_host(backend.rows_in_order(backend.tensors(arrays), order))
+
+    assert found["x"].tolist() == arrays["x"][order].tolist()
+    assert found["y"][0].tolist() == order.tolist()
+    assert found["y"][1] is None
+
+
 def test_compiled_functions_read_and_write_variables():
     total, values = variable(1.0, trainable=False), (2.0, 5.0)
 

@@ -20,5 +20,13 @@ def spread(arrays: Batch, order: np.ndarray | None, batch_size: int) -> None:
     """See `Backend.spread`: one device trains."""
 
 
+def rows_in_order(arrays: Batch, order: np.ndarray) -> Batch:
+    """See `Backend.rows_in_order`."""
+    rows = order.astype(np.int32)
+    return keras.tree.map_structure(
+        lambda array: None if array is None else keras.ops.take(array, rows, axis=0), arrays
+    )
+
+
 def peers() -> None:
     """See `Backend.peers`: processes that train together are those of replicas, if any."""

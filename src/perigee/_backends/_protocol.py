@@ -369,6 +369,15 @@ class Backend(Protocol):
         """
         ...
 
+    def rows_in_order(self, arrays: Batch, order: np.ndarray) -> Batch:
+        """Return rows of arrays that are on the device.
+
+        Args:
+            arrays: A tree of tensors with one common first axis.
+            order: Which rows, shape `(rows,)`, each of them there.
+        """
+        ...
+
     def sliced(
         self,
         function: Callable[[Batch], Tree],

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import keras
 import numpy as np
-from keras import ops
 
 from perigee import _backends
 from perigee._backends import MOST_STEPS_A_BLOCK, Pending
@@ -171,11 +170,7 @@ class Blocks:
             return self._arrays[1]
         if self._ordered[0] is not resident.order:
             self._ordered = (None, None)  # let go of the last pass before this one takes room
-            rows = resident.order.astype(np.int32)
-            ordered = keras.tree.map_structure(
-                lambda array: None if array is None else ops.take(array, rows, axis=0),
-                self._arrays[1],
-            )
+            ordered = _backends.current().rows_in_order(self._arrays[1], resident.order)
             self._ordered = resident.order, ordered
         return self._ordered[1]
 
