@@ -203,7 +203,11 @@ class Training:
             self._epoch_tally = Tally()
             for metric in program.rehearsal.tracked.metrics.values():
                 metric.reset_state()
-        self._may_lag = self.hooks.may_lag and has_constant_rates(program.rehearsal)
+        self._may_lag = (
+            self.course.record_every is not None
+            and self.hooks.may_lag
+            and has_constant_rates(program.rehearsal)
+        )
         values = Values(
             program,
             self.course.nonfinite,
@@ -300,14 +304,15 @@ class Training:
         The steps of a block took equally long, as far as anyone knows.
         """
         each = (self.now() - began) / len(rows)
+        every = self.course.record_every
         while len(rows):
-            every = self.course.record_every
             until_due = None if every is None else every.steps_until_due(self.clock)
-            part, rows = rows[:until_due], rows[len(rows[:until_due]) :]
-            self.clock = self.clock.after_steps(len(part))
+            count = min(len(rows), until_due or len(rows))
+            part, rows = rows[:count], rows[count:]
+            self.clock = self.clock.after_steps(count)
             values.add_block(part, self.clock)
             seconds = self.now() - len(rows) * each
-            self._tell_of_steps(len(part), program, values, seconds)
+            self._tell_of_steps(count, program, values, seconds)
             self._record_if_due(program, values, seconds)
 
     def _tell_of_steps(self, count: int, program: Program, values: Values, seconds: float) -> None:

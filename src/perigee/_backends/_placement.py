@@ -22,9 +22,8 @@ def spread(arrays: Batch, order: np.ndarray | None, batch_size: int) -> None:
 
 def rows_in_order(arrays: Batch, order: np.ndarray) -> Batch:
     """See `Backend.rows_in_order`."""
-    rows = order.astype(np.int32)
     return keras.tree.map_structure(
-        lambda array: None if array is None else keras.ops.take(array, rows, axis=0), arrays
+        lambda array: None if array is None else keras.ops.take(array, order, axis=0), arrays
     )
 
 

@@ -170,7 +170,8 @@ class Blocks:
             return self._arrays[1]
         if self._ordered[0] is not resident.order:
             self._ordered = (None, None)  # let go of the last pass before this one takes room
-            ordered = _backends.current().rows_in_order(self._arrays[1], resident.order)
+            rows = resident.order.astype(np.int32)
+            ordered = _backends.current().rows_in_order(self._arrays[1], rows)
             self._ordered = resident.order, ordered
         return self._ordered[1]
 

@@ -114,7 +114,8 @@ class ArrayFeed(PassFeed):
 
     def prepare_pass(self) -> None:
         """Draw the order of the next pass."""
-        self.permutation(self._position.passes + 1)
+        if self.shuffle:
+            self.permutation(self._position.passes + 1)
 
     def seek(self, position: Position) -> None:
         """Stand at `position`, in constant time.

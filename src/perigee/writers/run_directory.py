@@ -67,8 +67,6 @@ class RunDirectory(Hook):
         OSError: If the directory cannot be made.
     """
 
-    may_lag = True
-
     def __init__(
         self,
         path: str | os.PathLike[str],

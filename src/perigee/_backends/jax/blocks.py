@@ -117,15 +117,11 @@ def sliced(
     return _Sliced(run, place)
 
 
-def rows_in_order(arrays: Tree, order: np.ndarray) -> Tree:
-    """See `Backend.rows_in_order`: in one call, where each operation by itself takes 0.1 ms."""
-    return _rows_in_order(arrays, order.astype(np.int32))
-
-
 @jax.jit
-def _rows_in_order(arrays: Tree, rows: Tensor) -> Tree:
+def rows_in_order(arrays: Tree, order: Tensor) -> Tree:
+    """See `Backend.rows_in_order`: in one call, where each operation by itself takes 0.1 ms."""
     return jax.tree_util.tree_map(
-        lambda array: array.at[rows].get(mode="promise_in_bounds"), arrays
+        lambda array: array.at[order].get(mode="promise_in_bounds"), arrays
     )
 
 
