@@ -7,7 +7,7 @@ while user code still runs as plain Python, so that its errors come out as they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,8 +30,9 @@ from perigee._errors import (
     VariableMadeInStepError,
 )
 from perigee._frame import Method
+from perigee._listening import Talk, listening
 from perigee._memory import advise_on_memory
-from perigee._recorder import Observer, StepRecorder, patched
+from perigee._recorder import Observer, StepRecorder, Witness
 from perigee._samples import Sample, Slot
 from perigee._state import Tracked
 from perigee._step import Step, call, layers_of
@@ -88,6 +89,7 @@ def rehearse(
     observers: Sequence[Observer] = (),
     accumulate: int = 1,
     computes: bool = True,
+    witness: Witness | None = None,
 ) -> Rehearsal:
     """Run one method of a Step once, and put everything back.
 
@@ -98,6 +100,7 @@ def rehearse(
         observers: Look at each call of a loss object.
         accumulate: Micro-batches an update; more than 1 is checked to be exact.
         computes: Whether values are wanted; without, this is for what the method builds alone.
+        witness: Sees what the recorder sees.
 
     Returns:
         What was learned. Lazy layers and optimizers are built afterwards, which is the only trace.
@@ -105,8 +108,8 @@ def rehearse(
     step._before_rehearsal(method, batch)
     before = _state.track(step)
     _prepare_loss_scale(step, before)
-    recorder = StepRecorder(step, before, observers, accumulate > 1)
-    with undone(before.variables) as undo, _backends.current().watch() as watch:
+    recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
+    with undone(before.variables) as undo, _backends.current().watch(listening) as watch:
         recorder.made = undo.made = watch.made
         recorder.is_global_seed = undo.is_global_seed
         loops_well = _run(step, method, batch, recorder, before, computes)
@@ -157,19 +160,15 @@ class _Undo:
         """Tell whether it is the state of Keras's global seed generator, which has drawn."""
         return self.global_seed is not None and variable is self.global_seed[0]
 
-    def draws(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def draws(self, original: Any, generator: Any, ordered: bool = True) -> Talk:
         """Keep the state of Keras's global seed generator as it is before its first draw."""
-
-        def next_seed(generator: Any, ordered: bool = True) -> Any:
-            if not ordered and self.global_seed is None:  # how Keras draws where no seed is given
-                try:
-                    value = _state.snapshot([generator.state])[0]
-                except NotImplementedError:  # not known inside a function that the user compiles
-                    value = None
-                self.global_seed = generator.state, value
-            return original(generator, ordered)
-
-        return next_seed
+        if not ordered and self.global_seed is None:  # how Keras draws where no seed is given
+            try:
+                value = _state.snapshot([generator.state])[0]
+            except NotImplementedError:  # not known inside a function that the user compiles
+                value = None
+            self.global_seed = generator.state, value
+        yield
 
 
 @contextmanager
@@ -178,7 +177,7 @@ def undone(variables: Sequence[Any]) -> Generator[_Undo]:
     with _state.put_back(variables) as values:
         undo = _Undo(values)
         try:
-            with patched(keras.random.SeedGenerator, "next", undo.draws):
+            with listening(keras.random.SeedGenerator, "next", undo.draws):
                 yield undo
         finally:
             made = undo.made if undo.global_seed is None else [undo.global_seed, *undo.made]

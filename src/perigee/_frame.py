@@ -25,8 +25,12 @@ class Recorder(Protocol):
         """Gradients were taken for `variables`; `read` are raw variables of the framework."""
         ...
 
-    def applied(self, optimizer: Any, gradients: Gradients) -> None:
-        """An optimizer is asked to apply `gradients`."""
+    def derived(self, gradients: Gradients, adds_losses: bool) -> None:
+        """`gradients` were taken outside any other objective, with losses added or not."""
+        ...
+
+    def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
+        """An optimizer is asked to apply `gradients`, under a condition or not."""
         ...
 
     def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
@@ -78,6 +82,7 @@ class Frame:
             `()`; `None` where it has the whole batch.
         all_rows: Likewise, of rows.
         is_probed: Whether the step runs for what it returns, and updates nothing.
+        is_applying: Whether an optimizer is being applied by `Step.apply`.
         keep: Leaves a sample under its name for the host; `None` during a rehearsal.
         watch: Is shown each update; `None` where nobody looks.
     """
@@ -93,6 +98,7 @@ class Frame:
     all_examples: Any = None
     all_rows: Any = None
     is_probed: bool = False
+    is_applying: bool = False
 
     @property
     def share(self) -> Any:

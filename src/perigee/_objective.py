@@ -14,6 +14,7 @@ from perigee import _backends
 from perigee._averages import Average, as_average, total_mean
 from perigee._errors import InnerLossError, LossShapeError, LossTypeError
 from perigee._frame import Frame, under_way
+from perigee._listening import Talk, listening
 from perigee._state import Holder
 from perigee._typing import Tensor
 
@@ -22,32 +23,6 @@ _added: ContextVar[list[Tensor] | None] = ContextVar("perigee_added", default=No
 
 Replicas run their objectives in threads that take turns in the middle of them.
 """
-
-_add_loss = keras.Layer.add_loss
-_listening = 0
-
-
-def _listen() -> None:
-    """Hear of what layers add, until as many calls of `_listen_no_more`."""
-    global _add_loss, _listening
-    if _listening == 0:
-        _add_loss = keras.Layer.add_loss
-        keras.Layer.add_loss = _heard_add_loss
-    _listening += 1
-
-
-def _listen_no_more() -> None:
-    global _listening
-    _listening -= 1
-    if _listening == 0:
-        keras.Layer.add_loss = _add_loss
-
-
-def _heard_add_loss(layer: keras.Layer, loss: Any) -> None:
-    _add_loss(layer, loss)
-    added = _added.get()
-    if added is not None:
-        added.extend(keras.tree.flatten(loss))
 
 
 class ObjectiveCall:
@@ -67,16 +42,23 @@ class ObjectiveCall:
         # Inner objectives keep what they add to themselves: on some frameworks their tensors
         # mean nothing outside.
         self._outer = _added.set(self._added)
-        _listen()
+        self._listening = listening(keras.Layer, "add_loss", self._adds)
+        self._listening.__enter__()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        _listen_no_more()
+        self._listening.__exit__(None, None, None)
         _added.reset(self._outer)
         self._frame.adds_losses = self._outer_adds_losses
         self._frame.depth -= 1
         if self._was_set:
             under_way.reset(self._token)
+
+    def _adds(self, original: Any, layer: keras.Layer, loss: Any) -> Talk:
+        """Take note of what a layer adds, unless a further objective stands inside this one."""
+        yield
+        if _added.get() is self._added:
+            self._added.extend(keras.tree.flatten(loss))
 
     def terms(self, variables: Sequence[Any]) -> list[Tensor]:
         """Return what is added to the loss: `add_loss` terms and penalties of `variables`."""

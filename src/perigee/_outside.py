@@ -1,4 +1,4 @@
-"""Numbers that a method of a Step reads from globals and closures: compiled, they are constants."""
+"""What the code of a method reads and calls from outside: compiled, it is constant."""
 
 from __future__ import annotations
 
@@ -23,14 +23,8 @@ def numbers_outside(holder: Any, method: str) -> dict[str, float]:
         method: The name of its method.
     """
     found: dict[str, float] = {}
-    seen: set[int] = set()
-    waiting = _functions(holder, [method])
-    while waiting:
-        function = waiting.pop()
-        if id(function) in seen or (function.__module__ or "").startswith(_OWN):
-            continue
-        seen.add(id(function))
-        read, asked, written = _names(function.__code__)
+    for function in _reached(holder, method):
+        read, _, written = _names(function.__code__)
         around = _around(function)
         written |= {*function.__code__.co_cellvars}  # its own, for functions inside it
         found |= {
@@ -38,10 +32,47 @@ def numbers_outside(holder: Any, method: str) -> dict[str, float]:
             for name in read - written
             if isinstance(around.get(name), int | float)
         }
+    return found
+
+
+def makes_unseeded_generators(holder: Any, method: str) -> bool:
+    """Tell whether a method, or what it calls, calls `default_rng()` of NumPy without a seed.
+
+    Args:
+        holder: The object.
+        method: The name of its method.
+    """
+    return any(_calls_default_rng(function.__code__) for function in _reached(holder, method))
+
+
+def _reached(holder: Any, method: str) -> Iterator[FunctionType]:
+    """Yield a method and the functions that it calls by name, each once."""
+    seen: set[int] = set()
+    waiting = _functions(holder, [method])
+    while waiting:
+        function = waiting.pop()
+        if id(function) in seen or (function.__module__ or "").startswith(_OWN):
+            continue
+        seen.add(id(function))
+        yield function
+        read, asked, _ = _names(function.__code__)
+        around = _around(function)
         waiting += _functions(holder, asked)
         others = [around[name] for name in read if isinstance(around.get(name), FunctionType)]
         waiting += [other for other in others if other.__module__ == function.__module__]
-    return found
+
+
+@lru_cache(maxsize=256)
+def _calls_default_rng(code: CodeType) -> bool:
+    is_asked = False
+    for instruction in _instructions(code):
+        if instruction.opname == "CALL":
+            if is_asked and instruction.arg == 0:
+                return True
+            is_asked = False
+        elif instruction.opname not in ("CACHE", "PRECALL", "PUSH_NULL"):
+            is_asked = instruction.argval == "default_rng"
+    return False
 
 
 def _functions(holder: Any, names: Iterable[str]) -> list[FunctionType]:

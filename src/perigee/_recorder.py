@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import keras
 
@@ -21,6 +22,7 @@ from perigee._errors import (
 )
 from perigee._frame import current_frame
 from perigee._gradients import Gradients
+from perigee._listening import Call, Listener, Talk, listening
 from perigee._masks import mask_of
 from perigee._samples import Sample
 from perigee._state import Tracked
@@ -48,11 +50,32 @@ Observer = Callable[[LossCall], None]
 """Looks at a call of a loss before it runs; raises what is certainly wrong."""
 
 
+class Witness(Protocol):
+    """Somebody who sees what a recorder sees, to judge it later."""
+
+    def derived(self, gradients: Gradients, adds_losses: bool) -> None:
+        """Gradients were taken for variables, with losses of layers added or not."""
+        ...
+
+    def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
+        """An optimizer is asked to apply gradients, under a condition or not."""
+        ...
+
+    def returned(self, logs: Mapping[str, Any]) -> None:
+        """The step returned `logs`, in the code that made them."""
+        ...
+
+
 class StepRecorder:
     """Learns what a step does, and refuses what is certainly wrong. See `_step.Recorder`."""
 
     def __init__(
-        self, step: Step, tracked: Tracked, observers: Sequence[Observer], accumulates: bool
+        self,
+        step: Step,
+        tracked: Tracked,
+        observers: Sequence[Observer],
+        accumulates: bool,
+        witness: Witness | None = None,
     ) -> None:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.metrics: dict[int, keras.Metric] = {}
@@ -71,6 +94,7 @@ class StepRecorder:
         self._step, self._tracked = step, tracked
         self._held = {id(v) for v in tracked.variables}
         self._observers = observers
+        self._witness = witness
         self._accumulates = accumulates
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
@@ -86,7 +110,13 @@ class StepRecorder:
         if untracked:
             raise UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
 
-    def applied(self, optimizer: Any, gradients: Gradients) -> None:
+    def derived(self, gradients: Gradients, adds_losses: bool) -> None:
+        if self._witness is not None:
+            self._witness.derived(gradients, adds_losses)
+
+    def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
+        if self._witness is not None:
+            self._witness.applied(optimizer, gradients, is_conditional)
         self._refuse_altered(gradients)
         variables = gradients.variables
         ids = {id(v) for v in variables}
@@ -182,6 +212,8 @@ class StepRecorder:
         }
         self.results = {name: results[id(v)] for name, v in logs.items() if id(v) in results}
         self._results.clear()
+        if self._witness is not None:
+            self._witness.returned(logs)
 
     def build_optimizers(self, tracked: Tracked) -> None:
         """Build each optimizer on the variables that it was asked to update."""
@@ -192,89 +224,60 @@ class StepRecorder:
 
     @contextmanager
     def listening(self) -> Generator[None]:
-        """Patch, for as long as the context is open, the public methods that tell what happens."""
+        """Listen to the methods that tell what happens, for as long as the context is open."""
+        heard: list[tuple[Any, str, Listener]] = [
+            (keras.losses.Loss, "__call__", self._loss_call),
+            (keras.Layer, "losses", self._losses),
+            (keras.Variable, "assign", self._assigns),
+        ]
+        for metric in self._tracked.metrics.values():
+            heard.append((metric, "update_state", partial(self._updates, metric)))
+            heard.append((metric, "result", partial(self._result, metric)))
+        if self._is_split:
+            optimizers = self._tracked.optimizers.values()
+            heard += [(optimizer, "apply", _refuse_raw_update) for optimizer in optimizers]
+        if self._accumulates:
+            heard.append((keras.Variable, "value", self._reads))
         with ExitStack() as stack:
-            stack.enter_context(patched(keras.losses.Loss, "__call__", self._loss_call))
-            losses = keras.Layer.losses.fget
-            stack.enter_context(
-                patched(keras.Layer, "losses", lambda _: property(self._losses(losses)))
-            )
-            stack.enter_context(patched(keras.Variable, "assign", self._assigns))
-            for metric in self._tracked.metrics.values():
-                stack.enter_context(patched(metric, "update_state", self._updates(metric)))
-                stack.enter_context(patched(metric, "result", self._result(metric)))
-            if self._is_split:
-                for optimizer in self._tracked.optimizers.values():
-                    stack.enter_context(patched(optimizer, "apply", self._refuse_raw_update))
-            if self._accumulates:
-                value = keras.Variable.value.fget
-                stack.enter_context(
-                    patched(keras.Variable, "value", lambda _: property(self._reads(value)))
-                )
+            for owner, name, listener in heard:
+                stack.enter_context(listening(owner, name, listener))
             yield
 
-    def _loss_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call_loss(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._is_split and not hasattr(loss, "perigee_stands_for"):
-                _refuse_inexact(loss, y_pred)
-            meant = getattr(loss, "perigee_stands_for", loss)
-            if meant is not None:
-                self.called_losses = True
-                for observe in self._observers:
-                    observe(LossCall(meant, y_true, y_pred))
-            return original(loss, y_true, y_pred, *args, **kwargs)
+    def _loss_call(
+        self, original: Any, loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any
+    ) -> Talk:
+        if self._is_split and not hasattr(loss, "perigee_stands_for"):
+            _refuse_inexact(loss, y_pred)
+        meant = getattr(loss, "perigee_stands_for", loss)
+        if meant is not None:
+            self.called_losses = True
+            for observe in self._observers:
+                observe(LossCall(meant, y_true, y_pred))
+        yield
 
-        return call_loss
+    def _losses(self, original: Any, layer: keras.Layer) -> Talk:
+        found = yield
+        self.read_losses(layer, len(found))
 
-    def _losses(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def losses(layer: keras.Layer) -> Any:
-            found = original(layer)
-            self.read_losses(layer, len(found))
-            return found
+    def _updates(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        self.metrics[id(metric)] = metric
+        yield
 
-        return losses
+    def _result(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        value = yield
+        self.has_results = True
+        self._results.append((metric, value))
 
-    def _updates(self, metric: keras.Metric) -> Callable[..., Any]:
-        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
-            def update_state(*args: Any, **kwargs: Any) -> Any:
-                self.metrics[id(metric)] = metric
-                return original(*args, **kwargs)
-
-            return update_state
-
-        return patch
-
-    def _result(self, metric: keras.Metric) -> Callable[..., Any]:
-        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
-            def result(*args: Any, **kwargs: Any) -> Any:
-                value = original(*args, **kwargs)
-                self.has_results = True
-                self._results.append((metric, value))
-                return value
-
-            return result
-
-        return patch
-
-    def _refuse_raw_update(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Refuse updates by the step itself: Perigee does not see what they are made of."""
-
-        def apply(*args: Any, **kwargs: Any) -> Any:
-            raise ReplicasError(
-                "it applies an optimizer by itself, to gradients of a share of the batch",
-                "call `minimize`, or `gradients` and `apply` of the Step.",
-            )
-
-        return apply
-
-    def _assigns(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def assign(variable: Any, value: Any) -> Any:
-            if not self._is_held(variable):
-                return value  # refused when the step has run; until then it keeps its value
+    def _assigns(self, original: Any, variable: Any, value: Any) -> Talk:
+        if self._is_held(variable):
             self.assigned.add(id(variable))
-            return original(variable, value)
+            yield
+        else:  # refused when the step has run; until then it keeps its value
+            yield Call(lambda: value, (), {})
 
-        return assign
+    def _reads(self, original: Any, variable: Any) -> Talk:
+        self.read_variable(variable)
+        yield
 
     def _is_held(self, variable: Any) -> bool:
         """Tell whether the Step holds a variable that is written; what it does not is noted."""
@@ -286,12 +289,14 @@ class StepRecorder:
             return False
         return True
 
-    def _reads(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def value(variable: Any) -> Any:
-            self.read_variable(variable)
-            return original(variable)
 
-        return value
+def _refuse_raw_update(original: Any, *args: Any, **kwargs: Any) -> Talk:
+    """Refuse updates by the step itself: Perigee does not see what they are made of."""
+    raise ReplicasError(
+        "it applies an optimizer by itself, to gradients of a share of the batch",
+        "call `minimize`, or `gradients` and `apply` of the Step.",
+    )
+    yield
 
 
 def _refuse_inexact(loss: keras.losses.Loss, y_pred: Any) -> None:
@@ -309,17 +314,3 @@ def _refuse_inexact(loss: keras.losses.Loss, y_pred: Any) -> None:
             "return `pg.mean(values, weights)` with values that the loss does not reduce "
             "(`reduction=None`), or use `pg.Supervised`.",
         )
-
-
-@contextmanager
-def patched(owner: Any, name: str, patch: Callable[[Any], Any]) -> Generator[None]:
-    """Replace a public attribute by `patch(attribute)`, and put it back."""
-    held = vars(owner).get(name)
-    setattr(owner, name, patch(getattr(owner, name)))
-    try:
-        yield
-    finally:
-        if held is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -68,6 +69,19 @@ class Step(Holder):
     def _shows_updates(self) -> bool:
         """Whether gradients and updates can be seen as they are."""
         return True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take methods that the user compiles as what they are made of: the step is compiled."""
+        super().__init_subclass__(**kwargs)
+        for base in reversed(cls.__mro__):
+            for name, value in list(vars(base).items()):
+                inlined = _backends.current().inlined(value)
+                if inlined is not value and inspect.getattr_static(cls, name) is value:
+                    setattr(cls, name, inlined)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Hold what the user compiles as what it is made of."""
+        super().__setattr__(name, _backends.current().inlined(value))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Take note of the replicas in whose scope the Step is made."""
@@ -248,7 +262,10 @@ class Step(Holder):
             unscale = 1.0 / scale.value
             scaled = [_backends.current().dense(value) for value in values]
             values = [value * ops.cast(unscale, value.dtype) for value in scaled]
-        return Gradients(values, chosen, returned, weight, loss=loss)
+        found = Gradients(values, chosen, returned, weight, loss=loss)
+        if frame.recorder is not None and not is_inner:
+            frame.recorder.derived(found, add_losses)
+        return found
 
     @_plain
     def apply(
@@ -275,7 +292,7 @@ class Step(Holder):
             name = _state.track(self).path_of(optimizer)
             raise OptimizerAccumulationError(name, inner.gradient_accumulation_steps)
         if frame is not None and frame.recorder is not None:
-            frame.recorder.applied(optimizer, gradients)
+            frame.recorder.applied(optimizer, gradients, when is not None)
             if not optimizer.built:
                 return  # built on the union of its variables when the rehearsal is over
         if frame is not None and frame.is_probed:
@@ -287,7 +304,13 @@ class Step(Holder):
         if frame is not None and frame.is_accumulating:
             own.accumulator(optimizer, gradients.variables).add(gradients, when)
             return
-        update(self, optimizer, gradients.values, gradients.variables, when)
+        if frame is not None:
+            frame.is_applying = True
+        try:
+            update(self, optimizer, gradients.values, gradients.variables, when)
+        finally:
+            if frame is not None:
+                frame.is_applying = False
 
     @_plain
     def blend(self, source: keras.Layer, target: keras.Layer, rate: Any) -> None:

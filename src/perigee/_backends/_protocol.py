@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from perigee._listening import Hear
 from perigee._typing import Batch, Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -284,6 +285,13 @@ class Backend(Protocol):
         """
         ...
 
+    def inlined(self, value: Any) -> Any:
+        """Return a function that is compiled by itself as the function that it was made of.
+
+        Whatever else it is stays as it is. A step is compiled as a whole.
+        """
+        ...
+
     def rehearse(
         self, function: Callable[[], Any], variables: Sequence[Any], computes: bool = True
     ) -> bool:
@@ -336,8 +344,12 @@ class Backend(Protocol):
         """
         ...
 
-    def watch(self) -> AbstractContextManager[Watch]:
-        """Record the variables that are created, for as long as the context is open."""
+    def watch(self, hear: Hear) -> AbstractContextManager[Watch]:
+        """Record the variables that are created, for as long as the context is open.
+
+        Args:
+            hear: Listens to methods of Keras.
+        """
         ...
 
     def check_devices(self, variables: Sequence[Any]) -> None:

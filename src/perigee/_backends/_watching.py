@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from perigee._errors import VariableMadeInStepError
+from perigee._listening import Hear, Talk
 
 
 @dataclass(slots=True)
@@ -21,14 +22,13 @@ class Watched:
 
 
 @contextmanager
-def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
+def watch_keras_variables(hear: Hear, change_in_place: bool) -> Generator[Watched]:
     """Record the Keras variables that are created, for as long as the context is open."""
     watched = Watched()
-    original = keras.Variable.__init__
 
-    def init(variable: Any, *args: Any, **kwargs: Any) -> None:
+    def made(original: Any, variable: Any, *args: Any, **kwargs: Any) -> Talk:
         try:
-            original(variable, *args, **kwargs)
+            yield
         except ValueError as error:
             if "stateless scope" not in str(error):
                 raise
@@ -38,8 +38,5 @@ def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
         value = np.array(keras.ops.convert_to_numpy(variable)) if change_in_place else None
         watched.made.append((variable, value))
 
-    keras.Variable.__init__ = init
-    try:
+    with hear(keras.Variable, "__init__", made):
         yield watched
-    finally:
-        keras.Variable.__init__ = original

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ import numpy as np
 
 from perigee import _state
 from perigee._errors import RandomStateError
+from perigee._listening import Call, Talk, listening
 
 _TWISTER_WORDS = 624
 
@@ -88,17 +89,13 @@ def _keras_generator() -> keras.random.SeedGenerator:
     `SeedGenerator.next`, a public method, is answered here instead, so that it does not advance.
     """
     seen: list[Any] = []
-    original: Callable[..., Any] = keras.random.SeedGenerator.next
 
-    def next_seed(generator: Any, ordered: bool = True) -> Any:
+    def next_seed(original: Any, generator: Any, ordered: bool = True) -> Talk:
         seen.append(generator)
-        return generator.state.value * 1
+        yield Call(lambda: generator.state.value * 1, (), {})
 
-    keras.random.SeedGenerator.next = next_seed
-    try:
+    with listening(keras.random.SeedGenerator, "next", next_seed):
         keras.random.uniform((), seed=None)
-    finally:
-        keras.random.SeedGenerator.next = original
     return seen[0]
 
 

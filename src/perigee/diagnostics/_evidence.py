@@ -13,7 +13,7 @@ import numpy as np
 from perigee import _backends, _state
 from perigee._backends import Compiled, Mode
 from perigee._discovery import Probe
-from perigee._recorder import patched
+from perigee._listening import Talk, listening
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._typing import Batch
@@ -268,22 +268,18 @@ class _Inference:
         inside: list[Any] = []
         self._inside.clear()
 
-        def listen(original: Any) -> Any:
-            def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
-                is_loop = isinstance(layer, _LOOPS)
-                self._loops += is_loop
-                try:
-                    returned = original(layer, *args, **kwargs)
-                finally:
-                    self._loops -= is_loop
-                if layer is not self._layer and not self._loops and self._looks_inside:
-                    self._inside.append(layer)
-                    inside.append((_tensors(args[:1]), _tensors(returned)))
-                return returned
+        def listen(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Talk:
+            is_loop = isinstance(layer, _LOOPS)
+            self._loops += is_loop
+            try:
+                returned = yield
+            finally:
+                self._loops -= is_loop
+            if layer is not self._layer and not self._loops and self._looks_inside:
+                self._inside.append(layer)
+                inside.append((_tensors(args[:1]), _tensors(returned)))
 
-            return call_layer
-
-        with patched(keras.Layer, "__call__", listen):
+        with listening(keras.Layer, "__call__", listen):
             kwargs = {"training": False} if takes_training(self._layer) else {}
             returned = self._layer(inputs, **kwargs)
         return inside, _tensors(returned)

@@ -19,7 +19,9 @@ from perigee._discovery import Rehearsal, rehearse
 from perigee._errors import UnusedVariablesError
 from perigee._frame import Method, current_frame
 from perigee._gradients import Gradients
-from perigee._recorder import LossCall, Observer, StepRecorder, patched
+from perigee._listening import Call, Listener, Talk, listening
+from perigee._recorder import LossCall, Observer
+from perigee._samples import Sample
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._typing import Batch
@@ -30,6 +32,8 @@ _BY_HAND: Mapping[str, type[keras.losses.Loss]] = {
     "binary_crossentropy": keras.losses.BinaryCrossentropy,
 }
 """Functions of `keras.ops` that compute what a loss object does."""
+
+_SIGNATURES = {name: inspect.signature(getattr(keras.ops, name)) for name in _BY_HAND}
 
 DRAWING = (
     kl.Dropout,
@@ -193,8 +197,11 @@ def record(
         computes: As in `rehearse`.
     """
     recording = Recording()
-    with _Listening(step, tracked, recording, observers).on():
-        recording.rehearsal = rehearse(step, method, batch, observers=observers, computes=computes)
+    witness = _Listening(step, tracked, recording, observers)
+    with witness.on():
+        recording.rehearsal = rehearse(
+            step, method, batch, observers=observers, computes=computes, witness=witness
+        )
     return recording
 
 
@@ -205,13 +212,14 @@ def loss_like(name: str, arguments: Mapping[str, Any]) -> keras.losses.Loss | No
 
 
 class _Listening:
+    """Writes down what is heard of Keras, and what a recorder sees; see `Witness`."""
+
     def __init__(
         self, step: Step, tracked: Tracked, recording: Recording, observers: Sequence[Observer]
     ) -> None:
         self._step, self._tracked, self._recording = step, tracked, recording
         self._observers = observers
         self._depth = 0
-        self._is_applying = False
         self._held: set[int] = set()
         self._host: dict[str, str] = {}
         self._kept: list[Sequence[Any]] = []
@@ -224,108 +232,106 @@ class _Listening:
         recording.before = {id(e.variable): v for e, v in zip(entries, values, strict=True)}
         self._held = set(recording.before)
         self._host = _host_generators(self._step)
+        heard: list[tuple[Any, str, Listener]] = [
+            (keras.Layer, "__call__", self._layer_call),
+            (keras.Layer, "stateless_call", self._stateless_call),
+            (keras.losses.Loss, "__call__", self._loss_call),
+            (keras.Layer, "losses", self._losses),
+            *((keras.ops, name, partial(self._function, name)) for name in _BY_HAND),
+        ]
+        for optimizer in self._tracked.optimizers.values():
+            heard.append((optimizer, "apply", partial(self._raw_apply, optimizer)))
+        for metric in _all_metrics(self._tracked):
+            heard.append((metric, "update_state", partial(self._update, metric)))
         with ExitStack() as stack:
-            enter = stack.enter_context
-            enter(patched(keras.Layer, "__call__", self._layer_call))
-            enter(patched(keras.Layer, "stateless_call", self._stateless_call))
-            enter(patched(keras.losses.Loss, "__call__", self._loss_call))
-            losses = keras.Layer.losses.fget
-            enter(patched(keras.Layer, "losses", lambda _: property(self._losses(losses))))
-            enter(patched(Step, "gradients", self._gradients))
-            enter(patched(Step, "apply", self._apply))
-            enter(patched(np.random, "default_rng", self._generator))
-            for name in _BY_HAND:
-                enter(patched(keras.ops, name, partial(self._function, name)))
-            for optimizer in self._tracked.optimizers.values():
-                enter(patched(optimizer, "apply", partial(self._raw_apply, optimizer)))
-            for metric in _all_metrics(self._tracked):
-                enter(patched(metric, "update_state", partial(self._update, metric)))
-            enter(patched(StepRecorder, "returned", self._returned))
+            for owner, name, listener in heard:
+                stack.enter_context(listening(owner, name, listener))
             yield
 
-    def _returned(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def returned(recorder: Any, logs: Mapping[str, Any]) -> None:
-            original(recorder, logs)
-            now = _host_generators(self._step)
-            self._recording.draws += [name for name in now if now[name] != self._host[name]]
-            variables = self._tracked.variables
-            look(
-                [keras.ops.convert_to_tensor(v) for v in variables],
-                lambda *values: self._recording.after.update(
-                    {id(v): value for v, value in zip(variables, values, strict=True)}
-                ),
-            )
-            for name, value in logs.items():
-                if name in recorder.samples:
-                    continue
-                terms = value.terms if isinstance(value, Average) else ()
-                parts = [p for t in terms for p in (t.total, t.count) if p is not None]
-                if not terms:
-                    parts = [keras.ops.convert_to_tensor(value)]
-                self._recording.are_bare[name] = [t.count is None for t in terms]
-                look(parts, partial(self._logged, name))
+    # What a recorder sees.
 
-        return returned
+    def derived(self, gradients: Gradients, adds_losses: bool) -> None:
+        """See `Witness`."""
+        self._recording.adds_losses |= adds_losses
+        self._kept.append(gradients.values)  # their ids are not given to others
+        derived = Derived(list(gradients.variables))
+        self._recording.derived.append(derived)
+        values = [_backends.current().dense(value) for value in gradients.values]
+        look(values, lambda *arrays: setattr(derived, "gradients", list(arrays)))
+
+    def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
+        """See `Witness`."""
+        pairs = list(zip(gradients.values, gradients.variables, strict=True))
+        self._updates(optimizer, pairs, is_conditional)
+
+    def returned(self, logs: Mapping[str, Any]) -> None:
+        """See `Witness`."""
+        now = _host_generators(self._step)
+        self._recording.draws += [name for name in now if now[name] != self._host[name]]
+        variables = self._tracked.variables
+        look(
+            [keras.ops.convert_to_tensor(v) for v in variables],
+            lambda *values: self._recording.after.update(
+                {id(v): value for v, value in zip(variables, values, strict=True)}
+            ),
+        )
+        for name, value in logs.items():
+            if isinstance(value, Sample):
+                continue
+            terms = value.terms if isinstance(value, Average) else ()
+            parts = [p for t in terms for p in (t.total, t.count) if p is not None]
+            if not terms:
+                parts = [keras.ops.convert_to_tensor(value)]
+            self._recording.are_bare[name] = [t.count is None for t in terms]
+            look(parts, partial(self._logged, name))
 
     def _logged(self, name: str, *parts: np.ndarray) -> None:
         self._recording.logs[name] = divided(parts, self._recording.are_bare[name])
 
-    def _layer_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            if not _is_recorded():
-                return original(layer, *args, **kwargs)
-            if isinstance(layer, kl.Embedding) and args and _is_tensor(args[0]):
-                args = (self._looked_up(layer, args[0]), *args[1:])
-            self._depth += 1
-            try:
-                outputs = original(layer, *args, **kwargs)
-            finally:
-                self._depth -= 1
-            self._recording.called.add(id(layer))
-            if self._depth:
-                weights = (v for v in layer.trainable_variables if id(v) not in self._held)
-                self._recording.strange |= {id(v): v for v in weights}
-            self._called(layer, args, kwargs, outputs)
-            if isinstance(layer, DRAWING) and args and _is_tensor(args[0]) and _is_tensor(outputs):
-                look((args[0], outputs), partial(self._drawn, layer))
-            return outputs
+    # What is heard of Keras.
 
-        return call_layer
+    def _layer_call(self, original: Any, layer: Any, *args: Any, **kwargs: Any) -> Talk:
+        if not _is_recorded():
+            yield
+            return
+        if isinstance(layer, kl.Embedding) and args and _is_tensor(args[0]):
+            args = (self._looked_up(layer, args[0]), *args[1:])
+        self._depth += 1
+        try:
+            outputs = yield Call(original, (layer, *args), kwargs)
+        finally:
+            self._depth -= 1
+        self._recording.called.add(id(layer))
+        if self._depth:
+            weights = (v for v in layer.trainable_variables if id(v) not in self._held)
+            self._recording.strange |= {id(v): v for v in weights}
+        self._called(layer, args, kwargs, outputs)
+        if isinstance(layer, DRAWING) and args and _is_tensor(args[0]) and _is_tensor(outputs):
+            look((args[0], outputs), partial(self._drawn, layer))
 
     def _looked_up(self, layer: Any, ids: Any) -> Any:
         look((ids,), lambda values: self._recording.lookups.append(Lookup(layer, values)))
         return keras.ops.clip(ids, 0, layer.input_dim - 1)
-
-    def _generator(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def default_rng(seed: Any = None) -> Any:
-            if seed is None and _is_recorded():
-                self._recording.draws.append("numpy.random.default_rng()")
-            return original(seed)
-
-        return default_rng
 
     def _drawn(self, layer: Any, before: np.ndarray, after: np.ndarray) -> None:
         before = before.astype(after.dtype)  # a layer may compute in half precision
         if not np.array_equal(before, after, equal_nan=before.dtype.kind in "fc"):
             self._recording.drew.add(id(layer))
 
-    def _stateless_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call_stateless(
-            layer: Any, trainable: Any, others: Any, *args: Any, **kwargs: Any
-        ) -> Any:
-            if not _is_recorded():
-                return original(layer, trainable, others, *args, **kwargs)
-            self._depth += 1
-            try:
-                returned = original(layer, trainable, others, *args, **kwargs)
-            finally:
-                self._depth -= 1
-            if kwargs.pop("return_losses", False) and self._depth == 0:
-                self._recording.adds_losses = True
-            self._called(layer, args, kwargs, returned[0])
-            return returned
-
-        return call_stateless
+    def _stateless_call(
+        self, original: Any, layer: Any, trainable: Any, others: Any, *args: Any, **kwargs: Any
+    ) -> Talk:
+        if not _is_recorded():
+            yield
+            return
+        self._depth += 1
+        try:
+            returned = yield
+        finally:
+            self._depth -= 1
+        if kwargs.pop("return_losses", False) and self._depth == 0:
+            self._recording.adds_losses = True
+        self._called(layer, args, kwargs, returned[0])
 
     def _called(
         self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Any
@@ -339,85 +345,48 @@ class _Listening:
         flat = [t for t in keras.tree.flatten(outputs) if _is_tensor(t)]
         look(flat, lambda *arrays: setattr(call, "outputs", list(arrays)))
 
-    def _loss_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call_loss(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
-            meant = getattr(loss, "perigee_stands_for", loss)
-            if meant is not None and _is_recorded():
-                self._compare(self._recording.losses, meant, y_true, y_pred)
-            return original(loss, y_true, y_pred, *args, **kwargs)
+    def _loss_call(
+        self, original: Any, loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any
+    ) -> Talk:
+        meant = getattr(loss, "perigee_stands_for", loss)
+        if meant is not None and _is_recorded():
+            self._compare(self._recording.losses, meant, y_true, y_pred)
+        yield
 
-        return call_loss
+    def _function(self, name: str, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        if _is_recorded():
+            given = dict(_SIGNATURES[name].bind(*args, **kwargs).arguments)
+            like = loss_like(name, given)
+            if like is not None:
+                target, output = given["target"], given["output"]
+                self._compare(self._recording.losses, like, target, output, is_by_hand=True)
+                if _is_tensor(target) and _is_tensor(output):
+                    for observe in self._observers:
+                        observe(LossCall(like, target, output))
+        yield
 
-    def _function(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(original)
+    def _losses(self, original: Any, layer: keras.Layer) -> Talk:
+        if self._depth == 0:
+            self._recording.adds_losses = True
+        yield
 
-        def function(*args: Any, **kwargs: Any) -> Any:
-            if _is_recorded():
-                given = dict(signature.bind(*args, **kwargs).arguments)
-                like = loss_like(name, given)
-                if like is not None:
-                    target, output = given["target"], given["output"]
-                    self._compare(self._recording.losses, like, target, output, is_by_hand=True)
-                    if _is_tensor(target) and _is_tensor(output):
-                        for observe in self._observers:
-                            observe(LossCall(like, target, output))
-            return original(*args, **kwargs)
-
-        return function
-
-    def _losses(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def losses(layer: keras.Layer) -> Any:
-            if self._depth == 0:
-                self._recording.adds_losses = True
-            return original(layer)
-
-        return losses
-
-    def _gradients(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def gradients(step: Step, *args: Any, **kwargs: Any) -> Any:
-            frame = current_frame()
-            is_outer = frame is not None and not frame.depth
-            if is_outer and kwargs.get("add_losses", True):
-                self._recording.adds_losses = True
-            found = original(step, *args, **kwargs)
-            if is_outer and _is_recorded() and isinstance(found, Gradients):
-                self._kept.append(found.values)  # their ids are not given to others
-                derived = Derived(list(found.variables))
-                self._recording.derived.append(derived)
-                values = [_backends.current().dense(value) for value in found.values]
-                look(values, lambda *arrays: setattr(derived, "gradients", list(arrays)))
-            return found
-
-        return gradients
-
-    def _apply(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def apply(step: Step, optimizer: Any, gradients: Any, when: Any = None) -> Any:
-            pairs = (
-                list(zip(gradients.values, gradients.variables, strict=True))
-                if hasattr(gradients, "variables")
-                else list(gradients)
-            )
-            self._updates(optimizer, pairs, when is not None)
-            self._is_applying = True
-            try:
-                return original(step, optimizer, gradients, when)
-            finally:
-                self._is_applying = False
-
-        return apply
-
-    def _raw_apply(self, optimizer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-        def apply(grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
-            if not self._is_applying:
-                variables = trainable_variables or self._tracked.of_kind("trainable")
-                if len(grads) == len(variables):
-                    if all(gradient is None for gradient in grads):
-                        names = self._tracked.names_of(variables)
-                        raise UnusedVariablesError(names, len(names))
-                    self._updates(optimizer, list(zip(grads, variables, strict=True)), False)
-            return original(grads, trainable_variables, **kwargs)
-
-        return apply
+    def _raw_apply(
+        self,
+        optimizer: Any,
+        original: Any,
+        grads: Any,
+        trainable_variables: Any = None,
+        **kwargs: Any,
+    ) -> Talk:
+        frame = current_frame()
+        if frame is None or not frame.is_applying:
+            variables = trainable_variables or self._tracked.of_kind("trainable")
+            if len(grads) == len(variables):
+                if all(gradient is None for gradient in grads):
+                    names = self._tracked.names_of(variables)
+                    raise UnusedVariablesError(names, len(names))
+                self._updates(optimizer, list(zip(grads, variables, strict=True)), False)
+        yield
 
     def _updates(
         self, optimizer: Any, pairs: Sequence[tuple[Any, Any]], is_conditional: bool
@@ -437,19 +406,16 @@ class _Listening:
         values = [_backends.current().dense(value) for value, _ in known]
         look(values, lambda *arrays: setattr(update, "gradients", list(arrays)))
 
-    def _update(self, metric: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-        def update_state(*args: Any, **kwargs: Any) -> Any:
-            self._recording.measured.add(id(metric))
-            if _is_recorded() and len(args) >= 2:
-                self._compare(self._recording.compared, metric, args[0], args[1])
-            value = args[0] if len(args) == 1 else kwargs.get("values")
-            is_single = value is not None and len(getattr(value, "shape", ())) == 0
-            is_mean = type(metric) is keras.metrics.Mean and kwargs.get("sample_weight") is None
-            if is_single and is_mean:
-                self._recording.averaged[id(metric)] = metric
-            return original(*args, **kwargs)
-
-        return update_state
+    def _update(self, metric: Any, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        self._recording.measured.add(id(metric))
+        if _is_recorded() and len(args) >= 2:
+            self._compare(self._recording.compared, metric, args[0], args[1])
+        value = args[0] if len(args) == 1 else kwargs.get("values")
+        is_single = value is not None and len(getattr(value, "shape", ())) == 0
+        is_mean = type(metric) is keras.metrics.Mean and kwargs.get("sample_weight") is None
+        if is_single and is_mean:
+            self._recording.averaged[id(metric)] = metric
+        yield
 
     def _compare(
         self, into: list[Compared], by: Any, y_true: Any, y_pred: Any, is_by_hand: bool = False

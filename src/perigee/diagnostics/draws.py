@@ -8,13 +8,19 @@ holds, or in the data.
 from __future__ import annotations
 
 from perigee import _backends
+from perigee._outside import makes_unseeded_generators
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Tell what `train_step` drew from, where steps are compiled."""
-    if _backends.current().capabilities.modes[0] == "eager" or not evidence.training.draws:
+    if _backends.current().capabilities.modes[0] == "eager":
+        return []
+    drawn = list(dict.fromkeys(evidence.training.draws))
+    if makes_unseeded_generators(evidence.step, "train_step"):
+        drawn.append("numpy.random.default_rng()")
+    if not drawn:
         return []
     return [
         Finding(
@@ -22,7 +28,7 @@ def check(evidence: Evidence) -> list[Finding]:
             name="DrawnOnce",
             severity="warning",
             happened="`train_step` draws random numbers outside the framework:",
-            items=tuple(dict.fromkeys(evidence.training.draws)),
+            items=tuple(drawn),
             expected="numbers that are drawn anew in each step.",
             fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
         )

@@ -23,8 +23,8 @@ from perigee import _backends, _state
 from perigee._clock import Clock
 from perigee._execution import Program
 from perigee._frame import current_frame
+from perigee._listening import Talk, listening
 from perigee._protocols import Feed
-from perigee._recorder import patched
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._typing import Batch
@@ -199,20 +199,16 @@ class Origins:
     ) -> tuple[list[_Output], list[tuple[str, np.ndarray]]]:
         outputs: list[_Output] = []
 
-        def listen(original: Any) -> Any:
-            def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
-                returned = original(layer, *args, **kwargs)
-                frame = current_frame()
-                if frame is not None and frame.recorder is not None:
-                    output = _Output(layer)
-                    outputs.append(output)
-                    _look(args, partial(_set, output, "inputs"))
-                    _look(returned, partial(_set, output, "outputs"))
-                return returned
+        def listen(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Talk:
+            returned = yield
+            frame = current_frame()
+            if frame is not None and frame.recorder is not None:
+                output = _Output(layer)
+                outputs.append(output)
+                _look(args, partial(_set, output, "inputs"))
+                _look(returned, partial(_set, output, "outputs"))
 
-            return call_layer
-
-        with patched(keras.Layer, "__call__", listen):
+        with listening(keras.Layer, "__call__", listen):
             tensors = _backends.current().tensors(batch)
             recording = record(self._step, "train_step", tensors, tracked, ())
         gradients = [

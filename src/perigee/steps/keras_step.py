@@ -18,7 +18,8 @@ from perigee._errors import (
     OutputsError,
 )
 from perigee._frame import Method, Watch, current_frame
-from perigee._recorder import StepRecorder, patched
+from perigee._listening import Call, Talk, listening
+from perigee._recorder import StepRecorder
 from perigee._step import Step
 from perigee._typing import Batch, Tensor, Tree
 
@@ -218,7 +219,11 @@ class KerasStep(Step):
                 model.train(is_training)
             if is_training:
                 return _recorded(lambda: model.train_step(batch))
-        return getattr(model, method)(batch)
+        function = getattr(model, method)
+        inlined = _backends.current().inlined(function)
+        if inlined is not function:
+            return _backends.current().user_code(inlined)(batch)
+        return function(batch)
 
     def _run_stateless(self, method: Method, batch: Batch) -> Any:
         groups = [self._variables(group) for group in _STATE[method]]
@@ -319,6 +324,25 @@ class _Updates:
         self.is_scaled = False
         self.variables: list[Any] | None = None
 
+    def applies(self, original: Any, grads: Any, trainable_variables: Any = None) -> Talk:
+        self.is_applied = True
+        if trainable_variables is None:
+            yield
+            return
+        variables = list(trainable_variables)
+        known = {id(v) for v in self.variables or ()}
+        self.variables = [*(self.variables or ()), *(v for v in variables if id(v) not in known)]
+        yield Call(original, (grads, variables), {})
+
+    def applies_stateless(self, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        variables = self.variables
+        yield
+        self.is_applied, self.variables = True, variables
+
+    def scales(self, original: Any, loss: Any) -> Talk:
+        self.is_scaled = True
+        yield
+
 
 @contextmanager
 def _watched_updates(
@@ -328,9 +352,9 @@ def _watched_updates(
     updates = {optimizer: _Updates() for optimizer in optimizers}
     with ExitStack() as stack:
         for optimizer, seen in updates.items():
-            stack.enter_context(patched(optimizer, "apply", _applies(seen)))
-            stack.enter_context(patched(optimizer, "stateless_apply", _applies_stateless(seen)))
-            stack.enter_context(patched(optimizer, "scale_loss", _scales(seen)))
+            stack.enter_context(listening(optimizer, "apply", seen.applies))
+            stack.enter_context(listening(optimizer, "stateless_apply", seen.applies_stateless))
+            stack.enter_context(listening(optimizer, "scale_loss", seen.scales))
         yield updates
 
 
@@ -338,75 +362,27 @@ def _watched_updates(
 def _shown_updates(watch: Watch, step: KerasStep) -> Generator[None]:
     """Show somebody the updates that a model makes by itself."""
 
-    def applies(optimizer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-        def apply(grads: Any, trainable_variables: Any = None) -> Any:
-            if trainable_variables is None:  # from within `stateless_apply`
-                return original(grads)
-            variables = list(trainable_variables)
-            before = watch.values(variables)
-            result = original(grads, variables)
-            watch.updated(optimizer, grads, variables, before)
-            return result
+    def applies(optimizer: Any, original: Any, grads: Any, trainable_variables: Any = None) -> Talk:
+        if trainable_variables is None:  # from within `stateless_apply`
+            yield
+            return
+        variables = list(trainable_variables)
+        before = watch.values(variables)
+        yield Call(original, (grads, variables), {})
+        watch.updated(optimizer, grads, variables, before)
 
-        return apply
-
-    def applies_stateless(optimizer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-        def stateless_apply(optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
-            result = original(optimizer_variables, grads, trainable_variables)
-            variables, after = step.model.trainable_variables, result[0]
-            watch.updated(optimizer, grads, variables, trainable_variables, after=after)
-            return result
-
-        return stateless_apply
+    def applies_stateless(
+        optimizer: Any, original: Any, optimizer_variables: Any, grads: Any, trainable: Any
+    ) -> Talk:
+        result = yield
+        variables, after = step.model.trainable_variables, result[0]
+        watch.updated(optimizer, grads, variables, trainable, after=after)
 
     with ExitStack() as stack:
         for optimizer in step.parts.optimizers():
-            for name, patch in (("apply", applies), ("stateless_apply", applies_stateless)):
-                stack.enter_context(patched(optimizer, name, partial(patch, optimizer)))
+            for name, hears in (("apply", applies), ("stateless_apply", applies_stateless)):
+                stack.enter_context(listening(optimizer, name, partial(hears, optimizer)))
         yield
-
-
-def _applies(seen: _Updates) -> Callable[..., Any]:
-    def patch(original: Callable[..., Any]) -> Callable[..., Any]:
-        def apply(grads: Any, trainable_variables: Any = None) -> Any:
-            seen.is_applied = True
-            if trainable_variables is not None:
-                variables = list(trainable_variables)
-                known = {id(v) for v in seen.variables or ()}
-                seen.variables = [
-                    *(seen.variables or ()),
-                    *(v for v in variables if id(v) not in known),
-                ]
-                return original(grads, variables)
-            return original(grads)
-
-        return apply
-
-    return patch
-
-
-def _applies_stateless(seen: _Updates) -> Callable[..., Any]:
-    def patch(original: Callable[..., Any]) -> Callable[..., Any]:
-        def stateless_apply(*args: Any, **kwargs: Any) -> Any:
-            variables = seen.variables
-            result = original(*args, **kwargs)
-            seen.is_applied, seen.variables = True, variables
-            return result
-
-        return stateless_apply
-
-    return patch
-
-
-def _scales(seen: _Updates) -> Callable[..., Any]:
-    def patch(original: Callable[..., Any]) -> Callable[..., Any]:
-        def scale_loss(loss: Any) -> Any:
-            seen.is_scaled = True
-            return original(loss)
-
-        return scale_loss
-
-    return patch
 
 
 def _divides(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -430,34 +406,21 @@ def _watched_metrics(
     results: dict[int, keras.Metric] = {}
     kept: list[Any] = []  # so that no other value takes the identity of one that is gone
 
-    def updates(metric: keras.Metric) -> Callable[..., Any]:
-        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
-            def update_state(*args: Any, **kwargs: Any) -> Any:
-                updated[metric.name] = metric
-                if kwargs.get("sample_weight", 0) is None and _is_mean_of_one(metric, args):
-                    kwargs["sample_weight"] = examples
-                return original(*args, **kwargs)
+    def updates(metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        updated[metric.name] = metric
+        if kwargs.get("sample_weight", 0) is None and _is_mean_of_one(metric, args):
+            kwargs["sample_weight"] = examples
+        yield Call(original, args, kwargs)
 
-            return update_state
-
-        return patch
-
-    def reads(metric: keras.Metric) -> Callable[..., Any]:
-        def patch(original: Callable[..., Any]) -> Callable[..., Any]:
-            def result(*args: Any, **kwargs: Any) -> Any:
-                value = original(*args, **kwargs)
-                kept.append(value)
-                results.update((id(leaf), metric) for leaf in keras.tree.flatten(value))
-                return value
-
-            return result
-
-        return patch
+    def reads(metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        value = yield
+        kept.append(value)
+        results.update((id(leaf), metric) for leaf in keras.tree.flatten(value))
 
     with ExitStack() as stack:
         for metric in metrics:
-            stack.enter_context(patched(metric, "update_state", updates(metric)))
-            stack.enter_context(patched(metric, "result", reads(metric)))
+            stack.enter_context(listening(metric, "update_state", partial(updates, metric)))
+            stack.enter_context(listening(metric, "result", partial(reads, metric)))
         yield updated, results
 
 

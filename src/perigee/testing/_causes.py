@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends, _state
-from perigee._recorder import patched
+from perigee._listening import Call, Talk, listening
 from perigee._typing import Batch
 from perigee.testing._ways import Array, Outcome, Pair
 
@@ -509,41 +509,28 @@ _LOOKS: tuple[Callable[[_Case], _Finding | None], ...] = (
 def _forced_training(flag: bool) -> Generator[None]:
     """Call every layer that takes it with `training=flag`."""
 
-    def patch(original: Any) -> Any:
-        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            parameters = list(inspect.signature(layer.call).parameters)
-            if "training" in parameters:
-                place = parameters.index("training")
-                if place < len(args):
-                    args = (*args[:place], flag, *args[place + 1 :])
-                else:
-                    kwargs["training"] = flag
-            return original(layer, *args, **kwargs)
+    def call(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Talk:
+        parameters = list(inspect.signature(layer.call).parameters)
+        if "training" in parameters:
+            place = parameters.index("training")
+            if place < len(args):
+                args = (*args[:place], flag, *args[place + 1 :])
+            else:
+                kwargs["training"] = flag
+        yield Call(original, (layer, *args), kwargs)
 
-        return call
-
-    with patched(keras.Layer, "__call__", patch):
+    with listening(keras.Layer, "__call__", call):
         yield
 
 
 @contextmanager
 def _same_draws() -> Generator[None]:
-    """Let each draw of random numbers begin from one and the same seed."""
+    """Let each draw from a seed generator begin from one and the same seed."""
 
-    def next_seed(_: Any) -> Any:
-        return lambda generator, ordered=True: generator.state.value * 0
+    def next_seed(original: Any, generator: Any, ordered: bool = True) -> Talk:
+        yield Call(lambda: generator.state.value * 0, (), {})
 
-    def seeded(original: Any) -> Any:
-        def draw(*args: Any, **kwargs: Any) -> Any:
-            return original(*args, **kwargs | {"seed": 0})
-
-        return draw
-
-    with ExitStack() as stack:
-        stack.enter_context(patched(keras.random.SeedGenerator, "next", next_seed))
-        for name, function in list(vars(keras.random).items()):
-            if inspect.isfunction(function) and "seed" in inspect.signature(function).parameters:
-                stack.enter_context(patched(keras.random, name, seeded))
+    with listening(keras.random.SeedGenerator, "next", next_seed):
         yield
 
 
@@ -561,8 +548,10 @@ def _without_regularizers(variables: Sequence[Any]) -> Generator[None]:
 
 @contextmanager
 def _without_added_losses(variables: Sequence[Any]) -> Generator[None]:
-    nothing = patched(keras.Layer, "add_loss", lambda _: lambda layer, loss: None)
-    with nothing, _without_regularizers(variables):
+    def nothing(original: Any, layer: Any, loss: Any) -> Talk:
+        yield Call(lambda: None, (), {})
+
+    with listening(keras.Layer, "add_loss", nothing), _without_regularizers(variables):
         yield
 
 

@@ -14,7 +14,7 @@ from keras import ops
 from perigee import _backends, _state
 from perigee._errors import ArgumentError
 from perigee._execution import Execution, logged_metrics, program, rows_on_host
-from perigee._recorder import patched
+from perigee._listening import Call, Talk, listening
 from perigee._state import Entry, Holder, Kind
 from perigee._step import Step
 from perigee._typing import Batch
@@ -222,34 +222,28 @@ class Outcome:
     def observing(self) -> Generator[None]:
         """Keep what is handed to optimizers and losses while the context is open."""
 
-        def apply(original: Any) -> Any:
-            def run(optimizer: Any, gradients: Any, variables: Any = None) -> Any:
-                gradients = list(gradients)
-                known = getattr(optimizer, "_trainable_variables", ())
-                targets = known if variables is None else variables
-                rate = _host(optimizer.learning_rate)
-                if rate is not None:
-                    self.rates.append(float(rate))
-                for gradient, variable in zip(gradients, targets, strict=True):
-                    value = None if gradient is None else _host(gradient)
-                    if value is not None:
-                        self.gradients[id(variable)] = value.astype("float64")
-                return original(optimizer, gradients, variables)
+        def apply(original: Any, optimizer: Any, gradients: Any, variables: Any = None) -> Talk:
+            gradients = list(gradients)
+            known = getattr(optimizer, "_trainable_variables", ())
+            targets = known if variables is None else variables
+            rate = _host(optimizer.learning_rate)
+            if rate is not None:
+                self.rates.append(float(rate))
+            for gradient, variable in zip(gradients, targets, strict=True):
+                value = None if gradient is None else _host(gradient)
+                if value is not None:
+                    self.gradients[id(variable)] = value.astype("float64")
+            yield Call(original, (optimizer, gradients, variables), {})
 
-            return run
-
-        def call_loss(original: Any) -> Any:
-            def run(loss: Any, *args: Any, **kwargs: Any) -> Any:
-                meant = getattr(loss, "perigee_stands_for", loss)
-                if meant is not None:
-                    self.losses.append(meant)
-                return original(loss, *args, **kwargs)
-
-            return run
+        def call_loss(original: Any, loss: Any, *args: Any, **kwargs: Any) -> Talk:
+            meant = getattr(loss, "perigee_stands_for", loss)
+            if meant is not None:
+                self.losses.append(meant)
+            yield
 
         with (
-            patched(keras.optimizers.Optimizer, "apply", apply),
-            patched(keras.losses.Loss, "__call__", call_loss),
+            listening(keras.optimizers.Optimizer, "apply", apply),
+            listening(keras.losses.Loss, "__call__", call_loss),
         ):
             yield
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import keras
@@ -21,14 +22,17 @@ from perigee._backends.jax.profiling import operations_in
 from perigee._backends.jax.scopes import Scope
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
+from perigee._listening import Hear
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _BRIEF = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
-_rehearsals: list[list[tuple[Callable[..., None], list[np.ndarray]]]] = []
-"""What was observed in each rehearsal under way, to be looked at when its values are known."""
+_Observed: TypeAlias = list[tuple[Callable[..., None], list[np.ndarray]]]
+
+_observed: ContextVar[_Observed | None] = ContextVar("perigee_observed", default=None)
+"""What was observed in the rehearsal under way, to be looked at when its values are known."""
 
 
 def plain(function: _F) -> _F:
@@ -41,14 +45,19 @@ def user_code(function: _F) -> _F:
     return function
 
 
-def watch() -> AbstractContextManager[Watched]:
+def inlined(value: Any) -> Any:
+    """See `Backend.inlined`: a function of `jax.jit` is part of what is compiled around it."""
+    return value
+
+
+def watch(hear: Hear) -> AbstractContextManager[Watched]:
     """See `Backend.watch`."""
-    return watch_keras_variables(change_in_place=False)
+    return watch_keras_variables(hear, change_in_place=False)
 
 
 def is_rehearsing() -> bool:
     """Tell whether a rehearsal is under way."""
-    return bool(_rehearsals)
+    return _observed.get() is not None
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
@@ -62,7 +71,8 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bo
         with Scope(zip(variables, values, strict=True)):
             function()
 
-    _rehearsals.append([])
+    observed: _Observed = []
+    token = _observed.set(observed)
     try:
         # Variables that are made inside get their values when the outer scope ends, outside the
         # trace.
@@ -72,9 +82,8 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bo
             if computes:
                 traced.lower().compile(_brief_options())(values)
         jax.effects_barrier()
-        observed = _rehearsals[-1]
     finally:
-        _rehearsals.pop()
+        _observed.reset(token)
     for look, arrays in observed:
         look(*arrays)
     return jax.default_backend() != "cpu" or not _convolves(traced.jaxpr)
@@ -100,7 +109,9 @@ def _inside(parameters: Iterable[Any]) -> Iterator[Any]:
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
     """See `Backend.observe`: values are known when the rehearsal has run."""
-    observed = _rehearsals[-1]
+    observed = _observed.get()
+    if observed is None:
+        return
     jax.debug.callback(
         lambda *arrays: observed.append((look, [np.array(a) for a in arrays])), *tensors
     )

@@ -9,6 +9,7 @@ assigned, so that their new values can be handed out.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import keras
 
 from perigee._typing import Tensor
 
-_open: list[Scope] = []
+_innermost: ContextVar[Scope | None] = ContextVar("perigee_scope", default=None)
 
 
 class Scope(keras.StatelessScope):
@@ -42,11 +43,11 @@ class Scope(keras.StatelessScope):
 
     def __enter__(self) -> Scope:
         super().__enter__()
-        _open.append(self)
+        self._token = _innermost.set(self)
         return self
 
     def __exit__(self, *details: Any) -> None:
-        _open.pop()
+        _innermost.reset(self._token)
         super().__exit__(*details)
 
     def get_current_value(self, variable: Any) -> Tensor | None:
@@ -73,4 +74,4 @@ class Scope(keras.StatelessScope):
 
 def innermost() -> Scope | None:
     """Return the scope that code runs in now, or `None`."""
-    return _open[-1] if _open else None
+    return _innermost.get()

@@ -2,6 +2,8 @@
 """Functions compiled by TensorFlow."""
 
 import functools
+import inspect
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
@@ -16,12 +18,17 @@ from perigee._backends._watching import Watched
 from perigee._backends.tensorflow.profiling import operations_in
 from perigee._backends.tensorflow.tensors import is_argument
 from perigee._backends.tensorflow.tensors import tensors as tensors_of
+from perigee._errors import PerigeeError
+from perigee._listening import Call, Hear, Talk
 from perigee._typing import Tree
 
 
 @contextmanager
-def watch() -> Generator[Watched]:
-    """See `Backend.watch`: variables of Keras hold one of TensorFlow, so one place sees both."""
+def watch(hear: Hear) -> Generator[Watched]:
+    """See `Backend.watch`: variables of Keras hold one of TensorFlow, so one place sees both.
+
+    Summaries are left out meanwhile: the step will write them itself when it counts.
+    """
     watched = Watched()
 
     def creator(next_creator: Callable[..., Any], **arguments: Any) -> Any:
@@ -30,35 +37,97 @@ def watch() -> Generator[Watched]:
             watched.made.append((variable, variable.numpy()))
         return variable
 
-    with tf.variable_creator_scope(creator):
+    # The innermost condition decides, so one that the step sets itself must not be heard. There is
+    # no other way to it: this is the one function of TensorFlow that is replaced besides its tapes
+    # and its strategy.
+    no_summaries = hear(tf.summary, "record_if", _never)
+    with tf.variable_creator_scope(creator), no_summaries, tf.summary.record_if(False):
         yield watched
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
-    """See `Backend.rehearse`: eagerly, so that errors of user code come out as they are.
+def _never(original: Any, condition: Any) -> Talk:
+    yield Call(original, (False,), {})
 
-    Summaries are left out: the step will write them itself when it counts.
-    """
-    with _no_summaries():
-        function()
+
+def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
+    """See `Backend.rehearse`: eagerly, so that errors of user code come out as they are."""
+    _tried(function)
     return True
 
 
-@contextmanager
-def _no_summaries() -> Generator[None]:
-    original = tf.summary.record_if
-    # The innermost condition decides, so one that the step sets itself must not be heard.
-    tf.summary.record_if = lambda condition: original(False)
+def _tried(function: Callable[[], Any]) -> Any:
+    """Run a function whose effects are undone afterwards, with as little compiled as possible.
+
+    Code that works in a graph alone, such as `tf.gradients`, is compiled as the user wants it.
+    """
     try:
-        with original(False):
-            yield
+        with functions_as_python():
+            return function()
+    except PerigeeError:
+        raise
+    except Exception as error:
+        if not _passed_a_compiled_function(error):
+            raise
+        first = error
+    try:
+        return function()
+    except Exception:
+        raise first from None
+
+
+def _passed_a_compiled_function(error: BaseException) -> bool:
+    """Tell whether an error comes out of a function that the user compiles."""
+    trace = error.__traceback__
+    while trace is not None:
+        caller = trace.tb_frame.f_locals.get("self")
+        if isinstance(caller, tf.types.experimental.PolymorphicFunction):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+_lock = threading.Lock()
+_as_python = 0
+
+
+@contextmanager
+def functions_as_python() -> Generator[None]:
+    """Run what the user compiles by `tf.function` as the Python code that it is.
+
+    So its values are seen, its errors come out as they were raised, and nothing that is traced
+    now is kept for later. The switch is one for the whole process: other threads are slower
+    meanwhile, and compute the same.
+    """
+    global _as_python, _were_as_python
+    with _lock:
+        if _as_python == 0:
+            _were_as_python = tf.config.functions_run_eagerly()
+            tf.config.run_functions_eagerly(True)
+            tf.get_logger().addFilter(_says_more)
+        _as_python += 1
+    try:
+        yield
     finally:
-        tf.summary.record_if = original
+        with _lock:
+            _as_python -= 1
+            if _as_python == 0:
+                tf.config.run_functions_eagerly(_were_as_python)
+                tf.get_logger().removeFilter(_says_more)
+
+
+_were_as_python = False
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    """Keep TensorFlow from telling the user of a switch that the user did not turn."""
+    return "run_functions_eagerly" not in str(record.msg)
 
 
 def observe(tensors: Sequence[Any], look: Callable[..., None]) -> None:
-    """See `Backend.observe`: the values are there."""
-    look(*(tf.convert_to_tensor(tensor).numpy() for tensor in tensors))
+    """See `Backend.observe`: the values are there, but in a graph, as of `tf.vectorized_map`."""
+    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    if all(hasattr(tensor, "numpy") for tensor in tensors):
+        look(*(tensor.numpy() for tensor in tensors))
 
 
 plain = tf.autograph.experimental.do_not_convert
@@ -79,11 +148,44 @@ def user_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.partial(_invoke_converted, function)
 
 
+def inlined(value: Any) -> Any:
+    """See `Backend.inlined`: a `tf.function` as its Python function, given tensors as it would be.
+
+    As a function of its own it would keep what it was traced with the first time: the number of
+    examples of one program would be asked for in another.
+    """
+    if not isinstance(value, tf.types.experimental.PolymorphicFunction):
+        return value
+    function, signature = value.python_function, value.input_signature
+    if signature is None:
+        return function
+    is_method = next(iter(inspect.signature(function).parameters), "") == "self"
+
+    @functools.wraps(function)
+    def with_tensors(*args: Any, **kwargs: Any) -> Any:
+        own, given = (
+            (args[:1], args[1:]) if is_method and len(args) > len(signature) else ((), args)
+        )
+        specs = signature[: len(given)]
+        given = [
+            tf.nest.map_structure(_as_specified, spec, value)
+            for spec, value in zip(specs, given, strict=True)
+        ]
+        return function(*own, *given, **kwargs)
+
+    return with_tensors
+
+
+def _as_specified(spec: Any, value: Any) -> Any:
+    is_plain = isinstance(spec, tf.TensorSpec) and not tf.is_tensor(value)
+    return tf.convert_to_tensor(value, spec.dtype) if is_plain else value
+
+
 def compile(
     function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
 ) -> "Function":
     """See `Backend.compile`; TensorFlow finds the variables by itself."""
-    return Function(function, mode)
+    return Function(function, mode, is_probe)
 
 
 class Function:
@@ -94,10 +196,11 @@ class Function:
     each size is compiled anew.
     """
 
-    def __init__(self, function: Callable[..., Tree], mode: Mode) -> None:
+    def __init__(self, function: Callable[..., Tree], mode: Mode, is_probe: bool = False) -> None:
         self.traces = 0
         self._function = function
         self._mode: Mode = mode
+        self._is_probe = is_probe
         self._error: BaseException | None = None
         self._compiled_for: set[Any] = set()
         self._programs: dict[Any, _Program] = {}
@@ -106,7 +209,10 @@ class Function:
         """Run the function, compiling it first where it must be."""
         arguments = tensors_of(arguments)
         if self._mode == "eager":
-            return self._function(*arguments)
+            if self._is_probe:
+                return _tried(lambda: self._function(*arguments))
+            with functions_as_python():
+                return self._function(*arguments)
         with self._errors_as_raised():
             run, tensors = self._program(arguments)
             return run(*tensors)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from perigee._errors import ReplicasError, StrategyError
+from perigee._listening import Call, Returned, Talk, listening
 from perigee._typing import Batch, Tensor, Tree
 
 _REFUSED = {
@@ -94,7 +95,7 @@ class Replicas:
         with ExitStack() as stack:
             stack.enter_context(self._strategy.scope())
             if self.splits:
-                stack.enter_context(_no_tapes())
+                stack.enter_context(listening(tf.GradientTape, "gradient", _no_tapes))
             else:
                 stack.enter_context(tf.distribute.ReplicaContext(self._strategy, 0))
             yield
@@ -112,8 +113,12 @@ class Replicas:
             return _Share(_cut(batch, rows, index, self.count))
 
         shares = self._strategy.experimental_distribute_values_from_function(share)
-        with _as_one(), _seeds_apart():
-            results = self._strategy.run(lambda part: function(part.batch, rows), args=(shares,))
+
+        def run(part: _Share) -> Tree:
+            with _as_one(), _seeds_apart():  # in the thread of the replica
+                return function(part.batch, rows)
+
+        results = self._strategy.run(run, args=(shares,))
         return tf.nest.map_structure(self._joined if joins else self._first, results)
 
     def _first(self, result: Any) -> Any:
@@ -123,25 +128,15 @@ class Replicas:
         return self._strategy.gather(result, axis=0)
 
 
-@contextmanager
-def _no_tapes() -> Generator[None]:
+def _no_tapes(original: Any, tape: Any, target: Any, sources: Any, *args: Any, **kw: Any) -> Talk:
     """Refuse gradients for variables that user code takes by itself: they are those of a share."""
-    gradient = tf.GradientTape.gradient
-
-    def checked(tape: tf.GradientTape, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
-        for source in tf.nest.flatten(sources):
-            if isinstance(getattr(source, "value", source), tf.distribute.DistributedValues):
-                raise ReplicasError(
-                    "it opens a tape by itself, which sees a share of the batch",
-                    "call `minimize`, or `gradients` and `apply` of the Step.",
-                )
-        return gradient(tape, target, sources, *args, **kwargs)
-
-    tf.GradientTape.gradient = checked
-    try:
-        yield
-    finally:
-        tf.GradientTape.gradient = gradient
+    for source in tf.nest.flatten(sources):
+        if isinstance(getattr(source, "value", source), tf.distribute.DistributedValues):
+            raise ReplicasError(
+                "it opens a tape by itself, which sees a share of the batch",
+                "call `minimize`, or `gradients` and `apply` of the Step.",
+            )
+    yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,49 +173,40 @@ def _as_one() -> Generator[None]:
     """Let loss objects of Keras see one replica, so that they do not divide by the number.
 
     What they return would otherwise be another number than what a function returns, and a sum of
-    both could not be told apart any more.
+    both could not be told apart any more. Keras asks TensorFlow for the strategy, and there is no
+    other way to answer.
     """
-    call, strategy = keras.losses.Loss.__call__, tf.distribute.get_strategy
     alone = tf.distribute.OneDeviceStrategy("/cpu:0")
 
-    def call_as_one(loss: keras.losses.Loss, *args: Any, **kwargs: Any) -> Any:
-        tf.distribute.get_strategy = lambda: alone
-        try:
-            value = call(loss, *args, **kwargs)
-        finally:
-            tf.distribute.get_strategy = strategy
+    def call_as_one(original: Any, loss: keras.losses.Loss, *args: Any, **kwargs: Any) -> Talk:
+        with listening(tf.distribute, "get_strategy", answer):
+            value = yield
         # Op by op, Keras reduces no loss of a share without rows.
         is_left = loss.reduction not in (None, "none") and tuple(value.shape) == (0,)
-        return tf.reduce_sum(value) if is_left else value
+        return Returned(tf.reduce_sum(value)) if is_left else None
 
-    keras.losses.Loss.__call__ = call_as_one
-    try:
+    def answer(original: Any) -> Talk:
+        yield Call(lambda: alone, (), {})
+
+    with listening(keras.losses.Loss, "__call__", call_as_one):
         yield
-    finally:
-        keras.losses.Loss.__call__ = call
 
 
-@contextmanager
-def _seeds_apart() -> Generator[None]:
+def _seeds_apart() -> AbstractContextManager[None]:
     """Let each replica draw its own numbers, from generators whose state is the same everywhere."""
-    following = keras.random.SeedGenerator.next
+    return listening(keras.random.SeedGenerator, "next", _seed_of_replica)
 
-    def following_of_replica(generator: Any, ordered: bool = True) -> Any:
-        if _strategy_of(generator.state) is None:
-            raise ReplicasError(
-                f"a seed generator ({generator.state.path}) was made outside the scope, and all "
-                "replicas would draw from it in no certain order",
-                "make it, and what holds it, inside `strategy.scope()`.",
-            )
-        seed = following(generator, ordered)
-        index = tf.cast(_index(), seed.dtype)
-        return seed + tf.stack([index * _SEED_STRIDE, tf.zeros_like(index)])
 
-    keras.random.SeedGenerator.next = following_of_replica
-    try:
-        yield
-    finally:
-        keras.random.SeedGenerator.next = following
+def _seed_of_replica(original: Any, generator: Any, ordered: bool = True) -> Talk:
+    if _strategy_of(generator.state) is None:
+        raise ReplicasError(
+            f"a seed generator ({generator.state.path}) was made outside the scope, and all "
+            "replicas would draw from it in no certain order",
+            "make it, and what holds it, inside `strategy.scope()`.",
+        )
+    seed = yield
+    index = tf.cast(_index(), seed.dtype)
+    return Returned(seed + tf.stack([index * _SEED_STRIDE, tf.zeros_like(index)]))
 
 
 def is_replicated() -> bool:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.torch.tensors import tensors
+from perigee._listening import Hear
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -29,9 +30,14 @@ def user_code(function: _F) -> _F:
     return function
 
 
-def watch() -> AbstractContextManager[Watched]:
+def inlined(value: Any) -> Any:
+    """See `Backend.inlined`: torch runs op by op, and what the user compiles stays compiled."""
+    return value
+
+
+def watch(hear: Hear) -> AbstractContextManager[Watched]:
     """See `Backend.watch`."""
-    return watch_keras_variables(change_in_place=True)
+    return watch_keras_variables(hear, change_in_place=True)
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
