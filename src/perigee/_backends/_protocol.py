@@ -332,7 +332,8 @@ class Backend(Protocol):
     def observe(self, tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
         """Call `look` with the values of tensors as NumPy arrays, during a rehearsal.
 
-        It is called at once, or when the rehearsal has run where values are known only then.
+        It is called at once, or when the rehearsal has run where values are known only then; not
+        at all where tensors only stand for values, in code that the user compiles by itself.
         """
         ...
 

@@ -441,11 +441,8 @@ def divided(parts: Sequence[Any], are_bare: Sequence[bool]) -> np.ndarray:
 
 
 def look(tensors: Sequence[Any], at: Callable[..., None]) -> None:
-    """Call `at` with values on the host; not at all where a function that is compiled has them."""
-    try:
-        _backends.current().observe(tuple(tensors), at)
-    except (AttributeError, NotImplementedError):
-        return
+    """Call `at` with values on the host, during a rehearsal; see `Backend.observe`."""
+    _backends.current().observe(tuple(tensors), at)
 
 
 def _look_at_tree(tree: Any, at: Callable[[Any], None]) -> None:

@@ -58,32 +58,19 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bo
 def _tried(function: Callable[[], Any]) -> Any:
     """Run a function whose effects are undone afterwards, with as little compiled as possible.
 
-    Code that works in a graph alone, such as `tf.gradients`, is compiled as the user wants it.
+    What works in a graph alone, such as `tf.gradients`, says so: it is compiled as the user does.
     """
     try:
         with functions_as_python():
             return function()
-    except PerigeeError:
-        raise
     except Exception as error:
-        if not _passed_a_compiled_function(error):
+        if isinstance(error, PerigeeError) or "eager" not in str(error):
             raise
         first = error
     try:
         return function()
     except Exception:
         raise first from None
-
-
-def _passed_a_compiled_function(error: BaseException) -> bool:
-    """Tell whether an error comes out of a function that the user compiles."""
-    trace = error.__traceback__
-    while trace is not None:
-        caller = trace.tb_frame.f_locals.get("self")
-        if isinstance(caller, tf.types.experimental.PolymorphicFunction):
-            return True
-        trace = trace.tb_next
-    return False
 
 
 _lock = threading.Lock()
