@@ -93,7 +93,7 @@ class Blocks:
         seconds = now() - began - (self.data_seconds - waited)
         self.device_seconds += max(0.0, seconds - (compile_seconds() - compiled))
         if program.traces == traces:  # a call that compiles tells nothing of the next one
-            self._adapt(program, len(rows), seconds)
+            self._adapt(len(rows), seconds)
         return rows
 
     def _length(self, program: Program, until_due: int | None) -> int:
@@ -219,7 +219,7 @@ class Blocks:
         if done_at is not None:
             self.data_seconds += now() - done_at
 
-    def _adapt(self, program: Program, count: int, seconds: float) -> None:
+    def _adapt(self, count: int, seconds: float) -> None:
         """Let blocks take a quarter of a second at most, so that nothing waits for them for long.
 
         A block of one step may take longer.
@@ -229,7 +229,7 @@ class Blocks:
         if seconds > _BLOCK_SECONDS:
             self._most = max(1, int(count * _BLOCK_SECONDS / seconds))
         elif count == self._most and _GROWTH * seconds <= _BLOCK_SECONDS:
-            self._most = min(_GROWTH * self._most, program.most_steps)
+            self._most *= _GROWTH
 
     def sample(self) -> tuple[Batch, int, int] | None:
         """Return what `Program.run_block` can be tried with; nothing is drawn.
