@@ -60,6 +60,22 @@ def test_nothing_uses_private_keras():
     assert uses == {}
 
 
+OF_REAL_TIME = {"_timing.py", "_preemption.py", "_signals.py", "_cli/launching.py"}
+"""Who may ask how late it is: the timer itself, and what waits for a scheduler or a process."""
+
+
+def test_what_is_measured_is_measured_by_the_one_timer():
+    clocks = {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"}
+    askers = {
+        path.relative_to(ROOT / "src" / "perigee").as_posix()
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Attribute) and node.attr in clocks)
+        or (isinstance(node, ast.alias) and node.name in clocks)
+    }
+    assert askers == OF_REAL_TIME
+
+
 def test_every_module_is_named_for_what_it_holds():
     shapeless = [path for path in SOURCES if path.stem.strip("_") in SHAPELESS_NAMES]
     assert shapeless == []

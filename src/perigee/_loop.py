@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from perigee._execution import (
 from perigee._protocols import Callbacks, Feed, Guards, Saving
 from perigee._schedule import Every
 from perigee._shown import Shown
+from perigee._timing import now
 from perigee._typing import Batch
 from perigee._values import Values, note_where
 
@@ -183,11 +183,11 @@ class Training:
 
     @contextmanager
     def _timing(self, what: str) -> Generator[None]:
-        began, compiled = time.perf_counter(), compile_seconds()
+        began, compiled = now(), compile_seconds()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - began - (compile_seconds() - compiled)
+            seconds = now() - began - (compile_seconds() - compiled)
             self._seconds[what] += max(0.0, seconds)
 
     def _epoch(self) -> tuple[Program, Mapping[str, float]]:

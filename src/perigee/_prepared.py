@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
@@ -45,6 +44,7 @@ from perigee._runs import OpenRun, Run
 from perigee._shown import Shown
 from perigee._signals import Signals
 from perigee._step import Step
+from perigee._timing import now
 from perigee._typing import Batch, Tree
 from perigee._values import Values, note_where
 from perigee._workers import Workers
@@ -181,14 +181,14 @@ class Prepared:
         self._is_due = False
         self._loaded: tuple[Clock, str | None] | None = None
         self._ending: Mapping[str, float] | None = None
-        self._began = time.perf_counter()
+        self._began = now()
 
     # The `with` block.
 
     def __enter__(self) -> Self:
         if self._stack is not None or self._is_over:
             raise LoopError("with", "twice", "call `pg.prepare` again.")
-        self._began = time.perf_counter()
+        self._began = now()
         with contextlib.ExitStack() as stack:
             stack.callback(self._signals.deliver)  # last: it may end the process
             plan = self._take_up(stack)
@@ -570,7 +570,7 @@ class Prepared:
             raise LoopError(called, when, "open it by `with pg.prepare(...) as trainer:`.")
 
     def _now(self) -> float:
-        return time.perf_counter() - self._began
+        return now() - self._began
 
 
 class _Logs(Mapping[str, float]):

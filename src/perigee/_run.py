@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Generator, Sequence
 from os import PathLike
 from typing import Any, Literal
@@ -46,6 +45,7 @@ from perigee._runs import OpenRun, Run
 from perigee._schedule import Every
 from perigee._signals import Signals
 from perigee._step import Step
+from perigee._timing import now
 from perigee._typing import Tree
 from perigee._workers import Workers, checksum
 from perigee.data import LARGE_STATE_BYTES, SMALLER_STATE, open_feed
@@ -119,7 +119,7 @@ def fit(
         ArgumentError: If arguments contradict each other.
         PerigeeError: For what is certainly wrong with the step or the data; see the error codes.
     """
-    began, compiled_before = time.perf_counter(), compile_seconds()
+    began, compiled_before = now(), compile_seconds()
     check_step(step, "train_step")
     if validation is not None:
         check_step(step, "test_step")
@@ -249,7 +249,7 @@ def fit(
             interruption=workers.interruption(
                 lambda: "signal" if signals.received else None, lambda: training.clock.step
             ),
-            now=lambda: time.perf_counter() - began,
+            now=lambda: now() - began,
             compiled_before=compiled_before,
             origin=None if opened is None else opened.origin,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from perigee._execution import Execution, Plan
 from perigee._protocols import Feed, Source
 from perigee._schedule import Every
 from perigee._step import Step
+from perigee._timing import now
 from perigee.checkpoints import (
     Checkpoints,
     Content,
@@ -198,7 +198,7 @@ class OpenRun(Hook):
         self._writers: Writers | None = None
         self._plan: Plan | None = None
         self._saved: tuple[Clock, str | None] | None = None
-        self._last_save = time.monotonic()
+        self._last_save = now()
         self._best: float | None = None
         self._monitored: float | None = None
         self._is_better = False
@@ -420,7 +420,7 @@ class OpenRun(Hook):
         if every is None:
             return False
         if every.seconds is not None:
-            return time.monotonic() - self._last_save >= every.seconds
+            return now() - self._last_save >= every.seconds
         return every.is_due(clock)
 
     def steps_until_due(self, clock: Clock) -> int | None:
@@ -485,7 +485,7 @@ class OpenRun(Hook):
                 self._checkpoints.wait()
         except CheckpointSaveError as error:
             self._failed(error, is_fatal=is_last or self._run.strict)
-        self._is_better, self._last_save = False, time.monotonic()
+        self._is_better, self._last_save = False, now()
 
     def _look_at_size(self, position: Mapping[str, Any]) -> None:
         """Tell of a position of the data that is large, and again when it is twice as large."""

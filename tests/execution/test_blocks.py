@@ -20,6 +20,8 @@ from perigee._errors import (
     NonFiniteError,
 )
 from perigee._execution import blocks
+from perigee._timing import timed_by
+from tests.execution.machines import ticking
 from tests.execution.trainings import (
     FUSES,
     HOST_KINDS,
@@ -413,18 +415,17 @@ def test_a_value_that_is_not_finite_is_named_by_its_step(kind):
 @kinds
 @pytest.mark.parametrize(
     ("seconds", "steps"),
-    [(1e9, [16, 16, 32, 64, 72]), (0.0, [16, 16, 8, 4, 2, *[1] * 154])],
+    [(0.0, [1, 1, 4, 16, 64, 114]), (10.0, [1] * 200)],
     ids=["fast", "slow"],
 )
-def test_blocks_grow_and_shrink_with_the_time_that_they_take(kind, seconds, steps, monkeypatch):
-    monkeypatch.setattr(blocks, "_BLOCK_SECONDS", seconds)
+def test_blocks_grow_with_the_time_that_they_take(kind, seconds, steps):
     room = blocks._STACK_STEPS
-    if kind in HOST_KINDS and seconds:
-        steps = [16, 16, *[room] * 5, 8]
+    if kind in HOST_KINDS and not seconds:
+        steps = [1, 1, 4, 16, *[room] * 5, 18]
+    step = Reading()  # whose first block is compiled
 
-    _, counts = fit(
-        begun(Reading), as_data(kind, single_rows(200)), execution=pg.Execution("graph")
-    )
+    with timed_by(ticking(seconds)):
+        _, counts = fit(step, as_data(kind, single_rows(200)), execution=pg.Execution("graph"))
 
     assert counts == steps
 

@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from keras import ops
 import perigee as pg
 from perigee import _backends
 from perigee._execution import Blocks, Plan, Trial, make_plan, planning, program
+from perigee._timing import timed_by
 from perigee.data import open_feed
 from tests.execution.trainings import (
     BATCH,
@@ -60,7 +62,10 @@ def measuring(monkeypatch):
 
 @pytest.fixture
 def costs(monkeypatch):
-    """Return a function that makes plans cost what it is told, in microseconds and seconds."""
+    """Return a function that makes plans cost what it is told, in microseconds and seconds.
+
+    Measuring them costs nothing.
+    """
     original = planning._Trials._timed
 
     def cost(microseconds, compile_seconds=0.1):
@@ -70,7 +75,8 @@ def costs(monkeypatch):
 
         monkeypatch.setattr(planning._Trials, "_timed", timed)
 
-    return cost
+    with timed_by(lambda: 0.0):
+        yield cost
 
 
 @pytest.fixture
@@ -237,82 +243,12 @@ def test_the_usual_plan_is_measured_again_before_another_one_takes_its_place(
     assert [trial.microseconds for trial in plan.trials] == [100.0, 150.0]
 
 
-@measured
-def test_what_is_much_slower_is_given_up_after_a_few_steps(measuring, monkeypatch):
-    steps, of, original = {}, [], planning._Trials._timed
-
-    def timed(self, pair, limit):
-        of.append(pair)
-        for name in ("_block", "_single"):
-            monkeypatch.setattr(self, name, lambda count: steps[of[-1]].append(count))
-        steps[pair] = []
-        return original(self, pair, limit)
-
-    def seconds(run):
-        run()
-        return 8 * (1e-4 if of[-1] == USUAL else 1e-3) * steps[of[-1]][-1] / 8
-
-    monkeypatch.setattr(planning._Trials, "_timed", timed)
-    monkeypatch.setattr(planning, "_seconds", seconds)
-    planned = prepared(Fitting())
-
-    plan = make_plan(*planned, steps=10**6)
-
-    assert pair(plan) == USUAL
-    few = min(planning._FEW_STEPS, 4)
-    assert steps[OTHERS[0]] == [1, few, few]
-    assert len(steps[USUAL]) > 3
-    assert plan.trials[1].note == f"given up after {2 * planning._FEW_STEPS} steps" or (
-        plan.trials[1].note == f"given up after {2 * few} steps"
-    )
-
-
 def prepared(step, data=None):
     """Return what `make_plan` takes but for the number of steps."""
     data = rows(4 * BATCH) if data is None else data
     feed = open_feed(data, batch_size=BATCH, shuffle=False)
     batch = feed.peek()
     return program(step, "train_step", batch, pg.Execution()), Blocks(feed), batch
-
-
-@measured
-@pytest.mark.parametrize(
-    ("steps", "microseconds", "compile_seconds", "note"),
-    [
-        (1000, 100.0, 10.0, "the steps ahead cannot pay for compiling"),
-        (10**6, 100.0, 3.5, "measuring it would take too long"),
-        (10**7, 100.0, 0.5, None),
-    ],
-)
-def test_what_cannot_pay_is_left_out(steps, microseconds, compile_seconds, note, costs):
-    costs(dict.fromkeys(PLANS, microseconds), compile_seconds)
-
-    plan = make_plan(*prepared(Fitting()), steps=steps)
-
-    first, other = plan.trials
-    assert first.microseconds == microseconds
-    if note is None:
-        assert other.microseconds == microseconds
-    else:
-        assert (other.microseconds, other.note) == (None, f"left out: {note}")
-        assert (pair(plan), plan.origin) == (USUAL, "usual")
-
-
-@measured
-def test_a_plan_that_fails_to_compile_is_dropped_with_a_note(measuring, monkeypatch):
-    original = planning._Trials._timed
-
-    def timed(self, pair, limit):
-        if pair != USUAL:
-            raise RuntimeError("no kernel for this")
-        return original(self, pair, limit)
-
-    monkeypatch.setattr(planning._Trials, "_timed", timed)
-
-    plan = fit(Fitting())
-
-    assert (pair(plan), plan.origin) == (USUAL, "usual")
-    assert plan.trials[1].note == "left out: RuntimeError while compiling"
 
 
 @pytest.mark.only_tensorflow
@@ -749,6 +685,79 @@ def test_a_cache_that_cannot_be_written_is_done_without(measuring, tmp_path, mon
 
     assert plan.origin in ("measured", "usual")
     assert path.read_text() == "no folder"
+
+
+@measured
+def test_a_plan_is_remembered_for_the_devices_on_which_it_was_measured(measuring, monkeypatch):
+    def devices(*names):
+        monkeypatch.setattr(_backends.current(), "device_names", lambda: list(names))
+
+    origins = []
+    for names in (["cpu"], ["NVIDIA H200"], ["NVIDIA H200"] * 2, ["cpu"]):
+        devices(*names)
+        origins.append(fit(Fitting()).origin)
+
+    assert "remembered" not in origins[:3]
+    assert origins[3] == "remembered"
+
+
+@pytest.fixture
+def remembered(cache, monkeypatch):
+    """Return a function that remembers a plan under a number, as if so many seconds ago."""
+    monkeypatch.setattr(planning, "_MOST_PLANS", 3)
+
+    def remember(number, age):
+        file = cache / f"{number:032x}.json"
+        planning._remember(file, Plan(*USUAL, "measured"))
+        os.utime(file, (10**9 - age,) * 2)
+        return file
+
+    return remember
+
+
+@pytest.mark.once
+def test_only_the_plans_that_were_used_last_are_kept(remembered, cache):
+    files = [remembered(number, age=100 - number) for number in range(3)]
+    planning._recall(files[0])  # which is in use
+
+    files.append(remembered(3, age=0))
+
+    assert sorted(cache.iterdir()) == [files[0], files[2], files[3]]
+
+
+@pytest.mark.once
+def test_what_else_lies_in_the_cache_stays_and_what_was_left_half_written_goes(remembered, cache):
+    cache.mkdir(parents=True)
+    others = [cache / "notes.txt", cache / f"{7:032x}.json.bak", cache / f"{8:032x}.json"]
+    half = cache / f"{9:032x}.4711-139"
+    for file in (*others[:2], half):
+        file.write_text("")
+        os.utime(file, (0, 0))
+    others[2].mkdir()
+
+    files = [remembered(number, age=100 - number) for number in range(4)]
+
+    kept = {*cache.iterdir()}
+    assert {*others, *files[-2:]} <= kept
+    assert half not in kept
+
+
+@pytest.mark.once
+def test_processes_may_remember_and_forget_at_the_same_time(remembered, cache):
+    numbers, plan = range(40), Plan(*USUAL, "measured")
+
+    def work(start):
+        for number in numbers:
+            file = cache / f"{(start + number) % 7:032x}.json"
+            planning._remember(file, plan)
+            found = planning._recall(file)
+            assert found in (None, replace(plan, origin="remembered"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    remembered(99, age=0)
+
+    assert len([*cache.iterdir()]) == 3
 
 
 @pytest.mark.only_tensorflow

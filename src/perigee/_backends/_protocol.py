@@ -441,6 +441,13 @@ class Backend(Protocol):
         """
         ...
 
+    def is_compiler_error(self, error: Exception) -> bool:
+        """Tell whether an error comes from the framework's compiler, or from running its code.
+
+        Errors of Python code that was being traced, of the user or of Perigee, are none.
+        """
+        ...
+
     def replicas(self) -> Replicas | None:
         """Return the replicas on which variables are made now; `None`: there is one of each."""
         ...

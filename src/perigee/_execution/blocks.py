@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,16 +9,18 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._backends import MOST_STEPS_A_BLOCK, Pending
+from perigee._backends import Pending
 from perigee._execution.compiling import compile_seconds
 from perigee._execution.program import Program
 from perigee._protocols import Feed, Resident
+from perigee._timing import now
 from perigee._typing import Batch, Tree
 
 _Rows = TypeVar("_Rows", np.ndarray, list[Tree])
 
-_FIRST_BLOCK = 16
 _BLOCK_SECONDS = 0.25
+_GROWTH = 4
+"""How many times as long a block is at most as the one before: one step says little of many."""
 _STACK_BYTES = 16 * 2**20
 _STACK_STEPS = 32
 """Bytes and batches of a block at most that is put together on the host."""
@@ -51,8 +52,7 @@ class Blocks:
         self._spread: tuple[Any, Any] = (None, None)
         self._stack: _Stack | None = None
         self._is_adapting = most is None
-        self._most = _FIRST_BLOCK if most is None else most
-        self._ran: set[int] = set()
+        self._most = 1 if most is None else most
 
     def run(self, program: Program, most: int | None) -> np.ndarray | None:
         """Run the next block and return its rows on the host; `None` where none can be run.
@@ -80,25 +80,29 @@ class Blocks:
         Returns:
             The predictions of each batch, on the host.
         """
-        most = self._most if most is None else min(most, self._most)
-        return self._timed(program, lambda: self._predict(program, min(most, program.most_steps)))
+        return self._timed(program, lambda: self._predict(program, self._length(program, most)))
 
     def _timed(self, program: Program, run: Callable[[], _Rows | None]) -> _Rows | None:
         if not program.plan.is_fused:
             return None
-        began, waited, compiled = time.perf_counter(), self.data_seconds, compile_seconds()
+        began, waited, compiled = now(), self.data_seconds, compile_seconds()
+        traces = program.traces
         rows = run()
         if rows is None:
             return None
-        seconds = time.perf_counter() - began - (self.data_seconds - waited)
+        seconds = now() - began - (self.data_seconds - waited)
         self.device_seconds += max(0.0, seconds - (compile_seconds() - compiled))
-        if id(program) in self._ran:  # the first call compiles
+        if program.traces == traces:  # a call that compiles tells nothing of the next one
             self._adapt(len(rows), seconds)
-        self._ran.add(id(program))
         return rows
 
+    def _length(self, program: Program, until_due: int | None) -> int:
+        """Return how many steps the next block has at most."""
+        most = min(self._most, program.most_steps)
+        return most if until_due is None else min(most, until_due)
+
     def _run(self, program: Program, until_due: int | None) -> np.ndarray | None:
-        most = self._most if until_due is None else min(until_due, self._most)
+        most = self._length(program, until_due)
         resident = self._feed.resident()
         if resident is not None:
             return self._run_resident(program, resident, most)
@@ -130,7 +134,7 @@ class Blocks:
 
     def _predict(self, program: Program, most: int) -> list[Tree] | None:
         resident = self._feed.resident()
-        if most < 2 or self._is_stream:
+        if program.most_steps < 2 or self._is_stream:
             return None
         if resident is not None:
             first = self._feed.position.batches
@@ -186,19 +190,19 @@ class Blocks:
         return rows if done else None
 
     def _run_stack(self, program: Program, most: int, until_due: int | None) -> np.ndarray | None:
-        began = time.perf_counter()
+        began = now()
         stack = self._room()
         takes_smaller = program.plan.mode in _backends.current().capabilities.fuses_ragged
         count = stack.fill(most, takes_smaller)
-        self.data_seconds += time.perf_counter() - began
+        self.data_seconds += now() - began
         if count == 0:
             return None
         pending = program.begin_block(stack.arrays, stack.rows, 0, count)
         try:
             # No further than the next thing that is due: what is saved then, or ends the training,
             # finds the data where it stands itself.
-            next_most = self._most if until_due is None else min(self._most, until_due - count)
-            self._look_ahead(min(next_most, stack.steps), pending)
+            left = None if until_due is None else until_due - count
+            self._look_ahead(min(self._length(program, left), stack.steps), pending)
         finally:
             rows = pending.result()
         rows = _ran(program, _backends.current().to_host(rows)[:count])
@@ -211,18 +215,21 @@ class Blocks:
         done_at = None
         while self._feed.look_ahead(most):
             if done_at is None and pending.done():
-                done_at = time.perf_counter()
+                done_at = now()
         if done_at is not None:
-            self.data_seconds += time.perf_counter() - done_at
+            self.data_seconds += now() - done_at
 
     def _adapt(self, count: int, seconds: float) -> None:
-        """Let blocks take about a quarter of a second, so that nothing waits for them for long."""
+        """Let blocks take a quarter of a second at most, so that nothing waits for them for long.
+
+        A block of one step may take longer.
+        """
         if not self._is_adapting:
             return
-        if seconds > _BLOCK_SECONDS and self._most > 1:
-            self._most = max(1, count // 2)
-        elif count == self._most and seconds < _BLOCK_SECONDS / 2:
-            self._most = min(2 * self._most, MOST_STEPS_A_BLOCK)
+        if seconds > _BLOCK_SECONDS:
+            self._most = max(1, int(count * _BLOCK_SECONDS / seconds))
+        elif count == self._most and _GROWTH * seconds <= _BLOCK_SECONDS:
+            self._most *= _GROWTH
 
     def sample(self) -> tuple[Batch, int, int] | None:
         """Return what `Program.run_block` can be tried with; nothing is drawn.

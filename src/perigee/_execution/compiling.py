@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
+
+from perigee._timing import now
 
 
 class _Spent(threading.local):
@@ -19,7 +20,7 @@ _spent = _Spent()
 def compile_seconds() -> float:
     """Return the seconds that this thread has spent making steps ready to run, ever.
 
-    Take the difference of two readings, as with `time.perf_counter`.
+    Take the difference of two readings, as with `now`.
     """
     return _spent.seconds
 
@@ -31,12 +32,12 @@ def compiling() -> Generator[None]:
         yield
         return
     _spent.is_running = True
-    began = time.perf_counter()
+    began = now()
     try:
         yield
     finally:
         _spent.is_running = False
-        count_as_compiling(time.perf_counter() - began)
+        count_as_compiling(now() - began)
 
 
 def count_as_compiling(seconds: float) -> None:

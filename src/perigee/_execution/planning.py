@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import sys
-import time
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from perigee._backends import Mode
 from perigee._execution.blocks import Blocks
 from perigee._execution.plan import Plan, Trial
 from perigee._execution.program import Program, describe, usual_plan
+from perigee._timing import now
 from perigee._typing import Batch
 from perigee._version import __version__
 
@@ -35,6 +38,9 @@ _LEAST_STEPS = 100
 _FEW_STEPS = 8
 _SLICE_SECONDS = 0.05
 _SLICES = 3
+_MOST_PLANS = 500
+"""Plans that are remembered at most, of a few hundred bytes each."""
+_PLAN_FILE = re.compile(r"[0-9a-f]{32}\.(json|[0-9-]+)")
 
 
 def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Plan:
@@ -85,11 +91,22 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
 
 
 class _Trials:
+    """Measures ways to run a step, and keeps what that costs within bounds.
+
+    The usual way has to be compiled anyway, and is always measured a little: two steps, or a tenth
+    of a second. Everything else begins only where it fits into the budget, as far as that is known:
+    compiling another way is taken to last as long as compiling the usual one did, with XLA three
+    times as long.
+    """
+
     def __init__(self, program: Program, batch: Batch, sample: Any, steps: int) -> None:
         self._program, self._batch, self._sample = program, batch, sample
         self._steps = steps
+        self._most: int = min(sample[2], program.most_steps)
         self._first = 0
-        self._began = time.perf_counter()
+        self._began = now()
+        self._budget = _BUDGET_SECONDS
+        self._reserve = 0.0  # for measuring the usual way once more
         self._random = _state.host_random()
         self._random_after: dict[tuple[Mode, bool], Any] = {}
         self._tracing = 0.0
@@ -100,9 +117,9 @@ class _Trials:
         Nothing is run: a step that prints or writes files would do so for batches that never were.
         """
         self._program.plan = usual
-        began = time.perf_counter()
+        began = now()
         found = self._program.obstacles(self._batch, self._sample)
-        self._tracing = time.perf_counter() - began
+        self._tracing = now() - began
         self._random_after[_pair(usual)] = _state.host_random()
         return found
 
@@ -119,14 +136,15 @@ class _Trials:
         return replace(usual, trials=(Trial(*_pair(usual)), *trials))
 
     def run(self, usual: Plan, others: list[tuple[Mode, bool]]) -> Plan:
-        first = self._timed(_pair(usual), limit=float("inf"))
+        first = self._timed(_pair(usual), limit=math.inf)
         assert first.microseconds is not None and first.compile_seconds is not None
         trials = [first, *(self._considered(pair, first) for pair in others)]
         measured = [t for t in trials if t.microseconds is not None]
         best = min(measured, key=lambda t: t.microseconds or 0.0)
         if best is not first:
             # Once more, for the machine may have been busy with something else the first time.
-            again = self._timed(_pair(first), limit=float("inf"))
+            self._reserve = 0.0
+            again = self._timed(_pair(first), limit=math.inf)
             least = min(first.microseconds, again.microseconds or first.microseconds)
             trials[0] = first = replace(first, microseconds=least)
             if (best.microseconds or 0.0) > (1 - _LEAST_GAIN) * least:
@@ -144,46 +162,77 @@ class _Trials:
     def _considered(self, pair: tuple[Mode, bool], first: Trial) -> Trial:
         mode, is_fused = pair
         assert first.microseconds is not None and first.compile_seconds is not None
-        ahead = self._steps * first.microseconds / 1e6
+        one = first.microseconds / 1e6
+        ahead = self._steps * one
         cost = first.compile_seconds
         if mode == "xla":
             cost *= 3
         if ahead * _BEST_GAIN < cost:
             note = "left out: the steps ahead cannot pay for compiling"
             return Trial(mode, is_fused, note=note, is_for_longer=True)
-        if time.perf_counter() - self._began + cost > max(_BUDGET_SHARE * ahead, _BUDGET_SECONDS):
+        self._reserve = 2 * one
+        if not self._affords(cost + 2 * one):
             note = "left out: measuring it would take too long"
             return Trial(mode, is_fused, note=note, is_for_longer=True)
         draws = mode == "xla" and self._program.compiled_block(self._sample[1]).draws()
         try:
             trial = self._timed(pair, limit=3 * first.microseconds)
-        except Exception as error:  # whatever a compiler raises: there is another plan
+        except Exception as error:
+            # The step has run in the usual way: what only the compiler refuses has another plan.
+            if not _backends.current().is_compiler_error(error):
+                raise
             return Trial(mode, is_fused, note=f"left out: {type(error).__name__} while compiling")
-        if draws:
+        if draws and trial.microseconds is not None:
             trial = replace(trial, note="draws other random numbers from the same seeds")
         return trial
 
     def _timed(self, pair: tuple[Mode, bool], limit: float) -> Trial:
-        """Measure a way to run the step, given up if steps take more microseconds than `limit`."""
+        """Measure a way to run the step, given up if steps take more microseconds than `limit`.
+
+        Without a limit it is the usual way, which is measured whatever it costs, but then only as
+        well as the budget allows.
+        """
         mode, is_fused = pair
         self._program.plan = Plan(mode, is_fused, "measured")
         run = self._block if is_fused else self._single
         # Each begins with the host's generators as they are: a step may draw while it is traced.
         _state.set_host_random(self._random)
-        began = time.perf_counter()
+        began = now()
         run(1)
-        compiling = time.perf_counter() - began + self._tracing
+        compiling = now() - began + self._tracing
         self._tracing = 0.0  # it was part of the first one
         self._random_after.setdefault(pair, _state.host_random())
-        few = min(_FEW_STEPS, self._sample[2])
-        one = min(_seconds(lambda: run(few)) for _ in range(2)) / few
+        is_usual = limit == math.inf
+        if not is_usual and not self._affords(0.0):
+            note = "left out: compiling it took too long"
+            return Trial(mode, is_fused, None, compiling, note, is_for_longer=True)
+        one, steps = _seconds(lambda: run(1)), 1
+        few = min(_FEW_STEPS, self._in_a_slice(one))
+        if few > 1:  # a call costs something too, so that one step in a call seems to take longer
+            one, steps = min(_seconds(lambda: run(few)) for _ in range(2)) / few, 2 * few
+        if is_usual:
+            self._budget = max(_BUDGET_SHARE * self._steps * one, _BUDGET_SECONDS)
         if one * 1e6 > limit:
-            return Trial(mode, is_fused, one * 1e6, compiling, f"given up after {2 * few} steps")
+            return Trial(mode, is_fused, one * 1e6, compiling, f"given up after {steps} steps")
         if self._steps * one * _BEST_GAIN < compiling:
             return Trial(mode, is_fused, one * 1e6, compiling)
-        count = max(1, min(self._sample[2], int(_SLICE_SECONDS / one)))
-        best = min(_seconds(lambda: run(count)) for _ in range(_SLICES)) / count
+        count, best = self._in_a_slice(one), one
+        for _ in range(_SLICES):
+            if self._affords(count * one):
+                best = min(best, _seconds(lambda: run(count)) / count)
         return Trial(mode, is_fused, best * 1e6, compiling)
+
+    def _affords(self, seconds: float) -> bool:
+        """Tell whether so much more is within the budget."""
+        return now() - self._began + seconds + self._reserve <= self._budget
+
+    def _in_a_slice(self, one: float) -> int:
+        """Return how many steps of so many seconds a measurement has.
+
+        A clock may be too coarse for a single step, and no block is longer than compiled code
+        allows.
+        """
+        return self._most if one <= 0 else max(1, int(min(self._most, _SLICE_SECONDS / one)))
 
     def _block(self, count: int) -> None:
         arrays, batch_size, full = self._sample
@@ -197,9 +246,9 @@ class _Trials:
 
 
 def _seconds(run: Callable[[], None]) -> float:
-    began = time.perf_counter()
+    began = now()
     run()
-    return time.perf_counter() - began
+    return now() - began
 
 
 def _pair(plan: Plan | Trial) -> tuple[Mode, bool]:
@@ -217,6 +266,7 @@ def _memory(program: Program, batch: Batch, sample: tuple[Batch, int, int], step
         "keras": keras.__version__,
         "backend": [name, str(sys.modules[name].__version__)],
         "machine": [platform.node(), platform.machine(), os.cpu_count()],
+        "devices": _backends.current().device_names(),
         "distribution": str(keras.distribution.distribution()),
         "program": program.structure(),
         "batch": [describe(batch), batch_size],
@@ -233,12 +283,14 @@ def _recall(memory: Path) -> Plan | None:
         facts = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    with contextlib.suppress(OSError):
+        os.utime(memory)  # what is in use stays
     return Plan.remembered(facts) if isinstance(facts, dict) else None
 
 
 def _remember(memory: Path, plan: Plan) -> None:
     """Write the plan down; where that cannot be done, the next training measures again."""
-    beside = memory.with_suffix(f".{os.getpid()}")
+    beside = memory.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps(plan.facts()), encoding="utf-8")
@@ -246,3 +298,26 @@ def _remember(memory: Path, plan: Plan) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             beside.unlink()
+    _forget_oldest(memory.parent)
+
+
+def _forget_oldest(plans: Path) -> None:
+    """Remove the plans that were not used for longest, beyond as many as are kept.
+
+    Other processes may do the same, or write: a file that is gone already was not needed.
+    """
+
+    def used(path: Path) -> float:
+        try:
+            return path.lstat().st_mtime
+        except OSError:
+            return -math.inf
+
+    try:
+        # Also what a process that was killed left half written.
+        files = [path for path in plans.iterdir() if _PLAN_FILE.fullmatch(path.name)]
+    except OSError:
+        return
+    for path in sorted(files, key=used)[: max(0, len(files) - _MOST_PLANS)]:
+        with contextlib.suppress(OSError):
+            path.unlink()

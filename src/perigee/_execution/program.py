@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from perigee._recorder import Observer
 from perigee._samples import Sample
 from perigee._shown import Shown
 from perigee._step import Step, call
+from perigee._timing import now
 from perigee._typing import Batch, Tensor, Tree
 from perigee._updates import flush_accumulators, flush_if_full, internals
 
@@ -44,7 +44,8 @@ class Program:
     Attributes:
         rehearsal: What is known of the method.
         plan: How it runs.
-        most_steps: Steps of a block at most.
+        most_steps: Steps of a block at most, of any kind. Whoever makes blocks asks for it; a
+            longer one is refused.
         columns: What the columns of a row are, known once it has run.
         stops: Whether nothing follows a step that comes to a NaN or an infinity.
         findings: What is probably wrong with it; `None` while nobody has looked.
@@ -84,7 +85,7 @@ class Program:
         self._like = like
         self._watching = Watching(rehearsal, watches) if watches else None
         self._compiled: dict[Any, Compiled] = {}
-        self._traced_for: dict[int, Sequence[str]] = {}
+        self._traced_for: dict[Compiled, Sequence[str]] = {}
 
     @property
     def is_split(self) -> bool:
@@ -138,20 +139,19 @@ class Program:
             arrays: Tensors with one common first axis.
             batch_size: Rows a batch.
             first: The first batch.
-            count: How many batches, at most `MOST_STEPS_A_BLOCK`; each must be full, but for the
-                last one of the arrays where the framework takes that.
+            count: How many batches, at most `most_steps`; each must be full, but for the last one
+                of the arrays where the framework takes that.
 
         Returns:
             The rows of logged values, shape `(at least count, columns, 2)`, on the device.
         """
-        return self._watched(
-            self.compiled_block(batch_size), arrays, np.int32(first), np.int32(count)
-        )
+        length = self._length(count)
+        return self._watched(self.compiled_block(batch_size), arrays, np.int32(first), length)
 
     def begin_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Pending:
         """Begin `run_block`; what it returns gives the rows."""
-        compiled = self.compiled_block(batch_size)
-        return self._watched(compiled, arrays, np.int32(first), np.int32(count), run=compiled.begin)
+        compiled, length = self.compiled_block(batch_size), self._length(count)
+        return self._watched(compiled, arrays, np.int32(first), length, run=compiled.begin)
 
     def run_stream(self, iterator: Any, ahead: Any, count: int) -> tuple[Tensor, Tensor]:
         """Run the method on up to `count` batches drawn from an iterator, in one call.
@@ -159,7 +159,7 @@ class Program:
         Args:
             iterator: The framework's own.
             ahead: A batch that was taken from it already, as an optional; it may be empty.
-            count: How many batches at most.
+            count: How many batches at most, itself at most `most_steps`.
 
         Returns:
             The rows of logged values, shape `(steps, columns, 2)`, and how many there are.
@@ -168,7 +168,17 @@ class Program:
         compiled = self._kept(
             ("stream", self.plan.mode), lambda: backend.streamed(self._row_of_block, self._until())
         )
-        return self._run(compiled, iterator, ahead, np.int32(count))[0]
+        return self._run(compiled, iterator, ahead, self._length(count))[0]
+
+    def _length(self, count: int) -> np.int32:
+        """Return the length of a block as compiled code takes it.
+
+        Raises:
+            ValueError: If compiled code has no room for so many.
+        """
+        if not 1 <= count <= self.most_steps:
+            raise ValueError(f"A block of {count} steps: it has from 1 to {self.most_steps}.")
+        return np.int32(count)
 
     def flush(self) -> None:
         """Apply the gradients that were accumulated, if any."""
@@ -232,11 +242,11 @@ class Program:
         """Run what is compiled, and take note where a batch made it compile again."""
         result, is_traced = self._run(compiled, batch, *more, run=run)
         if is_traced:
-            now = leaf_shapes(batch)
-            before = self._traced_for.get(id(compiled))
-            self._traced_for[id(compiled)] = now
+            shapes = leaf_shapes(batch)
+            before = self._traced_for.get(compiled)
+            self._traced_for[compiled] = shapes
             if before is not None:
-                pairs = zip(before, now, strict=False)
+                pairs = zip(before, shapes, strict=False)
                 changed = [f"{new}, was {old}" for old, new in pairs if old != new]
                 self.retraces.append((compiled.traces, "; ".join(changed)))
         return result
@@ -246,11 +256,11 @@ class Program:
 
         It does with the steps of that call, where the device is waited for.
         """
-        traces, began = compiled.traces, time.perf_counter()
+        traces, began = compiled.traces, now()
         result = (run or compiled)(*arguments)
         is_traced = compiled.traces != traces
         if is_traced:
-            count_as_compiling(time.perf_counter() - began)
+            count_as_compiling(now() - began)
         return result, is_traced
 
     def _single(self) -> Compiled:

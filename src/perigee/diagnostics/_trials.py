@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from perigee import _backends, _state
 from perigee._execution import Blocks, Program
 from perigee._protocols import Feed
+from perigee._timing import now
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._recording import Compared
 
@@ -99,9 +99,9 @@ class Trials:
         return trial
 
     def _run(self, feed: Feed, steps: int, trial: Trial, measures: bool) -> None:
-        blocks, end = Blocks(feed), time.perf_counter() + _MOST_SECONDS
+        blocks, end = Blocks(feed), now() + _MOST_SECONDS
         done = 0
-        while done < steps and trial.bad is None and time.perf_counter() < end:
+        while done < steps and trial.bad is None and now() < end:
             at = [n for n in _RATIOS_AT if n > done] if measures else []
             most = min(steps - done, at[0] - done if at else steps)
             if at and at[0] == done + 1:

@@ -9,7 +9,6 @@ elsewhere PG408 says the step alone. `skip` leaves such steps out, and looks for
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from perigee._listening import Talk, listening
 from perigee._protocols import Feed
 from perigee._state import Tracked
 from perigee._step import Step
+from perigee._timing import Timer, now
 from perigee._typing import Batch
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import look, record
@@ -71,7 +71,7 @@ class Origins:
         self,
         step: Step,
         reopen: Callable[[], Feed],
-        now: Callable[[], float] = time.perf_counter,
+        now: Timer = now,
     ) -> None:
         self._step, self._reopen, self._now = step, reopen, now
         self._good: _Good | None = None

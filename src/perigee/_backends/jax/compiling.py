@@ -142,6 +142,11 @@ def _brief_options() -> dict[str, Any] | None:
     return options
 
 
+def is_compiler_error(error: Exception) -> bool:
+    """See `Backend.is_compiler_error`."""
+    return isinstance(error, jax.errors.JaxRuntimeError)
+
+
 class Function:
     """A function of trees of arrays, compiled once for each structure and size."""
 

@@ -175,6 +175,11 @@ def compile(
     return Function(function, mode, is_probe)
 
 
+def is_compiler_error(error: Exception) -> bool:
+    """See `Backend.is_compiler_error`."""
+    return isinstance(error, tf.errors.OpError)
+
+
 class Function:
     """A function of trees of tensors, traced once for each structure.
 

@@ -65,7 +65,7 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
 
 def device_names() -> list[str]:
     """See `Backend.device_names`."""
-    accelerators = tf.config.list_physical_devices("GPU")
+    accelerators = tf.config.get_visible_devices("GPU")
     details = [tf.config.experimental.get_device_details(device) for device in accelerators]
     return [str(detail.get("device_name", "GPU")) for detail in details] or ["cpu"]
 
