@@ -51,6 +51,7 @@ class Rehearsal:
         metrics: Metrics that the step updates, by the name under which they are logged.
         updated: For each optimizer by path, the variables that it updates.
         written: Variables that the step assigns.
+        carried: Of these, state inside layers that Keras does not list, draws left out.
         volatile: Attribute paths of Python values that the step itself changes.
         called_losses: Whether the step called Keras loss objects.
         predicted: What `predict_step` returned, as `KerasTensor`s where it is tensors.
@@ -65,6 +66,7 @@ class Rehearsal:
     metrics: Mapping[str, keras.Metric]
     updated: Mapping[str, Sequence[Any]]
     written: Sequence[Any]
+    carried: Sequence[Any]
     volatile: frozenset[str]
     called_losses: bool
     predicted: Tree
@@ -76,8 +78,10 @@ class Rehearsal:
     def uncovered(self) -> list[str]:
         """Names of trainable variables that no optimizer updates."""
         covered = {id(v) for variables in self.updated.values() for v in variables}
+        covered |= {id(v) for v in self.carried}
         entries = self.tracked.entries
-        return [e.name for e in entries if e.kind == "trainable" and id(e.variable) not in covered]
+        kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
+        return [e.name for e in kinds if e.variable.trainable and id(e.variable) not in covered]
 
 
 def rehearse(
@@ -115,6 +119,7 @@ def rehearse(
         _refuse_unheld(after, recorder)
         _refuse_kept_tensors(before, after)
         written = _written(before, after, recorder, undo)
+        recorder.refuse_untrained(written)
     if _is_split(step):
         _refuse_samples(recorder)
         _refuse_counts(step, method, batch, after, written)
@@ -135,6 +140,7 @@ def rehearse(
         metrics=_logged_names(recorder, built),
         updated={built.path_of(o): v for o, v in recorder.updates},
         written=written,
+        carried=_carried(built, written),
         volatile=_volatile(before, after),
         called_losses=recorder.called_losses,
         predicted=recorder.predicted,
@@ -309,6 +315,14 @@ def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Und
     ids = {id(v) for v in changed} | recorder.assigned
     seed = [] if undo.global_seed is None else [undo.global_seed[0]]
     return [*(v for v in after.variables if id(v) in ids), *seed]
+
+
+def _carried(tracked: Tracked, written: Sequence[Any]) -> list[Any]:
+    """Return what a step writes of the state inside layers that Keras does not list."""
+    states = [_state.unlisted_state(model).values() for model in tracked.models.values()]
+    unlisted = {id(v) for owners in states for own in owners for v in own}
+    unlisted -= {id(v) for v in tracked.of_kind("seed")}
+    return [variable for variable in written if id(variable) in unlisted]
 
 
 def _volatile(before: Tracked, after: Tracked) -> frozenset[str]:

@@ -340,6 +340,13 @@ class Backend(Protocol):
         """Record the variables that are created, for as long as the context is open."""
         ...
 
+    def as_keras_variable(self, value: Any) -> Any | None:
+        """Return a variable of the framework itself as one like Keras's: each time the same one.
+
+        It stands for the variable among those of a Step. `None` of everything else.
+        """
+        ...
+
     def check_devices(self, variables: Sequence[Any]) -> None:
         """Refuse devices and processes that are asked for and would not train together.
 
@@ -488,6 +495,7 @@ class Backend(Protocol):
         variables: Sequence[Any],
         mode: Mode,
         is_probe: bool = False,
+        states: Sequence[Any] = (),
     ) -> Compiled:
         """Make `function` ready to run many times.
 
@@ -497,5 +505,9 @@ class Backend(Protocol):
             mode: How it runs.
             is_probe: Whether it runs a few times only, for what it returns: it is compiled soon
                 rather than well, and what it writes may be lost.
+            states: Of the variables, those that it carries from batch to batch unknown to Keras,
+                such as the states of recurrent layers. They may have a row for each example, so
+                the function gets batches whose sizes it knows; and they may be overwritten while
+                gradients still need what they were.
         """
         ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import inspect
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,9 +33,8 @@ def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
         except ValueError as error:
             if "stateless scope" not in str(error):
                 raise
-            # Where a step is traced, Keras takes no variables with a value of their own: only
-            # those of layers that are being built, which it can make later.
-            raise VariableMadeInStepError([str(kwargs.get("name") or "a variable")]) from error
+            if not _make_later(original, variable, args, kwargs):
+                raise VariableMadeInStepError([str(kwargs.get("name") or "a variable")]) from error
         value = np.array(keras.ops.convert_to_numpy(variable)) if change_in_place else None
         watched.made.append((variable, value))
 
@@ -43,3 +43,21 @@ def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
         yield watched
     finally:
         keras.Variable.__init__ = original
+
+
+def _make_later(original: Any, variable: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Make a variable of a value where Keras makes none, in a scope: when the scope has ended.
+
+    There Keras takes variables with an initializer alone, as layers have them. Values that are
+    only known when the step runs cannot be kept.
+    """
+    given = inspect.signature(original).bind(variable, *args, **kwargs).arguments
+    try:
+        value = np.array(keras.ops.convert_to_tensor(given["initializer"]))
+    except Exception:  # frameworks raise errors of their own where a value is not known
+        return False
+    given["initializer"] = lambda shape, dtype: keras.ops.convert_to_tensor(value, dtype)
+    given["shape"] = value.shape
+    given["dtype"] = given.get("dtype") or keras.backend.standardize_dtype(value.dtype)
+    original(**given)
+    return True

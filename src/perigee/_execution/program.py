@@ -98,6 +98,11 @@ class Program:
         return peers is not None and peers.processes > 1
 
     @property
+    def block_mode(self) -> Mode:
+        """For which mode blocks are made: that of XLA where the sizes of batches must be known."""
+        return "xla" if self.rehearsal.carried else self.plan.mode
+
+    @property
     def accumulates(self) -> bool:
         """Whether gradients are collected for an update every few batches."""
         return self._accumulate > 1
@@ -217,7 +222,9 @@ class Program:
         if self._like is None or self.is_split or self.spans_processes:
             return None
         variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
-        compiled = _backends.current().compile(self._row, variables, self.plan.mode)
+        compiled = _backends.current().compile(
+            self._row, variables, self.plan.mode, states=self.rehearsal.carried
+        )
         try:
             count = compiled.operations(keras.tree.map_structure(_zeros, self._like))
         except Exception:  # of user code, which never met such a batch
@@ -268,7 +275,7 @@ class Program:
             lambda: _backends.current().sliced(
                 function,
                 batch_size,
-                self.plan.mode,
+                self.block_mode,
                 self.most_steps,
                 dtypes,
                 self._until(),
@@ -280,7 +287,9 @@ class Program:
         compiled = self._compiled.get(key)
         if compiled is None:
             variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
-            compiled = _backends.current().compile(make(), variables, self.plan.mode)
+            compiled = _backends.current().compile(
+                make(), variables, self.plan.mode, states=self.rehearsal.carried
+            )
             self._compiled[key] = compiled
         return compiled
 

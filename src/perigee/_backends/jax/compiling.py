@@ -107,9 +107,17 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
+    function: Callable[..., Tree],
+    variables: Sequence[Any],
+    mode: Mode,
+    is_probe: bool = False,
+    states: Sequence[Any] = (),
 ) -> Function:
-    """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager."""
+    """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager.
+
+    States are variables like others: every size is known, and nothing is overwritten in place.
+    """
+    del states
     return Function(function, variables, mode, is_probe)
 
 

@@ -80,10 +80,14 @@ def user_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
+    function: Callable[..., Tree],
+    variables: Sequence[Any],
+    mode: Mode,
+    is_probe: bool = False,
+    states: Sequence[Any] = (),
 ) -> "Function":
     """See `Backend.compile`; TensorFlow finds the variables by itself."""
-    return Function(function, mode)
+    return Function(function, mode, knows_sizes=bool(states))
 
 
 class Function:
@@ -91,13 +95,18 @@ class Function:
 
     The first axis of every tensor is left open, so that a ragged last batch needs no second
     trace; an axis that turns out to vary is opened when it does. XLA needs every size, so there
-    each size is compiled anew.
+    each size is compiled anew. So it is where the function carries states with a row for each
+    example: recurrent layers check a batch against theirs by the size that is known, and where
+    none is, a last batch of one row would be spread over all of them.
     """
 
-    def __init__(self, function: Callable[..., Tree], mode: Mode) -> None:
+    def __init__(
+        self, function: Callable[..., Tree], mode: Mode, knows_sizes: bool = False
+    ) -> None:
         self.traces = 0
         self._function = function
         self._mode: Mode = mode
+        self._knows_sizes = knows_sizes or mode == "xla"
         self._error: BaseException | None = None
         self._compiled_for: set[Any] = set()
         self._programs: dict[Any, _Program] = {}
@@ -192,7 +201,8 @@ class Function:
         key = (_structure(arguments), places, static)
         program = self._programs.get(key)
         if program is None:
-            program = _Program(self._untraced(arguments, places, static), self._mode)
+            untraced = self._untraced(arguments, places, static)
+            program = _Program(untraced, self._mode, self._knows_sizes)
             self._programs[key] = program
         program.take(tensors)
         return program.run, tensors
@@ -218,9 +228,10 @@ class Function:
 class _Program:
     """One structure of arguments, with the signature that covers what was seen so far."""
 
-    def __init__(self, function: Callable[..., Tree], mode: Mode) -> None:
+    def __init__(self, function: Callable[..., Tree], mode: Mode, knows_sizes: bool) -> None:
         self._function = function
         self._is_xla = mode == "xla"
+        self._knows_sizes = knows_sizes
         self._specs: list[Any] | None = None
         self._traced: Any = None
         self._of_sizes: dict[Any, Any] = {}
@@ -228,7 +239,7 @@ class _Program:
 
     def take(self, tensors: Sequence[Any]) -> None:
         """Make `run` accept these tensors, compiling anew if it did not yet."""
-        if self._is_xla:
+        if self._knows_sizes:
             self.run = self._of_these_sizes(tensors)
             return
         if self._specs is not None and all(
@@ -247,9 +258,10 @@ class _Program:
         self.run = self._traced.get_concrete_function()
 
     def _of_these_sizes(self, tensors: Sequence[Any]) -> Any:
-        """Return what XLA runs for arguments of these sizes."""
+        """Return what runs for arguments of these sizes."""
         if self._traced is None:
-            self._traced = tf.function(self._function, jit_compile=True, autograph=False)
+            is_xla = self._is_xla or None
+            self._traced = tf.function(self._function, jit_compile=is_xla, autograph=False)
         sizes = tuple(map(_type_of, tensors))
         if sizes not in self._of_sizes:
             self._of_sizes[sizes] = self._traced.get_concrete_function(*tensors)

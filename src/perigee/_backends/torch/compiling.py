@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
+from perigee._backends.torch.gradients import kept_for_gradients
 from perigee._backends.torch.tensors import tensors
 from perigee._typing import Tensor, Tree
 
@@ -36,7 +37,7 @@ def watch() -> AbstractContextManager[Watched]:
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
     """See `Backend.rehearse`."""
-    with torch.no_grad():
+    with torch.no_grad(), kept_for_gradients(None):
         function()
     return True
 
@@ -66,22 +67,26 @@ def streamed(
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
+    function: Callable[..., Tree],
+    variables: Sequence[Any],
+    mode: Mode,
+    is_probe: bool = False,
+    states: Sequence[Any] = (),
 ) -> Function:
     """See `Backend.compile`."""
-    return Function(function)
+    return Function(function, None if is_probe else states)
 
 
 class Function:
     """A function run as it is; only what is differentiated is recorded."""
 
-    def __init__(self, function: Callable[..., Tree]) -> None:
+    def __init__(self, function: Callable[..., Tree], states: Sequence[Any] | None) -> None:
         self.traces = 0
-        self._function = function
+        self._function, self._states = function, states
 
     def __call__(self, *arguments: Tree) -> Tree:
         """Run the function."""
-        with torch.no_grad():
+        with torch.no_grad(), kept_for_gradients(self._states):
             return self._function(*tensors(arguments))
 
     def begin(self, *arguments: Tree) -> Any:
