@@ -110,7 +110,8 @@ def rehearse(
     before = _state.track(step)
     _prepare_loss_scale(step, before)
     recorder = StepRecorder(step, before, observers, accumulate > 1)
-    with undone(before.variables) as undo, _backends.current().watch() as watch:
+    watching = _backends.current().watch(layers_of(before))
+    with undone(before.variables) as undo, watching as watch:
         recorder.made = undo.made = watch.made
         recorder.is_global_seed = undo.is_global_seed
         loops_well = _run(step, method, batch, recorder, before, computes)
@@ -319,8 +320,9 @@ def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Und
 
 def _carried(tracked: Tracked, written: Sequence[Any]) -> list[Any]:
     """Return what a step writes of the state inside layers that Keras does not list."""
-    states = [_state.unlisted_state(model).values() for model in tracked.models.values()]
-    unlisted = {id(v) for owners in states for own in owners for v in own}
+    models = tracked.models.values()
+    unlisted = {id(v) for model in models for v in _state.variables_of(model)}
+    unlisted -= {id(v) for model in models for v in model.variables}
     unlisted -= {id(v) for v in tracked.of_kind("seed")}
     return [variable for variable in written if id(variable) in unlisted]
 

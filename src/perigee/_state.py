@@ -430,6 +430,11 @@ def unlisted_state(layer: keras.Layer) -> dict[int, list[Any]]:
     return found
 
 
+def variables_of(layer: keras.Layer) -> list[Any]:
+    """Return all variables of a layer, those at the end that Keras does not list."""
+    return [*layer.variables, *(variable for _, variable, _ in _unlisted(layer))]
+
+
 def _unlisted(layer: keras.Layer) -> list[tuple[keras.Layer, Any, Kind]]:
     """Return what `_state_inside` finds and Keras does not list, in an order that stays."""
     listed = {id(variable) for variable in layer.variables}

@@ -4,7 +4,7 @@ A backend differentiates, compiles and moves tensors. It iterates over no data t
 handed, opens no file but the traces that it is asked for, and logs nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -336,8 +336,13 @@ class Backend(Protocol):
         """
         ...
 
-    def watch(self) -> AbstractContextManager[Watch]:
-        """Record the variables that are created, for as long as the context is open."""
+    def watch(self, layers: Iterable[Any] = ()) -> AbstractContextManager[Watch]:
+        """Record the variables that are created, for as long as the context is open.
+
+        Args:
+            layers: Those that may be built meanwhile. Where a step is traced, the values that
+                they make variables of are computed at once.
+        """
         ...
 
     def as_keras_variable(self, value: Any) -> Any | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,15 +28,18 @@ def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
     original = keras.Variable.__init__
 
     def init(variable: Any, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(original).bind(variable, *args, **kwargs).arguments
+        made = _Made(watched.made, variable, change_in_place)
         try:
-            original(variable, *args, **kwargs)
+            original(**made.seen(given))
         except ValueError as error:
             if "stateless scope" not in str(error):
                 raise
-            if not _make_later(original, variable, args, kwargs):
-                raise VariableMadeInStepError([str(kwargs.get("name") or "a variable")]) from error
-        value = np.array(keras.ops.convert_to_numpy(variable)) if change_in_place else None
-        watched.made.append((variable, value))
+            later = _later(given)
+            if later is None:
+                raise VariableMadeInStepError([str(given.get("name") or "a variable")]) from error
+            original(**made.seen(later))
+        made.is_there()
 
     keras.Variable.__init__ = init
     try:
@@ -45,19 +48,58 @@ def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
         keras.Variable.__init__ = original
 
 
-def _make_later(original: Any, variable: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Make a variable of a value where Keras makes none, in a scope: when the scope has ended.
+class _Made:
+    """The initial value of a variable, which Keras may give it only when a scope has ended."""
 
-    There Keras takes variables with an initializer alone, as layers have them. Values that are
-    only known when the step runs cannot be kept.
-    """
-    given = inspect.signature(original).bind(variable, *args, **kwargs).arguments
+    def __init__(
+        self, made: list[tuple[Any, np.ndarray | None]], variable: Any, changes_in_place: bool
+    ) -> None:
+        self._made, self._variable = made, variable
+        self._changes_in_place = changes_in_place
+        self._place: int | None = None
+
+    def seen(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return arguments whose initializer tells what it returned, once the variable is there."""
+        initializer = given["initializer"]
+        if not self._changes_in_place or not callable(initializer):
+            return given
+
+        def initialize(shape: Any, dtype: Any = None) -> Any:
+            value = initializer(shape, dtype=dtype)
+            if self._place is not None:
+                self._made[self._place] = self._variable, _known(value)
+            return value
+
+        return {**given, "initializer": initialize}
+
+    def is_there(self) -> None:
+        """The variable was created; where it has a value, it is its initial one."""
+        self._place = len(self._made)
+        value = _known(self._variable) if self._changes_in_place else None
+        self._made.append((self._variable, value))
+
+
+def _known(value: Any) -> np.ndarray | None:
+    """Return a value on the host; `None` where it is not known, as while a step is traced."""
     try:
-        value = np.array(keras.ops.convert_to_tensor(given["initializer"]))
-    except Exception:  # frameworks raise errors of their own where a value is not known
-        return False
-    given["initializer"] = lambda shape, dtype: keras.ops.convert_to_tensor(value, dtype)
-    given["shape"] = value.shape
-    given["dtype"] = given.get("dtype") or keras.backend.standardize_dtype(value.dtype)
-    original(**given)
-    return True
+        return np.array(keras.ops.convert_to_numpy(value))
+    except Exception:  # each framework raises an error of its own
+        return None
+
+
+def _later(given: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments that make a variable of a value in a scope: made when that has ended.
+
+    There Keras takes variables with an initializer alone, as layers have them. A value that is
+    only known when the step runs cannot be kept: `None`.
+    """
+    value = _known(given["initializer"])
+    if value is None:
+        return None
+    dtype = given.get("dtype") or keras.backend.standardize_dtype(value.dtype)
+
+    def initialize(shape: Any, dtype: Any = None) -> Any:
+        del shape
+        return keras.ops.convert_to_tensor(value, dtype)
+
+    return {**given, "initializer": initialize, "shape": value.shape, "dtype": dtype}

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar
 
 import jax
@@ -41,9 +41,30 @@ def user_code(function: _F) -> _F:
     return function
 
 
-def watch() -> AbstractContextManager[Watched]:
+@contextmanager
+def watch(layers: Iterable[Any] = ()) -> Generator[Watched]:
     """See `Backend.watch`."""
-    return watch_keras_variables(change_in_place=False)
+    unbuilt = [layer for layer in layers if not layer.built]
+    builds = [layer.build for layer in unbuilt]
+    for layer, build in zip(unbuilt, builds, strict=True):
+        layer.build = _computed_at_once(build)
+    try:
+        with watch_keras_variables(change_in_place=False) as watched:
+            yield watched
+    finally:
+        for layer, build in zip(unbuilt, builds, strict=True):
+            layer.build = build
+
+
+def _computed_at_once(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `build` of a layer, without anything in it traced: it knows shapes alone."""
+
+    @functools.wraps(build)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.ensure_compile_time_eval():
+            return build(*args, **kwargs)
+
+    return run
 
 
 def is_rehearsing() -> bool:
@@ -121,7 +142,7 @@ def compile(
     return Function(function, variables, mode, is_probe)
 
 
-@cache
+@functools.cache
 def _brief_options() -> dict[str, Any] | None:
     """Return what makes compiling for a CPU four times as fast, for code that runs a few times.
 

@@ -3,7 +3,7 @@
 
 import functools
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +20,9 @@ from perigee._typing import Tree
 
 
 @contextmanager
-def watch() -> Generator[Watched]:
+def watch(layers: Iterable[Any] = ()) -> Generator[Watched]:
     """See `Backend.watch`: variables of Keras hold one of TensorFlow, so one place sees both."""
+    del layers
     watched = Watched()
 
     def creator(next_creator: Callable[..., Any], **arguments: Any) -> Any:

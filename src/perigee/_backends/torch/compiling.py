@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -30,8 +30,9 @@ def user_code(function: _F) -> _F:
     return function
 
 
-def watch() -> AbstractContextManager[Watched]:
+def watch(layers: Iterable[Any] = ()) -> AbstractContextManager[Watched]:
     """See `Backend.watch`."""
+    del layers
     return watch_keras_variables(change_in_place=True)
 
 
