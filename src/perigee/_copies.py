@@ -13,7 +13,8 @@ from perigee._errors import ArgumentError, ModelCopyError
 _L = TypeVar("_L", bound=keras.Layer)
 
 _NO_SETTINGS = {
-    *("name", "seed", "built", "training", "loss", "stop_training"),
+    *("name", "seed", "built", "training", "loss"),
+    *("stop_training", "stop_evaluating", "stop_predicting"),
     *("train_function", "test_function", "predict_function"),
 }
 """Attributes of Keras that may differ: seeds are copied as state, the rest changes no result."""
@@ -51,9 +52,10 @@ def copy_of(model: _L) -> _L:
         raise _error(model, f"Keras cannot make it anew ({reason})") from error
     _refuse_unlike(model, copy)
     _copy_trainable(model, copy)
-    values = _state.snapshot(model.variables)  # waits for the device
-    _state.restore(copy.variables, values)
-    for variable, value in zip(copy.variables, values, strict=True):
+    values = _state.snapshot(_state.variables_of(model))  # waits for the device
+    copied = _state.variables_of(copy)
+    _state.restore(copied, values)
+    for variable, value in zip(copied, values, strict=True):
         if _state.snapshot([variable])[0].tobytes() != value.tobytes():
             raise _error(model, f"{variable.path!r} did not take the value that it was given")
     return copy
@@ -67,7 +69,7 @@ def _refuse_unlike(model: keras.Layer, copy: Any) -> None:
     """Refuse what was made anew if it is not the same thing, or not a second one."""
     if type(copy) is not type(model):
         raise _error(model, f"Keras makes it anew as a {type(copy).__name__}")
-    ours, theirs = model.variables, copy.variables
+    ours, theirs = _state.variables_of(model), _state.variables_of(copy)
     if {id(v) for v in ours} & {id(v) for v in theirs}:
         raise _error(model, "the second one would share its variables")
     if len(ours) != len(theirs):

@@ -52,6 +52,7 @@ class Rehearsal:
         metrics: Metrics that the step updates, by the name under which they are logged.
         updated: For each optimizer by path, the variables that it updates.
         written: Variables that the step assigns.
+        carried: Of these, state inside layers that Keras does not list, draws left out.
         volatile: Attribute paths of Python values that the step itself changes.
         called_losses: Whether the step called Keras loss objects.
         predicted: What `predict_step` returned, as `KerasTensor`s where it is tensors.
@@ -66,6 +67,7 @@ class Rehearsal:
     metrics: Mapping[str, keras.Metric]
     updated: Mapping[str, Sequence[Any]]
     written: Sequence[Any]
+    carried: Sequence[Any]
     volatile: frozenset[str]
     called_losses: bool
     predicted: Tree
@@ -77,8 +79,10 @@ class Rehearsal:
     def uncovered(self) -> list[str]:
         """Names of trainable variables that no optimizer updates."""
         covered = {id(v) for variables in self.updated.values() for v in variables}
+        covered |= {id(v) for v in self.carried}
         entries = self.tracked.entries
-        return [e.name for e in entries if e.kind == "trainable" and id(e.variable) not in covered]
+        kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
+        return [e.name for e in kinds if e.variable.trainable and id(e.variable) not in covered]
 
 
 def rehearse(
@@ -109,7 +113,8 @@ def rehearse(
     before = _state.track(step)
     _prepare_loss_scale(step, before)
     recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
-    with undone(before.variables) as undo, _backends.current().watch(listening) as watch:
+    watching = _backends.current().watch(listening, layers_of(before))
+    with undone(before.variables) as undo, watching as watch:
         recorder.made = undo.made = watch.made
         recorder.is_global_seed = undo.is_global_seed
         loops_well = _run(step, method, batch, recorder, before, computes)
@@ -118,6 +123,7 @@ def rehearse(
         _refuse_unheld(after, recorder)
         _refuse_kept_tensors(before, after)
         written = _written(before, after, recorder, undo)
+        recorder.refuse_untrained(written)
     if _is_split(step):
         _refuse_samples(recorder)
         _refuse_counts(step, method, batch, after, written)
@@ -138,6 +144,7 @@ def rehearse(
         metrics=_logged_names(recorder, built),
         updated={built.path_of(o): v for o, v in recorder.updates},
         written=written,
+        carried=_carried(built, written),
         volatile=_volatile(before, after),
         called_losses=recorder.called_losses,
         predicted=recorder.predicted,
@@ -308,6 +315,15 @@ def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Und
     ids = {id(v) for v in changed} | recorder.assigned
     seed = [] if undo.global_seed is None else [undo.global_seed[0]]
     return [*(v for v in after.variables if id(v) in ids), *seed]
+
+
+def _carried(tracked: Tracked, written: Sequence[Any]) -> list[Any]:
+    """Return what a step writes of the state inside layers that Keras does not list."""
+    models = tracked.models.values()
+    unlisted = {id(v) for model in models for v in _state.variables_of(model)}
+    unlisted -= {id(v) for model in models for v in model.variables}
+    unlisted -= {id(v) for v in tracked.of_kind("seed")}
+    return [variable for variable in written if id(variable) in unlisted]
 
 
 def _volatile(before: Tracked, after: Tracked) -> frozenset[str]:

@@ -99,14 +99,31 @@ class StepRecorder:
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
         self._late_read: str | None = None
+        self._read: list[Any] = []
+        self._unlisted: dict[int, Any] = {}
 
     def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
         tracked = _state.track(self._step)
         copies = _backends.current().copies
-        known = {id(copy) for v in tracked.variables for copy in copies(v)}
-        known |= {id(v.value) for v in tracked.variables} | {id(v) for v in tracked.variables}
+        listed = [entry.variable for entry in tracked.entries if entry.is_listed]
+        known = {id(copy) for v in listed for copy in copies(v)}
+        known |= {id(v.value) for v in listed} | {id(v) for v in listed}
         known |= {id(v) for v, _ in self.made}  # refused as made in the step, when it has run
-        untracked = [v for v in read if id(v) not in known]
+        self._unlisted |= {
+            id(each): entry.variable
+            for entry in tracked.entries
+            if not entry.is_listed
+            for each in (entry.variable.value, *copies(entry.variable))
+        }
+        self._read += [v for v in read if id(v) not in known]
+        untracked = [v for v in self._read if id(v) not in self._unlisted]
+        if untracked:
+            raise UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
+
+    def refuse_untrained(self, written: Sequence[Any]) -> None:
+        """Refuse what an objective reads as if it were trained, unless the step assigns it."""
+        assigned = {id(variable) for variable in written}
+        untracked = [v for v in self._read if id(self._unlisted[id(v)]) not in assigned]
         if untracked:
             raise UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
 

@@ -1,12 +1,18 @@
 """What a Step holds: its objects and variables, found and named by attribute path."""
 
 import copy
+import dataclasses
 import random
 import re
-from collections import Counter
+import sys
+import sysconfig
+from collections import Counter, deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import keras
@@ -41,12 +47,16 @@ class Entry:
         name: For people: the attribute path and the variable's own path in the owner.
         variable: The variable itself.
         kind: What it is for.
+        is_listed: Whether Keras lists it among the variables of its layer, or the Step holds it
+            itself. Keras does not list the states of recurrent layers, nor what layers hold where
+            it does not look.
     """
 
     key: str
     name: str
     variable: Any
     kind: Kind
+    is_listed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,8 @@ def track(root: Holder) -> Tracked:
     """Find everything that `root` holds.
 
     Attributes are searched in the order in which they were set, also inside lists, tuples, dicts
-    and other Steps. An object reached twice belongs to the first path.
+    and other Steps. An object reached twice belongs to the first path. State that layers hold and
+    Keras does not list comes last, so that it takes nothing from another path.
 
     Raises:
         ForeignKerasError: If it holds an object of Keras 2.
@@ -167,6 +178,8 @@ class _Search:
             self._variable(value.state, path, 0, "seed")
         elif isinstance(value, keras.Variable):
             self._variable(value, path, 0, "trainable" if value.trainable else "variable")
+        elif (adapted := _backends.current().as_keras_variable(value)) is not None:
+            self._variable(adapted, path, 0, "variable")
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 self.value(item, _join(path, str(key)))
@@ -201,6 +214,13 @@ class _Search:
             # Where it stands, since its name may be one that Keras made up.
             self._metric(metric, _join(path, metric.name), place=_join(path, f"metrics/{index}"))
 
+    def unlisted(self) -> None:
+        """Add the state inside layers that Keras does not list."""
+        for path, layer in self.models.items():
+            for index, (_, variable, kind) in enumerate(_unlisted(layer)):
+                place = _join(path, "unlisted")
+                self._variable(variable, path, index, kind, layer.name, place, is_listed=False)
+
     def _optimizer(self, optimizer: Any, path: str) -> None:
         if id(optimizer) in self._seen:
             return
@@ -225,6 +245,7 @@ class _Search:
         kind: Kind,
         within: str = "",
         place: str | None = None,
+        is_listed: bool = True,
     ) -> None:
         if id(variable) in self._seen:
             return
@@ -232,12 +253,13 @@ class _Search:
         own = variable.path.removeprefix(f"{within}/") if within else variable.name
         name = _join(path, own) if within else path
         # The name comes last, when it is known which variables slots may belong to.
-        self.entries.append(Entry(f"{place or path}/{index}", name, variable, kind))
+        self.entries.append(Entry(f"{place or path}/{index}", name, variable, kind, is_listed))
 
 
 def _searched(root: Holder) -> _Search:
     search = _Search()
     search.holder(root, "")
+    search.unlisted()
     return search
 
 
@@ -398,3 +420,80 @@ def nested_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
 
 def _may_hold_layers(value: Any) -> bool:
     return isinstance(value, keras.Layer | list | tuple | dict)
+
+
+def unlisted_state(layer: keras.Layer) -> dict[int, list[Any]]:
+    """Return the state inside a layer that Keras does not list, by the `id` of who holds it."""
+    found: dict[int, list[Any]] = {}
+    for owner, variable, _ in _unlisted(layer):
+        found.setdefault(id(owner), []).append(variable)
+    return found
+
+
+def variables_of(layer: keras.Layer) -> list[Any]:
+    """Return all variables of a layer, those at the end that Keras does not list."""
+    return [*layer.variables, *(variable for _, variable, _ in _unlisted(layer))]
+
+
+def _unlisted(layer: keras.Layer) -> list[tuple[keras.Layer, Any, Kind]]:
+    """Return what `_state_inside` finds and Keras does not list, in an order that stays."""
+    listed = {id(variable) for variable in layer.variables}
+    return [found for found in _state_inside(layer) if id(found[1]) not in listed]
+
+
+def _state_inside(layer: keras.Layer) -> Iterator[tuple[keras.Layer, Any, Kind]]:
+    """Yield each variable in the attributes of a layer and the layers inside, with its layer.
+
+    Attributes are walked in the order of their names, which is the same on every framework, also
+    through containers, dataclasses and objects of the user's own classes. Metrics and optimizers
+    are found elsewhere, or are not the layer's.
+    """
+    as_keras_variable = _backends.current().as_keras_variable
+    seen: set[int] = set()
+    waiting: list[tuple[keras.Layer, Any]] = [(layer, layer)]
+    while waiting:
+        owner, value = waiting.pop()
+        if isinstance(value, _PLAIN) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, keras.Variable):
+            yield owner, value, "variable"
+        elif isinstance(value, keras.random.SeedGenerator):
+            seen.add(id(value.state))
+            yield owner, value.state, "seed"
+        elif (adapted := as_keras_variable(value)) is not None:
+            yield owner, adapted, "variable"
+        else:
+            owner = value if isinstance(value, keras.Layer) else owner
+            waiting += [(owner, member) for member in reversed(_members(value))]
+
+
+def _members(value: Any) -> list[Any]:
+    """Return what a layer, a container or an object of a user's class holds, in order."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, list | tuple | deque):
+        return list(value)
+    if isinstance(value, Holder | keras.Metric | keras.optimizers.Optimizer | type):
+        return []
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, each.name, None) for each in dataclasses.fields(value)]
+    if isinstance(value, _SEARCHED) or _is_own_class(type(value)):
+        held = getattr(value, "__dict__", {})
+        return [held[name] for name in sorted(held)]
+    return []
+
+
+_SEARCHED = keras.Layer | keras.losses.Loss | SimpleNamespace
+"""Classes of Keras and Python whose objects may hold state of a layer."""
+
+
+@cache
+def _is_own_class(kind: type) -> bool:
+    """Tell whether a class is neither Python's nor one of an installed package."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    if file is None:
+        return kind.__module__ == "__main__"
+    parts = Path(file).parts
+    is_installed = "site-packages" in parts or "dist-packages" in parts
+    return not is_installed and not Path(file).is_relative_to(sysconfig.get_path("stdlib"))

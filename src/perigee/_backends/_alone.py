@@ -50,3 +50,8 @@ def read(variable: Any) -> np.ndarray:
 def write(variable: Any, value: np.ndarray) -> None:
     """See `Backend.write`."""
     variable.assign(value)
+
+
+def as_keras_variable(value: Any) -> None:
+    """See `Backend.as_keras_variable`: there are no variables but Keras's."""
+    del value

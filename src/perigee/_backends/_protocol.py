@@ -4,7 +4,7 @@ A backend differentiates, compiles and moves tensors. It iterates over no data t
 handed, opens no file but the traces that it is asked for, and logs nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -345,11 +345,20 @@ class Backend(Protocol):
         """
         ...
 
-    def watch(self, hear: Hear) -> AbstractContextManager[Watch]:
+    def watch(self, hear: Hear, layers: Iterable[Any] = ()) -> AbstractContextManager[Watch]:
         """Record the variables that are created, for as long as the context is open.
 
         Args:
             hear: Listens to methods of Keras.
+            layers: Those that may be built meanwhile. Where a step is traced, the values that
+                they make variables of are computed at once.
+        """
+        ...
+
+    def as_keras_variable(self, value: Any) -> Any | None:
+        """Return a variable of the framework itself as one like Keras's: each time the same one.
+
+        It stands for the variable among those of a Step. `None` of everything else.
         """
         ...
 
@@ -508,6 +517,7 @@ class Backend(Protocol):
         variables: Sequence[Any],
         mode: Mode,
         is_probe: bool = False,
+        states: Sequence[Any] = (),
     ) -> Compiled:
         """Make `function` ready to run many times.
 
@@ -517,5 +527,9 @@ class Backend(Protocol):
             mode: How it runs.
             is_probe: Whether it runs a few times only, for what it returns: it is compiled soon
                 rather than well, and what it writes may be lost.
+            states: Of the variables, those that it carries from batch to batch unknown to Keras,
+                such as the states of recurrent layers. They may have a row for each example, so
+                the function gets batches whose sizes it knows; and they may be overwritten while
+                gradients still need what they were.
         """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 
 from perigee._errors import VariableMadeInStepError
-from perigee._listening import Hear, Talk
+from perigee._listening import Call, Hear, Talk
 
 
 @dataclass(slots=True)
@@ -26,17 +27,81 @@ def watch_keras_variables(hear: Hear, change_in_place: bool) -> Generator[Watche
     """Record the Keras variables that are created, for as long as the context is open."""
     watched = Watched()
 
-    def made(original: Any, variable: Any, *args: Any, **kwargs: Any) -> Talk:
-        try:
-            yield
-        except ValueError as error:
-            if "stateless scope" not in str(error):
-                raise
-            # Where a step is traced, Keras takes no variables with a value of their own: only
-            # those of layers that are being built, which it can make later.
-            raise VariableMadeInStepError([str(kwargs.get("name") or "a variable")]) from error
-        value = np.array(keras.ops.convert_to_numpy(variable)) if change_in_place else None
-        watched.made.append((variable, value))
+    def init(original: Any, variable: Any, *args: Any, **kwargs: Any) -> Talk:
+        given = inspect.signature(original).bind(variable, *args, **kwargs).arguments
+        made = _Made(watched.made, variable, change_in_place)
 
-    with hear(keras.Variable, "__init__", made):
+        def make() -> None:
+            try:
+                original(**made.seen(given))
+            except ValueError as error:
+                if "stateless scope" not in str(error):
+                    raise
+                later = _later(given)
+                if later is None:
+                    name = str(given.get("name") or "a variable")
+                    raise VariableMadeInStepError([name]) from error
+                original(**made.seen(later))
+
+        yield Call(make, (), {})
+        made.is_there()
+
+    with hear(keras.Variable, "__init__", init):
         yield watched
+
+
+class _Made:
+    """The initial value of a variable, which Keras may give it only when a scope has ended."""
+
+    def __init__(
+        self, made: list[tuple[Any, np.ndarray | None]], variable: Any, changes_in_place: bool
+    ) -> None:
+        self._made, self._variable = made, variable
+        self._changes_in_place = changes_in_place
+        self._place: int | None = None
+
+    def seen(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return arguments whose initializer tells what it returned, once the variable is there."""
+        initializer = given["initializer"]
+        if not self._changes_in_place or not callable(initializer):
+            return given
+
+        def initialize(shape: Any, dtype: Any = None) -> Any:
+            value = initializer(shape, dtype=dtype)
+            if self._place is not None:
+                self._made[self._place] = self._variable, _known(value)
+            return value
+
+        return {**given, "initializer": initialize}
+
+    def is_there(self) -> None:
+        """The variable was created; where it has a value, it is its initial one."""
+        self._place = len(self._made)
+        value = _known(self._variable) if self._changes_in_place else None
+        self._made.append((self._variable, value))
+
+
+def _known(value: Any) -> np.ndarray | None:
+    """Return a value on the host; `None` where it is not known, as while a step is traced."""
+    try:
+        return np.array(keras.ops.convert_to_numpy(value))
+    except Exception:  # each framework raises an error of its own
+        return None
+
+
+def _later(given: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments that make a variable of a value in a scope: made when that has ended.
+
+    There Keras takes variables with an initializer alone, as layers have them. A value that is
+    only known when the step runs cannot be kept: `None`.
+    """
+    value = _known(given["initializer"])
+    if value is None:
+        return None
+    dtype = given.get("dtype") or keras.backend.standardize_dtype(value.dtype)
+
+    def initialize(shape: Any, dtype: Any = None) -> Any:
+        del shape
+        return keras.ops.convert_to_tensor(value, dtype)
+
+    return {**given, "initializer": initialize, "shape": value.shape, "dtype": dtype}

@@ -108,7 +108,7 @@ class Blocks:
             return self._run_resident(program, resident, most)
         if self._is_stream:
             # XLA draws from no iterator.
-            return None if program.plan.mode == "xla" else self._run_stream(program, most)
+            return None if program.block_mode == "xla" else self._run_stream(program, most)
         return self._run_stack(program, most, until_due)
 
     def _run_resident(self, program: Program, resident: Resident, most: int) -> np.ndarray | None:
@@ -116,7 +116,7 @@ class Blocks:
         if first >= resident.batches:
             return None
         arrays = self._on_device(resident)
-        capabilities, mode = _backends.current().capabilities, program.plan.mode
+        capabilities, mode = _backends.current().capabilities, program.block_mode
         is_whole = mode in capabilities.fuses_ragged or (
             mode in capabilities.fuses_ragged_end
             and resident.full_batches > 0
@@ -192,7 +192,7 @@ class Blocks:
     def _run_stack(self, program: Program, most: int, until_due: int | None) -> np.ndarray | None:
         began = now()
         stack = self._room()
-        takes_smaller = program.plan.mode in _backends.current().capabilities.fuses_ragged
+        takes_smaller = program.block_mode in _backends.current().capabilities.fuses_ragged
         count = stack.fill(most, takes_smaller)
         self.data_seconds += now() - began
         if count == 0:

@@ -16,7 +16,7 @@ from perigee import _backends, _state
 from perigee._averages import Column, as_average
 from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
 from perigee._discovery import Rehearsal, rehearse
-from perigee._errors import ArgumentError, ReplicasError, ScopeError
+from perigee._errors import ArgumentError, PerigeeError, ReplicasError, ScopeError
 from perigee._execution.choice import Execution
 from perigee._execution.compiling import count_as_compiling
 from perigee._execution.plan import Plan
@@ -33,6 +33,13 @@ from perigee._updates import flush_accumulators, flush_if_full, internals
 
 _PREDICTED_BYTES = 32 * 2**20
 """Bytes of the predictions of a block at most, taking 8 for each value."""
+
+_OPEN_SIZES = (
+    "Compiled, `{}` takes batches of any size: the first axis of its tensors is open, and "
+    "`x.shape[0]` is None. It compiles for the size of the first batch. Write "
+    "`keras.ops.shape(x)[0]` for the number of rows, keep a number that never changes as an "
+    'attribute of the Step, or pass `execution="xla"`, which compiles it for each size.'
+)
 
 Nonfinite = Literal["raise", "skip", "stop"]
 """What happens when a logged value is NaN or infinite."""
@@ -97,6 +104,11 @@ class Program:
         """Whether the step runs in several processes at once."""
         peers = self._replicas or _backends.current().peers()
         return peers is not None and peers.processes > 1
+
+    @property
+    def block_mode(self) -> Mode:
+        """For which mode blocks are made: that of XLA where the sizes of batches must be known."""
+        return "xla" if self.rehearsal.carried else self.plan.mode
 
     @property
     def accumulates(self) -> bool:
@@ -210,10 +222,11 @@ class Program:
             batch: For a plan of single steps.
             sample: For a plan of blocks: arrays, the batch size, and how many full batches.
         """
-        if not self.plan.is_fused:
-            return self._single().obstacles(batch)
-        arrays, batch_size, _ = sample
-        return self.compiled_block(batch_size).obstacles(arrays, np.int32(0), np.int32(1))
+        with self._open_sizes_noted():
+            if not self.plan.is_fused:
+                return self._single().obstacles(batch)
+            arrays, batch_size, _ = sample
+            return self.compiled_block(batch_size).obstacles(arrays, np.int32(0), np.int32(1))
 
     def operations(self) -> float | None:
         """Count the floating-point operations of one step, of matrix products and convolutions.
@@ -227,7 +240,9 @@ class Program:
         if self._like is None or self.is_split or self.spans_processes:
             return None
         variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
-        compiled = _backends.current().compile(self._row, variables, self.plan.mode)
+        compiled = _backends.current().compile(
+            self._row, variables, self.plan.mode, states=self.rehearsal.carried
+        )
         try:
             count = compiled.operations(keras.tree.map_structure(_zeros, self._like))
         except Exception:  # of user code, which never met such a batch
@@ -257,11 +272,40 @@ class Program:
         It does with the steps of that call, where the device is waited for.
         """
         traces, began = compiled.traces, now()
-        result = (run or compiled)(*arguments)
+        with self._open_sizes_noted():
+            result = (run or compiled)(*arguments)
         is_traced = compiled.traces != traces
         if is_traced:
             count_as_compiling(now() - began)
         return result, is_traced
+
+    @contextmanager
+    def _open_sizes_noted(self) -> Generator[None]:
+        """Add to an error of the step that it comes of sizes which compiled code leaves open.
+
+        It does where the step can be compiled for the sizes of the first batch.
+        """
+        traces = self.traces
+        try:
+            yield
+        except Exception as error:
+            if self.traces != traces and not isinstance(error, PerigeeError) and self._fits_sized():
+                error.add_note(_OPEN_SIZES.format(self._method))
+            raise
+
+    def _fits_sized(self) -> bool:
+        """Tell whether the method can be compiled for one size, where it is for any."""
+        open_modes = _backends.current().capabilities.fuses_ragged
+        if self._like is None or self.block_mode not in open_modes:
+            return False
+        variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
+        body = self._predict if self._method == "predict_step" else self._row
+        sized = _backends.current().compile(body, variables, self.plan.mode, states=variables)
+        try:
+            sized.obstacles(keras.tree.map_structure(_zeros, self._like))
+        except Exception:  # of user code: there is another cause
+            return False
+        return True
 
     def _single(self) -> Compiled:
         body = self._predict if self._method == "predict_step" else self._row
@@ -278,7 +322,7 @@ class Program:
             lambda: _backends.current().sliced(
                 function,
                 batch_size,
-                self.plan.mode,
+                self.block_mode,
                 self.most_steps,
                 dtypes,
                 self._until(),
@@ -290,7 +334,9 @@ class Program:
         compiled = self._compiled.get(key)
         if compiled is None:
             variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
-            compiled = _backends.current().compile(make(), variables, self.plan.mode)
+            compiled = _backends.current().compile(
+                make(), variables, self.plan.mode, states=self.rehearsal.carried
+            )
             self._compiled[key] = compiled
         return compiled
 

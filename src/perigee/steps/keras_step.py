@@ -18,7 +18,7 @@ from perigee._errors import (
     OutputsError,
 )
 from perigee._frame import Method, Watch, current_frame
-from perigee._listening import Call, Talk, listening
+from perigee._listening import Call, Returned, Talk, listening
 from perigee._recorder import StepRecorder
 from perigee._step import Step
 from perigee._typing import Batch, Tensor, Tree
@@ -169,7 +169,7 @@ class KerasStep(Step):
         trackers = [value for value in vars(model).values() if _has_trackers(value)]
         if is_new or not all(getattr(tracker, "built", True) for tracker in trackers):
             # What is assigned within a scope is given up; what is made stays.
-            with keras.StatelessScope():
+            with _backends.current().watch(listening, ), keras.StatelessScope():
                 y_pred = model(x, training=False)
             weights = [(variable, variable.value) for variable in model.trainable_variables]
             with keras.StatelessScope(weights):  # penalties are taken of these
@@ -212,7 +212,8 @@ class KerasStep(Step):
         backend = keras.backend.backend()
         model: Any = self.model
         if backend == "jax":
-            return self._run_stateless(method, batch)
+            with _all_state_listed(self.model):
+                return self._run_stateless(method, batch)
         if backend == "torch":
             is_training = method == "train_step"
             if model.training != is_training:
@@ -246,6 +247,35 @@ class KerasStep(Step):
         if group == "optimizer":
             return [] if self.model.optimizer is None else list(self.model.optimizer.variables)
         return list(getattr(self.model, f"{group}_variables"))
+
+
+@contextmanager
+def _all_state_listed(model: keras.Model) -> Generator[None]:
+    """Let Keras list state that it overlooks, so that its stateless methods hand it in and out.
+
+    Each layer lists its own, for a step may take the variables of a model apart by layers.
+    """
+    unlisted = _state.unlisted_state(model)
+    if not unlisted:
+        yield
+        return
+
+    def lists_all(original: Any, layer: keras.Layer) -> Talk:
+        listed = yield
+        known = {id(variable) for variable in listed}
+        own = (v for v in unlisted.get(id(layer), ()) if id(v) not in known)
+        return Returned([*listed, *own])
+
+    # What Keras does not list it does not train.
+    trainable = [v for own in unlisted.values() for v in own if v.trainable]
+    for variable in trainable:
+        variable.trainable = False
+    try:
+        with listening(keras.Layer, "variables", lists_all):
+            yield
+    finally:
+        for variable in trainable:
+            variable.trainable = True
 
 
 class _Parts(Mapping[str, Any]):

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -22,7 +22,7 @@ from perigee._backends.jax.profiling import operations_in
 from perigee._backends.jax.scopes import Scope
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
-from perigee._listening import Hear
+from perigee._listening import Hear, Talk
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -50,9 +50,20 @@ def inlined(value: Any) -> Any:
     return value
 
 
-def watch(hear: Hear) -> AbstractContextManager[Watched]:
+@contextmanager
+def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
     """See `Backend.watch`."""
-    return watch_keras_variables(hear, change_in_place=False)
+    with ExitStack() as stack:
+        for layer in layers:
+            if not layer.built:
+                stack.enter_context(hear(layer, "build", _computed_at_once))
+        yield stack.enter_context(watch_keras_variables(hear, change_in_place=False))
+
+
+def _computed_at_once(original: Any, *args: Any, **kwargs: Any) -> Talk:
+    """Build a layer without anything in it traced: it knows shapes alone."""
+    with jax.ensure_compile_time_eval():
+        yield
 
 
 def is_rehearsing() -> bool:
@@ -118,13 +129,21 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
+    function: Callable[..., Tree],
+    variables: Sequence[Any],
+    mode: Mode,
+    is_probe: bool = False,
+    states: Sequence[Any] = (),
 ) -> Function:
-    """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager."""
+    """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager.
+
+    States are variables like others: every size is known, and nothing is overwritten in place.
+    """
+    del states
     return Function(function, variables, mode, is_probe)
 
 
-@cache
+@functools.cache
 def _brief_options() -> dict[str, Any] | None:
     """Return what makes compiling for a CPU four times as fast, for code that runs a few times.
 

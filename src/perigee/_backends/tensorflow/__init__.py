@@ -11,6 +11,7 @@ from perigee._backends.tensorflow import (
     profiling,
     replicas,
     tensors,
+    variables,
 )
 
 BACKEND = Room(
@@ -30,5 +31,6 @@ BACKEND = Room(
     profiling,
     blocks,
     replicas,
+    variables,
     _placement,
 )

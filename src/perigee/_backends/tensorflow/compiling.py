@@ -5,7 +5,7 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -24,11 +24,12 @@ from perigee._typing import Tree
 
 
 @contextmanager
-def watch(hear: Hear) -> Generator[Watched]:
+def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
     """See `Backend.watch`: variables of Keras hold one of TensorFlow, so one place sees both.
 
     Summaries are left out meanwhile: the step will write them itself when it counts.
     """
+    del layers
     watched = Watched()
 
     def creator(next_creator: Callable[..., Any], **arguments: Any) -> Any:
@@ -169,10 +170,14 @@ def _as_specified(spec: Any, value: Any) -> Any:
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
+    function: Callable[..., Tree],
+    variables: Sequence[Any],
+    mode: Mode,
+    is_probe: bool = False,
+    states: Sequence[Any] = (),
 ) -> "Function":
     """See `Backend.compile`; TensorFlow finds the variables by itself."""
-    return Function(function, mode, is_probe)
+    return Function(function, mode, is_probe, knows_sizes=bool(states))
 
 
 def is_compiler_error(error: Exception) -> bool:
@@ -185,14 +190,23 @@ class Function:
 
     The first axis of every tensor is left open, so that a ragged last batch needs no second
     trace; an axis that turns out to vary is opened when it does. XLA needs every size, so there
-    each size is compiled anew.
+    each size is compiled anew. So it is where the function carries states with a row for each
+    example: recurrent layers check a batch against theirs by the size that is known, and where
+    none is, a last batch of one row would be spread over all of them.
     """
 
-    def __init__(self, function: Callable[..., Tree], mode: Mode, is_probe: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Tree],
+        mode: Mode,
+        is_probe: bool = False,
+        knows_sizes: bool = False,
+    ) -> None:
         self.traces = 0
         self._function = function
         self._mode: Mode = mode
         self._is_probe = is_probe
+        self._knows_sizes = knows_sizes or mode == "xla"
         self._error: BaseException | None = None
         self._compiled_for: set[Any] = set()
         self._programs: dict[Any, _Program] = {}
@@ -290,7 +304,8 @@ class Function:
         key = (_structure(arguments), places, static)
         program = self._programs.get(key)
         if program is None:
-            program = _Program(self._untraced(arguments, places, static), self._mode)
+            untraced = self._untraced(arguments, places, static)
+            program = _Program(untraced, self._mode, self._knows_sizes)
             self._programs[key] = program
         program.take(tensors)
         return program.run, tensors
@@ -316,9 +331,10 @@ class Function:
 class _Program:
     """One structure of arguments, with the signature that covers what was seen so far."""
 
-    def __init__(self, function: Callable[..., Tree], mode: Mode) -> None:
+    def __init__(self, function: Callable[..., Tree], mode: Mode, knows_sizes: bool) -> None:
         self._function = function
         self._is_xla = mode == "xla"
+        self._knows_sizes = knows_sizes
         self._specs: list[Any] | None = None
         self._traced: Any = None
         self._of_sizes: dict[Any, Any] = {}
@@ -326,7 +342,7 @@ class _Program:
 
     def take(self, tensors: Sequence[Any]) -> None:
         """Make `run` accept these tensors, compiling anew if it did not yet."""
-        if self._is_xla:
+        if self._knows_sizes:
             self.run = self._of_these_sizes(tensors)
             return
         if self._specs is not None and all(
@@ -345,9 +361,10 @@ class _Program:
         self.run = self._traced.get_concrete_function()
 
     def _of_these_sizes(self, tensors: Sequence[Any]) -> Any:
-        """Return what XLA runs for arguments of these sizes."""
+        """Return what runs for arguments of these sizes."""
         if self._traced is None:
-            self._traced = tf.function(self._function, jit_compile=True, autograph=False)
+            is_xla = self._is_xla or None
+            self._traced = tf.function(self._function, jit_compile=is_xla, autograph=False)
         sizes = tuple(map(_type_of, tensors))
         if sizes not in self._of_sizes:
             self._of_sizes[sizes] = self._traced.get_concrete_function(*tensors)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
+from perigee._backends.torch.gradients import kept_for_gradients
 from perigee._backends.torch.tensors import tensors
 from perigee._listening import Hear
 from perigee._typing import Tensor, Tree
@@ -35,14 +36,15 @@ def inlined(value: Any) -> Any:
     return value
 
 
-def watch(hear: Hear) -> AbstractContextManager[Watched]:
+def watch(hear: Hear, layers: Iterable[Any] = ()) -> AbstractContextManager[Watched]:
     """See `Backend.watch`."""
+    del layers
     return watch_keras_variables(hear, change_in_place=True)
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
     """See `Backend.rehearse`."""
-    with torch.no_grad():
+    with torch.no_grad(), kept_for_gradients(None):
         function()
     return True
 
@@ -72,10 +74,14 @@ def streamed(
 
 
 def compile(
-    function: Callable[..., Tree], variables: Sequence[Any], mode: Mode, is_probe: bool = False
+    function: Callable[..., Tree],
+    variables: Sequence[Any],
+    mode: Mode,
+    is_probe: bool = False,
+    states: Sequence[Any] = (),
 ) -> Function:
     """See `Backend.compile`."""
-    return Function(function)
+    return Function(function, None if is_probe else states)
 
 
 def is_compiler_error(error: Exception) -> bool:
@@ -87,13 +93,13 @@ def is_compiler_error(error: Exception) -> bool:
 class Function:
     """A function run as it is; only what is differentiated is recorded."""
 
-    def __init__(self, function: Callable[..., Tree]) -> None:
+    def __init__(self, function: Callable[..., Tree], states: Sequence[Any] | None) -> None:
         self.traces = 0
-        self._function = function
+        self._function, self._states = function, states
 
     def __call__(self, *arguments: Tree) -> Tree:
         """Run the function."""
-        with torch.no_grad():
+        with torch.no_grad(), kept_for_gradients(self._states):
             return self._function(*tensors(arguments))
 
     def begin(self, *arguments: Tree) -> Any:

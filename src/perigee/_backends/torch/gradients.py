@@ -28,6 +28,45 @@ def _recording() -> Generator[bool]:
         _depth -= 1
 
 
+@contextmanager
+def kept_for_gradients(states: Sequence[Any] | None) -> Generator[None]:
+    """Let states be overwritten before the gradients are taken that need what they were.
+
+    A recurrent layer assigns its new state in place, and torch refuses gradients through the old
+    one then. What is overwritten against the rules elsewhere is refused as ever.
+
+    Args:
+        states: Variables, copied where a gradient needs them; `None` copies all that is not
+            differentiated itself, where the states are not known yet.
+    """
+    if states is not None and not states:
+        yield
+        return
+
+    def is_state(tensor: Tensor) -> bool:
+        if states is None:
+            return not tensor.requires_grad
+        place = tensor.untyped_storage().data_ptr()
+        return any(place == state.value.untyped_storage().data_ptr() for state in states)
+
+    def keep(tensor: Tensor) -> tuple[Tensor, int]:
+        kept = tensor.detach().clone() if is_state(tensor) else tensor
+        return kept, kept._version
+
+    def give(kept: tuple[Tensor, int]) -> Tensor:
+        tensor, version = kept
+        if tensor._version != version:  # which torch does not look at in what hooks keep
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an "
+                f"inplace operation: {tensor.type()} {list(tensor.shape)} is at version "
+                f"{tensor._version}; expected version {version} instead."
+            )
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, give):
+        yield
+
+
 def differentiate(
     function: Callable[[], tuple[Tensor, Tree]], variables: Sequence[Any]
 ) -> tuple[Tree, list[Tensor | None], list[Any]]:
