@@ -76,6 +76,7 @@ class Evidence:
         self.training: Recording = Recording()
         self.numbers: set[str] = set()
         self._inferences: dict[int, _Inference] = {}
+        self._checks = labels.LossChecks()
 
     def rehearse(self) -> None:
         """Run `train_step` twice: what it builds is there the second time.
@@ -83,7 +84,7 @@ class Evidence:
         Raises:
             PerigeeError: For what is certainly wrong.
         """
-        observers = (labels.check,)
+        observers = (self._checks,)
         record(self.step, "train_step", self.batch, self.tracked, observers, computes=False)
         before = self.tracked.plain
         self.training = record(self.step, "train_step", self.batch, self.tracked, observers)

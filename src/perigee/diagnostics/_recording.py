@@ -19,17 +19,11 @@ from perigee._discovery import Rehearsal, rehearse
 from perigee._errors import UnusedVariablesError
 from perigee._frame import Method, current_frame
 from perigee._gradients import Gradients
+from perigee._losses import BY_HAND, loss_like
 from perigee._recorder import LossCall, Observer, StepRecorder, patched
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._typing import Batch
-
-_BY_HAND: Mapping[str, type[keras.losses.Loss]] = {
-    "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
-    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
-    "binary_crossentropy": keras.losses.BinaryCrossentropy,
-}
-"""Functions of `keras.ops` that compute what a loss object does."""
 
 DRAWING = (
     kl.Dropout,
@@ -198,12 +192,6 @@ def record(
     return recording
 
 
-def loss_like(name: str, arguments: Mapping[str, Any]) -> keras.losses.Loss | None:
-    """Return the loss object that computes what a function of `keras.ops` was asked for."""
-    is_usual = arguments.get("axis", -1) == -1
-    return _BY_HAND[name](from_logits=arguments.get("from_logits", False)) if is_usual else None
-
-
 class _Listening:
     def __init__(
         self, step: Step, tracked: Tracked, recording: Recording, observers: Sequence[Observer]
@@ -234,7 +222,7 @@ class _Listening:
             enter(patched(Step, "gradients", self._gradients))
             enter(patched(Step, "apply", self._apply))
             enter(patched(np.random, "default_rng", self._generator))
-            for name in _BY_HAND:
+            for name in BY_HAND:
                 enter(patched(keras.ops, name, partial(self._function, name)))
             for optimizer in self._tracked.optimizers.values():
                 enter(patched(optimizer, "apply", partial(self._raw_apply, optimizer)))

@@ -16,6 +16,7 @@ from perigee._errors import (
     FrozenSinceBuiltError,
     LossNotScaledError,
     OutputsError,
+    refuse,
 )
 from perigee._frame import Method, Watch, current_frame
 from perigee._recorder import StepRecorder, patched
@@ -109,7 +110,7 @@ class KerasStep(Step):
             for optimizer, seen in updates.items():
                 path = _state.track(self).path_of(optimizer)
                 if seen.is_applied and not seen.is_scaled and _divides(optimizer):
-                    raise LossNotScaledError(path)
+                    refuse(LossNotScaledError(path), self.ignore_findings)
                 if seen.is_applied and seen.variables is None:
                     seen.variables = list(self.model.trainable_variables)
                 # Accumulating, an optimizer that is applied by the model itself is refused.
