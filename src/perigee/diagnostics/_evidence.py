@@ -91,6 +91,10 @@ class Evidence:
         numbers = {path for path, value in before.items() if isinstance(value, int | float)}
         self.numbers = {path for path in numbers if self.tracked.plain.get(path) != before[path]}
 
+    def is_right(self, loss: Any) -> bool:
+        """Tell whether a loss got probabilities for scores, and is right all the same."""
+        return id(loss) in self._checks.right
+
     @property
     def tracked(self) -> Tracked:
         """What the Step holds."""

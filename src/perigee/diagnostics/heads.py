@@ -1,7 +1,8 @@
 """PG225, WrongHead: a last activation that does not fit a loss which expects logits.
 
 Logits take any value. After a ReLU no class can be ruled out: none has a score below 0. After a
-sigmoid the loss applies another one, and no prediction can be sure.
+sigmoid the loss applies another one, and no prediction can be sure. On TensorFlow Keras looks for
+the scores behind a sigmoid or a softmax; where it finds them the loss is right, and this is a hint.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 Finding(
                     code="PG225",
                     name="WrongHead",
-                    severity="warning",
+                    severity="hint" if evidence.is_right(seen.by) else "warning",
                     happened=f"{computation_of(seen.by).name} expects logits and gets what "
                     f"{layer.name!r} returns after {activation}: {output.min():.3g}.."
                     f"{output.max():.3g}, never {_BOUND[activation]}.",

@@ -38,27 +38,35 @@ class LossChecks:
     Attributes:
         may_mix: Whether labels `(batch,)` met predictions `(batch, 1)`, or the reverse, in a loss
             of the user's that Keras does not bring to one rank: a probe tells what it does.
+        right: Losses that expect scores, got probabilities, and have the right value all the same:
+            Keras found the scores behind them. By id.
     """
 
     def __init__(self) -> None:
         self.may_mix = False
+        self.right: dict[int, Any] = {}
 
     def __call__(self, call: LossCall) -> None:
         """Look at one call."""
-        check(call)
         what = computation_of(call.loss)
+        check(call, what, lambda: self.right.update({id(call.loss): call.loss}))
         if what.is_own and not what.is_aligned:
             shapes = [tuple(getattr(part, "shape", ())) for part in (call.y_true, call.y_pred)]
             lower, higher = sorted(shapes, key=len)
             self.may_mix |= len(lower) == 1 and len(higher) == 2 and higher[-1] == 1
 
 
-def check(call: LossCall) -> None:
+def check(call: LossCall, what: Computation, is_right: Callable[[], None]) -> None:
     """Refuse a call of a Keras loss whose labels or predictions cannot be meant.
 
     What a loss of the user's takes is known to its author alone.
+
+    Args:
+        call: The call.
+        what: What its loss computes.
+        is_right: Called where probabilities are taken for scores and the value is right.
     """
-    y_true, y_pred, what = call.y_true, call.y_pred, computation_of(call.loss)
+    y_true, y_pred = call.y_true, call.y_pred
     if what.is_own or not (hasattr(y_true, "shape") and hasattr(y_pred, "shape")):
         return
     ignored = ignored_codes()
@@ -69,8 +77,8 @@ def check(call: LossCall) -> None:
     mask = mask_of(y_pred) if what.kind in SPARSE else None
     seen = (y_true, y_pred) if mask is None else (y_true, y_pred, mask)
     look(seen, partial(_check_values, what, ignored))
-    if what.kind in SPARSE | CATEGORICAL:
-        _look_at_scale(what, y_true, y_pred, partial(_check_scale, what, ignored))
+    if what.kind in SPARSE | CATEGORICAL or (what.kind in BINARY and what.from_logits):
+        _look_at_scale(what, y_true, y_pred, partial(_check_scale, what, ignored, is_right))
 
 
 def _of_shapes(
@@ -172,7 +180,10 @@ def _look_at_scale(what: Computation, y_true: Any, y_pred: Any, at: Callable[...
     """
     try:
         y_pred = ops.convert_to_tensor(y_pred, dtype=keras.backend.floatx())
-        weights = y_pred / ops.sum(y_pred, axis=what.axis, keepdims=True)
+        # Another tensor in any case: what Keras keeps with the first one is not kept with it.
+        is_binary = what.kind in BINARY
+        size = 1.0 if is_binary else ops.sum(y_pred, axis=what.axis, keepdims=True)
+        weights = y_pred / size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras warns of the same, in the call that is watched
             values = what.values(y_true, y_pred)
@@ -185,6 +196,7 @@ def _look_at_scale(what: Computation, y_true: Any, y_pred: Any, at: Callable[...
 def _check_scale(
     what: Computation,
     ignored: Collection[str],
+    is_right: Callable[[], None],
     pred: np.ndarray,
     values: np.ndarray,
     meant: np.ndarray,
@@ -193,19 +205,25 @@ def _check_scale(
     if not pred.size or not np.isfinite(pred).all():
         return
     low, high = float(pred.min()), float(pred.max())
-    if what.from_logits:
+    if what.from_logits and (not _in_unit(pred) or pred.size < 2):
+        return
+    if what.from_logits and what.kind not in BINARY:
         # One row that sums to 1 is a chance; a batch of them, of several classes each, is a
         # softmax.
         sums = pred.sum(axis=what.axis)
-        is_distribution = bool(_in_unit(pred) and np.all(np.abs(sums - 1) < _SUM_TOLERANCE))
-        if not is_distribution or sums.size < 2 or pred.shape[what.axis] < 2:
+        if np.any(np.abs(sums - 1) > _SUM_TOLERANCE) or sums.size < 2 or pred.shape[what.axis] < 2:
             return
-    elif _in_unit(pred):
+    if not what.from_logits and _in_unit(pred):
         return
-    comparable = (meant > _KNOWN[0]) & (meant < _KNOWN[1])
-    if low >= 0 and np.allclose(values[comparable], meant[comparable], _SAME, 0):
-        return
-    refuse(LogitsError(what.name, bool(what.from_logits), low, high), ignored)
+    if low >= 0:
+        known = (meant > _KNOWN[0]) & (meant < _KNOWN[1])
+        if not known.any():
+            return
+        if np.allclose(values[known], meant[known], _SAME, 0):
+            is_right()
+            return
+    if what.kind not in BINARY:  # scores between 0 and 1 are scores as well
+        refuse(LogitsError(what.name, bool(what.from_logits), low, high), ignored)
 
 
 def _in_unit(pred: np.ndarray) -> bool:
