@@ -3,7 +3,7 @@
 python docs/generate_errors.py
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -20,6 +20,22 @@ Every error that Perigee raises on its own account, and every finding that it te
 a message of four parts: what happened (with the values that were seen), what was expected, how to
 fix it, and where to read more. `perigee explain CODE` prints what a page here says. An exception
 that your own code raises comes out as it is, with a note that says at which step it happened.
+"""
+
+REFUSALS = """\
+## What shows an error, and which can be turned off
+
+What `fit` and its like refuse about a program rests on what the program did or was given, as this
+table says; arguments and files are left out. Where a right program may do the same, "yes" in the
+last column says that `ignore_findings = ("PG104",)` in the Step, or `ignore_findings=["PG104"]` of
+`keras_fit`, turns the error off. A finding can always be turned off so.
+"""
+
+TURNED_OFF = """\
+## Where it is meant
+
+`ignore_findings = ("{code}",)` in a Step, or `ignore_findings=["{code}"]` of `pg.keras_fit`, turns
+it off. What `check` says of it is left out as of a finding: [Check](../check.md).
 """
 
 LEFT_OUT = """\
@@ -52,7 +68,7 @@ def write() -> None:
     print(f"errors.md and {len(pages) - 1} codes")
 
 
-def _index(pages: Iterable[Page]) -> str:
+def _index(pages: Collection[Page]) -> str:
     parts = [INTRODUCTION]
     for subject, of_subject in groupby(pages, key=lambda page: page.subject):
         if subject:
@@ -62,7 +78,18 @@ def _index(pages: Iterable[Page]) -> str:
             for page in of_subject
         ]
         parts.append("\n".join(["| code | name | says |", "|---|---|---|", *rows, ""]))
-    return "\n".join(parts)
+    return "\n".join([*parts, REFUSALS, *_refusals(pages)]) + "\n"
+
+
+def _refusals(pages: Iterable[Page]) -> list[str]:
+    """Return the table of errors about programs: what shows each, and whether it can be off."""
+    rows = [
+        f"| {page.code} | {page.name} | {page.shown_by} | "
+        f"{'yes' if page.can_be_ignored else 'no'} |"
+        for page in pages
+        if page.shown_by
+    ]
+    return ["| code | name | shown by | can be turned off |", "|---|---|---|---|", *rows]
 
 
 def _page(page: Page) -> str:
@@ -74,6 +101,8 @@ def _page(page: Page) -> str:
     parts = [f"# {page.code}: {page.name}", kind, page.text]
     if page.is_finding:
         parts.append(LEFT_OUT.format(code=page.code).rstrip())
+    elif page.can_be_ignored:
+        parts.append(TURNED_OFF.format(code=page.code).rstrip())
     return "\n\n".join(parts) + "\n"
 
 

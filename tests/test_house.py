@@ -76,6 +76,54 @@ def test_what_is_measured_is_measured_by_the_one_timer():
     assert askers == OF_REAL_TIME
 
 
+def keras_loss_uses(source: str) -> list[int]:
+    """Lines that name a class of Keras's losses or metrics, or ask for the class of one."""
+    lines: list[int] = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(
+                value=ast.Attribute(value=ast.Name(id="keras"), attr="losses" | "metrics"),
+                attr=name,
+            ):
+                is_use = name[0].isupper() and name not in {"Loss", "Metric", "Mean", "Sum"}
+            case ast.ImportFrom(module="keras.losses" | "keras.metrics"):
+                is_use = True
+            case ast.Call(
+                func=ast.Name(id="type"), args=[ast.Attribute(attr="by" | "loss" | "metric")]
+            ):
+                is_use = True
+            case _:
+                continue
+        if is_use:
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "isinstance(loss, keras.losses.MeanSquaredError)",
+        "KINDS = (keras.metrics.AUC,)",
+        "from keras.losses import Huber",
+        "type(seen.by).__name__ == 'Huber'",
+    ],
+)
+def test_the_check_for_classes_of_losses_sees_each_way(source):
+    assert keras_loss_uses(source) != []
+
+
+def test_what_a_loss_or_metric_computes_is_asked_in_one_module_alone():
+    """A loss by name is of another class than the same loss as an object."""
+    package = ROOT / "src" / "perigee"
+    uses = {
+        str(path.relative_to(package)): lines
+        for path in SOURCES
+        if path != package / "_losses.py" and package / "_cli" / "project" not in path.parents
+        if (lines := keras_loss_uses(path.read_text(encoding="utf-8")))
+    }
+    assert uses == {}
+
+
 def test_every_module_is_named_for_what_it_holds():
     shapeless = [path for path in SOURCES if path.stem.strip("_") in SHAPELESS_NAMES]
     assert shapeless == []

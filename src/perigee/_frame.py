@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -116,3 +116,9 @@ under_way: ContextVar[Frame | None] = ContextVar("perigee_frame", default=None)
 def current_frame() -> Frame | None:
     """Return the call of a step under way, or `None` outside any."""
     return under_way.get()
+
+
+def ignored_codes() -> Collection[str]:
+    """Return the codes of what is meant in the Step whose method runs; none outside any."""
+    frame = current_frame()
+    return () if frame is None else getattr(frame.step, "ignore_findings", ())

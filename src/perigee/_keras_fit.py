@@ -53,6 +53,7 @@ def keras_fit(
     *,
     run: Run | str | PathLike[str] | None = None,
     execution: Execution | Choice = "auto",
+    ignore_findings: Sequence[str] = (),
 ) -> keras.callbacks.History:
     """Train a compiled model as `model.fit` does: same arguments, callbacks, history and weights.
 
@@ -81,6 +82,7 @@ def keras_fit(
         validation_freq: Validate every so many epochs, or after the epochs in a list.
         run: As in `pg.fit`.
         execution: As in `pg.fit`; a model compiled with `run_eagerly=True` runs eagerly.
+        ignore_findings: Codes that are meant, such as `["PG206"]`; see `Step.ignore_findings`.
 
     Returns:
         Keras's `History`: `history.history` and `history.epoch`.
@@ -112,6 +114,7 @@ def keras_fit(
     if steps_per_epoch is not None:
         adapted.params["steps"] = steps_per_epoch
     step = _step(model, class_weight)
+    step.ignore_findings = ignore_findings
     model.stop_training = False
     if epochs <= initial_epoch:
         params = {"steps": _length(x if data is None else data, size)}
@@ -152,6 +155,7 @@ def given_to_fit(
     class_weight: Mapping[int, float] | None = None,
     sample_weight: Any = None,
     steps_per_epoch: int | None = None,
+    ignore_findings: Sequence[str] = (),
 ) -> tuple[KerasStep, Any, int | None, Any]:
     """Return what `model.fit` was given as `fit` and `check` take it.
 
@@ -169,6 +173,7 @@ def given_to_fit(
         validation = keras.utils.unpack_x_y_sample_weight(validation)
         validation = _arrays(*validation) if _is_arrays(validation[0]) else validation_data
     step = KerasStep(model, class_weight=class_weight)
+    step.ignore_findings = ignore_findings
     return (step, x, None, validation) if data is None else (step, data, size, validation)
 
 

@@ -48,6 +48,7 @@ class Programs:
         self.reports: Callable[[Finding], bool] = lambda finding: True
         self._last: Program | None = None
         self._looked_at: Program | None = None
+        self._checks = diagnostics.LossChecks()
 
     def __call__(self, batch: Batch) -> Program:
         with compiling():
@@ -59,7 +60,7 @@ class Programs:
             self._method,
             batch,
             self._execution,
-            observers=diagnostics.LOSS_CALL_CHECKS,
+            observers=(self._checks,),
             accumulate=self._accumulate,
             nonfinite=self._nonfinite,
             watches=self._watches,
@@ -72,7 +73,9 @@ class Programs:
         if self._history is not None:
             if found.findings is None:
                 first = _backends.current().tensors(batch)
-                found.findings = diagnostics.after_rehearsal(self._step, found.rehearsal, first)
+                found.findings = diagnostics.after_rehearsal(
+                    self._step, found.rehearsal, first, self._checks
+                )
             self.report(found.findings)
         return found
 

@@ -19,6 +19,7 @@ from perigee._errors import (
     ReplicasError,
     SharedVariableError,
     UntrackedVariablesError,
+    refuse,
 )
 from perigee._frame import current_frame
 from perigee._gradients import Gradients
@@ -118,7 +119,8 @@ class StepRecorder:
         self._read += [v for v in read if id(v) not in known]
         untracked = [v for v in self._read if id(v) not in self._unlisted]
         if untracked:
-            raise UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
+            error = UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
+            refuse(error, self._step.ignore_findings)
 
     def refuse_untrained(self, written: Sequence[Any]) -> None:
         """Refuse what an objective reads as if it were trained, unless the step assigns it."""
@@ -154,9 +156,10 @@ class StepRecorder:
                 return
             shared = [v for v in others if id(v) in ids]
             if shared:
-                raise SharedVariableError(
+                error = SharedVariableError(
                     tracked.names_of(shared), tracked.path_of(other), tracked.path_of(optimizer)
                 )
+                refuse(error, self._step.ignore_findings)
         self.updates.append((optimizer, list(variables)))
         for variable in optimizer.variables:
             self._is_held(variable)
@@ -198,7 +201,7 @@ class StepRecorder:
     def read_losses(self, layer: keras.Layer, terms: int) -> None:
         frame = current_frame()
         if terms and frame is not None and frame.depth and frame.adds_losses:
-            raise RegularizationTwiceError(layer.name, terms)
+            refuse(RegularizationTwiceError(layer.name, terms), self._step.ignore_findings)
 
     def read_variable(self, variable: Any) -> None:
         frame = current_frame()

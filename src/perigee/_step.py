@@ -58,9 +58,9 @@ class Step(Holder):
     ...         return {"loss": self.minimize(objective, self.optimizer, self.model)}
 
     Attributes:
-        ignore_findings: Codes of findings that are meant here, such as `("PG233",)` where
-            examples of a batch are compared with each other: neither `check` nor `fit` tells of
-            them. What raises an error raises it all the same.
+        ignore_findings: Codes that are meant here, such as `("PG233",)` where examples of a batch
+            are compared with each other: neither `check` nor `fit` tells of them. It turns those
+            errors off that say so on their page, such as PG104.
     """
 
     ignore_findings: Sequence[str] = ()

@@ -55,6 +55,32 @@ def codes(answer):
     return [finding["code"] for finding in json.loads(answer.stdout)["findings"]]
 
 
+BY_NAME = """\
+model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8, activation="relu"),
+                          keras.layers.Dense(3, activation="softmax")])
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+"""
+
+
+def test_a_loss_by_name_is_what_it_computes(check):
+    healthy = check(BY_NAME + "model.fit(x, x[:, :3].argmax(axis=1), epochs=5)\n")
+    sick = check(BY_NAME + "model.fit(x, x.argmax(axis=1), epochs=5)\n", "--format", "json")
+
+    assert healthy.exit_code == 0, healthy.output
+    assert codes(sick) == ["PG205"]  # two classes more than the model has
+
+
+def test_what_is_meant_in_keras_fit_is_left_out(check):
+    wide = "model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])\n"
+    fit = wide + 'model.compile("adam", "mse")\npg.keras_fit(model, x, y'
+
+    told = check(fit + ")\n", "--format", "json")
+    left_out = check(fit + ', ignore_findings=["PG203"])\n', "--format", "json")
+
+    assert codes(told)[0] == "PG203"
+    assert "PG203" not in codes(left_out)
+
+
 def test_a_clean_file_is_left_with_0(check):
     answer = check(HEALTHY)
 

@@ -6,7 +6,13 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._errors import BroadcastError, LabelEncodingError, LabelRangeError, LogitsError
+from perigee._errors import (
+    BroadcastError,
+    LabelEncodingError,
+    LabelRangeError,
+    LogitsError,
+    PairingError,
+)
 
 ROWS, FEATURES, CLASSES = 6, 4, 3
 
@@ -77,15 +83,35 @@ def test_a_loss_of_ones_own_may_take_class_ids(x, ids, is_column):
     assert pg.fit(Classifier(Own()), (x, labels), progress="off").history["loss"]
 
 
-@pytest.mark.parametrize("labels", [(ROWS, CLASSES), (1, 1)], ids=str)
-def test_a_loss_of_ones_own_that_broadcasts_is_refused(x, refused, labels):
-    class Distance(keras.losses.Loss):
-        def call(self, y_true, y_pred):
-            return ops.mean(ops.square(y_true - y_pred), axis=-1)
+class Distance(keras.losses.Loss):
+    """Written by the user, and broadcasts."""
 
-    batch = x[: labels[0]], np.zeros(labels, "float32")
+    def call(self, y_true, y_pred):
+        return ops.mean(ops.square(y_true - y_pred), axis=-1)
 
-    refused(BroadcastError, Classifier(Distance(), units=1 if labels[1] > 1 else CLASSES), batch)
+
+def test_a_loss_of_ones_own_may_take_labels_of_another_shape(x):
+    labels = np.zeros((ROWS, 1), "float32")
+
+    assert pg.fit(Classifier(Distance()), (x, labels), progress="off").history["loss"]
+
+
+def test_a_loss_of_ones_own_in_which_every_label_meets_every_prediction_is_refused(x, refused):
+    """Keras brings what functions get to one rank, but not what `Loss.call` gets."""
+    labels = x[:, 0] - 2 * x[:, 1]
+
+    error = refused(PairingError, Classifier(Distance(), units=1), (x, labels))
+
+    assert error.code == "PG211"
+    assert error.shape == (ROWS,)
+
+
+def test_one_label_for_all_examples_is_no_fault(x):
+    step = Classifier(
+        lambda _, y_pred: keras.losses.MeanSquaredError()(ops.ones((1, 1)), y_pred), 1
+    )
+
+    assert pg.fit(step, (x, x[:, :1]), progress="off").history["loss"]
 
 
 def test_class_ids_for_a_loss_of_one_hot_labels_are_refused(x, ids, refused):
@@ -164,10 +190,17 @@ LOSSES = {
 }
 
 
+class OfProbabilities(Classifier):
+    """Hides the scores behind the softmax: on TensorFlow Keras finds them where it can."""
+
+    def __init__(self, loss):
+        super().__init__(lambda y, y_pred: loss(y, y_pred * 1.0), activation="softmax")
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_probabilities_for_a_loss_of_scores_are_refused(x, ids, refused, name):
     y = ids if name == "sparse" else np.eye(CLASSES, dtype="float32")[ids]
-    step = Classifier(LOSSES[name](from_logits=True), activation="softmax")
+    step = OfProbabilities(LOSSES[name](from_logits=True))
 
     error = refused(LogitsError, step, (x, y))
 

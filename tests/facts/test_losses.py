@@ -86,7 +86,7 @@ def test_e20_a_loss_of_one_value_an_example_is_averaged(loss):
 def test_e20_probabilities_where_logits_are_meant_and_the_reverse_are_refused(
     loss, outputs, activation
 ):
-    step = Fit(loss, outputs, activation)
+    step = Fit(lambda y, y_pred: loss(y, y_pred * 1.0), outputs, activation)
     before = step.model.get_weights()[0]
 
     with pytest.raises(LogitsError, match="PG206") as raised:

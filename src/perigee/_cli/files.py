@@ -336,6 +336,7 @@ def _known(given: dict[str, Any]) -> dict[str, Any]:
         "class_weight",
         "sample_weight",
         "steps_per_epoch",
+        "ignore_findings",
     )
     return {name: given[name] for name in names if name in given}
 

@@ -27,6 +27,8 @@ class Page:
         subject: What the codes around it are about; empty for the root of all errors.
         text: The explanation, in Markdown, beginning with one sentence that sums it up.
         is_finding: Whether it is told, and not raised.
+        shown_by: What shows it, of an error about the program that is trained; else empty.
+        can_be_ignored: Whether `ignore_findings` turns it off.
     """
 
     code: str
@@ -35,6 +37,8 @@ class Page:
     subject: str
     text: str
     is_finding: bool = False
+    shown_by: str = ""
+    can_be_ignored: bool = False
 
     @property
     def summary(self) -> str:
@@ -92,7 +96,7 @@ def _rule_pages(subjects: Mapping[str, str]) -> Iterator[Page]:
             code, name = head.groups()
             summary = text[head.end() :]
             text = summary[:1].upper() + summary[1:]
-            yield Page(code, name, (), subjects.get(code[:3], ""), text, is_finding=True)
+            yield Page(code, name, (), subjects.get(code[:3], ""), text, True, can_be_ignored=True)
 
 
 def _page_of(error: type[PerigeeError]) -> Page:
@@ -109,4 +113,6 @@ def _page_of(error: type[PerigeeError]) -> Page:
         ),
         subject="" if error is PerigeeError else subject.partition("\n")[0].rstrip("."),
         text=text,
+        shown_by=error.shown_by,
+        can_be_ignored=error.can_be_ignored,
     )

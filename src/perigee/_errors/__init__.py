@@ -5,6 +5,8 @@ from perigee._errors._meant import near_names as near_names
 from perigee._errors._tree import PerigeeError as PerigeeError
 from perigee._errors._tree import PerigeeWarning as PerigeeWarning
 from perigee._errors._tree import compose as compose
+from perigee._errors._tree import keeping_refusals as keeping_refusals
+from perigee._errors._tree import refuse as refuse
 from perigee._errors.data import ArrayLengthError as ArrayLengthError
 from perigee._errors.data import BatchChangedError as BatchChangedError
 from perigee._errors.data import DataChangedError as DataChangedError

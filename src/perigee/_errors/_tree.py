@@ -1,6 +1,8 @@
 """The root of the errors: four parts, a code, and the facts kept as attributes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import ClassVar
 
 _MOST_LISTED = 5
@@ -16,6 +18,9 @@ class PerigeeError(Exception):
 
     Attributes:
         code: Stable identifier of the kind of error, such as `"PG101"`.
+        shown_by: What shows that a program has it, for the table of the docs; empty where the
+            error is about something else than the program that is trained.
+        can_be_ignored: Whether `ignore_findings` turns it off: nothing breaks where it is meant.
         happened: What was seen, with values, one sentence.
         items: The things that it is about (variables by path, batches, names), all of them.
         expected: What would have been right.
@@ -23,6 +28,8 @@ class PerigeeError(Exception):
     """
 
     code: ClassVar[str] = "PG000"
+    shown_by: ClassVar[str] = ""
+    can_be_ignored: ClassVar[bool] = False
 
     def __init__(
         self, happened: str, *, expected: str, fix: str, items: Sequence[str] = ()
@@ -34,6 +41,36 @@ class PerigeeError(Exception):
         super().__init__(
             compose(type(self).__name__, self.code, happened, expected, fix, self.items)
         )
+
+
+_kept: ContextVar[list[PerigeeError] | None] = ContextVar("kept", default=None)
+
+
+def refuse(error: PerigeeError, ignored: Collection[str]) -> None:
+    """Raise an error about a program, unless it can be ignored and is.
+
+    Args:
+        error: Raised, but for within `keeping_refusals`.
+        ignored: The codes that the Step ignores.
+    """
+    if error.can_be_ignored and error.code in ignored:
+        return
+    kept = _kept.get()
+    if kept is None or not error.can_be_ignored:
+        raise error
+    if str(error) not in map(str, kept):
+        kept.append(error)
+
+
+@contextmanager
+def keeping_refusals() -> Generator[list[PerigeeError]]:
+    """Yield a list for the errors that could be ignored: they let the step run on meanwhile."""
+    kept: list[PerigeeError] = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
 
 
 class PerigeeWarning(UserWarning):

@@ -9,6 +9,7 @@ class EmptyDataError(PerigeeError, ValueError):
     """The data holds no batch at all."""
 
     code = "PG301"
+    shown_by = "a pass over the data"
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -25,6 +26,7 @@ class DataEndedError(PerigeeError, ValueError):
     """The data ended before the epochs or steps that were asked for, and cannot begin again."""
 
     code = "PG302"
+    shown_by = "a pass over the data"
 
     def __init__(self, kind: str, drawn: int, wanted: str) -> None:
         self.kind, self.drawn, self.wanted = kind, drawn, wanted
@@ -40,6 +42,7 @@ class BatchChangedError(PerigeeError, ValueError):
     """A batch has another structure, dtype or rank than the batches before it."""
 
     code = "PG303"
+    shown_by = "two batches"
 
     def __init__(self, batch: int, first: str, now: str) -> None:
         self.batch, self.first, self.now = batch, first, now
@@ -55,6 +58,7 @@ class InfiniteDataError(PerigeeError, ValueError):
     """Epochs were asked for on data that never ends."""
 
     code = "PG304"
+    shown_by = "the arguments, for data that says that it has no end"
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -69,6 +73,7 @@ class DataTypeError(PerigeeError, TypeError):
     """Data of a kind that Perigee does not take."""
 
     code = "PG305"
+    shown_by = "the data itself"
 
     def __init__(self, kind: str, fix: str) -> None:
         self.kind = kind
@@ -84,6 +89,7 @@ class ArrayLengthError(PerigeeError, ValueError):
     """Arrays of one data set have different numbers of rows."""
 
     code = "PG306"
+    shown_by = "the lengths of the arrays"
 
     def __init__(self, lengths: Sequence[str]) -> None:
         self.lengths = tuple(lengths)
@@ -99,6 +105,7 @@ class PositionError(PerigeeError, ValueError):
     """The data cannot stand at the position that was asked for."""
 
     code = "PG307"
+    shown_by = "the data itself, at the position"
 
     def __init__(self, kind: str, passes: int, batches: int, why: str) -> None:
         self.kind, self.passes, self.batches, self.why = kind, passes, batches, why
@@ -114,6 +121,7 @@ class DataChangedError(PerigeeError, ValueError):
     """The data is not the one whose position was saved."""
 
     code = "PG308"
+    shown_by = "what was saved of the data, and the data"
 
     def __init__(self, kind: str, differences: Sequence[str]) -> None:
         self.kind, self.differences = kind, tuple(differences)
@@ -129,6 +137,7 @@ class NotResumableError(PerigeeError, ValueError):
     """The data cannot be brought back to a saved position at all."""
 
     code = "PG309"
+    shown_by = "the data itself"
 
     def __init__(self, kind: str, why: str) -> None:
         self.kind, self.why = kind, why
@@ -144,6 +153,7 @@ class DataStateError(PerigeeError, ValueError):
     """What was saved is no position of data of this kind."""
 
     code = "PG310"
+    shown_by = "what was saved"
 
     def __init__(self, kind: str, why: str) -> None:
         self.kind, self.why = kind, why

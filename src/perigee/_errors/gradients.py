@@ -18,6 +18,7 @@ class UnusedVariablesError(PerigeeError, ValueError):
     """
 
     code = "PG101"
+    shown_by = "a gradient that is `None` for a variable that the update names"
 
     def __init__(self, unused: Sequence[str], total: int) -> None:
         self.unused = tuple(unused)
@@ -41,6 +42,11 @@ class UntrackedVariablesError(PerigeeError, ValueError):
     """
 
     code = "PG102"
+    shown_by = (
+        "the framework's record of what the objective read: a trainable variable that the "
+        "Step does not hold. It may be frozen on purpose"
+    )
+    can_be_ignored = True
 
     def __init__(self, untracked: Sequence[str]) -> None:
         self.untracked = tuple(untracked)
@@ -62,6 +68,9 @@ class VariableMadeInStepError(PerigeeError, RuntimeError):
     """
 
     code = "PG103"
+    shown_by = (
+        "variables that came into being while the step ran, and that nothing holds afterwards"
+    )
 
     def __init__(self, made: Sequence[str]) -> None:
         self.made = tuple(made)
@@ -82,6 +91,7 @@ class UnheldVariablesError(PerigeeError, ValueError):
     """
 
     code = "PG111"
+    shown_by = "an assignment to a variable that the Step does not hold"
 
     def __init__(self, unheld: Sequence[str]) -> None:
         self.unheld = tuple(unheld)
@@ -97,11 +107,14 @@ class UnheldVariablesError(PerigeeError, ValueError):
 class SharedVariableError(PerigeeError, ValueError):
     """Two optimizers update the same variable in one step.
 
-    Each would keep its own slots and both would move the variable, one after the other, from
-    gradients taken at different points.
+    Each keeps its own slots and count, and both move the variable, one after the other, from
+    gradients taken at different points. Published methods do so (an adversarial autoencoder trains
+    its encoder twice): then `ignore_findings = ("PG104",)` in the Step says that it is meant.
     """
 
     code = "PG104"
+    shown_by = "two updates of one step that name the same variable. Published methods do so"
+    can_be_ignored = True
 
     def __init__(self, shared: Sequence[str], first: str, second: str) -> None:
         self.shared, self.first, self.second = tuple(shared), first, second
@@ -109,7 +122,8 @@ class SharedVariableError(PerigeeError, ValueError):
             f"{len(self.shared)} variables are updated by both {first!r} and {second!r}:",
             items=self.shared,
             expected="each trainable variable belongs to exactly one optimizer of a step.",
-            fix="pass `variables=` so that the groups do not overlap.",
+            fix="pass `variables=` so that the groups do not overlap; where both are meant, write "
+            '`ignore_findings = ("PG104",)` in the Step.',
         )
 
 
@@ -121,6 +135,7 @@ class OptimizerSetError(PerigeeError, ValueError):
     """
 
     code = "PG105"
+    shown_by = "two updates of one step by one optimizer that name other variables"
 
     def __init__(self, optimizer: str, first: Sequence[str], second: Sequence[str]) -> None:
         self.optimizer, self.first, self.second = optimizer, tuple(first), tuple(second)
@@ -141,6 +156,7 @@ class OptimizerVariablesError(PerigeeError, ValueError):
     """
 
     code = "PG106"
+    shown_by = "the optimizer's own refusal of a variable"
 
     def __init__(self, optimizer: str, unknown: Sequence[str]) -> None:
         self.optimizer, self.unknown = optimizer, tuple(unknown)
@@ -156,6 +172,7 @@ class VariablesArgumentError(PerigeeError, ValueError):
     """`variables=` does not name variables, or was left out where that is ambiguous."""
 
     code = "PG107"
+    shown_by = "the argument itself"
 
     def __init__(self, given: str, candidates: Sequence[str] = ()) -> None:
         self.given, self.candidates = given, tuple(candidates)
@@ -173,6 +190,7 @@ class GradientCountError(PerigeeError, ValueError):
     """Gradients were replaced by a list that does not match the variables they belong to."""
 
     code = "PG108"
+    shown_by = "the count of the gradients"
 
     def __init__(self, given: int, variables: int) -> None:
         self.given, self.variables = given, variables
@@ -191,6 +209,7 @@ class OptimizerAccumulationError(PerigeeError, ValueError):
     """
 
     code = "PG109"
+    shown_by = "the optimizer's setting"
 
     def __init__(self, optimizer: str, steps: int) -> None:
         self.optimizer, self.steps = optimizer, steps

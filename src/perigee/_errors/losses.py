@@ -13,6 +13,7 @@ class LossShapeError(PerigeeError, ValueError):
     """
 
     code = "PG201"
+    shown_by = "the rank of what the objective returned: 2 or more"
 
     def __init__(self, shape: Sequence[int | None], batch: int | None = None) -> None:
         self.shape, self.batch = tuple(shape), batch
@@ -30,6 +31,7 @@ class LossTypeError(PerigeeError, TypeError):
     """An objective returned a loss that cannot be differentiated: no tensor, or not floating."""
 
     code = "PG202"
+    shown_by = "what the objective returned: no tensor, or none of floating numbers"
 
     def __init__(self, given: str) -> None:
         self.given = given
@@ -41,9 +43,15 @@ class LossTypeError(PerigeeError, TypeError):
 
 
 class BroadcastError(PerigeeError, ValueError):
-    """Labels and predictions have shapes that broadcast, so every label meets wrong predictions."""
+    """Labels and predictions have shapes that broadcast, so every label meets wrong predictions.
+
+    It is said of the losses of Keras that compare them element by element, by name, as functions
+    or as objects. What a loss of your own makes of labels of another shape is its own affair.
+    """
 
     code = "PG203"
+    shown_by = "shapes that broadcast, in a loss of Keras's that compares element by element"
+    can_be_ignored = True
 
     def __init__(
         self, where: str, y_true: Sequence[int | None], y_pred: Sequence[int | None]
@@ -59,9 +67,18 @@ class BroadcastError(PerigeeError, ValueError):
 
 
 class LabelEncodingError(PerigeeError, ValueError):
-    """Integer class ids meet a loss for one-hot labels, or the reverse."""
+    """Integer class ids meet a loss for one-hot labels, or the reverse.
+
+    Or a loss for several classes meets predictions of a single one: their softmax is always 1, so
+    that the loss is 0 whatever the labels say.
+    """
 
     code = "PG204"
+    shown_by = (
+        "the shape of labels for a crossentropy of Keras's, which refuses most of these "
+        "itself; or a single class, whose probability is always 1"
+    )
+    can_be_ignored = True
 
     def __init__(
         self, loss: str, y_true: Sequence[int | None], y_pred: Sequence[int | None], instead: str
@@ -72,13 +89,20 @@ class LabelEncodingError(PerigeeError, ValueError):
             tuple(y_pred),
             instead,
         )
-        ids = instead.startswith("Sparse")
+        what, fix = {
+            "SparseCategoricalCrossentropy": ("integer class ids", "encode the labels as rows"),
+            "CategoricalCrossentropy": ("one value for each class", "turn the labels into ids"),
+            "BinaryCrossentropy": (
+                "a single class, whose probability is always 1",
+                "give the model one output for each class",
+            ),
+        }[instead]
         super().__init__(
             f"{loss} got labels of shape {self.y_true} for predictions of shape {self.y_pred}: "
-            + ("integer class ids." if ids else "one value for each class."),
+            f"{what}.",
             expected="one-hot rows or probabilities for `CategoricalCrossentropy`, class ids for "
-            "`SparseCategoricalCrossentropy`.",
-            fix=f"use `{instead}`, or encode the labels the other way.",
+            "`SparseCategoricalCrossentropy`, answers of 0 and 1 for `BinaryCrossentropy`.",
+            fix=f"use `{instead}`{', with a sigmoid' if instead[0] == 'B' else ''}, or {fix}.",
         )
 
 
@@ -90,6 +114,8 @@ class LabelRangeError(PerigeeError, ValueError):
     """
 
     code = "PG205"
+    shown_by = "a label in the batch for which a crossentropy of Keras's has no value"
+    can_be_ignored = True
 
     def __init__(self, loss: str, label: int | float, row: int, low: float, high: float) -> None:
         self.loss, self.label, self.row, self.low, self.high = loss, label, row, low, high
@@ -103,10 +129,17 @@ class LabelRangeError(PerigeeError, ValueError):
 class LogitsError(PerigeeError, ValueError):
     """A loss that wants probabilities gets scores, or the reverse.
 
-    Training runs and the loss falls, to a floor that has nothing to do with the data.
+    Training runs and the loss falls, to a floor that has nothing to do with the data. On TensorFlow
+    Keras finds the scores behind a softmax again where nothing lies between, and makes
+    probabilities of positive numbers on every framework: what it computes right is left alone.
     """
 
     code = "PG206"
+    shown_by = (
+        "predictions in the batch, and a value of a crossentropy of Keras's that is not the "
+        "one of what they say"
+    )
+    can_be_ignored = True
 
     def __init__(self, loss: str, from_logits: bool, low: float, high: float) -> None:
         self.loss, self.from_logits, self.low, self.high = loss, from_logits, low, high
@@ -128,6 +161,7 @@ class InnerLossError(PerigeeError, ValueError):
     """
 
     code = "PG207"
+    shown_by = "the shape of what the inner objective returned"
 
     def __init__(self, shape: Sequence[int | None]) -> None:
         self.shape = tuple(shape)
@@ -146,6 +180,8 @@ class RegularizationTwiceError(PerigeeError, ValueError):
     """
 
     code = "PG208"
+    shown_by = "`losses` that the objective reads while they are added for it. It may only log them"
+    can_be_ignored = True
 
     def __init__(self, layer: str, terms: int) -> None:
         self.layer, self.terms = layer, terms
@@ -161,6 +197,7 @@ class AccumulationError(PerigeeError, ValueError):
     """`accumulate` was asked for where it cannot equal the step on the large batch."""
 
     code = "PG209"
+    shown_by = "updates, losses and reads of the step that micro-batches cannot repeat"
 
     def __init__(self, why: str, fix: str) -> None:
         self.why = why
@@ -175,6 +212,7 @@ class AverageError(PerigeeError, TypeError):
     """An `Average` was used in a way that would lose its count."""
 
     code = "PG210"
+    shown_by = "the operation itself"
 
     def __init__(self, operation: str) -> None:
         self.operation = operation
@@ -194,6 +232,11 @@ class PairingError(PerigeeError, ValueError):
     """
 
     code = "PG211"
+    shown_by = (
+        "a loss that stays the same when labels change places, with two sets of weights, and "
+        "changes with their values"
+    )
+    can_be_ignored = True
 
     def __init__(self, leaf: str, shape: Sequence[int | None]) -> None:
         self.leaf, self.shape = leaf, tuple(shape)

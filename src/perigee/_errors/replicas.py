@@ -12,6 +12,7 @@ class StrategyError(PerigeeError, NotImplementedError):
     """
 
     code = "PG450"
+    shown_by = "the strategy"
 
     def __init__(self, strategy: str, reason: str) -> None:
         self.strategy, self.reason = strategy, reason
@@ -30,6 +31,7 @@ class ReplicasError(PerigeeError, ValueError):
     """
 
     code = "PG451"
+    shown_by = "what the step did on one batch, and on its halves"
 
     def __init__(self, reason: str, fix: str) -> None:
         self.reason, self.fix_ = reason, fix
@@ -47,6 +49,7 @@ class ScopeError(PerigeeError, ValueError):
     """
 
     code = "PG452"
+    shown_by = "the strategies of the Step and of its variables"
 
     def __init__(self, strategy: str, variables: Sequence[str]) -> None:
         self.strategy, self.variables = strategy, tuple(variables)

@@ -9,6 +9,7 @@ class MissingMethodError(PerigeeError, NotImplementedError):
     """The Step has no method of the kind that was asked to run."""
 
     code = "PG401"
+    shown_by = "the class of the Step: it has no such method"
 
     def __init__(self, step: str, method: str) -> None:
         self.step, self.method = step, method
@@ -23,6 +24,7 @@ class StepReturnError(PerigeeError, TypeError):
     """A step returned something else than a dict of scalars to log."""
 
     code = "PG402"
+    shown_by = "what the step returned"
 
     def __init__(self, method: str, given: str, suggestion: str) -> None:
         self.method, self.given, self.suggestion = method, given, suggestion
@@ -37,6 +39,7 @@ class LogValueError(PerigeeError, TypeError):
     """A value to log is no scalar, no vector of one value an example, and no Average."""
 
     code = "PG403"
+    shown_by = "what the step returned"
 
     def __init__(self, method: str, name: str, given: str) -> None:
         self.method, self.name, self.given = method, name, given
@@ -55,7 +58,8 @@ class SampleError(PerigeeError, TypeError):
     that of the first batch for ever. Ids become text on the host, by `decode`.
     """
 
-    code = "PG405"
+    code = "PG413"
+    shown_by = "what `sample` was given"
 
     def __init__(self, given: str) -> None:
         self.given = given
@@ -76,6 +80,7 @@ class LogNameError(PerigeeError, ValueError):
     """
 
     code = "PG404"
+    shown_by = "what the step returned, and a metric that it updated"
 
     def __init__(self, method: str, name: str, metric: str) -> None:
         self.method, self.name, self.metric = method, name, metric
@@ -92,6 +97,7 @@ class ForeignKerasError(PerigeeError, TypeError):
     """A Keras 2 object (`tf_keras`) stands in a Keras 3 Step."""
 
     code = "PG405"
+    shown_by = "an object of `tf_keras` that the Step holds"
 
     def __init__(self, path: str, kind: str) -> None:
         self.path, self.kind = path, kind
@@ -111,6 +117,7 @@ class KeptTensorError(PerigeeError, TypeError):
     """
 
     code = "PG410"
+    shown_by = "an attribute of the Step that the step set to a tensor"
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = tuple(paths)
@@ -127,6 +134,7 @@ class OptimizerGroupsError(PerigeeError, ValueError):
     """The groups of variables given to several optimizers do not cover the model exactly."""
 
     code = "PG406"
+    shown_by = "the groups and the variables of the model"
 
     def __init__(self, missing: Sequence[str], doubled: Sequence[str]) -> None:
         self.missing, self.doubled = tuple(missing), tuple(doubled)
@@ -143,6 +151,7 @@ class OutputsError(PerigeeError, ValueError):
     """Losses, metrics or weights do not match the outputs of the model."""
 
     code = "PG407"
+    shown_by = "the structure of what was given, and the outputs of the model"
 
     def __init__(self, what: str, given: Sequence[str], outputs: Sequence[str]) -> None:
         self.what, self.given, self.outputs = what, tuple(given), tuple(outputs)
@@ -161,6 +170,7 @@ class NonFiniteError(PerigeeError, FloatingPointError):
     """
 
     code = "PG408"
+    shown_by = "the value itself"
 
     def __init__(
         self,
@@ -190,6 +200,7 @@ class ModelCopyError(PerigeeError, ValueError):
     """
 
     code = "PG409"
+    shown_by = "Keras's own refusal, or a copy that has other weights"
 
     def __init__(self, model: str, why: str) -> None:
         self.model, self.why = model, why
@@ -210,6 +221,11 @@ class LossNotScaledError(PerigeeError, ValueError):
     """
 
     code = "PG411"
+    shown_by = (
+        "an optimizer that divides by a loss scale, and no call of its `scale_loss`. The step "
+        "may scale by itself"
+    )
+    can_be_ignored = True
 
     def __init__(self, optimizer: str) -> None:
         self.optimizer = optimizer
@@ -231,6 +247,7 @@ class FrozenSinceBuiltError(PerigeeError, ValueError):
     """
 
     code = "PG412"
+    shown_by = "the optimizer's own refusal"
 
     def __init__(self, trainable: int) -> None:
         self.trainable = trainable

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from perigee._discovery import Rehearsal
 from perigee._execution import Program
 from perigee._protocols import Feed
-from perigee._recorder import LossCall
 from perigee._step import Step
 from perigee.diagnostics import (
     coverage,
-    labels,
     outside,
     pairing,
     positions,
@@ -28,18 +26,24 @@ from perigee.diagnostics._report import Report as Report
 from perigee.diagnostics._rules import examine as examine
 from perigee.diagnostics._rules import known_codes as known_codes
 from perigee.diagnostics._trying import try_out as try_out
-
-LOSS_CALL_CHECKS: Sequence[Callable[[LossCall], None]] = (labels.check,)
-"""Look at each call of a Keras loss in the first batch, before the loss runs."""
+from perigee.diagnostics.labels import LossChecks as LossChecks
 
 
-def after_rehearsal(step: Step, rehearsal: Rehearsal, batch: Any) -> list[Finding]:
+def after_rehearsal(
+    step: Step, rehearsal: Rehearsal, batch: Any, checks: LossChecks
+) -> list[Finding]:
     """Run what is known to be cheap and certain once a step has been rehearsed.
+
+    Args:
+        step: The Step.
+        rehearsal: Of its `train_step`.
+        batch: Tensors.
+        checks: What looked at the calls of losses meanwhile.
 
     Raises:
         PairingError: If the loss does not depend on which label belongs to which example.
     """
-    pairing.check(step, rehearsal, batch)
+    pairing.check(step, rehearsal, batch, trusts_losses=not checks.may_mix)
     return [*coverage.check(rehearsal), *undivided.check(batch)]
 
 

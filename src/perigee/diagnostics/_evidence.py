@@ -76,6 +76,7 @@ class Evidence:
         self.training: Recording = Recording()
         self.numbers: set[str] = set()
         self._inferences: dict[int, _Inference] = {}
+        self._checks = labels.LossChecks()
 
     def rehearse(self) -> None:
         """Run `train_step` twice: what it builds is there the second time.
@@ -83,12 +84,16 @@ class Evidence:
         Raises:
             PerigeeError: For what is certainly wrong.
         """
-        observers = (labels.check,)
+        observers = (self._checks,)
         record(self.step, "train_step", self.batch, self.tracked, observers, computes=False)
         before = self.tracked.plain
         self.training = record(self.step, "train_step", self.batch, self.tracked, observers)
         numbers = {path for path, value in before.items() if isinstance(value, int | float)}
         self.numbers = {path for path in numbers if self.tracked.plain.get(path) != before[path]}
+
+    def is_right(self, loss: Any) -> bool:
+        """Tell whether a loss got probabilities for scores, and is right all the same."""
+        return id(loss) in self._checks.right
 
     @property
     def tracked(self) -> Tracked:

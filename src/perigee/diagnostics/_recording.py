@@ -20,20 +20,14 @@ from perigee._errors import UnusedVariablesError
 from perigee._frame import Method, current_frame
 from perigee._gradients import Gradients
 from perigee._listening import Call, Listener, Talk, listening
+from perigee._losses import BY_HAND, loss_like
 from perigee._recorder import LossCall, Observer
 from perigee._samples import Sample
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._typing import Batch
 
-_BY_HAND: Mapping[str, type[keras.losses.Loss]] = {
-    "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
-    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
-    "binary_crossentropy": keras.losses.BinaryCrossentropy,
-}
-"""Functions of `keras.ops` that compute what a loss object does."""
-
-_SIGNATURES = {name: inspect.signature(getattr(keras.ops, name)) for name in _BY_HAND}
+_SIGNATURES = {name: inspect.signature(getattr(keras.ops, name)) for name in BY_HAND}
 
 DRAWING = (
     kl.Dropout,
@@ -205,12 +199,6 @@ def record(
     return recording
 
 
-def loss_like(name: str, arguments: Mapping[str, Any]) -> keras.losses.Loss | None:
-    """Return the loss object that computes what a function of `keras.ops` was asked for."""
-    is_usual = arguments.get("axis", -1) == -1
-    return _BY_HAND[name](from_logits=arguments.get("from_logits", False)) if is_usual else None
-
-
 class _Listening:
     """Writes down what is heard of Keras, and what a recorder sees; see `Witness`."""
 
@@ -237,7 +225,7 @@ class _Listening:
             (keras.Layer, "stateless_call", self._stateless_call),
             (keras.losses.Loss, "__call__", self._loss_call),
             (keras.Layer, "losses", self._losses),
-            *((keras.ops, name, partial(self._function, name)) for name in _BY_HAND),
+            *((keras.ops, name, partial(self._function, name)) for name in BY_HAND),
         ]
         for optimizer in self._tracked.optimizers.values():
             heard.append((optimizer, "apply", partial(self._raw_apply, optimizer)))

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from perigee._errors import PerigeeError
+from perigee._errors import PerigeeError, keeping_refusals
+from perigee._losses import computation_of
 from perigee.diagnostics import (
     activations,
     alignment,
@@ -38,7 +39,6 @@ from perigee.diagnostics import (
     gradients,
     growth,
     heads,
-    labels,
     leaks,
     linearity,
     lookups,
@@ -94,7 +94,7 @@ def _uncovered(evidence: Evidence) -> list[Finding]:
 def _unpaired(evidence: Evidence) -> list[Finding]:
     rehearsal, seen = evidence.training.rehearsal, evidence.training.losses
     if rehearsal is not None:
-        trusts_losses = bool(seen) and not any(labels.is_own(one.by) for one in seen)
+        trusts_losses = bool(seen) and not any(computation_of(one.by).is_own for one in seen)
         pairing.check(
             evidence.step, rehearsal, evidence.batch, trusts_losses, lambda: evidence.probe
         )
@@ -169,14 +169,22 @@ def examine(evidence: Evidence) -> list[Finding]:
     """Run all rules.
 
     Returns:
-        Findings, the worst first; an error that the rehearsal raises is one of them.
+        Findings, the worst first; errors that the rehearsal refuses with are among them. Where
+        the step runs in spite of them, the others are looked for as well.
     """
     found = _run(OF_DATA, evidence)
-    try:
-        evidence.rehearse()
-    except PerigeeError as error:
-        found.append(_as_finding(error))
-    else:
+    runs = False
+    with keeping_refusals() as refused:
+        try:
+            evidence.rehearse()
+            runs = True
+        except PerigeeError as error:
+            refused.append(error)
+        except Exception:
+            if not refused:  # what was refused is why it fails
+                raise
+    found += [_as_finding(error) for error in refused]
+    if runs:
         unknown = lookups.check(evidence)
         # With ids that it does not have, a step is not run again: some frameworks refuse it.
         found += unknown or _run(OF_STEPS, evidence)

@@ -6,35 +6,28 @@ too large: last layers that begin with wide weights, or inputs far from unit sca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import keras
 import numpy as np
 
+from perigee._losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _TIMES = 4.0
-_CATEGORICAL = (
-    keras.losses.SparseCategoricalCrossentropy,
-    keras.losses.CategoricalCrossentropy,
-)
+_CATEGORICAL = {"sparse_categorical_crossentropy", "categorical_crossentropy"}
 _FEWEST_ROWS = 8
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare what crossentropies were given with a guess at random."""
     for seen in evidence.training.losses:
-        is_binary = isinstance(seen.by, keras.losses.BinaryCrossentropy)
-        if not is_binary and not isinstance(seen.by, _CATEGORICAL):
+        what = computation_of(seen.by)
+        is_binary = what.kind == "binary_crossentropy"
+        if not is_binary and what.kind not in _CATEGORICAL:
             continue
         if len(seen.y_pred) < _FEWEST_ROWS or not np.isfinite(seen.y_pred).all():
             continue
-        classes = 2 if is_binary else seen.y_pred.shape[-1]
-        base = next(k for k in (*_CATEGORICAL, keras.losses.BinaryCrossentropy) if _is(seen.by, k))
-        config: Mapping[str, object] = seen.by.get_config()
-        own = base(from_logits=bool(config.get("from_logits")))
-        value = float(keras.ops.convert_to_numpy(own(seen.y_true, seen.y_pred)))
+        classes = 2 if is_binary else seen.y_pred.shape[what.axis]
+        value = what.mean(seen.y_true, seen.y_pred)
         if classes < 2 or not np.isfinite(value) or value <= _TIMES * np.log(classes):
             continue
         return [
@@ -42,14 +35,10 @@ def check(evidence: Evidence) -> list[Finding]:
                 code="PG133",
                 name="LargeLoss",
                 severity="warning",
-                happened=f"{base.__name__} begins at {value:.3g}, where a guess at random among "
+                happened=f"{what.name} begins at {value:.3g}, where a guess at random among "
                 f"{classes} classes has {np.log(classes):.3g}.",
                 expected=f"a loss below {_TIMES:g} times that of a guess.",
                 fix="begin the last layer with smaller weights, and scale the inputs.",
             )
         ]
     return []
-
-
-def _is(loss: object, kind: type) -> bool:
-    return isinstance(loss, kind)

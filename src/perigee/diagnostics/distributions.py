@@ -8,27 +8,23 @@ what the model says is no probability.
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
+from perigee._losses import CATEGORICAL, SPARSE, computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _TOLERANCE = 2e-2
-_CATEGORICAL = (
-    keras.losses.SparseCategoricalCrossentropy,
-    keras.losses.CategoricalCrossentropy,
-    keras.losses.CategoricalFocalCrossentropy,
-)
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Add up the probabilities that categorical losses were given."""
     for seen in evidence.training.losses:
         y_pred = seen.y_pred.astype("float64")
-        if not isinstance(seen.by, _CATEGORICAL) or getattr(seen.by, "from_logits", True):
+        what = computation_of(seen.by)
+        if what.kind not in SPARSE | CATEGORICAL or what.from_logits:
             continue
-        if getattr(seen.by, "axis", -1) != -1 or y_pred.ndim < 2 or y_pred.shape[-1] < 2:
+        if what.axis != -1 or y_pred.ndim < 2 or y_pred.shape[-1] < 2:
             continue
         if not np.isfinite(y_pred).all() or y_pred.min() < 0 or y_pred.max() > 1 + _TOLERANCE:
             continue
@@ -44,7 +40,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 code="PG223",
                 name="NotNormalized",
                 severity="warning",
-                happened=f"The predictions given to {type(seen.by).__name__} sum to "
+                happened=f"The predictions given to {what.name} sum to "
                 f"{sums.min():.3g}..{sums.max():.3g}{where}.",
                 expected="probabilities of classes of which one is right: they sum to 1.",
                 fix='end the model with `activation="softmax"` over the last axis, or use '

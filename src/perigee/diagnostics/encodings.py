@@ -7,34 +7,28 @@ one sigmoid for each. Both can be meant, so this is a hint.
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
+from perigee._losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
-_REGRESSION = (
-    keras.losses.MeanSquaredError,
-    keras.losses.MeanAbsoluteError,
-    keras.losses.Huber,
-    keras.losses.LogCosh,
-)
+_REGRESSION = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
 _MOST_CLASSES, _FEWEST_ROWS = 20, 16
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Look at the labels that Keras losses were given."""
     for seen in evidence.training.losses:
-        true = seen.y_true.astype("float64")
-        name = type(seen.by).__name__
+        true, what = seen.y_true.astype("float64"), computation_of(seen.by)
         if len(true) < _FEWEST_ROWS or not np.isfinite(true).all():
             continue
-        if isinstance(seen.by, _REGRESSION) and true.size == len(true):
+        if what.kind in _REGRESSION and true.size == len(true):
             classes = len(np.unique(true))
             if bool((true == np.round(true)).all()) and 2 < classes <= _MOST_CLASSES:
-                return [_finding(f"{name} gets labels of {classes} different whole numbers.")]
-        if isinstance(seen.by, keras.losses.BinaryCrossentropy) and is_one_hot(true):
-            return [_finding(f"{name} gets labels of which exactly one of each row is 1.")]
+                return [_finding(f"{what.name} gets labels of {classes} different whole numbers.")]
+        if what.kind == "binary_crossentropy" and is_one_hot(true):
+            return [_finding(f"{what.name} gets labels of which exactly one of each row is 1.")]
     return []
 
 

@@ -1,13 +1,15 @@
 """PG225, WrongHead: a last activation that does not fit a loss which expects logits.
 
 Logits take any value. After a ReLU no class can be ruled out: none has a score below 0. After a
-sigmoid the loss applies another one, and no prediction can be sure.
+sigmoid the loss applies another one, and no prediction can be sure. On TensorFlow Keras looks for
+the scores behind a sigmoid or a softmax; where it finds them the loss is right, and this is a hint.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from perigee._losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import activation_of, last_of
@@ -17,7 +19,7 @@ _BOUND = {"relu": "below 0", "sigmoid": "outside 0..1", "softmax": "outside 0..1
 
 def check(evidence: Evidence) -> list[Finding]:
     """Find activations behind the outputs that a loss takes for logits."""
-    logits = [seen for seen in evidence.training.losses if getattr(seen.by, "from_logits", False)]
+    logits = [seen for seen in evidence.training.losses if computation_of(seen.by).from_logits]
     for call in evidence.trained:
         for output in call.outputs:
             seen = next((s for s in logits if _is_same(s.y_pred, output)), None)
@@ -31,8 +33,8 @@ def check(evidence: Evidence) -> list[Finding]:
                 Finding(
                     code="PG225",
                     name="WrongHead",
-                    severity="warning",
-                    happened=f"{type(seen.by).__name__} expects logits and gets what "
+                    severity="hint" if evidence.is_right(seen.by) else "warning",
+                    happened=f"{computation_of(seen.by).name} expects logits and gets what "
                     f"{layer.name!r} returns after {activation}: {output.min():.3g}.."
                     f"{output.max():.3g}, never {_BOUND[activation]}.",
                     expected="a last layer without activation, for a loss with from_logits=True.",

@@ -2,128 +2,229 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
-from perigee import _backends
-from perigee._errors import BroadcastError, LabelEncodingError, LabelRangeError, LogitsError
+from perigee._errors import (
+    BroadcastError,
+    LabelEncodingError,
+    LabelRangeError,
+    LogitsError,
+    PerigeeError,
+    refuse,
+)
+from perigee._frame import ignored_codes
+from perigee._losses import BINARY, CATEGORICAL, ELEMENTWISE, SPARSE, Computation, computation_of
+from perigee._masks import mask_of
 from perigee._recorder import LossCall
+from perigee.diagnostics._recording import look
 
-_SPARSE = keras.losses.SparseCategoricalCrossentropy
-_CATEGORICAL = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
-_BINARY = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
 _SUM_TOLERANCE = 2e-2  # a row of float16 probabilities sums to 1 within this
+_RANGE_TOLERANCE = 1e-3  # what resizing and float16 add to answers of 0 and 1
+_SAME = 1e-4
+_KNOWN = 1e-5, 15.0
+"""Between these values Keras's crossentropies cut nothing off, so that they can be compared."""
 
 
-def check(call: LossCall) -> None:
-    """Refuse a call of a Keras loss whose labels or predictions cannot be meant."""
-    y_true, y_pred = call.y_true, call.y_pred
-    if not (hasattr(y_true, "shape") and hasattr(y_pred, "shape")):
-        return
-    name = type(call.loss).__name__
-    if not (is_own(call.loss) and _may_be_ids(y_true, y_pred)):
-        _check_shapes(call.loss, name, tuple(y_true.shape), tuple(y_pred.shape))
-    _backends.current().observe((y_true, y_pred), partial(_check_values, call.loss, name))
+class LossChecks:
+    """Looks at each call of a loss in the first batch, before the loss runs.
+
+    Attributes:
+        may_mix: Whether labels `(batch,)` met predictions `(batch, 1)`, or the reverse, in a loss
+            of the user's that Keras does not bring to one rank: a probe tells what it does.
+        right: Losses that expect scores, got probabilities, and have the right value all the same:
+            Keras found the scores behind them. By id.
+    """
+
+    def __init__(self) -> None:
+        self.may_mix = False
+        self.right: dict[int, Any] = {}
+
+    def __call__(self, call: LossCall) -> None:
+        """Look at one call."""
+        what = computation_of(call.loss)
+        check(call, what, lambda: self.right.update({id(call.loss): call.loss}))
+        if what.is_own and not what.is_aligned:
+            shapes = [tuple(getattr(part, "shape", ())) for part in (call.y_true, call.y_pred)]
+            lower, higher = sorted(shapes, key=len)
+            self.may_mix |= len(lower) == 1 and len(higher) == 2 and higher[-1] == 1
 
 
-def _check_values(loss: Any, name: str, true: np.ndarray, pred: np.ndarray) -> None:
-    if pred.size == 0 or true.size == 0 or pred.dtype.kind not in "fV":
-        return
-    true, pred = true.astype(np.float64), pred.astype(np.float64)
-    if isinstance(loss, _SPARSE):
-        _check_ids(loss, name, true, pred.shape[-1])
-    _check_scale(loss, name, pred)
-    if isinstance(loss, _BINARY):
-        _check_unit_range(name, true)
+def check(call: LossCall, what: Computation, is_right: Callable[[], None]) -> None:
+    """Refuse a call of a Keras loss whose labels or predictions cannot be meant.
 
-
-def check_range(loss: Any, true: np.ndarray, classes: tuple[int, ...]) -> None:
-    """Refuse labels that a loss has no value for.
+    What a loss of the user's takes is known to its author alone.
 
     Args:
-        loss: A Keras loss.
-        true: Labels, as float64.
-        classes: How many there are, `(num_classes,)`.
-
-    Raises:
-        LabelRangeError: If one lies outside.
+        call: The call.
+        what: What its loss computes.
+        is_right: Called where probabilities are taken for scores and the value is right.
     """
-    if isinstance(loss, _SPARSE):
-        _check_ids(loss, type(loss).__name__, true, classes[0])
-    if isinstance(loss, _BINARY):
-        _check_unit_range(type(loss).__name__, true)
-
-
-def _check_shapes(loss: Any, name: str, true: tuple[Any, ...], pred: tuple[Any, ...]) -> None:
-    if isinstance(loss, _SPARSE):
-        if len(true) == len(pred) and len(pred) > 1 and true[-1] == pred[-1] and pred[-1] != 1:
-            raise LabelEncodingError(name, true, pred, "CategoricalCrossentropy")
+    y_true, y_pred = call.y_true, call.y_pred
+    if what.is_own or not (hasattr(y_true, "shape") and hasattr(y_pred, "shape")):
         return
-    if isinstance(loss, _CATEGORICAL):
-        is_column = len(true) == len(pred) and true[-1] == 1 and (pred[-1] or 0) > 1
-        if is_column or len(true) == len(pred) - 1:
-            raise LabelEncodingError(name, true, pred, "SparseCategoricalCrossentropy")
+    ignored = ignored_codes()
+    wrong = _of_shapes(what, tuple(y_true.shape), tuple(y_pred.shape))
+    if wrong is not None:
+        refuse(wrong, ignored)
+        return
+    mask = mask_of(y_pred) if what.kind in SPARSE else None
+    seen = (y_true, y_pred) if mask is None else (y_true, y_pred, mask)
+    look(seen, partial(_check_values, what, ignored))
+    if what.kind in SPARSE | CATEGORICAL or (what.kind in BINARY and what.from_logits):
+        _look_at_scale(what, y_true, y_pred, partial(_check_scale, what, ignored, is_right))
+
+
+def _of_shapes(
+    what: Computation, true: tuple[Any, ...], pred: tuple[Any, ...]
+) -> PerigeeError | None:
+    """Return what is wrong with the shapes of labels and predictions."""
+    classes = pred[what.axis] if -len(pred) <= what.axis < len(pred) else None
+    is_alike = len(true) == len(pred)
+    if what.kind in SPARSE:
+        if is_alike and len(pred) > 1 and classes != 1 and true[what.axis] == classes:
+            return LabelEncodingError(what.name, true, pred, "CategoricalCrossentropy")
+        return None
+    if what.kind in CATEGORICAL:
+        is_column = is_alike and bool(true) and true[what.axis] == 1
+        if (is_column or len(true) == len(pred) - 1) and (classes or 0) > 1:
+            return LabelEncodingError(what.name, true, pred, "SparseCategoricalCrossentropy")
+        if classes == 1:
+            return LabelEncodingError(what.name, true, pred, "BinaryCrossentropy")
+    if what.kind not in ELEMENTWISE or not true or not pred:
+        return None
     # Keras brings (batch,) and (batch, 1) to one rank by itself; what differs after that
     # broadcasts.
     if len(true) == len(pred) + 1 and true[-1] == 1:
         true = true[:-1]
     if len(pred) == len(true) + 1 and pred[-1] == 1:
         pred = pred[:-1]
+    if None not in (true[0], pred[0]) and true[0] != pred[0]:
+        return None  # no label for each example: one for all of them, or Keras refuses it
     known = [(a, b) for a, b in zip(true, pred, strict=False) if None not in (a, b)]
     if len(true) != len(pred) or any(a != b and 1 in (a, b) for a, b in known):
-        raise BroadcastError(name, true, pred)
+        return BroadcastError(what.name, true, pred)
+    return None
 
 
-def is_own(loss: Any) -> bool:
-    """Tell whether the user wrote the loss, so that only its author knows what it takes."""
-    written = getattr(loss, "fn", None) or type(loss)
-    return getattr(written, "__module__", "").partition(".")[0] != "keras"
+def _check_values(
+    what: Computation,
+    ignored: Collection[str],
+    true: np.ndarray,
+    pred: np.ndarray,
+    mask: np.ndarray | None = None,
+) -> None:
+    if pred.size == 0 or true.size == 0 or pred.dtype.kind not in "fV":
+        return
+    wrong = _of_range(what, true, pred.shape, mask)
+    if wrong is not None:
+        refuse(wrong, ignored)
+    pred = pred.astype(np.float64)
+    is_probability = what.kind in BINARY and not what.from_logits
+    if is_probability and np.isfinite(pred).all() and not _in_unit(pred):
+        refuse(LogitsError(what.name, False, float(pred.min()), float(pred.max())), ignored)
 
 
-def _may_be_ids(y_true: Any, y_pred: Any) -> bool:
-    """Tell whether labels may be class ids, and predictions scores of the classes."""
-    true, pred = tuple(y_true.shape), tuple(y_pred.shape)
-    if not pred or pred[-1] in (None, 1):
-        return False
-    is_column = len(true) == len(pred) and true[-1:] == (1,) and "int" in str(y_true.dtype)
-    return len(true) == len(pred) - 1 or is_column
+def check_range(what: Computation, true: np.ndarray, pred: tuple[int, ...]) -> None:
+    """Refuse labels that a loss has no value for.
+
+    Args:
+        what: What the loss computes.
+        true: Labels.
+        pred: The shape of predictions.
+
+    Raises:
+        LabelRangeError: If one lies outside.
+    """
+    wrong = _of_range(what, true, pred)
+    if wrong is not None:
+        raise wrong
 
 
-def _check_ids(loss: Any, name: str, true: np.ndarray, classes: int) -> None:
-    ignored = getattr(loss, "ignore_class", None)
-    bad = (true < 0) | (true >= classes)
-    if ignored is not None:
-        bad &= true != ignored
-    if bad.any():
-        row = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise LabelRangeError(name, int(true[row]), row[0], 0, classes - 1)
+def _of_range(
+    what: Computation, true: np.ndarray, pred: tuple[int, ...], mask: np.ndarray | None = None
+) -> LabelRangeError | None:
+    if true.dtype.kind not in "biufV":
+        return None
+    true = true.astype(np.float64)
+    if what.kind in SPARSE:
+        classes = pred[what.axis] if pred else 1
+        bad = (true < 0) | (true >= classes)
+        if what.settings.get("ignore_class") is not None:
+            bad &= true != what.settings["ignore_class"]
+        if mask is not None and mask.size == bad.size:
+            bad &= mask.astype(bool).reshape(bad.shape)
+        number, high = int, classes - 1
+    elif what.kind in BINARY:
+        bad = (true < -_RANGE_TOLERANCE) | (true > 1 + _RANGE_TOLERANCE)
+        number, high = float, 1
+    else:
+        return None
+    if not bad.any():
+        return None
+    row = tuple(int(i) for i in np.argwhere(bad)[0])
+    return LabelRangeError(what.name, number(true[row]), row[0], 0, high)
 
 
-def _check_unit_range(name: str, true: np.ndarray) -> None:
-    bad = (true < 0) | (true > 1)
-    if bad.any():
-        row = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise LabelRangeError(name, float(true[row]), row[0], 0, 1)
+def _look_at_scale(what: Computation, y_true: Any, y_pred: Any, at: Callable[..., None]) -> None:
+    """Show predictions, the values of the loss, and its values if they are taken as weights.
+
+    Keras finds the scores behind a softmax again on some frameworks, and makes probabilities of
+    positive numbers that do not sum to 1: only the values tell.
+    """
+    try:
+        y_pred = ops.convert_to_tensor(y_pred, dtype=keras.backend.floatx())
+        # Another tensor in any case: what Keras keeps with the first one is not kept with it.
+        is_binary = what.kind in BINARY
+        size = 1.0 if is_binary else ops.sum(y_pred, axis=what.axis, keepdims=True)
+        weights = y_pred / size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns of the same, in the call that is watched
+            values = what.values(y_true, y_pred)
+        meant = what.values(y_true, weights, from_logits=False)
+    except Exception:
+        return  # the loss refuses it as well, in its own words
+    look((y_pred, values, meant), at)
 
 
-def _check_scale(loss: Any, name: str, pred: np.ndarray) -> None:
-    from_logits = getattr(loss, "from_logits", None)
-    if from_logits is None or not np.isfinite(pred).all():
+def _check_scale(
+    what: Computation,
+    ignored: Collection[str],
+    is_right: Callable[[], None],
+    pred: np.ndarray,
+    values: np.ndarray,
+    meant: np.ndarray,
+) -> None:
+    pred = pred.astype(np.float64)
+    if not pred.size or not np.isfinite(pred).all():
         return
     low, high = float(pred.min()), float(pred.max())
-    in_unit = low >= -_SUM_TOLERANCE and high <= 1 + _SUM_TOLERANCE
-    if isinstance(loss, _BINARY):
-        if not from_logits and not in_unit:
-            raise LogitsError(name, from_logits, low, high)
+    if what.from_logits and (not _in_unit(pred) or pred.size < 2):
         return
-    axis = getattr(loss, "axis", -1)
-    sums = pred.sum(axis=axis)
-    is_distribution = in_unit and bool(np.all(np.abs(sums - 1) < _SUM_TOLERANCE))
-    if not from_logits and not in_unit:
-        raise LogitsError(name, from_logits, low, high)
-    # One row that sums to 1 is a chance; a batch of them, of several classes each, is a softmax.
-    if from_logits and is_distribution and sums.size > 1 and pred.shape[axis] > 1:
-        raise LogitsError(name, from_logits, low, high)
+    if what.from_logits and what.kind not in BINARY:
+        # One row that sums to 1 is a chance; a batch of them, of several classes each, is a
+        # softmax.
+        sums = pred.sum(axis=what.axis)
+        if np.any(np.abs(sums - 1) > _SUM_TOLERANCE) or sums.size < 2 or pred.shape[what.axis] < 2:
+            return
+    if not what.from_logits and _in_unit(pred):
+        return
+    if low >= 0:
+        known = (meant > _KNOWN[0]) & (meant < _KNOWN[1])
+        if not known.any():
+            return
+        if np.allclose(values[known], meant[known], _SAME, 0):
+            is_right()
+            return
+    if what.kind not in BINARY:  # scores between 0 and 1 are scores as well
+        refuse(LogitsError(what.name, bool(what.from_logits), low, high), ignored)
+
+
+def _in_unit(pred: np.ndarray) -> bool:
+    return bool(pred.min() >= -_SUM_TOLERANCE and pred.max() <= 1 + _SUM_TOLERANCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from perigee._losses import computation_of
 from perigee.diagnostics import labels
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
@@ -21,6 +22,6 @@ def check(evidence: Evidence) -> list[Finding]:
         for index, leaf in list(enumerate(leaves))[1:]:
             is_known = leaf.size == seen.y_true.size and index < len(evidence.columns)
             if is_known and np.array_equal(leaf.reshape(-1), seen.y_true.reshape(-1)):
-                column = evidence.columns[index].astype("float64")
-                labels.check_range(seen.by, column, seen.y_pred.shape[-1:] or (1,))
+                column = np.asarray(evidence.columns[index])
+                labels.check_range(computation_of(seen.by), column, seen.y_pred.shape)
     return []

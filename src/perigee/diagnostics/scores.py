@@ -7,9 +7,9 @@ between 0 and 1, which say nothing about logits: give `threshold=0`, or `from_lo
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
+from perigee._losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import Compared
@@ -29,7 +29,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 code="PG230",
                 name="MetricMisfit",
                 severity="warning",
-                happened=f"The metric {one.by.name!r} ({type(one.by).__name__}) {happened}",
+                happened=f"The metric {one.by.name!r} ({computation_of(one.by).name}) {happened}",
                 expected="a metric that says most for the best predictions, and only for them.",
                 fix=fix,
             )
@@ -37,30 +37,28 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def _misfit(seen: Compared) -> tuple[str, str] | None:
-    metric, pred = seen.by, seen.y_pred.astype("float64")
+    what, pred = computation_of(seen.by), seen.y_pred.astype("float64")
     if not pred.size or not np.isfinite(pred).all():
         return None
     scope = f"{pred.min():.3g}..{pred.max():.3g}"
-    if isinstance(metric, keras.metrics.Accuracy) and bool((pred != np.round(pred)).any()):
+    if what.kind == "accuracy" and bool((pred != np.round(pred)).any()):
         return (
             f"looks for scores ({scope}) that are equal to labels.",
             "use SparseCategoricalAccuracy, CategoricalAccuracy or BinaryAccuracy.",
         )
-    is_binary = isinstance(metric, keras.metrics.BinaryAccuracy)
+    is_binary = what.kind == "binary_accuracy"
     if is_binary and is_one_hot(seen.y_true.astype("float64")):
         return (
             f"counts {pred.shape[-1]} answers an example, where one class is right.",
             "use CategoricalAccuracy.",
         )
     is_outside = pred.min() < -1e-3 or pred.max() > 1 + 1e-3
-    threshold = getattr(metric, "threshold", None)
+    threshold = what.settings.get("threshold")
     if is_binary and threshold is not None and 0 < threshold < 1 and is_outside:
         return (
             f"compares logits ({scope}) with a threshold of {threshold:g}.",
             "give `threshold=0`, or measure probabilities.",
         )
-    if isinstance(metric, keras.metrics.AUC) and is_outside:
-        is_told = bool(metric.get_config().get("from_logits"))
-        if not is_told:
-            return f"takes logits ({scope}) for probabilities.", "give `from_logits=True`."
+    if what.kind == "auc" and is_outside and not what.from_logits:
+        return f"takes logits ({scope}) for probabilities.", "give `from_logits=True`."
     return None

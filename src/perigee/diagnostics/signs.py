@@ -13,21 +13,9 @@ from typing import Literal
 import keras
 import numpy as np
 
+from perigee._losses import NOT_NEGATIVE, computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-
-_NOT_NEGATIVE = (
-    keras.losses.SparseCategoricalCrossentropy,
-    keras.losses.CategoricalCrossentropy,
-    keras.losses.BinaryCrossentropy,
-    keras.losses.MeanSquaredError,
-    keras.losses.MeanAbsoluteError,
-    keras.losses.MeanSquaredLogarithmicError,
-    keras.losses.Huber,
-    keras.losses.LogCosh,
-    keras.losses.Hinge,
-)
-"""Losses that have no value below 0, for labels in their range."""
 
 _SAME = 1e-3
 
@@ -49,6 +37,8 @@ def check(evidence: Evidence) -> list[Finding]:
     if same:
         happened = f"The loss is {loss:.4g}, the negative of the {same[0]} between labels and "
         return [_finding("error", happened + "predictions: minimizing it makes them worse.")]
+    if _is_as_keras_computes_it(evidence, loss):
+        return []
     losses = _of_labels_ever_farther(evidence)
     is_turned = any(all(a > b + _SAME * abs(b) for a, b in pairwise(some)) for some in losses)
     if not is_turned or not all(some[0] > some[-1] for some in losses):
@@ -56,6 +46,17 @@ def check(evidence: Evidence) -> list[Finding]:
     told = " and ".join(f"{value:.4g}" for value in losses[0])
     happened = f"The loss is {told} for labels that lie ever farther from the predictions."
     return [_finding("warning", happened)]
+
+
+def _is_as_keras_computes_it(evidence: Evidence, loss: float) -> bool:
+    """Tell whether the loss is what a loss of Keras's returned: its sign is as Keras has it."""
+    for seen in evidence.training.losses:
+        what = computation_of(seen.by)
+        if not what.is_own:
+            value = what.mean(seen.y_true, seen.y_pred)
+            if abs(loss - value) <= _SAME * abs(value):
+                return True
+    return False
 
 
 def _finding(severity: Literal["error", "warning"], happened: str) -> Finding:
@@ -111,10 +112,9 @@ def _farther(y: np.ndarray, output: np.ndarray) -> list[list[np.ndarray]]:
 def _distances(evidence: Evidence) -> dict[str, float]:
     found: dict[str, float] = {}
     for seen in evidence.training.losses:
-        if isinstance(seen.by, _NOT_NEGATIVE):
-            base = next(kind for kind in _NOT_NEGATIVE if isinstance(seen.by, kind))
-            own = base.from_config(seen.by.get_config())
-            found[base.__name__] = float(own(seen.y_true, seen.y_pred))
+        what = computation_of(seen.by)
+        if what.kind in NOT_NEGATIVE:
+            found[what.name] = what.mean(seen.y_true, seen.y_pred)
     for call in evidence.trained:
         for y_pred in call.outputs:
             flat = keras.tree.flatten(evidence.batches[0])

@@ -8,9 +8,9 @@ that a model may learn whose outputs, as `predict` returns them, are always the 
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
+from perigee._losses import computation_of
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import Compared
 from perigee.diagnostics._trials import Trial, Trials
@@ -65,7 +65,7 @@ def _quality(judged: Compared) -> tuple[float, float, float, str] | None:
     y_true, y_pred = judged.y_true, np.asarray(judged.y_pred, "float64")
     if not np.isfinite(y_pred).all() or y_pred.ndim != 2:
         return None
-    if isinstance(judged.by, keras.losses.MeanSquaredError) and y_true.shape == y_pred.shape:
+    if computation_of(judged.by).kind == "mean_squared_error" and y_true.shape == y_pred.shape:
         labels = y_true.astype("float64")
         variance = float(np.mean((labels - labels.mean(axis=0)) ** 2))
         if variance == 0:
@@ -89,20 +89,20 @@ def _classes(
     judged: Compared, y_pred: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return the ids of labels and of outputs, and the labels as rows like the outputs."""
-    y_true, by = judged.y_true, judged.by
+    y_true, what = judged.y_true, computation_of(judged.by)
     size = y_pred.shape[-1]
-    if isinstance(by, keras.losses.SparseCategoricalCrossentropy) and y_true.size == len(y_pred):
+    if what.kind == "sparse_categorical_crossentropy" and y_true.size == len(y_pred):
         labels = y_true.reshape(-1).astype("int64")
         if labels.min() < 0 or labels.max() >= size:
             return None
         return labels, y_pred.argmax(axis=-1), np.eye(size)[labels]
-    if isinstance(by, keras.losses.CategoricalCrossentropy) and y_true.shape == y_pred.shape:
+    if what.kind == "categorical_crossentropy" and y_true.shape == y_pred.shape:
         return y_true.argmax(axis=-1), y_pred.argmax(axis=-1), y_true.astype("float64")
-    if isinstance(by, keras.losses.BinaryCrossentropy) and y_true.size == len(y_pred) and size == 1:
+    if what.kind == "binary_crossentropy" and y_true.size == len(y_pred) and size == 1:
         rows = y_true.reshape(-1, 1).astype("float64")
         if not np.isin(rows, (0.0, 1.0)).all():
             return None
-        threshold = 0.0 if getattr(by, "from_logits", False) else 0.5
+        threshold = 0.0 if what.from_logits else 0.5
         return rows[:, 0].astype("int64"), (y_pred[:, 0] > threshold).astype("int64"), rows
     return None
 

@@ -8,9 +8,7 @@ exact over batches, shares of a batch and micro-batches.
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -20,6 +18,7 @@ from keras import ops
 from perigee import _backends
 from perigee._averages import Average, Term, as_average
 from perigee._errors import ArgumentError
+from perigee._losses import FunctionLoss, computation_of
 from perigee._masks import mask_of, masked
 from perigee._typing import Tensor
 
@@ -32,7 +31,9 @@ class _Summed(keras.losses.Loss):
     def __init__(self, loss: keras.losses.Loss) -> None:
         # Not the loss's own name: it becomes a scope, where not every name is allowed.
         super().__init__(name="loss", reduction="sum", dtype=loss.dtype)
-        self.perigee_stands_for = None if isinstance(loss, FunctionLoss) else loss
+        # Whether a function of the user's pairs labels and predictions is for a probe to find.
+        is_free = isinstance(loss, FunctionLoss) and computation_of(loss).is_own
+        self.perigee_stands_for = None if is_free else loss
         self.values: Tensor = None
         self._loss = loss
 
@@ -53,89 +54,6 @@ class _Counted(keras.losses.Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self._ones
-
-
-class FunctionLoss(keras.losses.Loss):
-    """A function of `(y_true, y_pred)` as a loss object.
-
-    Labels `(batch,)` and predictions `(batch, 1)`, or the reverse, are brought to one rank first,
-    as in `keras.Model.compile`.
-    """
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__(name=name_of(function))
-        self._function = function
-
-    @_backends.current().plain
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the values of the function."""
-        pairs = keras.tree.map_structure(_one_rank, y_true, y_pred)
-        y_true = keras.tree.map_structure_up_to(y_true, lambda pair: pair[0], pairs)
-        y_pred = keras.tree.map_structure_up_to(y_pred, lambda pair: pair[1], pairs)
-        if getattr(self._function, "__name__", "") == "<lambda>":
-            # Nothing to rewrite, and TensorFlow warns where it cannot tell two lambdas apart.
-            return self._function(y_true, y_pred)
-        return _backends.current().user_code(self._function)(y_true, y_pred)
-
-
-def _one_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    difference = len(a.shape) - len(b.shape)
-    if difference == 1 and a.shape[-1] == 1:
-        return (a, ops.expand_dims(b, -1)) if len(b.shape) == 1 else (ops.squeeze(a, -1), b)
-    if difference == -1 and b.shape[-1] == 1:
-        return (ops.expand_dims(a, -1), b) if len(a.shape) == 1 else (a, ops.squeeze(b, -1))
-    return a, b
-
-
-def name_of(function: Any) -> str:
-    """Return the name under which Keras logs a function, in snake case."""
-    name: Any = getattr(function, "name", None) or getattr(function, "__name__", None)
-    name = re.sub(r"\W+", "", str(name or type(function).__name__))
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", name).lower()
-
-
-def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
-    """Return what `compile` takes for a loss as a loss object.
-
-    Args:
-        given: A loss object or class, a function, a name, or the config of one; `"crossentropy"`
-            is the binary, categorical or sparse one, by the shapes.
-        y_true: Labels of the first batch.
-        y_pred: Predictions for it.
-
-    Raises:
-        ValueError: If Keras knows no such loss.
-    """
-    if isinstance(given, str) and given.lower() in ("crossentropy", "ce"):
-        kind = kind_of_labels(y_true, y_pred)
-        given = "sparse_categorical_crossentropy" if kind == "sparse" else f"{kind}_crossentropy"
-    loss = keras.losses.get(given)
-    if isinstance(loss, keras.losses.Loss):
-        return loss
-    known = _class_of(loss)
-    return FunctionLoss(loss) if known is None else known()
-
-
-def _class_of(function: Any) -> Any:
-    """Return the class that stands for a function of Keras: its labels can be checked."""
-    name = getattr(function, "__name__", "")
-    if getattr(keras.losses, name, None) is not function:
-        return None
-    found = getattr(keras.losses, "".join(part.capitalize() for part in name.split("_")), None)
-    return found if inspect.isclass(found) and issubclass(found, keras.losses.Loss) else None
-
-
-def kind_of_labels(y_true: Tensor, y_pred: Tensor) -> str:
-    """Tell which kind of classification the shapes mean.
-
-    Returns:
-        `"binary"` for one prediction an example, `"sparse"` for class ids, else `"categorical"`.
-    """
-    if y_pred.shape[-1] == 1:
-        return "binary"
-    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
-        return "sparse"
-    return "categorical"
 
 
 def average_loss(

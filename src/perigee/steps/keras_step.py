@@ -16,6 +16,7 @@ from perigee._errors import (
     FrozenSinceBuiltError,
     LossNotScaledError,
     OutputsError,
+    refuse,
 )
 from perigee._frame import Method, Watch, current_frame
 from perigee._listening import Call, Returned, Talk, listening
@@ -110,7 +111,7 @@ class KerasStep(Step):
             for optimizer, seen in updates.items():
                 path = _state.track(self).path_of(optimizer)
                 if seen.is_applied and not seen.is_scaled and _divides(optimizer):
-                    raise LossNotScaledError(path)
+                    refuse(LossNotScaledError(path), self.ignore_findings)
                 if seen.is_applied and seen.variables is None:
                     seen.variables = list(self.model.trainable_variables)
                 # Accumulating, an optimizer that is applied by the model itself is refused.
@@ -169,7 +170,12 @@ class KerasStep(Step):
         trackers = [value for value in vars(model).values() if _has_trackers(value)]
         if is_new or not all(getattr(tracker, "built", True) for tracker in trackers):
             # What is assigned within a scope is given up; what is made stays.
-            with _backends.current().watch(listening, ), keras.StatelessScope():
+            with (
+                _backends.current().watch(
+                    listening,
+                ),
+                keras.StatelessScope(),
+            ):
                 y_pred = model(x, training=False)
             weights = [(variable, variable.value) for variable in model.trainable_variables]
             with keras.StatelessScope(weights):  # penalties are taken of these

@@ -13,19 +13,13 @@ from perigee import _backends
 from perigee._averages import Average
 from perigee._errors import ArgumentError
 from perigee._frame import current_frame
+from perigee._losses import as_loss, as_metric
 from perigee._masks import mask_of, masked
 from perigee._step import Step
 from perigee._typing import Batch, Tensor, Tree
 from perigee.steps._groups import Groups
 from perigee.steps._outputs import Outputs
-from perigee.steps._reductions import (
-    as_loss,
-    average_loss,
-    class_weights,
-    kind_of_labels,
-    name_of,
-    product,
-)
+from perigee.steps._reductions import average_loss, class_weights, product
 
 _plain = _backends.current().plain
 
@@ -309,31 +303,9 @@ def _metrics(given: Any) -> Any:
         return {name: _metrics(entry) for name, entry in given.items()}
     if isinstance(given, list | tuple):
         return [
-            _metrics(e) if e is None or isinstance(e, list | tuple) else _metric(e) for e in given
+            _metrics(e) if e is None or isinstance(e, list | tuple) else as_metric(e) for e in given
         ]
-    return [_metric(given)]
-
-
-def _metric(given: Any) -> keras.Metric:
-    """Return a metric object under the name that Keras logs it by."""
-    if isinstance(given, str) and given.lower() in ("accuracy", "acc"):
-        return keras.metrics.MeanMetricWrapper(_accuracy, name=given)
-    metric: Any = keras.metrics.get(given)
-    if not isinstance(metric, keras.Metric):
-        metric = keras.metrics.MeanMetricWrapper(metric, name=name_of(metric))
-    if isinstance(given, str):
-        metric.name = given
-    return metric
-
-
-def _accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return whether each prediction is right, by the kind of classification that shapes mean."""
-    kind = kind_of_labels(y_true, y_pred)
-    if kind == "binary":
-        return keras.metrics.binary_accuracy(y_true, y_pred)
-    if kind == "sparse":
-        return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
-    return keras.metrics.categorical_accuracy(y_true, y_pred)
+    return [as_metric(given)]
 
 
 def _flat(metrics: Any) -> Iterator[keras.Metric]:

@@ -1,0 +1,321 @@
+"""What a loss or a metric computes, found once, however it was given.
+
+Keras takes a loss by name, as a function, as an object or as its config, and wraps some of them:
+the class of what is called tells little. All that depends on which loss it is asks here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import keras
+from keras import ops
+
+from perigee import _backends
+from perigee._typing import Tensor
+
+SPARSE = frozenset({"sparse_categorical_crossentropy"})
+CATEGORICAL = frozenset({"categorical_crossentropy", "categorical_focal_crossentropy"})
+BINARY = frozenset({"binary_crossentropy", "binary_focal_crossentropy"})
+
+NOT_NEGATIVE = (
+    SPARSE
+    | CATEGORICAL
+    | BINARY
+    | {
+        "mean_squared_error",
+        "mean_absolute_error",
+        "mean_absolute_percentage_error",
+        "mean_squared_logarithmic_error",
+        "huber",
+        "log_cosh",
+        "hinge",
+        "squared_hinge",
+        "categorical_hinge",
+    }
+)
+"""Have no value below 0, for labels in their range."""
+
+_CLASSES = {
+    "binary_crossentropy": "BinaryCrossentropy",
+    "binary_focal_crossentropy": "BinaryFocalCrossentropy",
+    "categorical_crossentropy": "CategoricalCrossentropy",
+    "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
+    "categorical_generalized_cross_entropy": "CategoricalGeneralizedCrossEntropy",
+    "categorical_hinge": "CategoricalHinge",
+    "circle": "Circle",
+    "cosine_similarity": "CosineSimilarity",
+    "ctc": "CTC",
+    "dice": "Dice",
+    "hinge": "Hinge",
+    "huber": "Huber",
+    "kl_divergence": "KLDivergence",
+    "log_cosh": "LogCosh",
+    "mean_absolute_error": "MeanAbsoluteError",
+    "mean_absolute_percentage_error": "MeanAbsolutePercentageError",
+    "mean_squared_error": "MeanSquaredError",
+    "mean_squared_logarithmic_error": "MeanSquaredLogarithmicError",
+    "poisson": "Poisson",
+    "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
+    "squared_hinge": "SquaredHinge",
+    "tversky": "Tversky",
+}
+"""Keras's functions, which name a kind of computation, and the class of each, for people."""
+
+ELEMENTWISE = (
+    frozenset(_CLASSES) - SPARSE - {"categorical_generalized_cross_entropy", "circle", "ctc"}
+)
+"""Compare labels and predictions element by element; the others take labels of another shape."""
+
+_FUNCTIONS: dict[Any, str] = {
+    function: name
+    for room in (keras.losses, keras.ops)
+    for name in _CLASSES
+    # Not every release of Keras has each; `keras.ops` has functions of other kinds as well.
+    if (room is keras.losses or name.endswith("_crossentropy"))
+    and (function := getattr(room, name, None)) is not None
+} | {keras.metrics.binary_accuracy: "binary_accuracy"}
+
+_METRICS = {"accuracy": keras.metrics.Accuracy, "auc": keras.metrics.AUC}
+"""Metrics that no public function of Keras computes."""
+
+_CALL, _UPDATE = keras.losses.MeanSquaredError.call, keras.metrics.MeanMetricWrapper.update_state
+"""What calls the function that a loss or a metric of Keras is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """What a loss or a metric computes.
+
+    Attributes:
+        kind: The name of Keras's function for it; `"own"` where Keras did not write it.
+        name: What to call it: the class that Keras has for it, or the user's own name.
+        settings: Values of the function's further arguments, by name.
+        is_aligned: Whether labels and predictions of which one has a last axis of 1 more are
+            brought to one rank before, as `keras.Model.compile` does for functions.
+        function: What computes it, of labels and predictions; `None` where only the object can.
+    """
+
+    kind: str
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    is_aligned: bool = False
+    function: Callable[..., Any] | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the user wrote it, so that only its author knows what it takes."""
+        return self.kind == "own"
+
+    @property
+    def from_logits(self) -> bool | None:
+        """Whether it takes scores for predictions; `None` where it makes no difference."""
+        return self.settings.get("from_logits")
+
+    @property
+    def axis(self) -> int:
+        """The axis of the classes, the last one as a rule."""
+        axis = self.settings.get("axis", -1)
+        return axis if isinstance(axis, int) else -1
+
+    def values(self, y_true: Tensor, y_pred: Tensor, **changed: Any) -> Tensor:
+        """Return its values, with some settings changed.
+
+        Args:
+            y_true: Labels.
+            y_pred: Predictions.
+            **changed: Settings that are to have other values.
+        """
+        assert self.function is not None
+        return self.function(*_one_rank(y_true, y_pred), **{**self.settings, **changed})
+
+    def mean(self, y_true: Any, y_pred: Any) -> float:
+        """Return the mean over all values that count, as a loss object of Keras would.
+
+        Args:
+            y_true: Labels, on the host.
+            y_pred: Predictions, on the host.
+        """
+        assert self.function is not None
+        loss = FunctionLoss(partial(self.function, **self.settings))
+        return float(ops.convert_to_numpy(loss(y_true, y_pred)))
+
+
+def computation_of(given: Any) -> Computation:
+    """Return what a loss or a metric computes.
+
+    Args:
+        given: What `compile` takes for one loss or metric: an object, a class, a function, a
+            `functools.partial` of one, a name, or a config.
+    """
+    if isinstance(given, FunctionLoss):
+        return replace(computation_of(given.function), is_aligned=True)
+    if isinstance(given, str | Mapping | type):
+        given = _looked_up(given)
+    if isinstance(given, partial):
+        if given.args:  # other arguments than labels come first
+            return _own(given.func)
+        return _with(computation_of(given.func), given.keywords)
+    if isinstance(given, keras.losses.Loss) and type(given).call is _CALL:
+        # The function has a public name, the settings that it is called with have none.
+        settings = getattr(given, "_fn_kwargs", {})
+        return replace(_with(computation_of(vars(given)["fn"]), settings), is_aligned=True)
+    if isinstance(given, keras.Metric):
+        return _of_metric(given)
+    kind = _FUNCTIONS.get(given) if inspect.isroutine(given) else None
+    if kind is None:
+        return _own(given)
+    _, _, *others = inspect.signature(given).parameters.values()
+    settings = {p.name: p.default for p in others if p.default is not p.empty}
+    return Computation(kind, _CLASSES.get(kind, kind), settings, function=given)
+
+
+def _of_metric(metric: keras.Metric) -> Computation:
+    for kind, known in _METRICS.items():
+        if isinstance(metric, known):
+            settings = {"from_logits": bool(metric.get_config().get("from_logits"))}
+            return Computation(kind, type(metric).__name__, settings)
+    function = getattr(metric, "_fn", None)  # Keras keeps it under no public name
+    if function is None or type(metric).update_state is not _UPDATE:
+        return _own(metric)
+    found = _with(computation_of(function), getattr(metric, "_fn_kwargs", {}))
+    return _own(metric) if found.is_own else found
+
+
+def _looked_up(given: Any) -> Any:
+    """Return the function or object that a name, a class or a config means."""
+    for room in (keras.losses, keras.metrics):
+        try:
+            return room.get(given)
+        except (TypeError, ValueError):  # not of this kind, or a class that needs arguments
+            continue
+    return given
+
+
+def _with(found: Computation, settings: Mapping[str, Any]) -> Computation:
+    return replace(found, settings={**found.settings, **settings})
+
+
+def _own(given: Any) -> Computation:
+    name = getattr(given, "__name__", None) or type(given).__name__
+    return Computation("own", str(name))
+
+
+BY_HAND = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
+"""Functions of `keras.ops` that compute what a loss object does."""
+
+
+def loss_like(name: str, arguments: Mapping[str, Any]) -> keras.losses.Loss | None:
+    """Return the loss object that computes what a function of `keras.ops` was asked for."""
+    if arguments.get("axis", -1) != -1:
+        return None
+    return getattr(keras.losses, _CLASSES[name])(from_logits=arguments.get("from_logits", False))
+
+
+# Objects for what `compile` takes.
+
+
+class FunctionLoss(keras.losses.Loss):
+    """A function of `(y_true, y_pred)` as a loss object.
+
+    Labels `(batch,)` and predictions `(batch, 1)`, or the reverse, are brought to one rank first,
+    as in `keras.Model.compile`.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(name=name_of(function))
+        self.function = function
+
+    @_backends.current().plain
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the values of the function."""
+        pairs = keras.tree.map_structure(_one_rank, y_true, y_pred)
+        y_true = keras.tree.map_structure_up_to(y_true, lambda pair: pair[0], pairs)
+        y_pred = keras.tree.map_structure_up_to(y_pred, lambda pair: pair[1], pairs)
+        if getattr(self.function, "__name__", "") == "<lambda>":
+            # Nothing to rewrite, and TensorFlow warns where it cannot tell two lambdas apart.
+            return self.function(y_true, y_pred)
+        return _backends.current().user_code(self.function)(y_true, y_pred)
+
+
+def _one_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    difference = len(a.shape) - len(b.shape)
+    if difference == 1 and a.shape[-1] == 1:
+        return (a, ops.expand_dims(b, -1)) if len(b.shape) == 1 else (ops.squeeze(a, -1), b)
+    if difference == -1 and b.shape[-1] == 1:
+        return (ops.expand_dims(a, -1), b) if len(a.shape) == 1 else (a, ops.squeeze(b, -1))
+    return a, b
+
+
+def name_of(function: Any) -> str:
+    """Return the name under which Keras logs a function, in snake case."""
+    name: Any = getattr(function, "name", None) or getattr(function, "__name__", None)
+    name = re.sub(r"\W+", "", str(name or type(function).__name__))
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", name).lower()
+
+
+def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
+    """Return what `compile` takes for a loss as a loss object.
+
+    Args:
+        given: A loss object or class, a function, a name, or the config of one; `"crossentropy"`
+            is the binary, categorical or sparse one, by the shapes.
+        y_true: Labels of the first batch.
+        y_pred: Predictions for it.
+
+    Raises:
+        ValueError: If Keras knows no such loss.
+    """
+    if isinstance(given, str) and given.lower() in ("crossentropy", "ce"):
+        kind = kind_of_labels(y_true, y_pred)
+        given = "sparse_categorical_crossentropy" if kind == "sparse" else f"{kind}_crossentropy"
+    loss = keras.losses.get(given)
+    return loss if isinstance(loss, keras.losses.Loss) else FunctionLoss(loss)
+
+
+def as_metric(given: Any) -> keras.Metric:
+    """Return what `compile` takes for a metric as an object, named as Keras logs it.
+
+    Args:
+        given: A metric object or class, a function, a name, or the config of one; `"accuracy"` is
+            the binary, categorical or sparse one, by the shapes of each batch.
+
+    Raises:
+        ValueError: If Keras knows no such metric.
+    """
+    if isinstance(given, str) and given.lower() in ("accuracy", "acc"):
+        return keras.metrics.MeanMetricWrapper(_accuracy, name=given)
+    metric: Any = keras.metrics.get(given)
+    if not isinstance(metric, keras.Metric):
+        metric = keras.metrics.MeanMetricWrapper(metric, name=name_of(metric))
+    if isinstance(given, str):
+        metric.name = given
+    return metric
+
+
+def _accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return whether each prediction is right, by the kind of classification that shapes mean."""
+    kind = kind_of_labels(y_true, y_pred)
+    if kind == "binary":
+        return keras.metrics.binary_accuracy(y_true, y_pred)
+    if kind == "sparse":
+        return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+    return keras.metrics.categorical_accuracy(y_true, y_pred)
+
+
+def kind_of_labels(y_true: Tensor, y_pred: Tensor) -> str:
+    """Tell which kind of classification the shapes mean.
+
+    Returns:
+        `"binary"` for one prediction an example, `"sparse"` for class ids, else `"categorical"`.
+    """
+    if y_pred.shape[-1] == 1:
+        return "binary"
+    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
+        return "sparse"
+    return "categorical"
