@@ -183,7 +183,10 @@ def test_a_model_that_is_not_compiled_is_refused():
 
 
 def test_what_fit_would_refuse_is_a_finding():
-    (finding,) = pg.check(Own(small(3, "softmax"), sparse()), classes())
+    loss = sparse()
+    step = Own(small(3, "softmax"), lambda y, y_pred: loss(y, y_pred * 1.0))
+
+    (finding,) = pg.check(step, classes())
 
     assert (finding.code, finding.severity) == ("PG206", "error")
     assert finding.happened and finding.expected and finding.fix

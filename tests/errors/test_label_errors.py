@@ -184,6 +184,30 @@ def test_binary_labels_outside_zero_and_one_are_refused(x, ids, refused):
     assert (error.label, error.row, error.low, error.high) == (2, 2, 0, 1)
 
 
+def test_what_resizing_adds_to_binary_labels_is_taken(x):
+    labels = np.full((ROWS, 1), 1.0005, "float32")
+    step = Classifier(keras.losses.BinaryCrossentropy(from_logits=True), units=1)
+
+    assert pg.fit(step, (x, labels), execution="eager", progress="off").history["loss"]
+
+
+@pytest.mark.only_jax  # elsewhere Keras's own kernels refuse such labels
+def test_labels_that_a_mask_leaves_out_may_lie_outside():
+    words = np.array([[1, 2, 0, 0], [2, 1, 1, 0]])
+    labels = np.where(words == 0, -1, words - 1)
+    model = keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            keras.layers.Embedding(3, 4, mask_zero=True),
+            keras.layers.Dense(2),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    step = pg.Supervised(model, "sgd", loss)
+
+    assert np.isfinite(pg.fit(step, (words, labels), progress="off").history["loss"]).all()
+
+
 LOSSES = {
     "sparse": keras.losses.SparseCategoricalCrossentropy,
     "categorical": keras.losses.CategoricalCrossentropy,

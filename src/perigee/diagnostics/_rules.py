@@ -152,6 +152,9 @@ OF_STEPS: Sequence[Rule] = (
 """Look at what the Step does on a batch."""
 
 _EXPLAINED: dict[str, Sequence[str]] = {
+    "PG203": ("PG211", "PG212"),
+    "PG204": ("PG120", "PG221"),
+    "PG206": ("PG133", "PG225"),
     "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
     "PG122": ("PG120", "PG224"),  # nothing passes dead units
     "PG224": ("PG133",),
@@ -187,7 +190,8 @@ def examine(evidence: Evidence) -> list[Finding]:
     if runs:
         unknown = lookups.check(evidence)
         # With ids that it does not have, a step is not run again: some frameworks refuse it.
-        found += unknown or _run(OF_STEPS, evidence)
+        told = {error.code for error in refused}
+        found += unknown or [f for f in _run(OF_STEPS, evidence) if f.code not in told]
     return sorted_out(found, _EXPLAINED)
 
 
