@@ -371,6 +371,7 @@ class Noisy(Classifier):
             keras.layers.BatchNormalization(),
             keras.layers.Flatten(),
             keras.layers.Dropout(0.3, seed=11),
+            keras.layers.BatchNormalization(synchronized=True),  # of what all replicas have drawn
             keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1)),
         ]
         model = keras.Sequential([keras.Input((4,)), keras.layers.Reshape((4, 1)), *layers])
@@ -384,15 +385,15 @@ class Noisy(Classifier):
 @pytest.mark.parametrize(
     ("count", "rows", "arguments"),
     [
-        (4, 3, {"accumulate": 2}),
+        (4, 3, {"accumulate": 2, "validation": clusters(3)}),
         (2, 1, {"execution": "graph", "nonfinite": "skip"}),
     ],
-    ids=str,
+    ids=["eager", "graph"],
 )
 def test_a_batch_of_fewer_rows_than_replicas_is_that_of_one_device(count, rows, arguments):
     """Draws, statistics of shares, sums of metrics and predictions included."""
     data = clusters(2 * rows)
-    arguments = {"batch_size": rows, "epochs": 2, "validation": clusters(rows), **arguments}
+    arguments = {"batch_size": rows, "epochs": 2, **arguments}
 
     alone, many = (trained(Noisy, data, n, **arguments) for n in (1, count))
 
