@@ -5,6 +5,9 @@ PYTHON ?= python3
 # The frameworks to test: torch where it is installed.
 BACKENDS ?= tensorflow jax $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo torch)
 
+# Processes that share the tests of a framework.
+WORKERS ?= 2
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -45,14 +48,16 @@ demo: $(INSTALLED)
 torch: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
 
-# Keras fixes its backend at import, so each backend is a process, and two run at a time: `make test
-# BACKENDS=jax` runs one. What knows no framework runs with the first one.
+# Keras fixes its backend at import, so the backends run one after the other, each by two workers:
+# `make test BACKENDS=jax` runs one, `WORKERS=0` a single process. What knows no framework runs with
+# the first one. Tests are handed out in order, so that slow ones still come last.
 test: $(INSTALLED)
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-,$(BACKENDS))
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 $(addprefix test-,$(BACKENDS))
 
 test-%: $(INSTALLED)
-	@set -o pipefail; KERAS_BACKEND=$* $(BIN)/python -m pytest tests \
-	  -m "$(if $(filter $*,$(firstword $(BACKENDS))),,not once)" | sed -u 's/^/$*: /'
+	@echo "The tests on $*:"
+	@KERAS_BACKEND=$* $(BIN)/python -m pytest tests -n $(WORKERS) --dist load \
+	  -m "$(if $(filter $*,$(firstword $(BACKENDS))),,not once)"
 
 check: fmt-check lint types floors test
 

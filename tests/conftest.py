@@ -41,7 +41,8 @@ def seeded() -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep plans that tests measure out of the user's cache, and those of the user out of tests.
 
-    What JAX compiles for one test is there for all, and for the processes that they start.
+    What JAX compiles for one test is there for all, for the other worker of pytest-xdist too, and
+    for the processes that they start.
     """
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
@@ -49,6 +50,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         if keras.backend.backend() == "jax":
             import jax
 
+            if "PYTEST_XDIST_WORKER" in os.environ:
+                folder = tmp_path_factory.getbasetemp().parent  # of all workers
             patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
             patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
             jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
@@ -75,14 +78,20 @@ _OF_NO_FRAMEWORK = (
     "tests/checkpoints/test_nothing_executes.py",
     "tests/cli/",
     "tests/data/test_order.py",
+    "tests/data/test_pydataset.py",
+    "tests/data/test_resume.py",
+    "tests/data/test_spec.py",
     "tests/data/test_tf_resume.py",
+    "tests/errors/test_argument_errors.py",
     "tests/report/",
     "tests/test_benchmarks.py",
     "tests/test_docs.py",
     "tests/test_house.py",
     "tests/test_manifests.py",
     "tests/test_preemption.py",
+    "tests/test_reference.py",
     "tests/test_signals.py",
+    "tests/test_tutorial.py",
     "tests/writers/",
 )
 """Tests of code that knows no framework, or of TensorFlow's: `make test` runs them with its first

@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from perigee._cli.launching import environments
@@ -94,10 +95,19 @@ def test_the_jobset_starts_workers_that_find_each_other_and_restarts_all_of_them
     assert container["command"][-1].startswith(tuple(mounts.values()))
 
 
-def test_the_script_for_slurm_gives_each_task_its_number_and_the_first_node(tmp_path):
+@pytest.mark.parametrize(
+    "scontrol",
+    [
+        "printf 'node7\\nnode8\\n'",
+        # More than a pipe holds, a line at a time: it is still writing when the first one is read.
+        "for ((i = 7; i < 9999; i++)); do echo node$i; done",
+    ],
+    ids=["at once", "slowly"],
+)
+def test_the_script_for_slurm_gives_each_task_its_number_and_the_first_node(tmp_path, scontrol):
     """With commands in the place of Slurm's that do what its manual says."""
     commands = {
-        "scontrol": "printf 'node7\\nnode8\\n'",
+        "scontrol": scontrol,
         "srun": 'shift; for i in 0 1; do SLURM_PROCID=$i "$@" || exit 1; done',
         "python": 'echo "$* $KERAS_BACKEND $KERAS_DISTRIBUTION_JOB_ADDRESSES '
         '$KERAS_DISTRIBUTION_NUM_PROCESSES $KERAS_DISTRIBUTION_PROCESS_ID"',

@@ -78,7 +78,9 @@ def fit(step, batches, **arguments):
     return pg.fit(step, batches, nonfinite="skip", progress="off", **arguments)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("value", "execution"), [(np.nan, 1), (np.nan, 8), (np.inf, 8)], indirect=["execution"]
+)
 def test_all_is_bit_for_bit_as_if_the_batch_had_not_been_there(batches, execution, value):
     bad = np.full((BATCH, FEATURES), value, "float32"), batches[0][1]
     without, with_it = Regressing(), Regressing()

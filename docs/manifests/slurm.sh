@@ -8,9 +8,10 @@
 #SBATCH --requeue
 set -euo pipefail
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Read to its end: a command whose reader has left dies of SIGPIPE, and the job with it.
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export KERAS_BACKEND=jax
-export KERAS_DISTRIBUTION_JOB_ADDRESSES="$first:1234"
+export KERAS_DISTRIBUTION_JOB_ADDRESSES="${nodes%%$'\n'*}:1234"
 export KERAS_DISTRIBUTION_NUM_PROCESSES="$SLURM_NTASKS"
 
 # One task that fails ends all of them.

@@ -168,6 +168,11 @@ def norm(y, p):
     return ops.sqrt(ops.sum(ops.square(p), axis=-1))
 
 
+def linear():
+    """Return a model that makes a NaN of a NaN; a maximum, such as relu, may swallow it."""
+    return model(kl.Dense(1))
+
+
 def spoiled():
     x, y = numbers()
     x[40, 3] = np.nan
@@ -176,7 +181,7 @@ def spoiled():
 
 BAD = {
     "a layer": (rooted, numbers, "in the output of layer 'sequential/root' (Root)"),
-    "the data": (lambda: Own(small(1), squares), spoiled, "in the data: batch[0] holds nan at ["),
+    "the data": (lambda: Own(linear(), squares), spoiled, "in the data: batch[0] holds nan at ["),
     "the loss": (lambda: Own(small(1), far), numbers, "behind the last layer, in what 'loss'"),
     "the gradients": (
         lambda: Own(zero(), norm),
@@ -206,7 +211,7 @@ def test_an_error_says_where_a_nan_began(place):
 
 def test_a_training_that_stops_warns_of_the_place(tmp_path):
     history, messages = watched(
-        Own(small(1), squares), spoiled(), epochs=2, nonfinite="stop", run=tmp_path / "run"
+        Own(linear(), squares), spoiled(), epochs=2, nonfinite="stop", run=tmp_path / "run"
     )
 
     assert history.stop_reason == "non-finite"

@@ -56,10 +56,15 @@ def test_processes_are_forked_from_one_that_has_imported_all_and_started_nothing
     assert library in Path(f"/proc/{parent}/maps").read_text()
 
 
+OF_NO_FRAMEWORK = {"list", "generator", "drawn", "pydataset"}
+"""Kinds of data that are the same everywhere."""
+
+
 def covered(case, kills):
     """Return a case; JAX compiles in each process for long, so most are slow there."""
-    is_slow = BACKEND == "jax" and case != Case()
-    return pytest.param(case, kills, marks=pytest.mark.slow if is_slow else (), id=str(case))
+    marks = [pytest.mark.slow] if BACKEND == "jax" and case != Case() else []
+    marks += [pytest.mark.once] if case.data in OF_NO_FRAMEWORK else []
+    return pytest.param(case, kills, marks=marks, id=str(case))
 
 
 def test_every_instant_is_covered():

@@ -86,6 +86,7 @@ def trained_for_each(disk, rooms):
     return found
 
 
+@pytest.mark.once  # files are written the same way everywhere
 def test_a_training_outlives_a_full_disk(tmp_path, straight, disks):
     if not disks:
         pytest.skip("no disk can be mounted here")
@@ -103,6 +104,7 @@ def test_a_training_outlives_a_full_disk(tmp_path, straight, disks):
     assert ended.output.count("The training goes on.") >= len(rooms)
 
 
+@pytest.mark.once  # files are written the same way everywhere
 def test_a_save_in_the_background_that_failed_does_not_keep_the_last_one_back(
     tmp_path, straight, disks
 ):
@@ -176,6 +178,7 @@ def on_read_only_disk(disk):
     return said, Checkpoints(disk / "run/checkpoints").steps(), train(path, CASE)
 
 
+@pytest.mark.once  # files are written the same way everywhere
 def test_a_disk_that_may_only_be_read_is_refused_or_ends_in_an_error_and_costs_nothing(
     tmp_path, straight, disks
 ):
@@ -220,6 +223,7 @@ def with_a_dying_writer(path, until):
     return outcome, json.loads(Path(path, "run.json").read_text())["failures"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("until", [FREE_FROM, 10**6], ids=["for a while", "for good"])
 def test_a_training_outlives_a_writer_that_dies(tmp_path, straight, until):
     ended = run(tmp_path, with_a_dying_writer, str(tmp_path / "run"), until)
@@ -251,6 +255,7 @@ def with_a_failing_save(disk, is_strict, until):
     return said, steps, train(str(disk / "run"), CASE)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("is_strict", [True, False], ids=["any save, strictly", "the last save"])
 def test_a_save_that_must_not_fail_ends_the_training_which_goes_on_later(
     tmp_path, straight, disks, is_strict
@@ -378,6 +383,7 @@ def refused(path):
         return [error.pid, str(error)]
 
 
+@pytest.mark.once  # files are written the same way everywhere
 def test_a_run_that_another_process_writes_to_is_refused_until_that_is_gone(tmp_path, straight):
     path, started = str(tmp_path / "run"), tmp_path / "started"
     with Child(tmp_path, hanging, path, str(started)) as first:

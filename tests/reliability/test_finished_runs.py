@@ -135,6 +135,7 @@ def all_others(path):
     return [other(path) for other, _ in OTHERS]
 
 
+@pytest.mark.once
 def test_other_trainings_are_refused_with_nothing_lost(tmp_path, path, straight):
     assert run(tmp_path, train, path, CASE, trainings.MID_EPOCH).was_killed()
     before = saved_steps(path)
@@ -147,6 +148,7 @@ def test_other_trainings_are_refused_with_nothing_lost(tmp_path, path, straight)
     assert run(tmp_path, train, path, CASE).returned() == straight
 
 
+@pytest.mark.once
 def test_a_damaged_checkpoint_is_passed_over_by_name_and_nothing_is_lost(tmp_path, path, straight):
     assert run(tmp_path, train, path, CASE, trainings.LAST_BATCH).was_killed()
     newest = Checkpoints(f"{path}/checkpoints").directory / f"step-{saved_steps(path)[-1]:08d}"
@@ -170,6 +172,7 @@ def resumed(path, how):
         return type(error).__name__
 
 
+@pytest.mark.once
 def test_a_run_is_resumed_or_not_as_it_was_asked_for(tmp_path, path):
     assert run(tmp_path, resumed, path, "required").returned() == "NoCheckpointError"
     assert not (tmp_path / "run").exists()

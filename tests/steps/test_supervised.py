@@ -521,7 +521,7 @@ def test_one_loss_means_each_output(x, price):
         ({"kind": sparse()}, "by name"),
         ({"kind": sparse(), "price": None}, "by name"),
     ],
-    ids=str,
+    ids=["all", "those with a loss", "one array", "by name", "by name, with none"],
 )
 def test_none_leaves_an_output_out(loss, labels, x, price, kind):
     y = {

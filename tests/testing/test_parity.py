@@ -448,6 +448,7 @@ def test_bad_arguments_are_refused(arguments, said):
         parity(**(given | arguments))
 
 
+@pytest.mark.once
 def test_the_code_on_the_page_runs():
     page = (Path(__file__).parents[2] / "docs" / "parity.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))

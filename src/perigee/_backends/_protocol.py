@@ -181,9 +181,10 @@ class Replicas(Peers, Protocol):
     ) -> Tree:
         """Run a function once on each replica, with its share of a batch.
 
-        Shares are consecutive rows; they differ by one row at most, and are empty where there are
-        fewer rows than replicas. Loss objects of Keras do not divide by the number of replicas
-        inside, and seed generators draw other numbers on each of them.
+        Shares are consecutive rows, and differ by one row at most. Where there are fewer rows than
+        replicas, each of them runs the whole batch, all alike, and sums over the replicas are those
+        of the first one. Loss objects of Keras do not divide by the number of replicas inside, and
+        seed generators draw other numbers for each share.
 
         Args:
             function: From a share and the rows of the whole batch, shape `()` (`None` where

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,25 +108,33 @@ class Replicas:
         if not self.splits:
             return self._strategy.run(function, args=(batch, None))
         rows = _rows(batch)
+        is_whole = rows < self.count
 
         def share(context: Any) -> _Share:
             index = context.replica_id_in_sync_group
             return _Share(_cut(batch, rows, index, self.count))
 
+        def of_share(part: _Share) -> Tree:
+            token = _is_whole.set(is_whole)
+            try:
+                with _as_one(), _seeds_apart():  # in the thread of the replica
+                    return function(part.batch, rows)
+            finally:
+                _is_whole.reset(token)
+
         shares = self._strategy.experimental_distribute_values_from_function(share)
 
-        def run(part: _Share) -> Tree:
-            with _as_one(), _seeds_apart():  # in the thread of the replica
-                return function(part.batch, rows)
-
-        results = self._strategy.run(run, args=(shares,))
-        return tf.nest.map_structure(self._joined if joins else self._first, results)
+        results = self._strategy.run(of_share, args=(shares,))
+        if not joins:
+            return tf.nest.map_structure(self._first, results)
+        return tf.nest.map_structure(lambda result: self._joined(result, is_whole), results)
 
     def _first(self, result: Any) -> Any:
         return self._strategy.experimental_local_results(result)[0]
 
-    def _joined(self, result: Any) -> Any:
-        return self._strategy.gather(result, axis=0)
+    def _joined(self, result: Any, is_whole: Tensor) -> Any:
+        joined, first = self._strategy.gather(result, axis=0), self._first(result)
+        return joined[: tf.where(is_whole, tf.shape(first)[0], tf.shape(joined)[0])]
 
 
 def _no_tapes(original: Any, tape: Any, target: Any, sources: Any, *args: Any, **kw: Any) -> Talk:
@@ -146,6 +155,14 @@ class _Share:
     batch: Batch
 
 
+_is_whole: ContextVar[Any] = ContextVar("perigee_is_whole", default=False)
+"""Whether each replica runs the whole batch, and the first one counts.
+
+So it is where there are fewer rows than replicas. No replica runs a step on an empty share: some
+kernels return other shapes for it than for rows, and means and maxima of nothing are no numbers.
+"""
+
+
 def _rows(batch: Batch) -> Tensor:
     leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
     if not leaves:
@@ -157,10 +174,15 @@ def _rows(batch: Batch) -> Tensor:
 
 
 def _cut(batch: Batch, rows: Tensor, index: int, count: int) -> Batch:
-    """Return the rows of one replica: as many as of every other one, or one more."""
+    """Return the rows of one replica: as many as of every other one, or one more.
+
+    Where there are too few of them, each replica has them all.
+    """
     size, more = rows // count, rows % count
     start = index * size + tf.minimum(index, more)
     size = size + tf.cast(index < more, "int32")
+    is_whole = rows < count
+    start, size = tf.where(is_whole, 0, start), tf.where(is_whole, rows, size)
 
     def cut(leaf: Any) -> Any:
         return None if leaf is None else leaf[start : start + size]
@@ -180,10 +202,7 @@ def _as_one() -> Generator[None]:
 
     def call_as_one(original: Any, loss: keras.losses.Loss, *args: Any, **kwargs: Any) -> Talk:
         with listening(tf.distribute, "get_strategy", answer):
-            value = yield
-        # Op by op, Keras reduces no loss of a share without rows.
-        is_left = loss.reduction not in (None, "none") and tuple(value.shape) == (0,)
-        return Returned(tf.reduce_sum(value)) if is_left else None
+            yield
 
     def answer(original: Any) -> Talk:
         yield Call(lambda: alone, (), {})
@@ -193,7 +212,10 @@ def _as_one() -> Generator[None]:
 
 
 def _seeds_apart() -> AbstractContextManager[None]:
-    """Let each replica draw its own numbers, from generators whose state is the same everywhere."""
+    """Let each replica draw its own numbers, from generators whose state is the same everywhere.
+
+    Where each runs the whole batch, they are those of one device.
+    """
     return listening(keras.random.SeedGenerator, "next", _seed_of_replica)
 
 
@@ -205,7 +227,7 @@ def _seed_of_replica(original: Any, generator: Any, ordered: bool = True) -> Tal
             "make it, and what holds it, inside `strategy.scope()`.",
         )
     seed = yield
-    index = tf.cast(_index(), seed.dtype)
+    index = tf.cast(tf.where(_is_whole.get(), 0, _index()), seed.dtype)
     return Returned(seed + tf.stack([index * _SEED_STRIDE, tf.zeros_like(index)]))
 
 
@@ -223,14 +245,27 @@ def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> 
     tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
     if not is_replicated() or not tensors:
         return tensors
+    is_whole = _is_whole.get()
+    counts = tf.logical_or(tf.logical_not(is_whole), tf.equal(_index(), 0))
     if rows is not None:
-        kept = tensors
-        tensors = tf.cond(rows > 0, lambda: kept, lambda: [tf.zeros_like(t) for t in kept])
+        counts = tf.logical_and(counts, rows > 0)
+    kept = tf.cond(counts, lambda: tensors, lambda: [tf.zeros_like(t) for t in tensors])
     # A copy is on the device of its replica, which TensorFlow asks for; a condition's result is on
     # none yet.
-    tensors = [tf.identity(tensor) for tensor in tensors]
-    context = tf.distribute.get_replica_context()
-    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, tensors))
+    kept = [tf.identity(tensor) for tensor in kept]
+    totals = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, kept)
+    return [_flowing(total, own, is_whole) for total, own in zip(totals, tensors, strict=True)]
+
+
+@tf.custom_gradient
+def _flowing(total: Tensor, own: Tensor, is_whole: Tensor) -> Any:
+    """Return a total; its gradient stays on a replica that runs the whole batch as others do."""
+
+    def gradients(upstream: Tensor) -> Any:
+        zeros = tf.zeros_like(upstream)
+        return tf.where(is_whole, zeros, upstream), tf.where(is_whole, upstream, zeros), None
+
+    return tf.identity(total), gradients
 
 
 def once(gradients: Sequence[Any]) -> list[Any]:
