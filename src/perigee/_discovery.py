@@ -72,13 +72,6 @@ class Rehearsal:
     results: Mapping[str, tuple[keras.Metric, int]]
     samples: Mapping[str, Slot]
 
-    @property
-    def uncovered(self) -> list[str]:
-        """Names of trainable variables that no optimizer updates."""
-        covered = {id(v) for variables in self.updated.values() for v in variables}
-        entries = self.tracked.entries
-        return [e.name for e in entries if e.kind == "trainable" and id(e.variable) not in covered]
-
 
 def rehearse(
     step: Step,

@@ -12,13 +12,14 @@ import numpy as np
 
 from perigee import _backends, _state
 from perigee._backends import Compiled, Mode
-from perigee._discovery import Probe
+from perigee._discovery import Probe, Rehearsal, rehearse
 from perigee._recorder import patched
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._typing import Batch
 from perigee.diagnostics import labels
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
+from perigee.diagnostics.fence import guarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,14 @@ class Evidence:
 
     Attributes:
         step: The Step, built.
-        batches: Some batches, on the host, the first one among them.
+        batches: Some batches, on the host, the first one among them; all of its structure.
         columns: All rows that are known of each leaf of a batch, on the host.
         validation: The same of the data to validate on, or `None`.
         is_of_keras: Whether a compiled model runs its own steps.
         is_of_arrays: Whether the data is arrays, which `fit` brings into another order.
         training: What `train_step` does on the first batch.
         numbers: Attributes with numbers that it changes, by path.
+        rehearsals: Of `train_step`, one for each structure of batches.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Evidence:
         redraw: Callable[[], Sequence[Batch]] | None = None,
         redraw_validation: Callable[[], Sequence[np.ndarray]] | None = None,
         evaluated: Batch | None = None,
+        others: Sequence[Batch] = (),
     ) -> None:
         self.step = step
         self.batches = batches
@@ -75,7 +78,9 @@ class Evidence:
         self.batch: Batch = _backends.current().tensors(batches[0])
         self.training: Recording = Recording()
         self.numbers: set[str] = set()
-        self._inferences: dict[int, _Inference] = {}
+        self.rehearsals: list[Rehearsal] = []
+        self._others = others
+        self._inferences: dict[tuple[int, str], _Inference] = {}
 
     def rehearse(self) -> None:
         """Run `train_step` twice: what it builds is there the second time.
@@ -83,12 +88,23 @@ class Evidence:
         Raises:
             PerigeeError: For what is certainly wrong.
         """
-        observers = (labels.check,)
+        observers = (guarded(labels.check),)
         record(self.step, "train_step", self.batch, self.tracked, observers, computes=False)
         before = self.tracked.plain
         self.training = record(self.step, "train_step", self.batch, self.tracked, observers)
+        if self.training.rehearsal is not None:
+            self.rehearsals = [self.training.rehearsal]
+        self.rehearsals += [self._rehearsed(batch) for batch in self._others]
         numbers = {path for path, value in before.items() if isinstance(value, int | float)}
         self.numbers = {path for path in numbers if self.tracked.plain.get(path) != before[path]}
+
+    def rehearse_alone(self) -> None:
+        """Run `train_step` without writing down what it does."""
+        for batch in (self.batches[0], *self._others):
+            self._rehearsed(batch)
+
+    def _rehearsed(self, batch: Batch) -> Rehearsal:
+        return rehearse(self.step, "train_step", _backends.current().tensors(batch))
 
     @property
     def tracked(self) -> Tracked:
@@ -214,18 +230,50 @@ class Evidence:
         return first is not None and np.isfinite(first) and first == self.loss(self.batches[0])
 
     def outputs(self, call: ModelCall, inputs: Any) -> list[np.ndarray]:
-        """Run a model in inference mode on inputs like those of a call, on the host."""
-        return [output for _, found in [self._inference(call, inputs)] for output in found]
+        """Run a model in inference mode on inputs like those of a call, on the host.
+
+        Args:
+            call: Its arguments but for the first one are those of this call.
+            inputs: The first one.
+        """
+        return self._inference(call, inputs)[1]
 
     def inside(self, call: ModelCall) -> list[Inner]:
         """Run a model in inference mode, and return what each layer inside it returned."""
         return self._inference(call, call.inputs)[0]
 
     def _inference(self, call: ModelCall, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
-        known = self._inferences.get(id(call.layer))
+        assert call.args is not None
+        arguments = _Arguments((inputs, *call.args[1:]), call.kwargs)
+        key = id(call.layer), arguments.like
+        known = self._inferences.get(key)
         if known is None:
-            known = self._inferences[id(call.layer)] = _Inference(call.layer, self.tracked)
-        return known(inputs)
+            known = self._inferences[key] = _Inference(call.layer, self.tracked, arguments)
+        return known(arguments.arrays)
+
+
+class _Arguments:
+    """What a layer is called with: arrays, and where they stand among the rest.
+
+    Attributes:
+        arrays: In order.
+        like: A text that is the same for arguments of one structure, with the same rest.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._tree = args, kwargs
+        self._flat: list[Any] = keras.tree.flatten(self._tree)
+        self._places = [i for i, leaf in enumerate(self._flat) if isinstance(leaf, np.ndarray)]
+        self.arrays: list[np.ndarray] = [self._flat[index] for index in self._places]
+        rest = ["array" if i in self._places else repr(x) for i, x in enumerate(self._flat)]
+        empty = keras.tree.map_structure(lambda _: None, self._tree)
+        self.like: str = repr((empty, rest))
+
+    def packed(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments with these tensors in the place of the arrays."""
+        known = dict(zip(self._places, tensors, strict=True))
+        leaves = [known.get(index, leaf) for index, leaf in enumerate(self._flat)]
+        return keras.tree.pack_sequence_as(self._tree, leaves)
 
 
 _LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
@@ -238,8 +286,8 @@ class _Inference:
     What a layer calls in a loop is left out: of a loop that is compiled, no tensor leaves.
     """
 
-    def __init__(self, layer: Any, tracked: Tracked) -> None:
-        self._layer, self._tracked = layer, tracked
+    def __init__(self, layer: Any, tracked: Tracked, arguments: _Arguments) -> None:
+        self._layer, self._tracked, self._arguments = layer, tracked, arguments
         self._inside: list[Any] = []
         self._looks_inside, self._loops = True, 0
         self._run = self._compiled()
@@ -249,22 +297,23 @@ class _Inference:
         mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
         return backend.compile(self._tensors, self._tracked.variables, mode, is_probe=True)
 
-    def __call__(self, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
-        """Run it on inputs on the host, and put everything back."""
+    def __call__(self, arrays: Sequence[np.ndarray]) -> tuple[list[Inner], list[np.ndarray]]:
+        """Run it on arrays in the place of those that it was called with; put everything back."""
+        tensors = _backends.current().tensors(list(arrays))
         with _state.put_back(self._tracked.variables):
             try:
-                inside, outputs = self._run(_backends.current().tensors(inputs))
+                inside, outputs = self._run(tensors)
             except Exception:
                 if not self._inside:
                     raise
                 # Perhaps for looking inside: a layer of the user's may have a loop of its own.
                 self._looks_inside, self._run = False, self._compiled()
-                inside, outputs = self._run(_backends.current().tensors(inputs))
+                inside, outputs = self._run(tensors)
             found = zip(self._inside, inside, strict=True)
             inner = [Inner(layer, _arrays(given), _arrays(made)) for layer, (given, made) in found]
             return inner, _arrays(outputs)
 
-    def _tensors(self, inputs: Any) -> Any:
+    def _tensors(self, tensors: Sequence[Any]) -> Any:
         inside: list[Any] = []
         self._inside.clear()
 
@@ -284,8 +333,9 @@ class _Inference:
             return call_layer
 
         with patched(keras.Layer, "__call__", listen):
-            kwargs = {"training": False} if takes_training(self._layer) else {}
-            returned = self._layer(inputs, **kwargs)
+            args, kwargs = self._arguments.packed(tensors)
+            mode = {"training": False} if takes_training(self._layer) else {}
+            returned = self._layer(*args, **kwargs, **mode)
         return inside, _tensors(returned)
 
 

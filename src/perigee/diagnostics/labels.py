@@ -11,6 +11,7 @@ import numpy as np
 from perigee import _backends
 from perigee._errors import BroadcastError, LabelEncodingError, LabelRangeError, LogitsError
 from perigee._recorder import LossCall
+from perigee.diagnostics.fence import guarded
 
 _SPARSE = keras.losses.SparseCategoricalCrossentropy
 _CATEGORICAL = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
@@ -26,7 +27,8 @@ def check(call: LossCall) -> None:
     name = type(call.loss).__name__
     if not (is_own(call.loss) and _may_be_ids(y_true, y_pred)):
         _check_shapes(call.loss, name, tuple(y_true.shape), tuple(y_pred.shape))
-    _backends.current().observe((y_true, y_pred), partial(_check_values, call.loss, name))
+    look = guarded(partial(_check_values, call.loss, name))
+    _backends.current().observe((y_true, y_pred), look)
 
 
 def _check_values(loss: Any, name: str, true: np.ndarray, pred: np.ndarray) -> None:
