@@ -17,7 +17,7 @@ from perigee._step import Step
 from perigee._typing import Batch
 from perigee._updates import internals
 from perigee.data import open_feed, signature
-from perigee.diagnostics import Evidence, Report, examine, try_out
+from perigee.diagnostics import Evidence, Report, examine, rows_of, try_out
 from perigee.steps.keras_step import KerasStep
 
 Level: TypeAlias = Literal["default", "full"]
@@ -131,7 +131,15 @@ def _batches(data: Any, batch_size: int | None) -> list[Batch]:
         batches = list(islice(data() if callable(data) else data, _BATCHES))
     finally:
         feed.close()
-    return [_backends.current().to_host(_backends.current().tensors(b)) for b in batches]
+    return [_on_host(_backends.current().tensors(batch)) for batch in batches]
+
+
+def _on_host(batch: Batch) -> Batch:
+    """Return a batch with its tensors as arrays; what is ragged or sparse stays as it is."""
+    backend = _backends.current()
+    return keras.tree.map_structure(
+        lambda leaf: backend.to_host(leaf) if backend.is_tensor(leaf) else leaf, batch
+    )
 
 
 def _sorted(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
@@ -158,10 +166,14 @@ def _columns(data: Any, batches: Sequence[Batch]) -> list[np.ndarray]:
     if _is_of_arrays(data):
         return keras.tree.flatten(data)
     leaves = [keras.tree.flatten(batch) for batch in batches]
-    return [
-        np.concatenate(column) if column[0].ndim and _are_alike(column) else column[0]
-        for column in ([np.asarray(leaf) for leaf in some] for some in zip(*leaves, strict=False))
-    ]
+    return [_joined([rows_of(leaf) for leaf in some]) for some in zip(*leaves, strict=False)]
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the rows of several arrays; of numbers, which have none, the numbers."""
+    if not arrays[0].ndim:
+        return np.stack(arrays)
+    return np.concatenate(arrays) if _are_alike(arrays) else arrays[0]
 
 
 def _is_of_arrays(data: Any) -> bool:

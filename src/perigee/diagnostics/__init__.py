@@ -22,6 +22,7 @@ from perigee.diagnostics import (
     undivided,
 )
 from perigee.diagnostics._evidence import Evidence as Evidence
+from perigee.diagnostics._evidence import rows_of as rows_of
 from perigee.diagnostics._finding import Finding as Finding
 from perigee.diagnostics._guards import GUARDS as GUARDS
 from perigee.diagnostics._guards import Guards as Guards

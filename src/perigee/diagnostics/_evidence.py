@@ -45,7 +45,8 @@ class Evidence:
     Attributes:
         step: The Step, built.
         batches: Some batches, on the host, the first one among them; all of its structure.
-        columns: All rows that are known of each leaf of a batch, on the host.
+        columns: All rows that are known of each leaf of a batch, on the host; of a leaf that has no
+            rows, or is no array, none.
         validation: The same of the data to validate on, or `None`.
         is_of_keras: Whether a compiled model runs its own steps.
         is_of_arrays: Whether the data is arrays, which `fit` brings into another order.
@@ -129,9 +130,26 @@ class Evidence:
             return None
 
     @cached_property
+    def leaves(self) -> list[np.ndarray]:
+        """Leaves of the first batch; in the place of one that is no array, an array of nothing."""
+        return [rows_of(leaf) for leaf in keras.tree.flatten(self.batches[0])]
+
+    @cached_property
+    def answers(self) -> np.ndarray | None:
+        """All rows that are known of the labels, where they are one array behind the inputs."""
+        batch = self.batches[0]
+        if not isinstance(batch, tuple) or len(batch) < 2 or keras.tree.is_nested(batch[1]):
+            return None
+        index = len(keras.tree.flatten(batch[0]))
+        return self.columns[index] if index < len(self.columns) else None
+
+    @cached_property
     def size(self) -> int:
-        """Rows of the first batch; 0 where its arrays have no common first axis."""
-        sizes = {np.shape(leaf)[:1] for leaf in keras.tree.flatten(self.batches[0])}
+        """Rows of the first batch; 0 where it is not arrays with a common first axis."""
+        leaves = keras.tree.flatten(self.batches[0])
+        if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+            return 0
+        sizes = {leaf.shape[:1] for leaf in leaves}
         return next(iter(sizes))[0] if len(sizes) == 1 and sizes != {()} else 0
 
     @cached_property
@@ -337,6 +355,12 @@ class _Inference:
             mode = {"training": False} if takes_training(self._layer) else {}
             returned = self._layer(*args, **kwargs, **mode)
         return inside, _tensors(returned)
+
+
+def rows_of(leaf: Any) -> np.ndarray:
+    """Return a leaf that is an array or a number; of another, such as a ragged tensor, nothing."""
+    known = isinstance(leaf, np.ndarray | np.generic | int | float | bool | complex)
+    return np.asarray(leaf) if known else np.empty(0, "object")
 
 
 def repeated(batch: Batch, times: int) -> Batch:

@@ -518,21 +518,22 @@ def _for_inference(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Return the arguments of a call as they are for one that does not train.
 
-    Without `training`, and with the mask that the first one carries. `None` where they are not
-    those of the layer's `call`.
+    Without `training`, with the first one by position, and with the mask that it carries. `None`
+    where they are not those of the layer's `call`.
     """
     signature = inspect.signature(layer.call)
     try:
-        bound = signature.bind(*args, **kwargs)
+        signature.bind(*args, **kwargs)
     except TypeError:
         return None
-    bound.arguments.pop("training", None)
-    given, named = bound.args, bound.kwargs
+    names, given, named = list(signature.parameters), list(args), dict(kwargs)
     named.pop("training", None)
+    if not given and names and names[0] in named:
+        given = [named.pop(names[0])]
     if "mask" in signature.parameters and named.get("mask") is None and given:
         mask = mask_of(given[0]) if _is_tensor(given[0]) else None
         named |= {} if mask is None else {"mask": mask}
-    return given, named
+    return tuple(given), named
 
 
 def _set_given(call: ModelCall, given: tuple[tuple[Any, ...], dict[str, Any]]) -> None:

@@ -6,13 +6,12 @@ too large: last layers that begin with wide weights, or inputs far from unit sca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import keras
 import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._losses import mean_value
 
 _TIMES = 4.0
 _CATEGORICAL = (
@@ -32,9 +31,7 @@ def check(evidence: Evidence) -> list[Finding]:
             continue
         classes = 2 if is_binary else seen.y_pred.shape[-1]
         base = next(k for k in (*_CATEGORICAL, keras.losses.BinaryCrossentropy) if _is(seen.by, k))
-        config: Mapping[str, object] = seen.by.get_config()
-        own = base(from_logits=bool(config.get("from_logits")))
-        value = float(keras.ops.convert_to_numpy(own(seen.y_true, seen.y_pred)))
+        value = mean_value(seen.by, seen.y_true, seen.y_pred)
         if classes < 2 or not np.isfinite(value) or value <= _TIMES * np.log(classes):
             continue
         return [

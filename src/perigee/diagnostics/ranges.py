@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from perigee.diagnostics import labels
@@ -16,11 +15,14 @@ def check(evidence: Evidence) -> list[Finding]:
     Raises:
         LabelRangeError: If one has no meaning.
     """
-    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(evidence.batches[0])]
+    leaves = evidence.leaves
     for seen in evidence.training.losses:
         for index, leaf in list(enumerate(leaves))[1:]:
             is_known = leaf.size == seen.y_true.size and index < len(evidence.columns)
             if is_known and np.array_equal(leaf.reshape(-1), seen.y_true.reshape(-1)):
-                column = evidence.columns[index].astype("float64")
+                column = evidence.columns[index]
+                if column.dtype.kind not in "fiub":
+                    continue
+                column = column.astype("float64")
                 labels.check_range(seen.by, column, seen.y_pred.shape[-1:] or (1,))
     return []

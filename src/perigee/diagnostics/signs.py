@@ -15,6 +15,7 @@ import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._losses import mean_value
 
 _NOT_NEGATIVE = (
     keras.losses.SparseCategoricalCrossentropy,
@@ -77,7 +78,7 @@ def _of_labels_ever_farther(evidence: Evidence) -> list[list[float]]:
         return []
     y = np.asarray(batch[1])
     if y.dtype.kind in "iu" and y.size:  # of hidden values more than there are classes
-        classes = int(evidence.columns[1].max()) + 1
+        classes = int(evidence.columns[1].max(initial=0)) + 1
         outputs = [output for output in outputs if output.shape[-1:] == (classes,)]
     rows = [_farther(y, output) for output in outputs if output.dtype.kind == "f"]
     rows = [row for row in rows if row]
@@ -113,13 +114,11 @@ def _distances(evidence: Evidence) -> dict[str, float]:
     for seen in evidence.training.losses:
         if isinstance(seen.by, _NOT_NEGATIVE):
             base = next(kind for kind in _NOT_NEGATIVE if isinstance(seen.by, kind))
-            own = base.from_config(seen.by.get_config())
-            found[base.__name__] = float(own(seen.y_true, seen.y_pred))
+            found[base.__name__] = mean_value(seen.by, seen.y_true, seen.y_pred)
     for call in evidence.trained:
         for y_pred in call.outputs:
-            flat = keras.tree.flatten(evidence.batches[0])
-            for leaf in flat[1:] or flat:  # what is drawn again is its own label
-                y_true = np.asarray(leaf)
+            flat = evidence.leaves
+            for y_true in flat[1:] or flat:  # what is drawn again is its own label
                 if y_true.shape == y_pred.shape and y_true.dtype.kind == y_pred.dtype.kind == "f":
                     gap = (y_true - y_pred).astype("float64")
                     found["mean squared error"] = float(np.mean(gap**2))
