@@ -494,7 +494,8 @@ class Prepared:
         made = [
             program for (method, _), (program, _) in self._made.items() if method == "train_step"
         ]
-        if made:
+        is_all = not any(method == "train_step" for method, _ in self._to_rebuild)  # of the run
+        if made and is_all:
             self._asks["train_step"].look_at_updates(made)
 
     def _record(
