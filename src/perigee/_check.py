@@ -128,7 +128,8 @@ def _batches(data: Any, batch_size: int | None) -> list[Batch]:
             batches.append(batch)
     except BatchChangedError:
         # `fit` takes batches of one structure, a loop of the user's own any.
-        batches = list(islice(data() if callable(data) else data, _BATCHES))
+        drawn: Any = data() if callable(data) else data
+        batches = list(islice(drawn, _BATCHES))
     finally:
         feed.close()
     return [_on_host(_backends.current().tensors(batch)) for batch in batches]

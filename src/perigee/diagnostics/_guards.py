@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -25,7 +26,8 @@ from perigee.diagnostics.stalls import Stall, follows_labels
 from perigee.diagnostics.starvation import Starvation
 from perigee.diagnostics.stuck import Stuck
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 GUARDS: Mapping[str, str] = {
     "PG122": "DeadUnits",
@@ -78,17 +80,18 @@ class Guards:
 
     def rows(self, columns: Sequence[Column], rows: np.ndarray, clock: Clock) -> list[Finding]:
         """Look at rows that were read; `clock` is after the last of them."""
-        seen = self._guarded("PG702", self._losses, columns, rows, clock.step - len(rows) + 1)
-        if seen is None:
-            return self._told()
-        losses, numbers = seen
+        first = clock.step - len(rows) + 1
+        losses = cache(lambda: self._losses(columns, rows, first))
         found: list[Finding] = []
         if "PG702" in self._codes:
-            found += self._guarded("PG702", self._divergence.steps, losses, numbers) or []
+            diverged = self._guarded("PG702", lambda: self._divergence.steps(*losses()))
+            found += diverged or []
         if self._codes & {"PG122", "PG703"}:
-            stalled = self._guarded("PG703", self._stall.steps, losses, numbers, clock.epoch)
+            stalled = self._guarded("PG703", lambda: self._stall.steps(*losses(), clock.epoch))
             if stalled:
-                found += self._guarded("PG703", self._of_a_stall, stalled, clock) or []
+                told = self._guarded("PG122", self._of_a_stall, stalled, clock)
+                meant = stalled if "PG703" in self._codes else []
+                found += meant if told is None else told
         return [*found, *self._told()]
 
     def epoch(
