@@ -37,6 +37,28 @@ def seeded() -> None:
     keras.utils.set_random_seed(7)
 
 
+def _raised(rule: str, error: Exception) -> None:
+    error.add_note(f"This is a rule of Perigee's that failed: {rule}.")
+    raise error
+
+
+@pytest.fixture(autouse=True)
+def rules_must_not_fail(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a rule that fails end the test, which a user's program survives.
+
+    Tests of just that ask for the fixture `fenced`.
+    """
+    from perigee.diagnostics import fence  # not above: it would start TensorFlow
+
+    if "fenced" not in request.fixturenames:
+        monkeypatch.setattr(fence, "failed", _raised)
+
+
+@pytest.fixture
+def fenced() -> None:
+    """Let rules fail as they do for users: behind a fence."""
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep plans that tests measure out of the user's cache, and those of the user out of tests.

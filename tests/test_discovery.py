@@ -11,6 +11,7 @@ import perigee as pg
 from perigee import _backends
 from perigee._discovery import rehearse
 from perigee._state import snapshot, track
+from perigee.diagnostics import coverage
 
 ROWS, FEATURES = 6, 3
 
@@ -193,7 +194,8 @@ def test_each_optimizer_is_built_on_what_it_updates(batch):
     }
     slots = 2
     assert len(step.optimizer.variables) == len(step.head.variables) + slots
-    assert found.uncovered == ["model/norm/gamma", "model/norm/beta"]
+    (finding,) = coverage.check([found])
+    assert finding.items == ("model/norm/gamma", "model/norm/beta")
 
 
 def test_it_knows_what_a_step_writes(batch):

@@ -196,6 +196,91 @@ def test_a_step_that_changes_all_the_time_is_told():
     assert finding.items == ("scale",)
 
 
+class TakingTurns(pg.Step):
+    """An actor and a critic, trained by batches of two structures."""
+
+    def __init__(self):
+        self.actor, self.critic, self.extra = (keras.layers.Dense(1) for _ in range(3))
+        for layer in (self.actor, self.critic, self.extra):
+            layer.build((None, 1))
+        self.extra.trainable = False
+        self.actor_optimizer = keras.optimizers.Adam(3e-4)
+        self.critic_optimizer = keras.optimizers.Adam(1e-3)
+
+    def train_step(self, batch):
+        if "gain" in batch:
+            layer, optimizer, y = self.actor, self.actor_optimizer, batch["gain"]
+        else:
+            layer, optimizer, y = self.critic, self.critic_optimizer, batch["value"]
+        squares = lambda: ops.square(y - layer(batch["x"]))[:, 0]  # noqa: E731
+        return {f"{layer is self.actor}": self.minimize(squares, optimizer, layer)}
+
+
+def in_turns():
+    x, y = points()
+    return {"x": x, "gain": y}, {"x": x, "value": y}
+
+
+def test_batches_of_two_structures_are_judged_together():
+    with prepared(TakingTurns(), steps_per_epoch=4, execution="eager") as trainer:
+        for batch in in_turns() * 2:
+            trainer.train_step(batch)
+
+    assert trainer.history.findings == []
+    logged = trainer.history.history
+    assert logged["actor_optimizer/learning_rate"] == [pytest.approx(3e-4)]
+    assert logged["critic_optimizer/learning_rate"] == [pytest.approx(1e-3)]
+    assert "learning_rate" not in logged
+
+
+def test_what_was_updated_is_known_when_a_run_goes_on(tmp_path):
+    first, second = in_turns()
+    run = pg.Run(tmp_path / "run", save_every=pg.Every(epochs=1))
+    with prepared(TakingTurns(), run=run, steps_per_epoch=2, execution="eager") as trainer:
+        while trainer.goes_on(epochs=1):
+            trainer.train_step(first)
+            trainer.train_step(second)
+
+    with prepared(TakingTurns(), run=run, steps_per_epoch=2, execution="eager") as trainer:
+        while trainer.goes_on(epochs=2):
+            trainer.train_step(first)
+            trainer.train_step(first)
+
+    assert trainer.history.findings == []  # the critic was trained before
+    assert len(trainer.history.history["critic_optimizer/learning_rate"]) == 2
+    assert "learning_rate" not in trainer.history.history
+
+
+def test_what_no_batch_of_any_structure_updates_is_told_when_an_epoch_is_over():
+    step = TakingTurns()
+    step.extra.trainable = True
+    with (
+        pytest.warns(PerigeeWarning, match="PG110") as told,
+        prepared(step, steps_per_epoch=2, execution="eager") as trainer,
+    ):
+        for batch in in_turns():
+            assert not told.list
+            trainer.train_step(batch)
+        assert len(told.list) == 1
+
+    [finding] = trainer.history.findings
+    assert finding.items == ("extra/kernel", "extra/bias")
+
+
+def test_a_loop_that_trains_nothing_is_told():
+    class Forgetful(Line):
+        def train_step(self, batch):
+            return self.test_step(batch)
+
+    with (
+        pytest.warns(PerigeeWarning, match="PG112"),
+        prepared(Forgetful(), execution="eager") as trainer,
+    ):
+        trainer.train_step(points())
+
+    assert [finding.code for finding in trainer.history.findings] == ["PG112"]
+
+
 def test_a_frozen_layer_is_seen_at_the_next_epoch():
     step, batch = Line(), points()
     with (

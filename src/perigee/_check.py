@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal, TypeAlias, get_args
 
 import keras
@@ -10,13 +11,13 @@ import numpy as np
 
 from perigee import _backends, _state
 from perigee._arguments import check_codes, check_step, named
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, BatchChangedError
 from perigee._protocols import Feed
 from perigee._step import Step
 from perigee._typing import Batch
 from perigee._updates import internals
-from perigee.data import open_feed
-from perigee.diagnostics import Evidence, Report, examine, try_out
+from perigee.data import open_feed, signature
+from perigee.diagnostics import Evidence, Report, examine, rows_of, try_out
 from perigee.steps.keras_step import KerasStep
 
 Level: TypeAlias = Literal["default", "full"]
@@ -87,7 +88,7 @@ def check(
                 "pass the function that makes the iterator, or a list of some batches.",
             )
     with _state.put_back(_state.track(step).variables), _state.attributes_put_back(step):
-        batches = _batches(data, batch_size)
+        batches, others = _sorted(_batches(data, batch_size))
         columns = _columns(data, batches)
         evaluated = [] if validation is None else _batches(validation, None)
         other = None if validation is None else _columns(validation, evaluated)
@@ -101,11 +102,12 @@ def check(
             other,
             isinstance(step, KerasStep),
             is_of_arrays=_is_of_arrays(data),
-            redraw=lambda: _batches(data, batch_size),
+            redraw=lambda: _sorted(_batches(data, batch_size))[0],
             redraw_validation=None
             if validation is None
             else lambda: _columns(validation, _batches(validation, None)),
             evaluated=evaluated[0] if evaluated else None,
+            others=others,
         )
         found = examine(evidence)
         if level == "full":
@@ -114,6 +116,7 @@ def check(
 
 
 def _batches(data: Any, batch_size: int | None) -> list[Batch]:
+    """Return the first batches, on the host."""
     feed = open_feed(data, batch_size=batch_size)
     try:
         batches = [feed.peek()]
@@ -123,9 +126,33 @@ def _batches(data: Any, batch_size: int | None) -> list[Batch]:
             if batch is None:
                 break
             batches.append(batch)
+    except BatchChangedError:
+        # `fit` takes batches of one structure, a loop of the user's own any.
+        drawn: Any = data() if callable(data) else data
+        batches = list(islice(drawn, _BATCHES))
     finally:
         feed.close()
-    return [_backends.current().to_host(_backends.current().tensors(b)) for b in batches]
+    return [_on_host(_backends.current().tensors(batch)) for batch in batches]
+
+
+def _on_host(batch: Batch) -> Batch:
+    """Return a batch with its tensors as arrays; what is ragged or sparse stays as it is."""
+    backend = _backends.current()
+    return keras.tree.map_structure(
+        lambda leaf: backend.to_host(leaf) if backend.is_tensor(leaf) else leaf, batch
+    )
+
+
+def _sorted(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Return the batches of the structure of the first one, and one of each other structure."""
+    alike: list[list[Batch]] = []
+    for batch in batches:
+        same = [some for some in alike if signature(some[0]) == signature(batch)]
+        if same:
+            same[0].append(batch)
+        else:
+            alike.append([batch])
+    return alike[0], [some[0] for some in alike[1:]]
 
 
 def _endless(data: Any, batches: list[Batch], batch_size: int | None) -> Feed:
@@ -140,10 +167,14 @@ def _columns(data: Any, batches: Sequence[Batch]) -> list[np.ndarray]:
     if _is_of_arrays(data):
         return keras.tree.flatten(data)
     leaves = [keras.tree.flatten(batch) for batch in batches]
-    return [
-        np.concatenate(column) if column[0].ndim and _are_alike(column) else column[0]
-        for column in ([np.asarray(leaf) for leaf in some] for some in zip(*leaves, strict=False))
-    ]
+    return [_joined([rows_of(leaf) for leaf in some]) for some in zip(*leaves, strict=False)]
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the rows of several arrays; of numbers, which have none, the numbers."""
+    if not arrays[0].ndim:
+        return np.stack(arrays)
+    return np.concatenate(arrays) if _are_alike(arrays) else arrays[0]
 
 
 def _is_of_arrays(data: Any) -> bool:

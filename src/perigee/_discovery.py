@@ -75,15 +75,6 @@ class Rehearsal:
     results: Mapping[str, tuple[keras.Metric, int]]
     samples: Mapping[str, Slot]
 
-    @property
-    def uncovered(self) -> list[str]:
-        """Names of trainable variables that no optimizer updates."""
-        covered = {id(v) for variables in self.updated.values() for v in variables}
-        covered |= {id(v) for v in self.carried}
-        entries = self.tracked.entries
-        kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
-        return [e.name for e in kinds if e.variable.trainable and id(e.variable) not in covered]
-
 
 def rehearse(
     step: Step,

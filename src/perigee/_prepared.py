@@ -31,8 +31,9 @@ from perigee._execution import (
     Nonfinite,
     Plan,
     Program,
-    learning_rates,
+    applied,
     logged_metrics,
+    named_rates,
     rows_on_host,
 )
 from perigee._execution.program import describe
@@ -175,6 +176,7 @@ class Prepared:
         self._values: Values | None = None
         self._program_of_values: Program | None = None
         self._trained: dict[str, Program] = {}  # in the epoch under way, by the batch
+        self._applied: dict[str, None] = {}  # paths of optimizers, by batches of any structure
         self._epoch, self._window, self._own = Tally(), Tally(), Tally()
         self._asked: str | None = None
         self._turns = 0
@@ -247,6 +249,7 @@ class Prepared:
             nonfinite=self._nonfinite,
             watches=watched_by(self._given_hooks),
         )
+        train.is_alone = False
         train.tell = lambda finding: self._hooks.finding(Found(self.clock, finding, self._now()))
         self._asks = {"train_step": train}
         for method in ("test_step", "predict_step"):
@@ -270,6 +273,7 @@ class Prepared:
         self._ending = state["ending"]
         self._to_rebuild = {(method, batch) for method, batch in state["built"]}
         self._built = dict.fromkeys(self._to_rebuild)
+        self._applied = dict.fromkeys(state.get("applied", ()))
         self._hooks.load_state(state["hooks"])
 
     def __exit__(
@@ -303,6 +307,7 @@ class Prepared:
         self._save(None if reason == _LEFT else reason, is_last=True)
         if ending:
             self._record("epoch", ending, self._samples())
+        self._look_at_updates()
         self._asks["train_step"].look_back()
         self.stop_reason = reason
         self._end(reason)
@@ -371,6 +376,7 @@ class Prepared:
             self._values = Values(program, self._nonfinite, self._epoch, self._window)
             self._program_of_values = program
         self._trained[described] = program
+        self._applied |= dict.fromkeys(applied(program.rehearsal))
         row = program.run(batch)
         self._values.add(row)
         self._ending = None
@@ -433,6 +439,7 @@ class Prepared:
         self.clock = self.clock.after_epoch()
         self._values, self._own = None, Tally()
         self._record("epoch", values, self._samples())
+        self._look_at_updates()
         if self._opened is not None:
             self._is_due = self._is_due or self._opened.is_due(self.clock)
         return values
@@ -479,10 +486,17 @@ class Prepared:
         return {**values, **own, **self._rates()}
 
     def _rates(self) -> dict[str, float]:
-        rates: dict[str, float] = {}
-        for program in self._trained.values():
-            rates |= learning_rates(program.rehearsal)
-        return rates
+        optimizers = _state.track(self.step).optimizers
+        return named_rates({path: optimizers[path] for path in self._applied if path in optimizers})
+
+    def _look_at_updates(self) -> None:
+        """Report what nothing updates, now that batches of each structure have been there."""
+        made = [
+            program for (method, _), (program, _) in self._made.items() if method == "train_step"
+        ]
+        is_all = not any(method == "train_step" for method, _ in self._to_rebuild)  # of the run
+        if made and is_all:
+            self._asks["train_step"].look_at_updates(made)
 
     def _record(
         self, scope: Any, values: Mapping[str, float], samples: Mapping[str, Shown] | None = None
@@ -521,6 +535,7 @@ class Prepared:
             "epoch": self._epoch.state(),
             "window": self._window.state(),
             "own": self._own.state(),
+            "applied": list(self._applied),
             "ending": None if self._ending is None else dict(self._ending),
             "built": [list(key) for key in self._built],
             "hooks": self._hooks.state(),

@@ -23,6 +23,7 @@ class Programs:
     Attributes:
         plan: How it runs; `None` while that is not decided.
         is_kept: Whether a run keeps the training.
+        is_alone: Whether all batches have one structure, so that what the first one updates is all.
         tell: Is called with each finding when it is reported.
         reports: Tells whether a finding is wanted.
     """
@@ -44,6 +45,7 @@ class Programs:
         self._watches = watches
         self.plan: Plan | None = None
         self.is_kept = False
+        self.is_alone = True
         self.tell: Callable[[Finding], None] = lambda finding: None
         self.reports: Callable[[Finding], bool] = lambda finding: True
         self._last: Program | None = None
@@ -55,29 +57,39 @@ class Programs:
             return self._program(batch)
 
     def _program(self, batch: Batch) -> Program:
-        found = program(
-            self._step,
-            self._method,
-            batch,
-            self._execution,
-            observers=(self._checks,),
-            accumulate=self._accumulate,
-            nonfinite=self._nonfinite,
-            watches=self._watches,
-        )
+        fence = diagnostics.Fence()
+        with diagnostics.telling(fence):
+            found = program(
+                self._step,
+                self._method,
+                batch,
+                self._execution,
+                observers=(diagnostics.guarded(self._checks),),
+                accumulate=self._accumulate,
+                nonfinite=self._nonfinite,
+                watches=self._watches,
+            )
         if self.plan is not None:  # also of a Step that has changed
             found.plan = self.plan
-        if self._history is not None and self._last is found:
+        is_new = self._last is not found
+        if self._history is not None and not is_new:
             self.look_back()  # it has run an epoch
         self._last = found
         if self._history is not None:
             if found.findings is None:
                 first = _backends.current().tensors(batch)
-                found.findings = diagnostics.after_rehearsal(
-                    self._step, found.rehearsal, first, self._checks
-                )
+                found.findings = [
+                    *diagnostics.after_rehearsal(self._step, found.rehearsal, first, self._checks),
+                    *fence.findings(),
+                ]
             self.report(found.findings)
+            if self.is_alone and is_new:
+                self.look_at_updates([found])
         return found
+
+    def look_at_updates(self, programs: Sequence[Program]) -> None:
+        """Report what is not updated on batches of any structure; each has its program."""
+        self.report(diagnostics.of_updates([one.rehearsal for one in programs]))
 
     def samples(self) -> dict[str, Shown]:
         """Return what its program logged as samples since the last time."""

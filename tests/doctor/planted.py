@@ -53,6 +53,41 @@ def dropped(rate=0.3):
     return with_layers(kl.Dense(8, activation="relu"), kl.Dropout(rate))
 
 
+class Forgetful(Own):
+    """Forgets `minimize`."""
+
+    def train_step(self, batch):
+        x, y = batch
+        y_pred = self.model(x, training=True)
+        self.measure(y, y_pred)
+        return {"loss": self.loss(y, y_pred)}
+
+
+class Waiting(Forgetful):
+    """Remembers what an update will be made of later."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.seen = keras.Variable(np.zeros(FEATURES, "float32"))
+
+    def train_step(self, batch):
+        self.seen.assign_add(ops.mean(batch[0], axis=0))
+        return super().train_step(batch)
+
+
+def measuring():
+    """Return a step that is there to measure, and has no optimizer."""
+    step = Forgetful(small(1), squares)
+    del step.optimizer
+    return step
+
+
+def frozen_whole():
+    network = small(1)
+    network.trainable = False
+    return Forgetful(network, squares)
+
+
 class OneByOne(kl.Dense):
     """Calls a layer on one example after another, in a loop that is compiled by itself."""
 
@@ -548,6 +583,13 @@ SICK |= {
         "own": lambda: (Chosen(small(3), sparse_values), classes()),
         "last": lambda: (Chosen(deep(), sparse_values, part=slice(-2, None)), classes()),
     },
+    "PG112": {
+        "own": lambda: (Forgetful(small(1), squares), numbers()),
+        "measured": lambda: (
+            Forgetful(normalized(), sparse_values, metrics=[metrics.SparseCategoricalAccuracy()]),
+            classes(),
+        ),
+    },
     "PG121": {
         "kernels": lambda: (Own(deep(times=3), sparse_values, change=exchanged(2, 4)), classes()),
         "biases": lambda: (Own(deep(), sparse_values, change=exchanged(1, 3)), classes()),
@@ -867,6 +909,9 @@ HEALTHY: dict[str, Any] = {
         Own(small(1), lambda y, p: squares(y, p) - 99.0),
         numbers(),
     ),
+    "waiting": lambda: (Waiting(small(1), squares), numbers()),
+    "measuring": lambda: (measuring(), numbers()),
+    "all frozen": lambda: (frozen_whole(), numbers()),
     "seldom wrong": lambda: (
         supervised(with_layers(kl.Dense(8, activation="relu"), kl.Dropout(0.8)), sparse()),
         classes(),
@@ -882,6 +927,7 @@ SIBLINGS = {
     "PG101": _ways("classes"),
     "PG102": _ways("deep"),
     "PG110": _ways("frozen"),
+    "PG112": (*_ways("numbers"), "waiting", "measuring", "all frozen"),
     "PG120": _ways("numbers"),
     "PG121": ("clipped", "unclipped", "half of the gradients"),
     "PG122": _ways("classes"),

@@ -14,7 +14,7 @@ from keras import layers as kl
 
 import perigee as pg
 from perigee._cli.pages import all_pages
-from perigee.diagnostics import coverage, lookups
+from perigee.diagnostics import coverage, idle, lookups
 from perigee.diagnostics._rules import OF_DATA, OF_STEPS, known_codes
 from tests.doctor.goldens import first, golden, goldens
 from tests.doctor.planted import (
@@ -91,7 +91,7 @@ ELSEWHERE = {"PG323", "PG329", "PG443"}
 @pytest.mark.once
 def test_codes_pages_goldens_and_programs_are_of_the_same_rules():
     modules = [sys.modules[rule.__module__] for rule in (*OF_DATA, *OF_STEPS)]
-    modules += [coverage, lookups]  # asked by way of others
+    modules += [coverage, idle, lookups]  # asked by way of others
     heads = [re.match(r"(PG\d{3}), ", module.__doc__) for module in modules]
     rules = {head[1] for head in heads if head} | ALSO_ERRORS
     sick = set(SICK | ONLY_COMPILED)

@@ -461,6 +461,31 @@ def test_a_trainable_variable_that_no_optimizer_covers_is_a_finding(data):
     assert not np.array_equal(moving.kernel, before[1])
 
 
+def test_a_step_that_forgets_to_minimize_is_told_at_the_first_batch(data):
+    def body(step, x, y):
+        heard.append(len(told.list))
+        return {"loss": squared(y, step.model(x, training=True))}
+
+    step = Custom(body, model=two_layers(), optimizer=keras.optimizers.SGD())
+    heard = []
+
+    with pytest.warns(PerigeeWarning, match="PG112") as told:
+        history = pg.fit(step, data, epochs=2, progress="off", execution="eager")
+
+    assert [finding.code for finding in history.findings] == ["PG112"]
+    assert heard == sorted(heard) and heard.count(1) == history.clock.step
+
+
+def test_a_step_that_is_not_meant_to_train_is_no_finding(data):
+    def body(step, x, y):
+        return {"loss": squared(y, step.model(x, training=True))}
+
+    step = Custom(body, model=two_layers(), optimizer=keras.optimizers.SGD())
+    step.ignore_findings = ("PG112",)
+
+    assert list(pg.fit(step, data, progress="off", execution="eager").findings) == []
+
+
 def test_a_variable_frozen_on_purpose_is_no_finding(data):
     def body(step, x, y):
         return {

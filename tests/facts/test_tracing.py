@@ -82,3 +82,50 @@ def test_e21_an_update_left_out_changes_no_bit(missing):
         assert old.tobytes() == new.tobytes(), variable.path
     fit(step, rows(4, 4))
     assert int(step.optimizer.iterations) == 4
+
+
+class Images(pg.Step):
+    """Takes images of any size."""
+
+    def __init__(self):
+        layers = [keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(1)]
+        self.model = keras.Sequential([keras.Input((None, None, 1)), *layers])
+        self.optimizer = keras.optimizers.SGD(0.01)
+
+    def train_step(self, batch):
+        x, y = batch
+        squares = lambda: ops.square(y - self.model(x, training=True))[:, 0]  # noqa: E731
+        return {"loss": self.minimize(squares, self.optimizer, self.model)}
+
+
+@pytest.mark.only_tensorflow
+def test_what_is_compiled_again_is_counted_and_not_how_many_sizes_there_are():
+    """TensorFlow opens both axes, with one more trace for each, and is done."""
+    sizes = [(width, height) for width in (8, 12, 16) for height in (3, 5, 6)]
+    found, traced = recompiled(sizes)
+
+    assert traced == 3
+    assert found == []
+
+
+@pytest.mark.only_jax
+def test_a_compilation_for_each_size_is_told():
+    sizes = [(width, height) for width in (8, 12) for height in (3, 5)]
+    few, _ = recompiled(sizes[:3])
+    with pytest.warns(pg.PerigeeWarning, match=f"compiled {len(sizes)} times"):
+        found, traced = recompiled(sizes)
+
+    assert traced == len(sizes)
+    assert few == []
+    assert [finding.code for finding in found] == ["PG420"]
+
+
+def recompiled(sizes):
+    """Train on images of these sizes; return what is found, and how often it was compiled."""
+    draw, step = np.random.default_rng(0), Images()
+    with pg.prepare(step, progress="off") as trainer:
+        for size in sizes:
+            x = draw.normal(size=(4, *size, 1)).astype("float32")
+            trainer.train_step((x, np.zeros((4, 1), "float32")))
+    (traced,) = traces(step)
+    return trainer.history.findings, traced

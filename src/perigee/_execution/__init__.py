@@ -5,10 +5,12 @@ from perigee._execution.choice import Choice as Choice
 from perigee._execution.choice import Execution as Execution
 from perigee._execution.compiling import compile_seconds as compile_seconds
 from perigee._execution.compiling import compiling as compiling
+from perigee._execution.logged import applied as applied
 from perigee._execution.logged import finalize as finalize
 from perigee._execution.logged import has_constant_rates as has_constant_rates
 from perigee._execution.logged import learning_rates as learning_rates
 from perigee._execution.logged import logged_metrics as logged_metrics
+from perigee._execution.logged import named_rates as named_rates
 from perigee._execution.logged import rows_on_host as rows_on_host
 from perigee._execution.plan import Plan as Plan
 from perigee._execution.plan import Trial as Trial

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -41,7 +41,16 @@ def _flat(name: str, result: Any) -> dict[str, float]:
 
 def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
     """Read the learning rate of each optimizer that the step applies. It waits for the device."""
-    rates = {path: _number(rate) for path, rate in _rates(rehearsal).items()}
+    return named_rates(applied(rehearsal))
+
+
+def named_rates(optimizers: Mapping[str, Any]) -> dict[str, float]:
+    """Read learning rates, under the names under which they are logged. It waits for the device.
+
+    Args:
+        optimizers: By attribute path.
+    """
+    rates = {path: _number(one.learning_rate) for path, one in optimizers.items()}
     if len(rates) == 1:
         return {"learning_rate": next(iter(rates.values()))}
     return {f"{path}/learning_rate": rate for path, rate in rates.items()}
@@ -50,16 +59,15 @@ def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
 def has_constant_rates(rehearsal: Rehearsal) -> bool:
     """Tell whether no learning rate changes while steps run, by a schedule or by the step."""
     written = {id(variable) for variable in rehearsal.written}
-    return all(
-        isinstance(rate, keras.Variable) and id(rate) not in written
-        for rate in _rates(rehearsal).values()
-    )
+    rates = [optimizer.learning_rate for optimizer in applied(rehearsal).values()]
+    return all(isinstance(rate, keras.Variable) and id(rate) not in written for rate in rates)
 
 
-def _rates(rehearsal: Rehearsal) -> dict[str, Any]:
+def applied(rehearsal: Rehearsal) -> dict[str, Any]:
+    """Return the optimizers that a step applies, by attribute path."""
     written = {id(variable) for variable in rehearsal.written}
     return {
-        path: optimizer.learning_rate
+        path: optimizer
         for path, optimizer in rehearsal.tracked.optimizers.items()
         if path in rehearsal.updated or id(optimizer.iterations) in written
     }

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
@@ -45,6 +46,21 @@ Nonfinite = Literal["raise", "skip", "stop"]
 """What happens when a logged value is NaN or infinite."""
 
 
+@dataclass(frozen=True, slots=True)
+class Retrace:
+    """A function that was compiled again, for a batch of other sizes.
+
+    Attributes:
+        traces: How often it has been compiled by now.
+        axes: Of arrays of a batch, how many had several sizes by now.
+        change: What is different about the batch, for people.
+    """
+
+    traces: int
+    axes: int
+    change: str
+
+
 class Program:
     """One method of a Step, ready to run on one batch after another.
 
@@ -56,8 +72,7 @@ class Program:
         columns: What the columns of a row are, known once it has run.
         stops: Whether nothing follows a step that comes to a NaN or an infinity.
         findings: What is probably wrong with it; `None` while nobody has looked.
-        retraces: Each time that a function was compiled again for other batches: how often that
-            one is compiled now, and what is different about the batch.
+        retraces: Each time that a function was compiled again for other batches.
     """
 
     def __init__(
@@ -78,7 +93,7 @@ class Program:
             self.most_steps = _predictions_a_block(rehearsal.predicted)
         self.columns: tuple[Column, ...] = ()
         self.findings: Sequence[Any] | None = None
-        self.retraces: list[tuple[int, str]] = []
+        self.retraces: list[Retrace] = []
         self._step = step
         self._method: Method = method
         self._accumulate = accumulate
@@ -93,6 +108,7 @@ class Program:
         self._watching = Watching(rehearsal, watches) if watches else None
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[Compiled, Sequence[str]] = {}
+        self._sizes: dict[Compiled, list[set[tuple[Any, ...]]]] = {}
 
     @property
     def is_split(self) -> bool:
@@ -257,14 +273,26 @@ class Program:
         """Run what is compiled, and take note where a batch made it compile again."""
         result, is_traced = self._run(compiled, batch, *more, run=run)
         if is_traced:
-            shapes = leaf_shapes(batch)
-            before = self._traced_for.get(compiled)
-            self._traced_for[compiled] = shapes
-            if before is not None:
-                pairs = zip(before, shapes, strict=False)
-                changed = [f"{new}, was {old}" for old, new in pairs if old != new]
-                self.retraces.append((compiled.traces, "; ".join(changed)))
+            self._take_note(compiled, batch)
         return result
+
+    def _take_note(self, compiled: Compiled, batch: Batch) -> None:
+        """Take note of a batch for which something was compiled, and how it differs from others."""
+        arrays = leaf_shapes(batch)
+        before = self._traced_for.get(compiled)
+        self._traced_for[compiled] = arrays
+        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in keras.tree.flatten(batch)]
+        seen = self._sizes.setdefault(compiled, [set() for _ in shapes])
+        for shape, known in zip(shapes, seen, strict=False):
+            known.add(shape)
+        if before is not None:
+            pairs = zip(before, arrays, strict=False)
+            changed = [f"{new}, was {old}" for old, new in pairs if old != new]
+            axes = sum(
+                len(set(of_axis)) > 1 for known in seen for of_axis in zip(*known, strict=True)
+            )
+            change = "; ".join(changed) or "other values that are no arrays"
+            self.retraces.append(Retrace(compiled.traces, axes, change))
 
     def _run(self, compiled: Compiled, *arguments: Any, run: Any = None) -> tuple[Any, bool]:
         """Run what is compiled; where that compiles it first, the time counts as such.

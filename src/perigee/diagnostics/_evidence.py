@@ -12,13 +12,14 @@ import numpy as np
 
 from perigee import _backends, _state
 from perigee._backends import Compiled, Mode
-from perigee._discovery import Probe
+from perigee._discovery import Probe, Rehearsal, rehearse
 from perigee._listening import Talk, listening
 from perigee._state import Tracked
 from perigee._step import Step
 from perigee._typing import Batch
 from perigee.diagnostics import labels
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
+from perigee.diagnostics.fence import guarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,15 @@ class Evidence:
 
     Attributes:
         step: The Step, built.
-        batches: Some batches, on the host, the first one among them.
-        columns: All rows that are known of each leaf of a batch, on the host.
+        batches: Some batches, on the host, the first one among them; all of its structure.
+        columns: All rows that are known of each leaf of a batch, on the host; of a leaf that has no
+            rows, or is no array, none.
         validation: The same of the data to validate on, or `None`.
         is_of_keras: Whether a compiled model runs its own steps.
         is_of_arrays: Whether the data is arrays, which `fit` brings into another order.
         training: What `train_step` does on the first batch.
         numbers: Attributes with numbers that it changes, by path.
+        rehearsals: Of `train_step`, one for each structure of batches.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Evidence:
         redraw: Callable[[], Sequence[Batch]] | None = None,
         redraw_validation: Callable[[], Sequence[np.ndarray]] | None = None,
         evaluated: Batch | None = None,
+        others: Sequence[Batch] = (),
     ) -> None:
         self.step = step
         self.batches = batches
@@ -75,7 +79,9 @@ class Evidence:
         self.batch: Batch = _backends.current().tensors(batches[0])
         self.training: Recording = Recording()
         self.numbers: set[str] = set()
-        self._inferences: dict[int, _Inference] = {}
+        self.rehearsals: list[Rehearsal] = []
+        self._others = others
+        self._inferences: dict[tuple[int, str], _Inference] = {}
         self._checks = labels.LossChecks()
 
     def rehearse(self) -> None:
@@ -84,16 +90,27 @@ class Evidence:
         Raises:
             PerigeeError: For what is certainly wrong.
         """
-        observers = (self._checks,)
+        observers = (guarded(self._checks),)
         record(self.step, "train_step", self.batch, self.tracked, observers, computes=False)
         before = self.tracked.plain
         self.training = record(self.step, "train_step", self.batch, self.tracked, observers)
+        if self.training.rehearsal is not None:
+            self.rehearsals = [self.training.rehearsal]
+        self.rehearsals += [self._rehearsed(batch) for batch in self._others]
         numbers = {path for path, value in before.items() if isinstance(value, int | float)}
         self.numbers = {path for path in numbers if self.tracked.plain.get(path) != before[path]}
 
     def is_right(self, loss: Any) -> bool:
         """Tell whether a loss got probabilities for scores, and is right all the same."""
         return id(loss) in self._checks.right
+
+    def rehearse_alone(self) -> None:
+        """Run `train_step` without writing down what it does."""
+        for batch in (self.batches[0], *self._others):
+            self._rehearsed(batch)
+
+    def _rehearsed(self, batch: Batch) -> Rehearsal:
+        return rehearse(self.step, "train_step", _backends.current().tensors(batch))
 
     @property
     def tracked(self) -> Tracked:
@@ -118,9 +135,26 @@ class Evidence:
             return None
 
     @cached_property
+    def leaves(self) -> list[np.ndarray]:
+        """Leaves of the first batch; in the place of one that is no array, an array of nothing."""
+        return [rows_of(leaf) for leaf in keras.tree.flatten(self.batches[0])]
+
+    @cached_property
+    def answers(self) -> np.ndarray | None:
+        """All rows that are known of the labels, where they are one array behind the inputs."""
+        batch = self.batches[0]
+        if not isinstance(batch, tuple) or len(batch) < 2 or keras.tree.is_nested(batch[1]):
+            return None
+        index = len(keras.tree.flatten(batch[0]))
+        return self.columns[index] if index < len(self.columns) else None
+
+    @cached_property
     def size(self) -> int:
-        """Rows of the first batch; 0 where its arrays have no common first axis."""
-        sizes = {np.shape(leaf)[:1] for leaf in keras.tree.flatten(self.batches[0])}
+        """Rows of the first batch; 0 where it is not arrays with a common first axis."""
+        leaves = keras.tree.flatten(self.batches[0])
+        if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+            return 0
+        sizes = {leaf.shape[:1] for leaf in leaves}
         return next(iter(sizes))[0] if len(sizes) == 1 and sizes != {()} else 0
 
     @cached_property
@@ -219,18 +253,50 @@ class Evidence:
         return first is not None and np.isfinite(first) and first == self.loss(self.batches[0])
 
     def outputs(self, call: ModelCall, inputs: Any) -> list[np.ndarray]:
-        """Run a model in inference mode on inputs like those of a call, on the host."""
-        return [output for _, found in [self._inference(call, inputs)] for output in found]
+        """Run a model in inference mode on inputs like those of a call, on the host.
+
+        Args:
+            call: Its arguments but for the first one are those of this call.
+            inputs: The first one.
+        """
+        return self._inference(call, inputs)[1]
 
     def inside(self, call: ModelCall) -> list[Inner]:
         """Run a model in inference mode, and return what each layer inside it returned."""
         return self._inference(call, call.inputs)[0]
 
     def _inference(self, call: ModelCall, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
-        known = self._inferences.get(id(call.layer))
+        assert call.args is not None
+        arguments = _Arguments((inputs, *call.args[1:]), call.kwargs)
+        key = id(call.layer), arguments.like
+        known = self._inferences.get(key)
         if known is None:
-            known = self._inferences[id(call.layer)] = _Inference(call.layer, self.tracked)
-        return known(inputs)
+            known = self._inferences[key] = _Inference(call.layer, self.tracked, arguments)
+        return known(arguments.arrays)
+
+
+class _Arguments:
+    """What a layer is called with: arrays, and where they stand among the rest.
+
+    Attributes:
+        arrays: In order.
+        like: A text that is the same for arguments of one structure, with the same rest.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._tree = args, kwargs
+        self._flat: list[Any] = keras.tree.flatten(self._tree)
+        self._places = [i for i, leaf in enumerate(self._flat) if isinstance(leaf, np.ndarray)]
+        self.arrays: list[np.ndarray] = [self._flat[index] for index in self._places]
+        rest = ["array" if i in self._places else repr(x) for i, x in enumerate(self._flat)]
+        empty = keras.tree.map_structure(lambda _: None, self._tree)
+        self.like: str = repr((empty, rest))
+
+    def packed(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments with these tensors in the place of the arrays."""
+        known = dict(zip(self._places, tensors, strict=True))
+        leaves = [known.get(index, leaf) for index, leaf in enumerate(self._flat)]
+        return keras.tree.pack_sequence_as(self._tree, leaves)
 
 
 _LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
@@ -243,8 +309,8 @@ class _Inference:
     What a layer calls in a loop is left out: of a loop that is compiled, no tensor leaves.
     """
 
-    def __init__(self, layer: Any, tracked: Tracked) -> None:
-        self._layer, self._tracked = layer, tracked
+    def __init__(self, layer: Any, tracked: Tracked, arguments: _Arguments) -> None:
+        self._layer, self._tracked, self._arguments = layer, tracked, arguments
         self._inside: list[Any] = []
         self._looks_inside, self._loops = True, 0
         self._run = self._compiled()
@@ -254,22 +320,23 @@ class _Inference:
         mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
         return backend.compile(self._tensors, self._tracked.variables, mode, is_probe=True)
 
-    def __call__(self, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
-        """Run it on inputs on the host, and put everything back."""
+    def __call__(self, arrays: Sequence[np.ndarray]) -> tuple[list[Inner], list[np.ndarray]]:
+        """Run it on arrays in the place of those that it was called with; put everything back."""
+        tensors = _backends.current().tensors(list(arrays))
         with _state.put_back(self._tracked.variables):
             try:
-                inside, outputs = self._run(_backends.current().tensors(inputs))
+                inside, outputs = self._run(tensors)
             except Exception:
                 if not self._inside:
                     raise
                 # Perhaps for looking inside: a layer of the user's may have a loop of its own.
                 self._looks_inside, self._run = False, self._compiled()
-                inside, outputs = self._run(_backends.current().tensors(inputs))
+                inside, outputs = self._run(tensors)
             found = zip(self._inside, inside, strict=True)
             inner = [Inner(layer, _arrays(given), _arrays(made)) for layer, (given, made) in found]
             return inner, _arrays(outputs)
 
-    def _tensors(self, inputs: Any) -> Any:
+    def _tensors(self, tensors: Sequence[Any]) -> Any:
         inside: list[Any] = []
         self._inside.clear()
 
@@ -285,9 +352,16 @@ class _Inference:
                 inside.append((_tensors(args[:1]), _tensors(returned)))
 
         with listening(keras.Layer, "__call__", listen):
-            kwargs = {"training": False} if takes_training(self._layer) else {}
-            returned = self._layer(inputs, **kwargs)
+            args, kwargs = self._arguments.packed(tensors)
+            mode = {"training": False} if takes_training(self._layer) else {}
+            returned = self._layer(*args, **kwargs, **mode)
         return inside, _tensors(returned)
+
+
+def rows_of(leaf: Any) -> np.ndarray:
+    """Return a leaf that is an array or a number; of another, such as a ragged tensor, nothing."""
+    known = isinstance(leaf, np.ndarray | np.generic | int | float | bool | complex)
+    return np.asarray(leaf) if known else np.empty(0, "object")
 
 
 def repeated(batch: Batch, times: int) -> Batch:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -19,10 +20,14 @@ from perigee.diagnostics import dead
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics.divergence import Divergence
+from perigee.diagnostics.fence import Fence
 from perigee.diagnostics.origins import Origins
 from perigee.diagnostics.stalls import Stall, follows_labels
 from perigee.diagnostics.starvation import Starvation
 from perigee.diagnostics.stuck import Stuck
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 GUARDS: Mapping[str, str] = {
     "PG122": "DeadUnits",
@@ -38,6 +43,8 @@ GUARDS: Mapping[str, str] = {
 
 class Guards:
     """Watches a training; see `perigee._protocols.Guards`.
+
+    A guard that fails ends nothing: that is told of once, and the guard looks no further.
 
     Args:
         step: The Step.
@@ -55,31 +62,37 @@ class Guards:
         self._columns: Sequence[Column] = ()
         self._places: list[int] = []
         self._origins = Origins(step, reopen) if "PG701" in codes else None
-        if self._has_learned():
+        self._failed: set[str] = set()
+        self._untold: list[Finding] = []
+        if self._guarded("PG703", self._has_learned):
             self._stall.leave()
 
     def before(self, feed: Feed, clock: Clock) -> None:
         """Keep what is needed to find where a NaN began; the next step comes after this."""
         if self._origins is not None:
-            self._origins.keep(feed, clock)
+            self._guarded("PG701", self._origins.keep, feed, clock)
 
     def origin(self, program: Program, name: str, value: float, step: int) -> Finding | None:
         """Return where a value that is not finite began; `None` where that is not known."""
         if self._origins is None:
             return None
-        return self._origins.find(program, name, value, step)
+        return self._guarded("PG701", self._origins.find, program, name, value, step)
 
     def rows(self, columns: Sequence[Column], rows: np.ndarray, clock: Clock) -> list[Finding]:
         """Look at rows that were read; `clock` is after the last of them."""
-        losses, numbers = self._losses(columns, rows, clock.step - len(rows) + 1)
+        first = clock.step - len(rows) + 1
+        losses = cache(lambda: self._losses(columns, rows, first))
         found: list[Finding] = []
         if "PG702" in self._codes:
-            found += self._divergence.steps(losses, numbers)
+            diverged = self._guarded("PG702", lambda: self._divergence.steps(*losses()))
+            found += diverged or []
         if self._codes & {"PG122", "PG703"}:
-            stalled = self._stall.steps(losses, numbers, clock.epoch)
+            stalled = self._guarded("PG703", lambda: self._stall.steps(*losses(), clock.epoch))
             if stalled:
-                found += self._of_a_stall(stalled, clock)
-        return found
+                told = self._guarded("PG122", self._of_a_stall, stalled, clock)
+                meant = stalled if "PG703" in self._codes else []
+                found += meant if told is None else told
+        return [*found, *self._told()]
 
     def epoch(
         self,
@@ -91,10 +104,11 @@ class Guards:
         """Look at the end of an epoch: what was logged, and where the time went so far."""
         found: list[Finding] = []
         if "PG704" in self._codes:
-            found += self._starvation.epoch(spent, clock.step)
+            found += self._guarded("PG704", self._starvation.epoch, spent, clock.step) or []
         if "PG705" in self._codes:
-            found += self._stuck.epoch(values, program.rehearsal.metrics, clock.step)
-        return found
+            metrics = program.rehearsal.metrics
+            found += self._guarded("PG705", self._stuck.epoch, values, metrics, clock.step) or []
+        return [*found, *self._told()]
 
     def state(self) -> dict[str, Any]:
         """Return what must survive a restart, so that each finding is told once."""
@@ -107,10 +121,29 @@ class Guards:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
-        self._divergence.load_state(state["divergence"])
-        self._stall.load_state(state["stall"])
-        self._starvation.load_state(state["starvation"])
-        self._stuck.load_state(state["stuck"])
+        self._guarded("PG702", lambda: self._divergence.load_state(state["divergence"]))
+        self._guarded("PG703", lambda: self._stall.load_state(state["stall"]))
+        self._guarded("PG704", lambda: self._starvation.load_state(state["starvation"]))
+        self._guarded("PG705", lambda: self._stuck.load_state(state["stuck"]))
+
+    def _guarded(
+        self, code: str, look: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _R | None:
+        """Return what a guard finds; `None` where it fails, or has failed before."""
+        if code in self._failed:
+            return None
+        try:
+            return look(*args, **kwargs)
+        except Exception as error:
+            fence = Fence()
+            self._failed.add(code)
+            fence.add(f"{code}, {GUARDS[code]}", error)
+            self._untold += fence.findings()
+            return None
+
+    def _told(self) -> list[Finding]:
+        untold, self._untold = self._untold, []
+        return untold
 
     def _losses(
         self, columns: Sequence[Column], rows: np.ndarray, first: int

@@ -21,6 +21,7 @@ from perigee._frame import Method, current_frame
 from perigee._gradients import Gradients
 from perigee._listening import Call, Listener, Talk, listening
 from perigee._losses import BY_HAND, loss_like
+from perigee._masks import mask_of
 from perigee._recorder import LossCall, Observer
 from perigee._samples import Sample
 from perigee._state import Tracked
@@ -48,14 +49,26 @@ class ModelCall:
     Attributes:
         layer: What was called, a model as a rule.
         training: What it was told; `None` where it was told nothing.
-        inputs: Its first argument, on the host; `None` where the values are not known.
+        args: What it was given by position, tensors on the host; `None` where the values are not
+            known.
+        kwargs: The same by keyword, without `training`; with the mask that the first argument
+            carried.
         outputs: What it returned, on the host, flat.
     """
 
     layer: Any
     training: Any
-    inputs: Any = None
+    args: tuple[Any, ...] | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
     outputs: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> Any:
+        """Its first argument; `None` where that is not known, or is more than arrays."""
+        if not self.args:
+            return None
+        flat = keras.tree.flatten(self.args[0])
+        return self.args[0] if all(isinstance(leaf, np.ndarray) for leaf in flat) else None
 
 
 @dataclass(slots=True)
@@ -328,8 +341,13 @@ class _Listening:
             return
         call = ModelCall(layer, _training(layer, args, kwargs))
         self._recording.calls.append(call)
-        if args:
-            _look_at_tree(args[0], lambda tree: setattr(call, "inputs", tree))
+        self._depth += 1  # masks are read by a layer
+        try:
+            given = _for_inference(layer, args, kwargs)
+        finally:
+            self._depth -= 1
+        if given is not None:
+            _look_at_tree(given, lambda tree: _set_given(call, tree))
         flat = [t for t in keras.tree.flatten(outputs) if _is_tensor(t)]
         look(flat, lambda *arrays: setattr(call, "outputs", list(arrays)))
 
@@ -434,9 +452,43 @@ def look(tensors: Sequence[Any], at: Callable[..., None]) -> None:
 
 
 def _look_at_tree(tree: Any, at: Callable[[Any], None]) -> None:
+    """Call `at` with a tree whose tensors are arrays on the host; other leaves stay."""
     flat = keras.tree.flatten(tree)
-    if all(_is_tensor(leaf) for leaf in flat):
-        look(flat, lambda *arrays: at(keras.tree.pack_sequence_as(tree, list(arrays))))
+    places = [index for index, leaf in enumerate(flat) if _is_tensor(leaf)]
+
+    def pack(*arrays: np.ndarray) -> None:
+        known = dict(zip(places, arrays, strict=True))
+        leaves = [known.get(index, leaf) for index, leaf in enumerate(flat)]
+        at(keras.tree.pack_sequence_as(tree, leaves))
+
+    look([flat[index] for index in places], pack)
+
+
+def _for_inference(
+    layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return the arguments of a call as they are for one that does not train.
+
+    Without `training`, with the first one by position, and with the mask that it carries. `None`
+    where they are not those of the layer's `call`.
+    """
+    signature = inspect.signature(layer.call)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return None
+    names, given, named = list(signature.parameters), list(args), dict(kwargs)
+    named.pop("training", None)
+    if not given and names and names[0] in named:
+        given = [named.pop(names[0])]
+    if "mask" in signature.parameters and named.get("mask") is None and given:
+        mask = mask_of(given[0]) if _is_tensor(given[0]) else None
+        named |= {} if mask is None else {"mask": mask}
+    return tuple(given), named
+
+
+def _set_given(call: ModelCall, given: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    call.args, call.kwargs = given
 
 
 def _is_tensor(value: Any) -> bool:

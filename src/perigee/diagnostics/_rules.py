@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from perigee._errors import PerigeeError, keeping_refusals
 from perigee._losses import computation_of
@@ -39,6 +40,7 @@ from perigee.diagnostics import (
     gradients,
     growth,
     heads,
+    idle,
     leaks,
     linearity,
     lookups,
@@ -70,6 +72,7 @@ from perigee.diagnostics import (
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._report import sorted_out
+from perigee.diagnostics.fence import Fence, telling
 
 Rule = Callable[[Evidence], list[Finding]]
 
@@ -87,8 +90,11 @@ OF_DATA: Sequence[Rule] = (
 
 
 def _uncovered(evidence: Evidence) -> list[Finding]:
-    rehearsal = evidence.training.rehearsal
-    return [] if rehearsal is None else coverage.check(rehearsal)
+    return coverage.check(evidence.rehearsals)
+
+
+def _idle(evidence: Evidence) -> list[Finding]:
+    return idle.check(evidence.rehearsals)
 
 
 def _unpaired(evidence: Evidence) -> list[Finding]:
@@ -101,9 +107,14 @@ def _unpaired(evidence: Evidence) -> list[Finding]:
     return []
 
 
+BY_WAY_OF: Mapping[Rule, ModuleType] = {_uncovered: coverage, _idle: idle, _unpaired: pairing}
+"""Of rules that are asked by way of a function here: where they stand."""
+
+
 OF_STEPS: Sequence[Rule] = (
     ranges.check,
     balance.check,
+    _idle,
     calls.check,
     exchanges.check,
     scales.check,
@@ -169,37 +180,55 @@ _EXPLAINED: dict[str, Sequence[str]] = {
 
 
 def examine(evidence: Evidence) -> list[Finding]:
-    """Run all rules.
+    """Run all rules; one that fails is told of, and ends nothing.
 
     Returns:
         Findings, the worst first; errors that the rehearsal refuses with are among them. Where
         the step runs in spite of them, the others are looked for as well.
     """
-    found = _run(OF_DATA, evidence)
-    runs = False
+    fence = Fence()
+    found = _run(OF_DATA, evidence, fence)
+    is_recorded = False
     with keeping_refusals() as refused:
         try:
-            evidence.rehearse()
-            runs = True
+            is_recorded = _rehearse(evidence, fence)
         except PerigeeError as error:
             refused.append(error)
         except Exception:
             if not refused:  # what was refused is why it fails
                 raise
     found += [_as_finding(error) for error in refused]
-    if runs:
-        unknown = lookups.check(evidence)
+    if is_recorded:
+        unknown = _run([lookups.check], evidence, fence)
         # With ids that it does not have, a step is not run again: some frameworks refuse it.
         told = {error.code for error in refused}
-        found += unknown or [f for f in _run(OF_STEPS, evidence) if f.code not in told]
-    return sorted_out(found, _EXPLAINED)
+        found += unknown or [f for f in _run(OF_STEPS, evidence, fence) if f.code not in told]
+    return sorted_out([*found, *fence.findings()], _EXPLAINED)
 
 
-def _run(rules: Sequence[Rule], evidence: Evidence) -> list[Finding]:
+def _rehearse(evidence: Evidence, fence: Fence) -> bool:
+    """Run the step, and write down what it does; false where Perigee could not.
+
+    What the user's code raises comes out. What comes of listening to it does not: it is told apart
+    by running the step without.
+    """
+    try:
+        with telling(fence):
+            evidence.rehearse()
+    except PerigeeError:
+        raise
+    except Exception as error:
+        evidence.rehearse_alone()
+        fence.add("that writes down what a step does", error)
+        return False
+    return True
+
+
+def _run(rules: Sequence[Rule], evidence: Evidence, fence: Fence) -> list[Finding]:
     found: list[Finding] = []
     for rule in rules:
         try:
-            found += rule(evidence)
+            found += fence.run(rule, evidence, by=BY_WAY_OF.get(rule))
         except PerigeeError as error:
             found.append(_as_finding(error))
     return list(dict.fromkeys(found))

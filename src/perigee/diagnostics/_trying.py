@@ -10,6 +10,7 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._report import sorted_out
 from perigee.diagnostics._trials import Trials
+from perigee.diagnostics.fence import Fence
 
 OF_TRIALS: Sequence[Callable[[Trials], list[Finding]]] = (
     trial_values.check,
@@ -45,6 +46,6 @@ def try_out(
     """
     if evidence.training.rehearsal is None:
         return list(found)
-    trials = Trials(evidence, open_feed)
-    everything = [*found, *(finding for rule in OF_TRIALS for finding in rule(trials))]
-    return sorted_out(everything, _EXPLAINED)
+    trials, fence = Trials(evidence, open_feed), Fence()
+    tried = [finding for rule in OF_TRIALS for finding in fence.run(rule, trials)]
+    return sorted_out([*found, *tried, *fence.findings()], _EXPLAINED)

@@ -20,12 +20,12 @@ _BETTER = 2.0
 
 def check(evidence: Evidence) -> list[Finding]:
     """Guess each label from the nearest inputs, and compare with labels in other orders."""
-    if len(evidence.columns) != 2:
+    if len(evidence.columns) != 2 or evidence.answers is None:
         return []
-    x, y = (column[:_MOST] for column in evidence.columns)
+    x, y = evidence.columns[0][:_MOST], evidence.answers[:_MOST]
     if x.dtype.kind != "f" or len(x) < _FEWEST or x.ndim < 2 or x[0].size > _WIDEST:
         return []
-    if y.size != len(y) or y.dtype.kind not in "fiu" or len(np.unique(y)) < 2:
+    if y.size != len(x) or y.dtype.kind not in "fiu" or len(np.unique(y)) < 2:
         return []
     x, y = x.reshape(len(x), -1).astype("float64"), y.reshape(-1).astype("float64")
     if not np.isfinite(x).all() or not np.isfinite(y).all():

@@ -6,7 +6,6 @@ learns the same number. The reverse compares one prediction with several labels.
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
@@ -18,7 +17,7 @@ _SAME = 2e-3
 def check(evidence: Evidence) -> list[Finding]:
     """Compare how the loss changes with the labels, and how a squared error would."""
     batch = evidence.batches[0]
-    flat = [np.asarray(leaf) for leaf in keras.tree.flatten(batch)]
+    flat = evidence.leaves
     if not isinstance(batch, tuple) or len(flat) != 2 or flat[1].dtype.kind != "f":
         return []
     y = flat[1]

@@ -17,11 +17,10 @@ _FEWEST = 48
 
 def check(evidence: Evidence) -> list[Finding]:
     """Look at all rows that are known."""
-    columns = evidence.columns
-    if len(columns) < 2 or len(columns[0]) < _FEWEST:
+    labels = evidence.answers
+    if labels is None or len(evidence.columns[0]) < _FEWEST:
         return []
     found: list[Finding] = []
-    labels = columns[1]
     if len(labels) >= _FEWEST and labels.dtype.kind in "fiub" and bool(np.all(labels == labels[0])):
         found.append(
             _finding(
@@ -31,7 +30,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 "look at how the data was split.",
             )
         )
-    x = columns[0]
+    x = evidence.columns[0]
     if x.ndim == 2 and x.dtype.kind == "f":
         constant = np.flatnonzero((x == x[0]).all(axis=0) & (x[0] != 0) & (x[0] != 1))
         if constant.size:

@@ -2,20 +2,35 @@
 
 It keeps its first value, as if it were frozen, while `model.summary()` calls it trainable. Pass it
 to an optimizer, or set `trainable = False` on its layer to say that it is meant to stay. Steps with
-raw gradient tapes are not looked at.
+raw gradient tapes are not looked at. Where batches of several structures take turns, it counts what
+is updated on any of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from perigee._discovery import Rehearsal
 from perigee.diagnostics._finding import Finding
 
 
-def check(rehearsal: Rehearsal) -> list[Finding]:
-    """Find trainable variables that nothing updates; silent for steps with raw gradient tapes."""
-    if not rehearsal.updated or not rehearsal.uncovered:
+def check(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+    """Find trainable variables that nothing updates; silent for steps with raw gradient tapes.
+
+    Args:
+        rehearsals: Of `train_step`, one for each structure of batches.
+    """
+    if not any(one.updated for one in rehearsals) or any(map(_has_raw_tape, rehearsals)):
         return []
-    uncovered = tuple(rehearsal.uncovered)
+    covered = {id(v) for one in rehearsals for variables in one.updated.values() for v in variables}
+    covered |= {id(v) for one in rehearsals for v in one.carried}
+    entries = rehearsals[-1].tracked.entries
+    kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
+    uncovered = tuple(
+        e.name for e in kinds if e.variable.trainable and id(e.variable) not in covered
+    )
+    if not uncovered:
+        return []
     return [
         Finding(
             code="PG110",
@@ -28,3 +43,10 @@ def check(rehearsal: Rehearsal) -> list[Finding]:
             "to an optimizer.",
         )
     ]
+
+
+def _has_raw_tape(rehearsal: Rehearsal) -> bool:
+    """Tell whether a step applied an optimizer, and none through Perigee."""
+    written = {id(variable) for variable in rehearsal.written}
+    optimizers = rehearsal.tracked.optimizers.values()
+    return not rehearsal.updated and any(id(o.iterations) in written for o in optimizers)

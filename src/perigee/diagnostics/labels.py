@@ -24,6 +24,7 @@ from perigee._losses import BINARY, CATEGORICAL, ELEMENTWISE, SPARSE, Computatio
 from perigee._masks import mask_of
 from perigee._recorder import LossCall
 from perigee.diagnostics._recording import look
+from perigee.diagnostics.fence import guarded
 
 _SUM_TOLERANCE = 2e-2  # a row of float16 probabilities sums to 1 within this
 _RANGE_TOLERANCE = 1e-3  # what resizing and float16 add to answers of 0 and 1
@@ -76,9 +77,10 @@ def check(call: LossCall, what: Computation, is_right: Callable[[], None]) -> No
         return
     mask = mask_of(y_pred) if what.kind in SPARSE else None
     seen = (y_true, y_pred) if mask is None else (y_true, y_pred, mask)
-    look(seen, partial(_check_values, what, ignored))
+    look(seen, guarded(partial(_check_values, what, ignored)))
     if what.kind in SPARSE | CATEGORICAL or (what.kind in BINARY and what.from_logits):
-        _look_at_scale(what, y_true, y_pred, partial(_check_scale, what, ignored, is_right))
+        seen = guarded(partial(_check_scale, what, ignored, is_right))
+        _look_at_scale(what, y_true, y_pred, seen)
 
 
 def _of_shapes(

@@ -6,7 +6,6 @@ under XLA and on a GPU takes another row, or zeros, without a word; so does JAX.
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
@@ -40,8 +39,7 @@ def check(evidence: Evidence) -> list[Finding]:
 
 def _column(evidence: Evidence, ids: np.ndarray) -> tuple[str, np.ndarray]:
     """Return all rows of the leaf, or of the column of a leaf, that the ids are of."""
-    for index, leaf in enumerate(keras.tree.flatten(evidence.batches[0])):
-        leaf, column = np.asarray(leaf), evidence.columns[index]
+    for index, (leaf, column) in enumerate(zip(evidence.leaves, evidence.columns, strict=False)):
         if leaf.shape == ids.shape and np.array_equal(leaf, ids):
             return f"batch[{index}]", column
         for j in range(leaf.shape[1] if leaf.ndim == 2 else 0):

@@ -24,7 +24,7 @@ def check(evidence: Evidence) -> list[Finding]:
         return []
     by_row = [
         np.count_nonzero(leaf, axis=1)
-        for leaf in map(np.asarray, keras.tree.flatten(evidence.batches[0]))
+        for leaf in evidence.leaves
         if leaf.ndim == 2 and (leaf.dtype.kind in "iub" or set(np.unique(leaf)) <= {0.0, 1.0})
     ]
     by_row = [counts for counts in by_row if len(np.unique(counts)) > 1]

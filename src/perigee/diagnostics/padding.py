@@ -21,7 +21,7 @@ def check(evidence: Evidence) -> list[Finding]:
     embeddings = [layer for layer in evidence.trained_layers if isinstance(layer, kl.Embedding)]
     if not embeddings or not isinstance(batch, tuple) or len(keras.tree.flatten(batch)) != 2:
         return []
-    words, y = (np.asarray(leaf) for leaf in keras.tree.flatten(batch))
+    words, y = evidence.leaves
     is_padding = words == 0
     if words.dtype.kind not in "iu" or words.ndim != 2 or y.shape[:2] != words.shape:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from perigee._losses import computation_of
@@ -17,7 +16,7 @@ def check(evidence: Evidence) -> list[Finding]:
     Raises:
         LabelRangeError: If one has no meaning.
     """
-    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(evidence.batches[0])]
+    leaves = evidence.leaves
     for seen in evidence.training.losses:
         for index, leaf in list(enumerate(leaves))[1:]:
             is_known = leaf.size == seen.y_true.size and index < len(evidence.columns)

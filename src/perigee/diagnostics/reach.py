@@ -6,7 +6,6 @@ Predict numbers by a last layer without activation, or scale the targets.
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
@@ -26,7 +25,7 @@ _MARGIN, _SHARE = 0.05, 0.02
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare floating targets of an output's shape with the range of the last activation."""
-    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(evidence.batches[0])]
+    leaves = evidence.leaves
     for call in evidence.trained:
         if call.inputs is None or len(call.outputs) != 1:
             continue

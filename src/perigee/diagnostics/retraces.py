@@ -1,8 +1,9 @@
 """PG420, Recompiled: a step that is compiled again and again, since its batches differ in size.
 
 Compiled code is made for sizes. On TensorFlow an axis that varies is left open the second time, so
-that no more is compiled; on JAX, and where XLA compiles, each new size costs a compilation. One
-for a smaller last batch is usual. Pad the batches to one length, or to a few (bucketing), and mask
+that no more is compiled; on JAX, and where XLA compiles, each new size costs a compilation. What
+counts are compilations, not sizes: one, and one more for each axis that varies (such as that of the
+smaller last batch), are usual. Pad the batches to one length, or to a few (bucketing), and mask
 what is added.
 """
 
@@ -12,9 +13,6 @@ from collections.abc import Sequence
 
 from perigee._execution import Program
 from perigee.diagnostics._finding import Finding
-
-_USUAL_TRACES = 2
-"""One, and one more for a smaller last batch or for the axis that varies."""
 
 
 def check_changes(changes: int, attributes: Sequence[str]) -> list[Finding]:
@@ -39,18 +37,19 @@ def check_changes(changes: int, attributes: Sequence[str]) -> list[Finding]:
 
 
 def check(program: Program) -> list[Finding]:
-    """Tell of the first time that a function was compiled more often than is usual."""
-    many = [change for traces, change in program.retraces if traces > _USUAL_TRACES]
+    """Tell of the first time that a function was compiled more often than sizes that vary need."""
+    many = [again for again in program.retraces if again.traces > 1 + again.axes]
     if not many:
         return []
+    again = many[0]
     return [
         Finding(
             code="PG420",
             name="Recompiled",
             severity="warning",
-            happened=f"The step was compiled {_USUAL_TRACES + 1} times, the last time since a "
-            f"batch has another size: {many[0]}.",
-            expected="batches of few different sizes: each new one costs a compilation.",
+            happened=f"The step was compiled {again.traces} times for batches of other sizes, the "
+            f"last time for this one: {again.change}.",
+            expected="one compilation, and one more for each axis that varies.",
             fix="pad the batches to one length, or to a few (bucketing), and mask what is added.",
         )
     ]

@@ -78,7 +78,7 @@ def _of_labels_ever_farther(evidence: Evidence) -> list[list[float]]:
         return []
     y = np.asarray(batch[1])
     if y.dtype.kind in "iu" and y.size:  # of hidden values more than there are classes
-        classes = int(evidence.columns[1].max()) + 1
+        classes = int(evidence.columns[1].max(initial=0)) + 1
         outputs = [output for output in outputs if output.shape[-1:] == (classes,)]
     rows = [_farther(y, output) for output in outputs if output.dtype.kind == "f"]
     rows = [row for row in rows if row]
@@ -117,9 +117,8 @@ def _distances(evidence: Evidence) -> dict[str, float]:
             found[what.name] = what.mean(seen.y_true, seen.y_pred)
     for call in evidence.trained:
         for y_pred in call.outputs:
-            flat = keras.tree.flatten(evidence.batches[0])
-            for leaf in flat[1:] or flat:  # what is drawn again is its own label
-                y_true = np.asarray(leaf)
+            flat = evidence.leaves
+            for y_true in flat[1:] or flat:  # what is drawn again is its own label
                 if y_true.shape == y_pred.shape and y_true.dtype.kind == y_pred.dtype.kind == "f":
                     gap = (y_true - y_pred).astype("float64")
                     found["mean squared error"] = float(np.mean(gap**2))

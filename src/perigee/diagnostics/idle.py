@@ -1,0 +1,54 @@
+"""PG112, NothingTrained: a `train_step` that changes nothing which is trained.
+
+The Step holds trainable variables and an optimizer, and on a first batch `train_step` neither
+applied the optimizer nor gave a weight another value: `minimize` was forgotten, as a rule. The loss
+is logged all the same, and stays where it is. Silent where a step counts or remembers something,
+in a variable or an attribute, since an update may follow later; and where all weights are frozen or
+there is no optimizer, since such a step may be there to measure. Where batches of several
+structures take turns, it looks at all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perigee._discovery import Rehearsal
+from perigee.diagnostics._finding import Finding
+
+_OF_MEASURING = ("metric", "seed", "non_trainable")
+"""What a step writes that looks at a batch, and learns nothing from it."""
+
+
+def check(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+    """Look at what a step wrote.
+
+    Args:
+        rehearsals: Of `train_step`, one for each structure of batches.
+    """
+    if not rehearsals or not all(map(_measures_only, rehearsals)):
+        return []
+    tracked = rehearsals[-1].tracked
+    trainable = [entry.name for entry in tracked.entries if entry.kind == "trainable"]
+    if not trainable or not tracked.optimizers:
+        return []
+    return [
+        Finding(
+            code="PG112",
+            name="NothingTrained",
+            severity="warning",
+            happened=f"`train_step` changes none of {len(trainable)} trainable variables, and "
+            f"applies no optimizer ({', '.join(tracked.optimizers)}):",
+            items=tuple(trainable),
+            expected="a step that updates what it trains.",
+            fix="compute the loss in a function and pass it to `self.minimize(objective, "
+            "optimizer, model)`.",
+        )
+    ]
+
+
+def _measures_only(rehearsal: Rehearsal) -> bool:
+    """Tell whether a step wrote nothing that it could learn by, now or later."""
+    if rehearsal.updated or rehearsal.volatile:
+        return False
+    kinds = {id(entry.variable): entry.kind for entry in rehearsal.tracked.entries}
+    return all(kinds.get(id(v), "seed") in _OF_MEASURING for v in rehearsal.written)

@@ -1,0 +1,51 @@
+"""Programs that are right and odd: no rule fails on them, and none speaks of a fault."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+
+import perigee as pg
+from perigee.diagnostics import _trials, rate_trials
+from tests.doctor.odd import PROGRAMS
+
+STEPS, STEPS_OF_A_RATE = 30, 25
+
+
+@pytest.fixture
+def brief_trials(monkeypatch):
+    """Try a few steps only: what is asked here is whether the rules run."""
+    monkeypatch.setattr(_trials, "STEPS", STEPS)
+    for module in (_trials, rate_trials):
+        monkeypatch.setattr(module, "STEPS_OF_A_RATE", STEPS_OF_A_RATE)
+
+
+RUNNING = [name for name, (_, on) in PROGRAMS.items() if keras.backend.backend() in on]
+
+TRIED = {
+    "unreduced_loss",
+    "ignored_class",
+    "nested_in_and_out",
+    "batches_of_two_structures",
+    "ragged_batches",
+    "strings_in_the_model",
+    "stateless_template",
+}
+"""Programs that are tried for some steps too."""
+
+
+def spoken(name, **options):
+    make, _ = PROGRAMS[name]
+    target, data, more = make()
+    report = pg.check(target, data, **options, **more)
+    return [str(finding) for finding in report if finding.severity != "hint"]
+
+
+@pytest.mark.parametrize("name", [name for name in RUNNING if name not in TRIED])
+def test_no_rule_fails_or_speaks_of_a_fault(name):
+    assert spoken(name) == []
+
+
+@pytest.mark.parametrize("name", [name for name in RUNNING if name in TRIED])
+def test_no_trial_fails_or_speaks_of_a_fault(name, brief_trials):
+    assert spoken(name, level="full") == []
