@@ -135,6 +135,12 @@ _COMPILED_AS_EVER = (
 them, and for every process that tests start, as it does for users."""
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name what is told apart by its address alone: the workers of a run must agree on names."""
+    is_named_by_address = isinstance(val, str | int) or " at 0x" not in repr(val)
+    return None if is_named_by_address else str(getattr(val, "__name__", type(val).__name__))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what no framework runs; leave out, with the reason, what one alone can run.
 

@@ -77,7 +77,6 @@ def of_float_ids(y_true, y_pred):
         keras.metrics.MeanMetricWrapper(keras.losses.SparseCategoricalCrossentropy()),
         keras.ops.sparse_categorical_crossentropy,
     ],
-    ids=str,
 )
 def test_every_way_of_giving_a_loss_means_the_same(given):
     what = computation_of(given)
