@@ -254,6 +254,13 @@ def test_check_tells_everything_that_is_wrong_as_far_as_the_step_runs():
     assert "sigmoid" in report.findings[0].fix
 
 
+def test_check_tells_what_is_refused_once():
+    """A rule that looks at all rows would say it again."""
+    step = Trained(dense(1), keras.losses.BinaryCrossentropy(from_logits=True))
+
+    assert [finding.code for finding in pg.check(step, (x(), 3 * numbers))] == ["PG205"]
+
+
 def test_one_variable_under_two_optimizers_gets_both_updates_in_order():
     step, alone = TwoOptimizers(), TwoOptimizers()
     step.ignore_findings = ("PG104",)
