@@ -149,6 +149,7 @@ class _Search:
     metrics: dict[str, Any] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Any] = field(default_factory=dict)
+    losses: dict[str, keras.losses.Loss] = field(default_factory=dict)
     holders: list[Holder] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
     _kept: list[Any] = field(default_factory=list)
@@ -170,6 +171,9 @@ class _Search:
             self.holder(value, path)
         elif isinstance(value, keras.Layer):
             self._layer(value, path)
+        elif isinstance(value, keras.losses.Loss):
+            self.losses[path] = value
+            self.plain[path] = id(value)
         elif isinstance(value, keras.optimizers.Optimizer):
             self._optimizer(value, path)
         elif isinstance(value, keras.Metric):
@@ -215,11 +219,15 @@ class _Search:
             self._metric(metric, _join(path, metric.name), place=_join(path, f"metrics/{index}"))
 
     def unlisted(self) -> None:
-        """Add the state inside layers that Keras does not list."""
-        for path, layer in self.models.items():
-            for index, (_, variable, kind) in enumerate(_unlisted(layer)):
+        """Add the state inside layers and losses that Keras does not list."""
+        for path, owner in {**self.models, **self.losses}.items():
+            layers: list[keras.Layer] = []
+            for index, (_, variable, kind) in enumerate(_unlisted(owner, layers)):
                 place = _join(path, "unlisted")
-                self._variable(variable, path, index, kind, layer.name, place, is_listed=False)
+                self._variable(variable, path, index, kind, owner.name, place, is_listed=False)
+            for index, layer in enumerate(filter(_is_adapted, layers)):
+                # Tensors, which a compiled step has built in: `adapt` makes others.
+                self.plain[_join(path, f"adapted/{index}")] = _Same(getattr(layer, "mean", None))
 
     def _optimizer(self, optimizer: Any, path: str) -> None:
         if id(optimizer) in self._seen:
@@ -430,65 +438,108 @@ def unlisted_state(layer: keras.Layer) -> dict[int, list[Any]]:
     return found
 
 
+def _is_adapted(layer: keras.Layer) -> bool:
+    """Tell whether a layer computes with tensors that it made of its variables."""
+    return isinstance(layer, keras.layers.Normalization)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """A value that equals nothing but itself."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def adapt_anew(tracked: Tracked) -> None:
+    """Let layers that compute with tensors made of their variables make them of what these hold."""
+    for model in tracked.models.values():
+        for layer in filter(_is_adapted, nested_layers(model)):
+            layer.finalize_state()
+
+
 def variables_of(layer: keras.Layer) -> list[Any]:
     """Return all variables of a layer, those at the end that Keras does not list."""
     return [*layer.variables, *(variable for _, variable, _ in _unlisted(layer))]
 
 
-def _unlisted(layer: keras.Layer) -> list[tuple[keras.Layer, Any, Kind]]:
+def _unlisted(
+    owner: keras.Layer | keras.losses.Loss, layers: list[keras.Layer] | None = None
+) -> list[tuple[Any, Any, Kind]]:
     """Return what `_state_inside` finds and Keras does not list, in an order that stays."""
-    listed = {id(variable) for variable in layer.variables}
-    return [found for found in _state_inside(layer) if id(found[1]) not in listed]
+    listed = {id(variable) for variable in getattr(owner, "variables", ())}
+    inside = _state_inside(owner, [] if layers is None else layers)
+    return [found for found in inside if id(found[1]) not in listed]
 
 
-def _state_inside(layer: keras.Layer) -> Iterator[tuple[keras.Layer, Any, Kind]]:
+def _state_inside(
+    root: keras.Layer | keras.losses.Loss, layers: list[keras.Layer]
+) -> Iterator[tuple[Any, Any, Kind]]:
     """Yield each variable in the attributes of a layer and the layers inside, with its layer.
 
     Attributes are walked in the order of their names, which is the same on every framework, also
     through containers, dataclasses and objects of the user's own classes. Metrics and optimizers
-    are found elsewhere, or are not the layer's.
+    are found elsewhere, or are not the layer's. The layers that are met are added to `layers`.
     """
     as_keras_variable = _backends.current().as_keras_variable
     seen: set[int] = set()
-    waiting: list[tuple[keras.Layer, Any]] = [(layer, layer)]
+    waiting: list[tuple[Any, Any]] = [(root, root)]
     while waiting:
         owner, value = waiting.pop()
-        if isinstance(value, _PLAIN) or id(value) in seen:
+        # What an object says its class is: TensorFlow wraps containers.
+        holding = _holding(value.__class__)
+        if holding == "nothing" or id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, keras.Variable):
+        if holding == "variable":
             yield owner, value, "variable"
-        elif isinstance(value, keras.random.SeedGenerator):
+        elif holding == "seed":
             seen.add(id(value.state))
             yield owner, value.state, "seed"
-        elif (adapted := as_keras_variable(value)) is not None:
-            yield owner, adapted, "variable"
+        elif holding == "framework":
+            if (adapted := as_keras_variable(value)) is not None:
+                yield owner, adapted, "variable"
         else:
-            owner = value if isinstance(value, keras.Layer) else owner
-            waiting += [(owner, member) for member in reversed(_members(value))]
+            if holding == "layer":
+                owner = value
+                layers.append(value)
+            waiting += [(owner, member) for member in reversed(_members(value, holding))]
 
 
-def _members(value: Any) -> list[Any]:
-    """Return what a layer, a container or an object of a user's class holds, in order."""
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, list | tuple | deque):
-        return list(value)
-    if isinstance(value, Holder | keras.Metric | keras.optimizers.Optimizer | type):
-        return []
-    if dataclasses.is_dataclass(value):
-        return [getattr(value, each.name, None) for each in dataclasses.fields(value)]
-    if isinstance(value, _SEARCHED) or _is_own_class(type(value)):
-        held = getattr(value, "__dict__", {})
-        return [held[name] for name in sorted(held)]
-    return []
-
-
-_SEARCHED = keras.Layer | keras.losses.Loss | SimpleNamespace
-"""Classes of Keras and Python whose objects may hold state of a layer."""
+_Holding = Literal[
+    *("variable", "seed", "layer", "mapping", "sequence", "dataclass", "object"),
+    *("framework", "nothing"),
+]
 
 
 @cache
+def _holding(kind: type) -> _Holding:
+    """Tell what an object of a class holds, so far as it may be state of a layer."""
+    if issubclass(kind, (*_PLAIN.__args__, Holder, keras.Metric, keras.optimizers.Optimizer, type)):
+        return "nothing"
+    known: list[tuple[_Holding, Any]] = [
+        ("variable", keras.Variable),
+        ("seed", keras.random.SeedGenerator),
+        ("layer", keras.Layer),
+        ("mapping", Mapping),
+        ("sequence", (list, tuple, deque)),
+        ("object", (keras.losses.Loss, SimpleNamespace)),
+    ]
+    for holding, classes in known:
+        if issubclass(kind, classes):
+            return holding
+    if kind.__module__.partition(".")[0] == keras.backend.backend():
+        return "framework"
+    if not _is_own_class(kind):
+        return "nothing"
+    return "dataclass" if dataclasses.is_dataclass(kind) else "object"
+
+
 def _is_own_class(kind: type) -> bool:
     """Tell whether a class is neither Python's nor one of an installed package."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
@@ -497,3 +548,15 @@ def _is_own_class(kind: type) -> bool:
     parts = Path(file).parts
     is_installed = "site-packages" in parts or "dist-packages" in parts
     return not is_installed and not Path(file).is_relative_to(sysconfig.get_path("stdlib"))
+
+
+def _members(value: Any, holding: _Holding) -> list[Any]:
+    """Return what a layer, a container or an object of a user's class holds, in order."""
+    if holding == "mapping":
+        return list(value.values())
+    if holding == "sequence":
+        return list(value)
+    if holding == "dataclass":  # those with slots have no `__dict__`
+        return [getattr(value, each.name, None) for each in dataclasses.fields(value)]
+    held = getattr(value, "__dict__", {})
+    return [held[name] for name in sorted(held)]

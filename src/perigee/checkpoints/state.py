@@ -91,6 +91,7 @@ def load_arrays(
     for key, value in values.items():
         # A copy: JAX takes the memory of an array for the variable's own.
         _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
+    _state.adapt_anew(tracked)
     return unlike
 
 
