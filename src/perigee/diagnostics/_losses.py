@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import keras
@@ -17,6 +16,8 @@ def mean_value(loss: Any, y_true: np.ndarray, y_pred: np.ndarray) -> float:
         y_true: Labels.
         y_pred: Predictions.
     """
-    same = copy.copy(loss)  # a config leaves things out, such as the `delta` of `Huber`
+    # Keras copies by configs, and these leave things out, such as the `delta` of `Huber`.
+    same = object.__new__(type(loss))
+    vars(same).update(vars(loss))
     same.reduction = "sum_over_batch_size"
     return float(np.mean(keras.ops.convert_to_numpy(same(y_true, y_pred)), dtype="float64"))
