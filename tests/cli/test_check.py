@@ -224,6 +224,7 @@ WRONG = {
     "no pair": (["train.py:it"], "it = 3\n", "gives a int"),
     "never trained": (["train.py:it"], "it = made()\n", "does not train it"),
     "no training": (["train.py"], "", "ended without a call of `pg.fit`"),
+    "its own loop": (["train.py"], "for _ in range(2): pass", "into `train_step` of a `pg.Step`"),
     "left": (["train.py"], "import sys\nsys.exit(3)\n", "left by `sys.exit(3)`"),
     "raised": (["train.py"], "x = 1\n1 / 0\n", "train.py:13: ZeroDivisionError: division by zero"),
     "level": (["train.py", "--level", "ful"], "", "Did you mean full"),

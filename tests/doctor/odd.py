@@ -407,7 +407,8 @@ def strings_in_the_model() -> Any:
     import tensorflow as tf
 
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(ROWS)
-    return supervised(network, losses.BinaryCrossentropy(from_logits=True)), data
+    step = supervised(network, losses.BinaryCrossentropy(from_logits=True))
+    return step, data, {"validation": data}
 
 
 @program("tensorflow")

@@ -68,7 +68,7 @@ class Waiting(Forgetful):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.seen = keras.Variable(np.zeros(FEATURES, "float32"))
+        self.seen = keras.Variable(np.zeros(FEATURES, "float32"), trainable=False)
 
     def train_step(self, batch):
         self.seen.assign_add(ops.mean(batch[0], axis=0))

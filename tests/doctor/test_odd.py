@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 
 import perigee as pg
 from perigee.diagnostics import _trials, rate_trials
+from perigee.diagnostics._losses import mean_value
 from tests.doctor.odd import PROGRAMS
 
 STEPS, STEPS_OF_A_RATE = 30, 25
@@ -49,3 +51,13 @@ def test_no_rule_fails_or_speaks_of_a_fault(name):
 @pytest.mark.parametrize("name", [name for name in RUNNING if name in TRIED])
 def test_no_trial_fails_or_speaks_of_a_fault(name, brief_trials):
     assert spoken(name, level="full") == []
+
+
+@pytest.mark.once
+def test_a_loss_keeps_all_that_it_was_made_with():
+    far = 40.0
+    loss = keras.losses.Huber(delta=2 * far, reduction=None)
+    true, pred = np.zeros((4, 1), "float32"), np.full((4, 1), far, "float32")
+
+    assert mean_value(loss, true, pred) == pytest.approx(far**2 / 2)
+    assert loss.reduction == "none"

@@ -129,7 +129,8 @@ def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: U
     raise FileError(
         f"{path} ended without a call of `pg.fit`, `pg.keras_fit` or `model.fit`.\n"
         f"Name what is to be checked: {path}:NAME, a function or object that gives a Step or "
-        "compiled model with its data."
+        "compiled model with its data. Of a loop of your own, put what it does with a batch into "
+        "`train_step` of a `pg.Step`, and let a function return the Step with its data."
     )
 
 
