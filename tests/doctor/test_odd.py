@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import perigee as pg
+from perigee._losses import computation_of
 from perigee.diagnostics import _trials, rate_trials
-from perigee.diagnostics._losses import mean_value
 from tests.doctor.odd import PROGRAMS
 
 STEPS, STEPS_OF_A_RATE = 30, 25
@@ -59,5 +59,5 @@ def test_a_loss_keeps_all_that_it_was_made_with():
     loss = keras.losses.Huber(delta=2 * far, reduction=None)
     true, pred = np.zeros((4, 1), "float32"), np.full((4, 1), far, "float32")
 
-    assert mean_value(loss, true, pred) == pytest.approx(far**2 / 2)
+    assert computation_of(loss).mean(true, pred) == pytest.approx(far**2 / 2)
     assert loss.reduction == "none"
