@@ -299,9 +299,12 @@ def with_activation(units: int, activation: str) -> Callable[[], list[Any]]:
     return lambda: [kl.Dense(units), kl.Activation(activation)]
 
 
-def of_classes(classes: int, metrics_of_ids: bool = True) -> dict[str, Head]:
+def of_classes(classes: int, are_places: bool = False) -> dict[str, Head]:
     """Return the heads of a classifier of each example, or of each place."""
-    by_id = OF_IDS_AS_PROBABILITIES if metrics_of_ids else {}
+    by_id = OF_IDS_AS_PROBABILITIES
+    by_one_hot = dict(OF_ONE_HOT_AS_PROBABILITIES)
+    if are_places:
+        del by_one_hot["F1"]
     return {
         "softmax, ids": Head(dense(classes, "softmax"), SPARSE, id_forms(), by_id),
         "softmax layer, ids": Head(
@@ -323,16 +326,17 @@ def of_classes(classes: int, metrics_of_ids: bool = True) -> dict[str, Head]:
                 hinge=ways(losses.categorical_hinge, losses.CategoricalHinge),
             ),
             one_hots(classes),
-            OF_ONE_HOT_AS_PROBABILITIES,
+            by_one_hot,
         ),
         "logits, one-hot": Head(dense(classes), ONE_HOT_LOGITS, one_hots(classes), OF_ONE_HOT),
         "softmax, noisy ids": Head(
             dense(classes, "softmax"),
-            ways(
-                losses.categorical_generalized_cross_entropy,
-                losses.CategoricalGeneralizedCrossEntropy,
-                q=0.7,
-            ),
+            {
+                "object": losses.CategoricalGeneralizedCrossEntropy,
+                "with q": lambda: losses.CategoricalGeneralizedCrossEntropy(q=0.7),
+                "function": lambda: losses.categorical_generalized_cross_entropy,
+                "class": lambda: losses.CategoricalGeneralizedCrossEntropy,
+            },
             {"ids": cast("int64"), "ids, int32": cast("int32")},
             by_id,
         ),
@@ -436,7 +440,8 @@ def cox(y_true: Any, y_pred: Any) -> Any:
 
 
 def ordinal(y_true: Any, y_pred: Any) -> Any:
-    levels = ops.cast(ops.reshape(y_true, (-1, 1)) > ops.arange(3), "float32")
+    grade = ops.reshape(ops.cast(y_true, "float32"), (-1, 1))
+    levels = ops.cast(grade > ops.arange(3, dtype="float32"), "float32")
     return ops.mean(ops.binary_crossentropy(levels, y_pred, from_logits=True), axis=-1)
 
 
@@ -1192,13 +1197,15 @@ TASKS: dict[str, Task] = {
         },
         PIXELS,
     ),
-    "steps of signals": Task(steps_of_signals, of_classes(3), SIGNALS, weights=("places",)),
+    "steps of signals": Task(
+        steps_of_signals, of_classes(3, are_places=True), SIGNALS, weights=("places",)
+    ),
     "tags": Task(
         tagged,
         {
             name: head
             for name, head in (
-                of_classes(3)
+                of_classes(3, are_places=True)
                 | {
                     "logits, ignored": Head(
                         dense(3),
