@@ -350,6 +350,26 @@ def test_a_call_that_differs_would_be_seen():
         assert_same_logs(calls[-1][2], expected_calls[-1][2])
 
 
+def test_a_score_for_each_class_is_one_value_as_in_fit():
+    x, _, _ = arrays(ROWS, 0)
+    y = np.eye(FEATURES, dtype="float32")[x.argmax(axis=1)]
+
+    def train(fit):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(FEATURES, "softmax")])
+        model.compile("sgd", "mse", metrics=[keras.metrics.F1Score(name="f1")], run_eagerly=True)
+        calls = EveryCall()
+        given = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+        return fit(model, x, y, validation_data=(x, y), callbacks=[calls], **given), calls.calls
+
+    history, calls = train(pg.keras_fit)
+    expected, expected_calls = train(lambda model, *args, **given: model.fit(*args, **given))
+
+    assert_same_logs(history.history, expected.history)
+    for call, other in zip(calls, expected_calls, strict=True):
+        assert_same_logs(call[2], other[2])
+
+
 def test_training_goes_on_when_it_is_called_again():
     row = DEFAULTS | {"batch_size": 4, "epochs": 1}
     ours, theirs = model_of("array", "ours"), model_of("array", "theirs")

@@ -793,7 +793,7 @@ class Attention(kl.Layer):
 
     def __init__(self, is_causal: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self.attention = kl.MultiHeadAttention(2, 4)
+        self.attention = kl.MultiHeadAttention(2, 4, use_bias=False)  # that of keys changes nothing
         self.norm = kl.LayerNormalization()
         self.is_causal = is_causal
 
@@ -865,7 +865,7 @@ PIXELS: dict[str, Make] = {
         kl.Conv2DTranspose(6, 3, strides=2, padding="same", activation="relu"),
     ],
     "normalized": lambda: [
-        kl.Conv2D(6, 3, padding="same"),
+        kl.Conv2D(6, 3, padding="same", use_bias=False),
         kl.BatchNormalization(),
         kl.ReLU(),
         kl.SpatialDropout2D(0.1, seed=3),
