@@ -370,6 +370,29 @@ def test_a_score_for_each_class_is_one_value_as_in_fit():
         assert_same_logs(call[2], other[2])
 
 
+class Recurrent(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.memory, self.head = layers.LSTM(3), layers.Dense(1)
+
+    def call(self, x):
+        return self.head(self.memory(x))
+
+
+def test_a_recurrent_model_is_built_as_by_fit():
+    x = np.random.default_rng(0).normal(size=(8, 4, 2)).astype("float32")
+
+    def train(fit):
+        keras.utils.set_random_seed(1)
+        model = Recurrent()
+        model.compile("sgd", "mse", run_eagerly=True)
+        fit(model, x, x[:, -1, :1], batch_size=4, shuffle=False, verbose=0)
+        return model
+
+    ours = train(pg.keras_fit)
+    assert_same_weights(ours, train(lambda model, *args, **given: model.fit(*args, **given)))
+
+
 def test_training_goes_on_when_it_is_called_again():
     row = DEFAULTS | {"batch_size": 4, "epochs": 1}
     ours, theirs = model_of("array", "ours"), model_of("array", "theirs")

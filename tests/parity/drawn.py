@@ -57,8 +57,13 @@ RULES = {
     "validation_steps": "Keras rounds them up to whole calls of `steps_per_execution`: the two are "
     "not drawn together.",
     "what validation writes": "Perigee restores seeds and states after a validation, so that "
-    "training does not depend on it; programs that draw or carry states in validation too are "
-    "validated after one epoch only.",
+    "training does not depend on it, and begins each from the same seeds. Programs that carry "
+    "states, or draw what they do not use, are validated after one epoch only, those that draw in "
+    "validation not at all.",
+    "threads on torch": "Keras on torch takes the batches of a PyDataset with threads in another "
+    "order, or twice; there it gets one without.",
+    "unseeded dropout on torch": "It draws from torch's own generator, and so do Keras's data "
+    "loaders there: it is not drawn.",
     "steps_per_execution": "Keras calls the hooks of batches once for that many, Perigee for each: "
     "those that Keras calls are compared.",
     "names": "Names are compared without their order: Keras sorts what a step returns level by "
@@ -141,7 +146,7 @@ COMPILED: dict[str, dict[str, Any]] = {
     "compiled": {"run_eagerly": False},
     "by default": {},
     "eager": {"run_eagerly": True},
-    "steps_per_execution": {"steps_per_execution": 2},
+    **({} if BACKEND == "torch" else {"steps_per_execution": {"steps_per_execution": 2}}),
 }
 
 
@@ -259,7 +264,7 @@ def draw(seed: int, index: int, attempt: int, task: str) -> Program:
 
     head = one(of.heads)
     end = of.heads[head]
-    style = one(STYLES) if of.bodies else "functional"
+    style = one(s for s in STYLES if s != "subclass" or not of.rows) if of.bodies else "functional"
     if chance(0.12) and not of.whole_batches:
         style = one(OWN_STEPS)
     measured = [] if not end.metrics else list(random.permutation(sorted(end.metrics)))
@@ -285,8 +290,11 @@ def draw(seed: int, index: int, attempt: int, task: str) -> Program:
             validation = "pair"
         else:
             rows = batch * 2 * max(1, steps // 2)
-    body = one(of.bodies) if of.bodies else ""
-    if validation and (of.rows or "variational" in head or body in DRAWING_BODIES):
+    bodies = [name for name in of.bodies if name != "unseeded dropout" or BACKEND != "torch"]
+    body = one(bodies) if bodies else ""
+    if head == "variational":
+        validation = ""
+    if validation and (of.rows or body in DRAWING_BODIES):
         epochs = 1
     if validation == "triple" and not (of.weights and weights != "classes"):
         validation = "pair"
@@ -411,7 +419,8 @@ def as_dataset(kind: str, data: tuple[Any, ...], size: int, is_for_keras: bool =
     if kind == "PyDataset":
         return Batches(batches)
     if kind == "PyDataset with threads":
-        return Batches(batches, workers=2, use_multiprocessing=False)
+        # Keras on torch loses a batch, or draws one twice, where threads draw them.
+        return Batches(batches, workers=1 if is_for_keras and BACKEND == "torch" else 2)
     if kind == "generator":
         return (batch for batch in batches)
     if kind == "endless generator":

@@ -400,8 +400,8 @@ QUANTILES = np.array([0.1, 0.5, 0.9], "float32")
 
 
 def pinball(y_true: Any, y_pred: Any) -> Any:
-    error = y_true - y_pred
-    return ops.mean(ops.maximum(QUANTILES * error, (QUANTILES - 1) * error), axis=-1)
+    error, quantiles = y_true - y_pred, ops.convert_to_tensor(QUANTILES)
+    return ops.mean(ops.maximum(quantiles * error, (quantiles - 1) * error), axis=-1)
 
 
 def quantile(y_true: Any, y_pred: Any, q: float) -> Any:

@@ -35,7 +35,11 @@ def watch_keras_variables(change_in_place: bool) -> Generator[Watched]:
             # Where a step is traced, Keras takes no variables with a value of their own: only
             # those of layers that are being built, which it can make later.
             raise VariableMadeInStepError([str(kwargs.get("name") or "a variable")]) from error
-        value = np.array(keras.ops.convert_to_numpy(variable)) if change_in_place else None
+        value = None
+        if change_in_place:
+            # Keras builds on a device without storage first, and hides errors there.
+            with keras.device("cpu"):
+                value = np.array(keras.ops.convert_to_numpy(variable))
         watched.made.append((variable, value))
 
     keras.Variable.__init__ = init
