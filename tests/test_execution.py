@@ -353,6 +353,23 @@ by = pytest.mark.parametrize("by", [pg.fit, pg.evaluate])
 
 
 @by
+def test_what_is_computed_from_a_share_is_read_at_the_end(scored, by):
+    class Percent(Scoring):
+        def __init__(self):
+            super().__init__()
+            self.above = keras.metrics.Mean(name="above")
+
+        def train_step(self, batch):
+            self.above.update_state(ops.cast(batch[1] > 0.15, "float32"))
+            return {"percent": 100 * self.above.result()}
+
+        test_step = train_step
+
+    # Of the first batch it is 3 of 3, as 6 of 6 would be.
+    assert logged(Percent(), scored, by)["percent"] == pytest.approx(100 * 6 / 7)
+
+
+@by
 def test_updated_metrics_are_logged_without_being_returned(scored, by):
     assert logged(Scoring(), scored, by) == pytest.approx(
         {"precision": PRECISION, "recall": RECALL}

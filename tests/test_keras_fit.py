@@ -350,6 +350,49 @@ def test_a_call_that_differs_would_be_seen():
         assert_same_logs(calls[-1][2], expected_calls[-1][2])
 
 
+def test_a_score_for_each_class_is_one_value_as_in_fit():
+    x, _, _ = arrays(ROWS, 0)
+    y = np.eye(FEATURES, dtype="float32")[x.argmax(axis=1)]
+
+    def train(fit):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(FEATURES, "softmax")])
+        model.compile("sgd", "mse", metrics=[keras.metrics.F1Score(name="f1")], run_eagerly=True)
+        calls = EveryCall()
+        given = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+        return fit(model, x, y, validation_data=(x, y), callbacks=[calls], **given), calls.calls
+
+    history, calls = train(pg.keras_fit)
+    expected, expected_calls = train(lambda model, *args, **given: model.fit(*args, **given))
+
+    assert_same_logs(history.history, expected.history)
+    for call, other in zip(calls, expected_calls, strict=True):
+        assert_same_logs(call[2], other[2])
+
+
+class Recurrent(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.memory, self.head = layers.LSTM(3), layers.Dense(1)
+
+    def call(self, x):
+        return self.head(self.memory(x))
+
+
+def test_a_recurrent_model_is_built_as_by_fit():
+    x = np.random.default_rng(0).normal(size=(8, 4, 2)).astype("float32")
+
+    def train(fit):
+        keras.utils.set_random_seed(1)
+        model = Recurrent()
+        model.compile("sgd", "mse", run_eagerly=True)
+        fit(model, x, x[:, -1, :1], batch_size=4, shuffle=False, verbose=0)
+        return model
+
+    ours = train(pg.keras_fit)
+    assert_same_weights(ours, train(lambda model, *args, **given: model.fit(*args, **given)))
+
+
 def test_training_goes_on_when_it_is_called_again():
     row = DEFAULTS | {"batch_size": 4, "epochs": 1}
     ours, theirs = model_of("array", "ours"), model_of("array", "theirs")

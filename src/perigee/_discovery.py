@@ -488,9 +488,13 @@ class Probe:
                 moved = [v + n.astype(v.dtype) for v, n in zip(values, noise, strict=True)]
                 _state.restore(weights, moved)
             if change_metrics:
+                # Each element by another amount: a share stays what it is where both of its
+                # counts grow alike, as 3 of 3 and 6 of 6.
+                draw = np.random.default_rng(0)
                 for variable in self._tracked.of_kind("metric"):
                     value = keras.ops.convert_to_tensor(variable)
-                    variable.assign(value + keras.ops.ones_like(value) * 3)
+                    more = draw.uniform(1, 9, value.shape)
+                    variable.assign(value + keras.ops.cast(more, value.dtype))
             with _noting(self._method):
                 return _backends.current().to_host(self._run(batch))
 

@@ -21,7 +21,6 @@ from perigee._execution import Choice, Execution
 from perigee._run import fit
 from perigee._runs import Run
 from perigee._schedule import Every
-from perigee._step import Step
 from perigee.data import open_feed
 from perigee.steps.keras_step import KerasStep
 from perigee.writers.terminal import Progress
@@ -184,7 +183,7 @@ class _AsFit(list[Any]):
     params: dict[str, Any]
 
     def adapted(
-        self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any]
+        self, callbacks: Sequence[Any], step: KerasStep, params: Mapping[str, Any]
     ) -> _FitCallbacks:
         """Return what calls them."""
         return _FitCallbacks(callbacks, step, {**params, **self.params}, self.initial_epoch)
@@ -194,24 +193,57 @@ class _FitCallbacks(KerasCallbacks):
     """Keras callbacks, with the epochs numbered and the logs named as in `model.fit`."""
 
     def __init__(
-        self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any], initial_epoch: int
+        self, callbacks: Sequence[Any], step: KerasStep, params: Mapping[str, Any], initial: int
     ) -> None:
         super().__init__(callbacks, step, params)
-        self._initial_epoch = initial_epoch
+        self._step = step
+        self._initial_epoch = initial
 
     def epoch_begin(self, epoch: int) -> None:
         super().epoch_begin(epoch + self._initial_epoch)
 
-    def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        super().epoch_end(epoch + self._initial_epoch, _without_rates(logs))
+    def train_batch_end(self, index: int, logs: Mapping[str, Any]) -> None:
+        super().train_batch_end(index, _joined(logs, self._step))
 
-    def train_end(self, logs: Mapping[str, float]) -> None:
-        super().train_end(_without_rates(logs))
+    def test_batch_end(self, index: int, logs: Mapping[str, Any]) -> None:
+        super().test_batch_end(index, _joined(logs, self._step))
+
+    def test_end(self, logs: Mapping[str, Any]) -> None:
+        super().test_end(_joined(logs, self._step))
+
+    def epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        logs = _joined(_without_rates(logs), self._step)
+        super().epoch_end(epoch + self._initial_epoch, logs)
+
+    def train_end(self, logs: Mapping[str, Any]) -> None:
+        super().train_end(_joined(_without_rates(logs), self._step))
 
 
-def _without_rates(logs: Mapping[str, float]) -> dict[str, float]:
+def _without_rates(logs: Mapping[str, Any]) -> dict[str, Any]:
     """Return logs without the learning rates, which Keras leaves to callbacks."""
     return {k: v for k, v in logs.items() if k.rpartition("/")[2] != "learning_rate"}
+
+
+def _joined(logs: Mapping[str, Any], step: KerasStep) -> dict[str, Any]:
+    """Return logs with the values of one metric, such as a score for each class, as an array."""
+    parts: dict[str, list[Any]] = {}
+    for name, value in logs.items():
+        base, _, index = name.rpartition("/")
+        if index == str(len(parts.get(base, ()))):
+            parts.setdefault(base, []).append(value)
+    if not parts:
+        return dict(logs)
+    # Metrics of one output among several have its name before theirs.
+    names = {metric.name for metric in step.parts.metrics()}
+    is_metric = {base: any(base.endswith(name) for name in names) for base in parts}
+    joined: dict[str, Any] = {}
+    for name, value in logs.items():
+        base = name.rpartition("/")[0]
+        if is_metric.get(base):
+            joined[base] = np.array(parts[base], keras.backend.floatx())
+        else:
+            joined[name] = value
+    return joined
 
 
 @dataclass(frozen=True, slots=True)

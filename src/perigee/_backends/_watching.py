@@ -84,7 +84,9 @@ class _Made:
 def _known(value: Any) -> np.ndarray | None:
     """Return a value on the host; `None` where it is not known, as while a step is traced."""
     try:
-        return np.array(keras.ops.convert_to_numpy(value))
+        # Keras builds on a device without storage first, and hides errors there.
+        with keras.device("cpu"):
+            return np.array(keras.ops.convert_to_numpy(value))
     except Exception:  # each framework raises an error of its own
         return None
 
