@@ -241,10 +241,25 @@ def test_a_last_batch_of_one_row_from_tf_data_is_refused():
         pg.fit(step, data, progress="off")
 
 
+class Two(keras.Model):
+    """A model that is built when it is called."""
+
+    def __init__(self):
+        super().__init__()
+        first = layers.SimpleRNN(UNITS, stateful=True, return_sequences=True)
+        self.recurrent = [first, layers.SimpleRNN(UNITS, stateful=True)]
+        self.dense = layers.Dense(1)
+
+    def call(self, x):
+        for layer in self.recurrent:
+            x = layer(x)
+        return self.dense(x)
+
+
 def test_states_that_are_made_in_the_rehearsal_resume_exactly():
     def make():
         keras.utils.set_random_seed(3)
-        return Hand(keras.Sequential([layers.SimpleRNN(UNITS, stateful=True), layers.Dense(1)]))
+        return Hand(Two())
 
     arguments = {"batch_size": BATCH, "shuffle": False, "execution": EAGER}
     report = verify_resume(make, sequences, steps=4, arguments=arguments)
@@ -461,7 +476,7 @@ def test_a_stateless_step_that_takes_variables_apart_by_layers_carries_states():
 
     x, y = sequences()
 
-    class Two(keras.Model):
+    class Parts(keras.Model):
         def __init__(self):
             super().__init__()
             self.first = model_of(layers.SimpleRNN(UNITS, stateful=True))
@@ -492,7 +507,7 @@ def test_a_stateless_step_that_takes_variables_apart_by_layers_carries_states():
             trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
             return {"loss": value}, (trainable, others, slots, metrics)
 
-    model = Two()
+    model = Parts()
     expected, state = loss_in_numpy(simple_step, model.first.get_weights(), x, y)
     model.compile(keras.optimizers.SGD(0.0))
     listed = len(model.non_trainable_variables)

@@ -512,8 +512,15 @@ def _state_inside(
 
 
 _Holding = Literal[
-    *("variable", "seed", "layer", "mapping", "sequence", "dataclass", "object"),
-    *("framework", "nothing"),
+    "variable",
+    "seed",
+    "layer",
+    "mapping",
+    "sequence",
+    "dataclass",
+    "object",
+    "framework",
+    "nothing",
 ]
 
 

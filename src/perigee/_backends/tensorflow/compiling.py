@@ -85,10 +85,10 @@ def compile(
     variables: Sequence[Any],
     mode: Mode,
     is_probe: bool = False,
-    states: Sequence[Any] = (),
+    states: Sequence[Any] | None = (),
 ) -> "Function":
     """See `Backend.compile`; TensorFlow finds the variables by itself."""
-    return Function(function, mode, knows_sizes=bool(states))
+    return Function(function, mode, knows_sizes=states is None or bool(states))
 
 
 class Function:
