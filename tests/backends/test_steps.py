@@ -56,6 +56,51 @@ def on_host(tensor):
     return np.array(ops.convert_to_numpy(tensor))
 
 
+# Sizes that compiled code leaves open
+
+
+@pytest.mark.parametrize("feed", ["arrays", "batches"])
+def test_an_error_that_comes_of_open_sizes_says_so_and_what_to_write(data, feed):
+    def body(step, x, y):
+        total = 0.0
+        for row in range(x.shape[0] if step.is_static else ops.shape(x)[0]):
+            total = total + ops.mean(x[row])
+        return {"loss": total}
+
+    x, y = data[0][: 2 * BATCH], data[1][: 2 * BATCH]
+    given = (x, y) if feed == "arrays" else [(x[:BATCH], y[:BATCH]), (x[BATCH:], y[BATCH:])]
+    arguments = {"batch_size": BATCH, "shuffle": False} if feed == "arrays" else {}
+    static = Custom(body, is_static=True)
+    if backend.name == "tensorflow":
+        with pytest.raises(TypeError, match="NoneType") as raised:
+            pg.fit(static, given, progress="off", **arguments)
+        note = next(note for note in raised.value.__notes__ if "first axis" in note)
+        assert "`keras.ops.shape(x)[0]`" in note and "`train_step`" in note
+        # Both ways that the note tells of work.
+        arguments["execution"] = "xla"
+        if feed == "arrays":
+            pg.fit(Custom(body, is_static=False), given, progress="off", batch_size=BATCH)
+
+    history = pg.fit(static, given, progress="off", **arguments).history
+
+    expected = np.mean([x[:BATCH].mean(axis=1).sum(), x[BATCH:].mean(axis=1).sum()])
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
+
+
+@pytest.mark.only_tensorflow
+def test_an_error_with_another_cause_gets_no_note_about_sizes(data):
+    def body(step, x, y):
+        if not hasattr(step, "ran"):
+            step.ran = 1  # the rehearsal
+            return {"loss": ops.mean(x)}
+        raise KeyError("missing")
+
+    with pytest.raises(KeyError) as raised:
+        fit(Custom(body), data)
+
+    assert not any("first axis" in note for note in raised.value.__notes__)
+
+
 # Tensors that would outlive the call
 
 

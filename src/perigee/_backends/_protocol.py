@@ -518,7 +518,7 @@ class Backend(Protocol):
         variables: Sequence[Any],
         mode: Mode,
         is_probe: bool = False,
-        states: Sequence[Any] = (),
+        states: Sequence[Any] | None = (),
     ) -> Compiled:
         """Make `function` ready to run many times.
 
@@ -531,6 +531,6 @@ class Backend(Protocol):
             states: Of the variables, those that it carries from batch to batch unknown to Keras,
                 such as the states of recurrent layers. They may have a row for each example, so
                 the function gets batches whose sizes it knows; and they may be overwritten while
-                gradients still need what they were.
+                gradients still need what they were. `None`: there may be some.
         """
         ...

@@ -86,8 +86,13 @@ class UnheldVariablesError(PerigeeError, ValueError):
     """The step writes variables that the Step does not hold.
 
     It updates an optimizer, a metric, a model or a variable that lives elsewhere: in a global, or
-    inside an object that is no Step. Such state is neither reset nor saved nor put back after a
-    validation, and on JAX the writes are lost without a word, so that nothing learns.
+    inside an object that is neither a Step nor held by a layer or a loss. Such state is neither
+    reset nor saved nor put back after a validation, and on JAX the writes are lost without a word,
+    so that nothing learns.
+
+    Variables inside layers and losses are found wherever they are kept: as attributes, in lists,
+    tuples and dicts, in dataclasses and in objects of classes of yours, also where Keras does not
+    list them, as it does not list the states of recurrent layers.
     """
 
     code = "PG111"

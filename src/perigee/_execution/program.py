@@ -328,7 +328,7 @@ class Program:
             return False
         variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
         body = self._predict if self._method == "predict_step" else self._row
-        sized = _backends.current().compile(body, variables, self.plan.mode, states=variables)
+        sized = _backends.current().compile(body, variables, self.plan.mode, states=None)
         try:
             sized.obstacles(keras.tree.map_structure(_zeros, self._like))
         except Exception:  # of user code: there is another cause

@@ -133,7 +133,7 @@ def compile(
     variables: Sequence[Any],
     mode: Mode,
     is_probe: bool = False,
-    states: Sequence[Any] = (),
+    states: Sequence[Any] | None = (),
 ) -> Function:
     """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager.
 

@@ -174,10 +174,10 @@ def compile(
     variables: Sequence[Any],
     mode: Mode,
     is_probe: bool = False,
-    states: Sequence[Any] = (),
+    states: Sequence[Any] | None = (),
 ) -> "Function":
     """See `Backend.compile`; TensorFlow finds the variables by itself."""
-    return Function(function, mode, is_probe, knows_sizes=bool(states))
+    return Function(function, mode, is_probe, knows_sizes=states is None or bool(states))
 
 
 def is_compiler_error(error: Exception) -> bool:

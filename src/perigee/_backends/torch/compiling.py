@@ -78,7 +78,7 @@ def compile(
     variables: Sequence[Any],
     mode: Mode,
     is_probe: bool = False,
-    states: Sequence[Any] = (),
+    states: Sequence[Any] | None = (),
 ) -> Function:
     """See `Backend.compile`."""
     return Function(function, None if is_probe else states)
