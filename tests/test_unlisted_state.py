@@ -172,8 +172,7 @@ def test_every_recurrent_layer_ends_in_the_states_that_calls_by_hand_leave():
     for first in range(0, len(x), BATCH):
         model(x[first : first + BATCH], training=True)
     expected = states_of(model)
-    for variable in _state.variables_of(model)[len(model.variables) :]:
-        variable.assign(np.zeros(variable.shape))
+    zero_states(model)
 
     train(supervised(model), (x, y), execution=EAGER)
 
@@ -254,6 +253,24 @@ class Two(keras.Model):
         for layer in self.recurrent:
             x = layer(x)
         return self.dense(x)
+
+
+def zero_states(model):
+    for variable in _state.variables_of(model)[len(model.variables) :]:
+        variable.assign(np.zeros(variable.shape))
+
+
+def test_states_that_are_made_in_the_rehearsal_begin_as_they_were_made():
+    x, y = sequences(BATCH)
+    model = Two()
+
+    train(supervised(model), (x, y), execution=EAGER)
+
+    trained = states_of(model)
+    zero_states(model)
+    model(x)
+    for state, expected in zip(trained, states_of(model), strict=True):
+        np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_states_that_are_made_in_the_rehearsal_resume_exactly():
