@@ -90,7 +90,6 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "RMSprop": lambda: optimizers.RMSprop(1e-3, centered=True, momentum=0.5),
     "Adamax": lambda: optimizers.Adamax(1e-2),
     "Adadelta": lambda: optimizers.Adadelta(0.5),
-    "Ftrl": lambda: optimizers.Ftrl(0.02),
     "Adafactor": lambda: optimizers.Adafactor(1e-2),
     "Lion": lambda: optimizers.Lion(1e-3),
     "Lamb": lambda: optimizers.Lamb(1e-2),
@@ -908,6 +907,18 @@ def supervised(program: Program) -> Outcome:
         return uses(program, step, lambda: None)
 
 
+def not_for_steps(program: Program) -> str:
+    """Return why a program is not one for Steps and `check`, which the pages say."""
+    if program.optimizer == "accumulation":
+        return "not for Steps: they accumulate by `fit(accumulate=)`"
+    if program.loss.endswith("sum"):
+        return "not for `check`: a sum over the batch is a finding"
+    is_coupled = program.task in ("ranking", "lifetimes") or "mean of own" in program.loss
+    if program.weights and is_coupled:
+        return "not for Steps: weights of a loss that is one number"
+    return ""
+
+
 WAYS = {"keras_fit": keras_fit, "keras_step": keras_step, "supervised": supervised}
 
 
@@ -943,6 +954,10 @@ def run(seed: int, index: int, task: str, way: str = "keras_fit") -> Result:
     began, rejected = time.perf_counter(), []
     for attempt in range(MOST_ATTEMPTS):
         program = draw(seed, index, attempt, task)
+        reason = not_for_steps(program) if way != "keras_fit" else ""
+        if reason:
+            rejected.append(reason)
+            continue
         try:
             outcome = WAYS[way](program)
         except Rejected as error:

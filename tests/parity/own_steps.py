@@ -72,7 +72,7 @@ else:
     class Tape(keras.Model):  # type: ignore[no-redef]
         """The guide's step: stateless calls, and the state in and out."""
 
-        def compute_loss_and_updates(
+        def loss_and_updates(
             self, trainable: Any, non_trainable: Any, x: Any, y: Any, sample_weight: Any
         ) -> Any:
             y_pred, non_trainable = self.stateless_call(trainable, non_trainable, x, training=True)
@@ -82,7 +82,7 @@ else:
         def train_step(self, state: Any, data: Any) -> Any:
             trainable, non_trainable, optimizer, metrics = state
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            differentiated = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+            differentiated = jax.value_and_grad(self.loss_and_updates, has_aux=True)
             (loss, (y_pred, non_trainable)), gradients = differentiated(
                 trainable, non_trainable, x, y, sample_weight
             )

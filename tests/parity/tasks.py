@@ -826,7 +826,10 @@ FEATURES: dict[str, Make] = {
     "Gaussian noise": lambda: [kl.GaussianNoise(0.1, seed=6), kl.Dense(8, activation="relu")],
     "constraint": lambda: [kl.Dense(8, activation="relu", kernel_constraint="max_norm")],
     "normalization": lambda: [adapted(), kl.Dense(8, activation="relu")],
-    "frozen": lambda: [kl.Dense(6, trainable=False), kl.Dense(8, activation="relu")],
+    "frozen": lambda: [
+        kl.Dense(6, activation="tanh", trainable=False),
+        kl.Dense(8, activation="relu"),
+    ],
     "no layer": lambda: [],
 }
 
