@@ -31,7 +31,7 @@ CODES: dict[str, tuple[str, ...]] = {
     "not normalized": ("PG223",),
     "softmax over wrong axis": ("PG223",),
     "constant output": ("PG224",),
-    "head of wrong range": ("PG206", "PG225"),
+    "head of wrong range": ("PG206", "PG223", "PG225"),
     "label encoding": ("PG204", "PG203"),
     "label range": ("PG205",),
     "unreachable targets": ("PG226",),

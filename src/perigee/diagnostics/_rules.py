@@ -165,7 +165,7 @@ OF_STEPS: Sequence[Rule] = (
 _EXPLAINED: dict[str, Sequence[str]] = {
     "PG203": ("PG211", "PG212"),
     "PG204": ("PG120", "PG221"),
-    "PG206": ("PG133", "PG225"),
+    "PG206": ("PG133", "PG223", "PG225"),
     "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
     "PG122": ("PG120", "PG224"),  # nothing passes dead units
     "PG224": ("PG133",),
