@@ -23,7 +23,7 @@ SHELL := bash
 # Quiet the framework's start-up notes; set it to 0 to see them.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo torch test check fmt fmt-check lint types floors bench docs faults wheels
+.PHONY: demo torch test check fmt fmt-check lint types floors bench docs faults drawn wheels
 .DEFAULT_GOAL := check
 
 # pip is the last thing that venv writes: without it, the environment is only half made.
@@ -90,6 +90,11 @@ bench: $(INSTALLED)
 # What `check` finds of the faults that are planted in the corpora, by class; some 15 minutes.
 faults: $(INSTALLED)
 	$(BIN)/python -m tests.doctor.faults $(FAULTS)
+
+# Ordinary programs, drawn and trained by `model.fit` and by Perigee; some five minutes on two quiet
+# cores. `make drawn DRAWN="--seed 3 --way supervised"`.
+drawn: $(INSTALLED)
+	$(BIN)/python -m tests.parity.drawn $(DRAWN)
 
 # The wheel, in an empty environment for each extra; some ten minutes, with what is downloaded.
 # `make wheels WHEELS="jax --lowest"` tries the oldest versions, and `WHEELS=tensorflow=tensorflow-cpu`
