@@ -52,6 +52,9 @@ def signature(batch: Batch) -> Any:
 
     Signatures compare with `==`. It costs about a microsecond for two arrays, so every batch of a
     feed can be checked.
+
+    Args:
+        batch: A tree of arrays.
     """
     kind = type(batch)
     if kind is np.ndarray:
