@@ -302,6 +302,8 @@ def _variables_in(value: Any, seen: set[int]) -> Iterator[Any]:
         yield from value.variables
     elif isinstance(value, keras.Layer):
         yield from value.variables
+        for layer in getattr(value, "layers", ()):
+            yield from getattr(layer, "states", None) or ()  # which Keras does not list
         for metric in value.metrics:
             yield from metric.variables
 
