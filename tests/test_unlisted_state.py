@@ -262,9 +262,10 @@ class Two(keras.Model):
         self.doubled, self.dense = Doubled(), layers.Dense(1)
 
     def call(self, x):
+        x = self.doubled(x)
         for layer in self.recurrent:
             x = layer(x)
-        return self.dense(self.doubled(x))
+        return self.dense(x)
 
 
 def zero_states(model):

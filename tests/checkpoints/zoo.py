@@ -303,7 +303,8 @@ def _variables_in(value: Any, seen: set[int]) -> Iterator[Any]:
     elif isinstance(value, keras.Layer):
         yield from value.variables
         for layer in getattr(value, "layers", ()):
-            yield from getattr(layer, "states", None) or ()  # which Keras does not list
+            # Which Keras does not list.
+            yield from keras.tree.flatten(getattr(layer, "states", None) or ())
         for metric in value.metrics:
             yield from metric.variables
 
