@@ -302,6 +302,9 @@ def _variables_in(value: Any, seen: set[int]) -> Iterator[Any]:
         yield from value.variables
     elif isinstance(value, keras.Layer):
         yield from value.variables
+        for layer in getattr(value, "layers", ()):
+            # Which Keras does not list.
+            yield from keras.tree.flatten(getattr(layer, "states", None) or ())
         for metric in value.metrics:
             yield from metric.variables
 

@@ -76,8 +76,8 @@ class _Made:
 
     def is_there(self) -> None:
         """The variable was created; where it has a value, it is its initial one."""
-        self._place = len(self._made)
         value = _known(self._variable) if self._changes_in_place else None
+        self._place = len(self._made)
         self._made.append((self._variable, value))
 
 
