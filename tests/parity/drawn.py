@@ -49,8 +49,6 @@ RULES = {
     "see `whole_batches` of their tasks.",
     "recurrent state on JAX": "Keras on JAX forgets the state of stateful layers between batches, "
     "so that NumPy decides there, at a learning rate of 0.",
-    "added losses on JAX": "Keras on JAX repeats programs that add losses only where it compiles "
-    "them, so that its twin is compiled.",
     "counters on TensorFlow": "Where Keras on TensorFlow learns by drawing from data that it is "
     "over, it counts an update that never was. The counter is compared with the number of batches, "
     "and data sets of unknown length are given to Keras with their length.",
@@ -60,8 +58,8 @@ RULES = {
     "training does not depend on it, and begins each from the same seeds. Programs that carry "
     "states, or draw what they do not use, are validated after one epoch only, those that draw in "
     "validation not at all.",
-    "threads on torch": "Keras on torch takes the batches of a PyDataset with threads in another "
-    "order, or twice; there it gets one without.",
+    "threads": "Keras on JAX and torch takes the batches of a PyDataset with threads in another "
+    "order, or one twice; there it gets one without.",
     "unseeded dropout on torch": "It draws from torch's own generator, and so do Keras's data "
     "loaders there: it is not drawn.",
     "steps_per_execution": "Keras calls the hooks of batches once for that many, Perigee for each: "
@@ -365,7 +363,7 @@ class Chain(keras.Model):
         super().__init__()
         self.parts = parts
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool | None = None) -> Any:
         for part in self.parts:
             x = part(x)
         return x
@@ -418,8 +416,8 @@ def as_dataset(kind: str, data: tuple[Any, ...], size: int, is_for_keras: bool =
     if kind == "PyDataset":
         return Batches(batches)
     if kind == "PyDataset with threads":
-        # Keras on torch loses a batch, or draws one twice, where threads draw them.
-        return Batches(batches, workers=1 if is_for_keras and BACKEND == "torch" else 2)
+        is_lost = is_for_keras and BACKEND != "tensorflow"  # see RULES
+        return Batches(batches, workers=1 if is_lost else 2)
     if kind == "generator":
         return (batch for batch in batches)
     if kind == "endless generator":
