@@ -125,9 +125,14 @@ class StepRecorder:
     def refuse_untrained(self, written: Sequence[Any]) -> None:
         """Refuse what an objective reads as if it were trained, unless the step assigns it."""
         assigned = {id(variable) for variable in written}
-        untracked = [v for v in self._read if id(self._unlisted[id(v)]) not in assigned]
+        untracked = [
+            v
+            for v in self._read
+            if id(v) in self._unlisted and id(self._unlisted[id(v)]) not in assigned
+        ]
         if untracked:
-            raise UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
+            error = UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
+            refuse(error, self._step.ignore_findings)
 
     def derived(self, gradients: Gradients, adds_losses: bool) -> None:
         if self._witness is not None:

@@ -7,6 +7,7 @@ from keras import layers, ops
 
 import perigee as pg
 from perigee import _backends
+from perigee._listening import listening
 from perigee._state import restore, snapshot
 
 ROWS, FEATURES = 6, 3
@@ -650,7 +651,7 @@ def test_a_rehearsal_observes_values():
 def test_a_rehearsal_sees_the_variables_that_are_made(x):
     dense = layers.Dense(2, kernel_initializer="ones")
 
-    with backend.watch() as watch:
+    with backend.watch(listening) as watch:
         backend.rehearse(lambda: dense(x), [])
 
     made = {id(variable) for variable, _ in watch.made}

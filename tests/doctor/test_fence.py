@@ -222,7 +222,7 @@ OF_FIT = [
     (retraces, "check", "PG420"),
     (outside, "check", "PG446"),
     (resumption, "check_feed", "PG430"),
-    (labels, "_check_shapes", "PG203"),
+    (labels, "_of_shapes", "PG203"),
     (labels, "_check_values", "PG203"),
 ]
 

@@ -67,6 +67,10 @@ class Machine:
         self.rehearsal = SimpleNamespace(loops_well=True, tracked=SimpleNamespace(variables=[]))
         self._compiled = set()
 
+    @property
+    def block_mode(self):
+        return self.plan.mode
+
     def timer(self):
         return self.seconds
 

@@ -231,7 +231,7 @@ class _Listening:
         entries = self._tracked.entries
         values = _state.snapshot([entry.variable for entry in entries])
         recording.before = {id(e.variable): v for e, v in zip(entries, values, strict=True)}
-        self._held = set(recording.before)
+        self._held = {id(entry.variable) for entry in entries if entry.is_listed}
         self._host = _host_generators(self._step)
         heard: list[tuple[Any, str, Listener]] = [
             (keras.Layer, "__call__", self._layer_call),

@@ -525,12 +525,22 @@ def _forced_training(flag: bool) -> Generator[None]:
 
 @contextmanager
 def _same_draws() -> Generator[None]:
-    """Let each draw from a seed generator begin from one and the same seed."""
+    """Let each draw of random numbers begin from one and the same seed.
+
+    A function that is given a number as its seed asks no generator, so that there is no other way.
+    """
 
     def next_seed(original: Any, generator: Any, ordered: bool = True) -> Talk:
         yield Call(lambda: generator.state.value * 0, (), {})
 
-    with listening(keras.random.SeedGenerator, "next", next_seed):
+    def seeded(original: Any, *args: Any, **kwargs: Any) -> Talk:
+        yield Call(original, args, kwargs | {"seed": 0})
+
+    with ExitStack() as stack:
+        stack.enter_context(listening(keras.random.SeedGenerator, "next", next_seed))
+        for name, function in list(vars(keras.random).items()):
+            if inspect.isfunction(function) and "seed" in inspect.signature(function).parameters:
+                stack.enter_context(listening(keras.random, name, seeded))
         yield
 
 
