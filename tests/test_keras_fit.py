@@ -519,3 +519,20 @@ def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
     assert resumed.epoch == history.epoch == [0, 1, 2, 3]
     for a, b in zip(weights, whole, strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+def test_an_optimizer_that_accumulates_by_itself_trains_as_by_fit():
+    x, y, _ = arrays(ROWS, 0)
+
+    def trained(fit):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.02, gradient_accumulation_steps=2), "mse")
+        history = fit(model, x, y, batch_size=5, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights(), history.history["loss"]
+
+    (weights, losses), (expected, of_fit) = trained(pg.keras_fit), trained(keras.Model.fit)
+
+    assert losses == pytest.approx(of_fit, rel=1e-5)
+    for ours, theirs in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
+import keras
 import numpy as np
 
 from perigee import _backends, _state
@@ -165,8 +166,10 @@ class Guards:
 
     def _has_learned(self) -> bool:
         """Tell whether some optimizer has made updates before this training. It waits, once."""
-        counters = [o.iterations for o in _state.track(self._step).optimizers.values()]
-        return any(int(value) > 0 for value in _state.snapshot(counters))
+        # With `gradient_accumulation_steps` it is no variable, but computed from one.
+        optimizers = _state.track(self._step).optimizers.values()
+        counters = [keras.ops.convert_to_numpy(o.iterations) for o in optimizers]
+        return any(int(value) > 0 for value in counters)
 
     def _of_a_stall(self, stalled: Sequence[Finding], clock: Clock) -> list[Finding]:
         """Look, now that nothing is learned, at what the model does: a few steps' worth of work."""
