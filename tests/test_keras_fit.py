@@ -536,3 +536,16 @@ def test_an_optimizer_that_accumulates_by_itself_trains_as_by_fit():
     assert losses == pytest.approx(of_fit, rel=1e-5)
     for ours, theirs in zip(weights, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_validation_data_that_is_never_due_is_not_looked_at():
+    x, y, _ = arrays(ROWS, 0)
+    model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    of_another_width = np.zeros((4, x.shape[1] + 1), "float32"), np.zeros((4, 1), "float32")
+
+    history = pg.keras_fit(
+        model, x, y, epochs=1, verbose=0, validation_data=of_another_width, validation_freq=2
+    )
+
+    assert list(history.history) == ["loss"]

@@ -101,6 +101,8 @@ def keras_fit(
     if data is not None and validation_split and validation_data is None:
         data, validation_data = _split(data, validation_split)
     size = _batch_size(batch_size, steps_per_epoch, data)
+    if not any(frequency.is_due(Clock(epoch=e)) for e in range(1, epochs - initial_epoch + 1)):
+        validation_data = None  # `fit` does not look at it either
     validation = _validation(validation_data, validation_batch_size or batch_size, validation_steps)
     asked = _flat_callbacks(callbacks)
     history = next((c for c in asked if isinstance(c, keras.callbacks.History)), None)
