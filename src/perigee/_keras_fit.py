@@ -101,7 +101,7 @@ def keras_fit(
     if data is not None and validation_split and validation_data is None:
         data, validation_data = _split(data, validation_split)
     size = _batch_size(batch_size, steps_per_epoch, data)
-    if not any(frequency.is_due(Clock(epoch=e)) for e in range(1, epochs - initial_epoch + 1)):
+    if not _is_ever_due(frequency, epochs, initial_epoch):
         validation_data = None  # `fit` does not look at it either
     validation = _validation(validation_data, validation_batch_size or batch_size, validation_steps)
     asked = _flat_callbacks(callbacks)
@@ -326,6 +326,12 @@ def _frequency(given: Any, initial_epoch: int) -> _Frequency:
         "a whole number, at least 1, or a list of epochs.",
         "pass `validation_freq=1`.",
     )
+
+
+def _is_ever_due(frequency: _Frequency, epochs: Any, initial_epoch: Any) -> bool:
+    if not isinstance(epochs, int) or not isinstance(initial_epoch, int):
+        return True  # refused later
+    return any(frequency.is_due(Clock(epoch=e)) for e in range(1, epochs - initial_epoch + 1))
 
 
 def _flat_callbacks(given: Any) -> list[Any]:
