@@ -1,6 +1,7 @@
 """Listening to methods of Keras: who hears, in what order, and that nothing stays."""
 
 import ast
+import inspect
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,15 @@ def test_what_a_listener_raises_reaches_those_that_heard_before_it():
     ):
         Adder().add(1)
     assert heard == [("b", "called"), ("b", "ValueError")]
+
+
+@pytest.mark.once
+def test_what_is_listened_to_takes_what_it_took():
+    adder, plain = Adder(), inspect.signature(Adder().add)
+    with listening(Adder, "add", notes([], "a")):
+        assert inspect.signature(adder.add) == plain
+    with listening(adder, "add", notes([], "a")):
+        assert inspect.signature(adder.add) == plain
 
 
 @pytest.mark.once

@@ -130,15 +130,17 @@ def _heard(key: _Key, owner: Any, name: str, held: Any, original: Any) -> Any:
     if isinstance(original, property):
         getter: Any = original.fget
         return property(_asking(key, getter), original.fset, original.fdel, original.__doc__)
-    if held is None and not isinstance(owner, type):
+    if held is not None or isinstance(owner, type):
+        return _asking(key, original)
+
+    def of_class(*args: Any, **kwargs: Any) -> Any:
         # Looked up at each call: meanwhile somebody may listen to the class as well.
-        return _asking(
-            key, lambda *args, **kwargs: getattr(type(owner), name)(owner, *args, **kwargs)
-        )
-    return _asking(key, original)
+        return getattr(type(owner), name)(owner, *args, **kwargs)
+
+    return _asking(key, of_class, looks_like=original)
 
 
-def _asking(key: _Key, original: Callable[..., Any]) -> Callable[..., Any]:
+def _asking(key: _Key, original: Callable[..., Any], looks_like: Any = None) -> Any:
     """Return a function that lets the listeners of this context hear of each call.
 
     TensorFlow rewrites it together with the code around it where it rewrites that, so that the
@@ -158,6 +160,8 @@ def _asking(key: _Key, original: Callable[..., Any]) -> Callable[..., Any]:
             raise
         return operator.call(_end, talks, value)
 
+    # Some look at what a method takes before they call it.
+    vars(heard)["__wrapped__"] = looks_like or original
     return heard
 
 

@@ -222,6 +222,7 @@ class _Listening:
         self._observers = observers
         self._depth = 0
         self._held: set[int] = set()
+        self._hidden: set[int] = set()
         self._host: dict[str, str] = {}
         self._kept: list[Sequence[Any]] = []
 
@@ -232,6 +233,8 @@ class _Listening:
         values = _state.snapshot([entry.variable for entry in entries])
         recording.before = {id(e.variable): v for e, v in zip(entries, values, strict=True)}
         self._held = {id(entry.variable) for entry in entries if entry.is_listed}
+        hidden = [entry.variable for entry in entries if not entry.is_listed]
+        self._hidden = {id(variable) for variable in hidden if variable.trainable}
         self._host = _host_generators(self._step)
         heard: list[tuple[Any, str, Listener]] = [
             (keras.Layer, "__call__", self._layer_call),
@@ -304,7 +307,9 @@ class _Listening:
             self._depth -= 1
         self._recording.called.add(id(layer))
         if self._depth:
-            weights = (v for v in layer.trainable_variables if id(v) not in self._held)
+            # Keras's own steps on JAX take hidden variables along as if they were not trained.
+            weights = [v for v in layer.trainable_variables if id(v) not in self._held]
+            weights += [v for v in layer.variables if id(v) in self._hidden]
             self._recording.strange |= {id(v): v for v in weights}
         self._called(layer, args, kwargs, outputs)
         if isinstance(layer, DRAWING) and args and _is_tensor(args[0]) and _is_tensor(outputs):
