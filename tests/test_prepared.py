@@ -251,6 +251,11 @@ def test_what_was_updated_is_known_when_a_run_goes_on(tmp_path):
     assert "learning_rate" not in trainer.history.history
 
 
+def of_perigee(told):
+    """Leave out what frameworks warn of."""
+    return [one for one in told if issubclass(one.category, PerigeeWarning)]
+
+
 def test_what_no_batch_of_any_structure_updates_is_told_when_an_epoch_is_over():
     step = TakingTurns()
     step.extra.trainable = True
@@ -259,9 +264,9 @@ def test_what_no_batch_of_any_structure_updates_is_told_when_an_epoch_is_over():
         prepared(step, steps_per_epoch=2, execution="eager") as trainer,
     ):
         for batch in in_turns():
-            assert not told.list
+            assert not of_perigee(told.list)
             trainer.train_step(batch)
-        assert len(told.list) == 1
+        assert len(of_perigee(told.list)) == 1
 
     [finding] = trainer.history.findings
     assert finding.items == ("extra/kernel", "extra/bias")

@@ -64,6 +64,10 @@ RULES = {
     "loaders there: it is not drawn.",
     "steps_per_execution": "Keras calls the hooks of batches once for that many, Perigee for each: "
     "those that Keras calls are compared.",
+    "steps an epoch": "With `steps_per_execution` Keras counts or trains steps beyond an epoch that "
+    "is no multiple of it: such epochs, and data without an end, are drawn without.",
+    "pairs": "Keras brings labels `(n,)` and predictions `(n, 1)` to one rank for functions, and not "
+    "for loss classes of the user's own, which would compare all with all: they get a column.",
     "names": "Names are compared without their order: Keras sorts what a step returns level by "
     "level.",
     "not repeated by Keras": "A program to which Keras itself gives other numbers when it runs "
@@ -315,14 +319,20 @@ def draw(seed: int, index: int, attempt: int, task: str) -> Program:
     if not validation:
         callbacks = [c for c in callbacks if c != "validated early stopping"]
     compiled = one(COMPILED) if chance(0.3) else "by default"
+    if compiled == "steps_per_execution" and (-(-rows // batch) % 2 or "endless" in data):
+        compiled = "by default"
+    seed_of_data = int(random.integers(2**31))
+    loss = one(end.losses)
+    if labels == "(n,)" and "column" in end.labels and ("own Loss" in loss or "sum" in loss):
+        labels = "column"
     if compiled == "steps_per_execution":
         options = [(name, value) for name, value in options if name != "validation_steps"]
     program = Program(
-        seed=int(random.integers(2**31)),
+        seed=seed_of_data,
         task=task,
         head=head,
         body=body,
-        loss=one(end.losses),
+        loss=loss,
         labels=labels,
         metrics=picks,
         loss_weights=int(random.integers(len(end.loss_weights))) if end.loss_weights else 0,
