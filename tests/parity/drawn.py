@@ -64,10 +64,10 @@ RULES = {
     "loaders there: it is not drawn.",
     "steps_per_execution": "Keras calls the hooks of batches once for that many, Perigee for each: "
     "those that Keras calls are compared.",
-    "steps an epoch": "With `steps_per_execution` Keras counts or trains steps beyond an epoch that "
-    "is no multiple of it: such epochs, and data without an end, are drawn without.",
-    "pairs": "Keras brings labels `(n,)` and predictions `(n, 1)` to one rank for functions, and not "
-    "for loss classes of the user's own, which would compare all with all: they get a column.",
+    "steps an epoch": "With `steps_per_execution` Keras counts or trains steps beyond an epoch "
+    "that is no multiple of it: such epochs, and data without an end, are drawn without.",
+    "pairs": "Keras brings labels `(n,)` and predictions `(n, 1)` to one rank for functions, and "
+    "not for loss classes of the user's own, which would compare all with all: they get a column.",
     "names": "Names are compared without their order: Keras sorts what a step returns level by "
     "level.",
     "not repeated by Keras": "A program to which Keras itself gives other numbers when it runs "
