@@ -119,8 +119,10 @@ if os.environ["JAX_PROCESS_ID"] == "1":
 def test_signals_are_passed_on_once(tmp_path, number):
     file = tmp_path / "script.py"
     file.write_text(f"""
-import signal, sys, time
+import os, signal, sys, time
 def stop(number, frame):
+    if os.environ["JAX_PROCESS_ID"] == "1":
+        time.sleep(0.5)  # it saves, while the other one has ended
     print("got", number, flush=True)
     sys.exit(3)
 signal.signal({int(number)}, stop)

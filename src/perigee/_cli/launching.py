@@ -56,7 +56,8 @@ def launch(
     """Run a script in several processes on this machine, until all have ended.
 
     Where one fails, the others are asked to end (SIGTERM), and ended (SIGKILL) if they still run
-    after `grace_secs`: they could only wait for it. SIGINT and SIGTERM are passed on to all.
+    after `grace_secs`: they could only wait for it. SIGINT and SIGTERM are passed on to all, who
+    have `grace_secs` to end by them before they are asked again.
 
     Args:
         script: A Python file.
@@ -146,17 +147,26 @@ def _start(
 
 
 def _watch(workers: Sequence[_Worker], received: list[int], grace_secs: float) -> Ending:
-    """Wait until all have ended; the first that fails ends the others."""
+    """Wait until all have ended; the first that fails ends the others.
+
+    Those that a signal was passed on to are ending already: another one at once would keep them
+    from saving.
+    """
     failed: _Worker | None = None
-    deadline = float("inf")
+    was_passed_on = False
+    asked_at = ended_at = float("inf")
     while any(worker.process.poll() is None for worker in workers):
         while received:
             _send(workers, received.pop(0))
-        failed = failed or _failed(workers)
-        if failed is not None and deadline == float("inf"):
-            deadline = time.monotonic() + grace_secs
+            was_passed_on = True
+        now = time.monotonic()
+        if failed is None and (failed := _failed(workers)) is not None:
+            asked_at = now + (grace_secs if was_passed_on else 0.0)
+            ended_at = asked_at + grace_secs
+        if now >= asked_at:
             _send(workers, signal.SIGTERM)
-        if time.monotonic() > deadline:
+            asked_at = float("inf")
+        if now > ended_at:
             _send(workers, signal.SIGKILL)
         time.sleep(_LOOK_SECS)
     failed = failed or _failed(workers)
