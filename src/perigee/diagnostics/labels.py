@@ -44,7 +44,7 @@ class LossChecks:
     """
 
     def __init__(self) -> None:
-        self.may_mix = False
+        self.may_mix: bool = False
         self.right: dict[int, Any] = {}
 
     def __call__(self, call: LossCall) -> None:
