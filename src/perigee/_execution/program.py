@@ -238,11 +238,19 @@ class Program:
             batch: For a plan of single steps.
             sample: For a plan of blocks: arrays, the batch size, and how many full batches.
         """
-        with self._open_sizes_noted():
-            if not self.plan.is_fused:
-                return self._single().obstacles(batch)
+        if self.plan.is_fused:
             arrays, batch_size, _ = sample
-            return self.compiled_block(batch_size).obstacles(arrays, np.int32(0), np.int32(1))
+            arguments = arrays, np.int32(0), np.int32(1)
+            compiled = self.compiled_block(batch_size)
+        else:
+            arguments = (batch,)
+            compiled = self._single()
+        traces = compiled.traces
+        try:
+            return compiled.obstacles(*arguments)
+        except Exception as error:
+            self._note_open_sizes(error, compiled.traces != traces)
+            raise
 
     def operations(self) -> float | None:
         """Count the floating-point operations of one step, of matrix products and convolutions.
@@ -300,26 +308,23 @@ class Program:
         It does with the steps of that call, where the device is waited for.
         """
         traces, began = compiled.traces, now()
-        with self._open_sizes_noted():
+        try:
             result = (run or compiled)(*arguments)
+        except Exception as error:
+            self._note_open_sizes(error, compiled.traces != traces)
+            raise
         is_traced = compiled.traces != traces
         if is_traced:
             count_as_compiling(now() - began)
         return result, is_traced
 
-    @contextmanager
-    def _open_sizes_noted(self) -> Generator[None]:
-        """Add to an error of the step that it comes of sizes which compiled code leaves open.
+    def _note_open_sizes(self, error: Exception, is_traced: bool) -> None:
+        """Add to an error of tracing that it comes from sizes which compiled code leaves open.
 
         It does where the step can be compiled for the sizes of the first batch.
         """
-        traces = self.traces
-        try:
-            yield
-        except Exception as error:
-            if self.traces != traces and not isinstance(error, PerigeeError) and self._fits_sized():
-                error.add_note(_OPEN_SIZES.format(self._method))
-            raise
+        if is_traced and not isinstance(error, PerigeeError) and self._fits_sized():
+            error.add_note(_OPEN_SIZES.format(self._method))
 
     def _fits_sized(self) -> bool:
         """Tell whether the method can be compiled for one size, where it is for any."""
