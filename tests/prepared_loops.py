@@ -12,11 +12,12 @@ import numpy as np
 from keras import ops
 
 import perigee as pg
-from perigee import _prepared, _state
+from perigee._api import prepare
+from perigee._step.state import track
 from perigee.writers.json_lines import read_json_lines
 from tests.reliability.trainings import state_of
 
-assert _prepared.prepare
+assert prepare.prepare
 
 SIZE, ACTIONS, BATCH = 4, 3, 8
 STEPS, STEPS_PER_EPOCH, SAVE_EVERY = 30, 7, 4
@@ -156,5 +157,5 @@ def outcome(path: str | None, step: Learner, trainer: Any) -> dict[str, Any]:
         "clock": asdict(trainer.clock),
         "reason": trainer.stop_reason,
         "metrics": [{k: repr(v) for k, v in line.items() if k != "seconds"} for line in lines],
-        "variables": len(_state.track(step).entries),
+        "variables": len(track(step).entries),
     }

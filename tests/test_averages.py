@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import perigee as pg
-from perigee._averages import Average, Column, Tally, as_average, total_mean
+from perigee._step.averages import Average, Column, Tally, as_average, total_mean
 
 EXAMPLES = 4
 VALUES = np.array([1.0, 2.0, 4.0, 9.0], "float32")

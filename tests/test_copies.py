@@ -7,7 +7,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._errors import ArgumentError, ModelCopyError, PerigeeError
-from perigee._state import snapshot
+from perigee._step.state import snapshot
 
 ROWS, FEATURES = 4, 3
 

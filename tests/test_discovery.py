@@ -9,8 +9,8 @@ from keras import ops
 
 import perigee as pg
 from perigee import _backends
-from perigee._discovery import rehearse
-from perigee._state import snapshot, track
+from perigee._rehearsal.discovery import rehearse
+from perigee._step.state import snapshot, track
 from perigee.diagnostics import coverage
 
 ROWS, FEATURES = 6, 3

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._state import snapshot, track
+from perigee._step.state import snapshot, track
 
 ROWS, BATCH, FEATURES = 11, 4, 3
 

@@ -142,7 +142,7 @@ def test_one_line_says_that_a_run_goes_on_and_from_where(tmp_path, monkeypatch):
 def test_one_line_says_what_the_first_signal_does():
     code = (
         "import os, signal, time\n"
-        "from perigee._signals import Signals\n"
+        "from perigee._events.signals import Signals\n"
         "with Signals() as signals:\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

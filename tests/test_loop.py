@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._clock import Clock
-from perigee._state import snapshot, track
+from perigee._events.clock import Clock
+from perigee._step.state import snapshot, track
 
 ROWS, BATCH, FEATURES = 11, 3, 2
 BATCHES = 4  # 3 + 3 + 3 + 2 rows

@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 import perigee as pg
-from perigee._losses import FunctionLoss, as_loss, computation_of
+from perigee._step.losses import FunctionLoss, as_loss, computation_of
 
 ROWS, FEATURES, CLASSES, TIME = 12, 4, 3, 6
 TOLERANCE = 1e-5

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import perigee as pg
-from perigee._clock import Clock
 from perigee._errors import ArgumentError
-from perigee._events import Recorded, StepsDone
-from perigee._preemption import Preemption
+from perigee._events.clock import Clock
+from perigee._events.events import Recorded, StepsDone
+from perigee._events.preemption import Preemption
 
 
 class ManualTime:

@@ -10,7 +10,6 @@ from keras import ops
 
 import perigee as pg
 from perigee import PerigeeWarning
-from perigee._clock import Clock
 from perigee._errors import (
     ArgumentError,
     DataChangedError,
@@ -19,6 +18,7 @@ from perigee._errors import (
     NonFiniteError,
     StateMismatchError,
 )
+from perigee._events.clock import Clock
 from perigee.checkpoints import Checkpoints
 from tests import prepared_loops
 from tests.prepared_loops import SAVE_EVERY, STEPS, STEPS_PER_EPOCH, Learner, play

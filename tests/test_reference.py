@@ -23,14 +23,14 @@ USED = (
 """What users write against. What rules are made of is for those who write rules."""
 
 RETURNED = {
-    "perigee._clock.Clock",
-    "perigee._events.Ended",
-    "perigee._events.Found",
-    "perigee._events.Recorded",
-    "perigee._events.Started",
-    "perigee._events.StepsDone",
-    "perigee._gradients.Gradients",
-    "perigee._prepared.Prepared",
+    "perigee._events.clock.Clock",
+    "perigee._events.events.Ended",
+    "perigee._events.events.Found",
+    "perigee._events.events.Recorded",
+    "perigee._events.events.Started",
+    "perigee._events.events.StepsDone",
+    "perigee._step.gradients.Gradients",
+    "perigee._api.prepare.Prepared",
 }
 """What nobody makes, and public functions return or hand over."""
 

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from perigee import _signals
-from perigee._signals import Signals
+from perigee._events import signals as _signals
+from perigee._events.signals import Signals
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the blocks are made with glibc")
 
@@ -29,8 +29,8 @@ BOTH = [signal.SIGINT, signal.SIGTERM]
 NEVER_SECS = 600
 BEGINNING = """
 import asyncio, ctypes, os, signal, sys, threading, time
-from perigee import _signals
-from perigee._signals import Signals
+from perigee._events import signals as _signals
+from perigee._events.signals import Signals
 
 def block(secs):
     libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
@@ -483,8 +483,8 @@ def test_a_worker_is_ended_by_a_sigterm_that_comes_before_it_has_begun():
     script = """
 import importlib
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
-del sys.modules["perigee._signals"]  # imported anew, it acts in a child after that
-with importlib.import_module("perigee._signals").Signals() as signals:
+del sys.modules["perigee._events.signals"]  # imported anew, it acts in a child after that
+with importlib.import_module("perigee._events.signals").Signals() as signals:
     if os.fork() == 0:
         os._exit(0)
     ready()

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee import _state
+from perigee._step.state import snapshot, track
 
 FEATURES, BATCH = 3, 4
 
@@ -69,8 +69,8 @@ def execution(request):
 
 def state(step):
     """Return every variable by its place, for automatic names differ."""
-    entries = _state.track(step).entries
-    values = _state.snapshot([entry.variable for entry in entries])
+    entries = track(step).entries
+    values = snapshot([entry.variable for entry in entries])
     return [(entry.kind, value.tobytes()) for entry, value in zip(entries, values, strict=True)]
 
 

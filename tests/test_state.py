@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._state import fingerprint, nested_layers, restore, rewind_seeds, snapshot, track
+from perigee._step.state import fingerprint, nested_layers, restore, rewind_seeds, snapshot, track
 
 FEATURES = 3
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._gradients import Gradients
+from perigee._step.gradients import Gradients
 
 ROWS, FEATURES, RATE = 6, 3, 0.1
 

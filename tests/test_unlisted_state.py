@@ -10,8 +10,8 @@ import pytest
 from keras import layers, ops
 
 import perigee as pg
-from perigee import _state
 from perigee._errors import UntrackedVariablesError
+from perigee._step.state import track, variables_of
 from perigee.testing import verify_resume
 
 BATCH, TIME, FEATURES, UNITS = 4, 5, 2, 3
@@ -43,7 +43,7 @@ def model_of(recurrent, *more, batch=BATCH):
 
 def states_of(model):
     listed = {id(v) for v in model.variables}
-    return [host(v) for v in _state.variables_of(model) if id(v) not in listed]
+    return [host(v) for v in variables_of(model) if id(v) not in listed]
 
 
 def supervised(model, rate=0.0):
@@ -269,7 +269,7 @@ class Two(keras.Model):
 
 
 def zero_states(model):
-    for variable in _state.variables_of(model)[len(model.variables) :]:
+    for variable in variables_of(model)[len(model.variables) :]:
         variable.assign(np.zeros(variable.shape))
 
 
@@ -335,7 +335,7 @@ def test_a_copy_has_the_states_and_keys_of_listed_variables_are_as_before():
     for ours, theirs in zip(states_of(model), states_of(copy), strict=True):
         assert np.any(ours)
         np.testing.assert_array_equal(ours, theirs)
-    keys = [entry.key for entry in _state.track(step).entries]
+    keys = [entry.key for entry in track(step).entries]
     assert keys[:2] == ["model/0/kernel", "model/1/recurrent_kernel"]
     assert keys[-2:] == ["model/unlisted/0/rnn_state", "model/unlisted/1/rnn_state"]
 
@@ -345,7 +345,7 @@ def test_what_the_step_holds_itself_keeps_its_key():
     step = supervised(model)
     step.states = list(model.layers[0].states)
 
-    keys = [entry.key for entry in _state.track(step).entries]
+    keys = [entry.key for entry in track(step).entries]
 
     assert "states/0/0/rnn_state" in keys
     assert not any("unlisted" in key for key in keys)

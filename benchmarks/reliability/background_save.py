@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.timing import median_interval, paired_ratios
 
 import perigee as pg
-from perigee._clock import Clock
-from perigee._state import track
+from perigee._events.clock import Clock
+from perigee._step.state import track
 from perigee.checkpoints import Checkpoints, Content, arrays_of
 
 UNITS = 1024

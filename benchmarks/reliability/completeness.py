@@ -20,8 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from perigee._clock import Clock
-from perigee._state import track
+from perigee._events.clock import Clock
+from perigee._step.state import track
 from perigee.checkpoints import Checkpoints, Content, arrays_of, load_arrays
 from tests.checkpoints.zoo import ZOO, Holding, bits_of, scramble
 

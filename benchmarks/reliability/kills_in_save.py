@@ -23,8 +23,8 @@ os.environ.setdefault("KERAS_BACKEND", "numpy")  # nothing is computed here
 
 import numpy as np
 
-from perigee._clock import Clock
 from perigee._errors import PerigeeError
+from perigee._events.clock import Clock
 from perigee.checkpoints import Checkpoints, Content, RunLock
 
 ARRAYS = 16

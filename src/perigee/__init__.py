@@ -11,23 +11,23 @@ from perigee._errors import PerigeeWarning as PerigeeWarning
 from perigee._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from perigee._averages import Average as Average
-    from perigee._averages import mean as mean
-    from perigee._check import check as check
-    from perigee._copies import copy_of as copy_of
-    from perigee._events import Hook as Hook
+    from perigee._api.check import check as check
+    from perigee._api.evaluate import evaluate as evaluate
+    from perigee._api.evaluate import predict as predict
+    from perigee._api.experiment import Experiment as Experiment
+    from perigee._api.fit import fit as fit
+    from perigee._api.keras_fit import keras_fit as keras_fit
+    from perigee._api.prepare import prepare as prepare
+    from perigee._events.events import Hook as Hook
+    from perigee._events.preemption import Preemption as Preemption
+    from perigee._events.schedule import Every as Every
     from perigee._execution import Execution as Execution
-    from perigee._experiment import Experiment as Experiment
-    from perigee._keras_fit import keras_fit as keras_fit
-    from perigee._preemption import Preemption as Preemption
-    from perigee._prepared import prepare as prepare
-    from perigee._run import evaluate as evaluate
-    from perigee._run import fit as fit
-    from perigee._run import predict as predict
-    from perigee._runs import Run as Run
-    from perigee._samples import sample as sample
-    from perigee._schedule import Every as Every
-    from perigee._step import Step as Step
+    from perigee._runs.run import Run as Run
+    from perigee._step.averages import Average as Average
+    from perigee._step.averages import mean as mean
+    from perigee._step.copies import copy_of as copy_of
+    from perigee._step.samples import sample as sample
+    from perigee._step.step import Step as Step
     from perigee.diagnostics import Finding as Finding
     from perigee.diagnostics import Report as Report
     from perigee.steps.alternate import alternate as alternate
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
     from perigee.writers.history import History as History
 
 _HOMES = {
-    "Average": "perigee._averages",
-    "mean": "perigee._averages",
-    "check": "perigee._check",
-    "copy_of": "perigee._copies",
-    "Hook": "perigee._events",
-    "Experiment": "perigee._experiment",
+    "Average": "perigee._step.averages",
+    "mean": "perigee._step.averages",
+    "check": "perigee._api.check",
+    "copy_of": "perigee._step.copies",
+    "Hook": "perigee._events.events",
+    "Experiment": "perigee._api.experiment",
     "Execution": "perigee._execution",
-    "keras_fit": "perigee._keras_fit",
-    "Preemption": "perigee._preemption",
-    "prepare": "perigee._prepared",
-    "Run": "perigee._runs",
-    "evaluate": "perigee._run",
-    "fit": "perigee._run",
-    "predict": "perigee._run",
-    "sample": "perigee._samples",
-    "Every": "perigee._schedule",
-    "Step": "perigee._step",
+    "keras_fit": "perigee._api.keras_fit",
+    "Preemption": "perigee._events.preemption",
+    "prepare": "perigee._api.prepare",
+    "Run": "perigee._runs.run",
+    "evaluate": "perigee._api.evaluate",
+    "fit": "perigee._api.fit",
+    "predict": "perigee._api.evaluate",
+    "sample": "perigee._step.samples",
+    "Every": "perigee._events.schedule",
+    "Step": "perigee._step.step",
     "Finding": "perigee.diagnostics",
     "Report": "perigee.diagnostics",
     "alternate": "perigee.steps.alternate",

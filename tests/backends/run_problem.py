@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 import perigee as pg
-from perigee import _state
+from perigee._step.state import restore, snapshot, track
 from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 
@@ -45,8 +45,8 @@ class Watcher(pg.Hook):
 
     def on_start(self, event: Any) -> None:
         """Everything is built, and nothing is trained yet."""
-        self.variables = _state.track(event.step).variables
-        self.values = _state.snapshot(self.variables)
+        self.variables = track(event.step).variables
+        self.values = snapshot(self.variables)
 
     def on_record(self, event: Any) -> None:
         if event.scope == "steps":
@@ -54,7 +54,7 @@ class Watcher(pg.Hook):
 
     def go_back(self) -> None:
         """Give everything the value that it began with."""
-        _state.restore(self.variables, self.values)
+        restore(self.variables, self.values)
 
 
 def train(
@@ -89,8 +89,8 @@ def trajectory(step: Any, steps: dict[str, np.ndarray], history: pg.History) -> 
 
     What metrics hold is compared by what is logged; seeds are of another kind in each framework.
     """
-    entries = [e for e in _state.track(step).entries if e.kind not in ("seed", "metric")]
-    values = _state.snapshot([entry.variable for entry in entries])
+    entries = [e for e in track(step).entries if e.kind not in ("seed", "metric")]
+    values = snapshot([entry.variable for entry in entries])
     return Trajectory(
         steps=steps,
         epochs={name: np.array(means) for name, means in history.history.items()},
@@ -143,7 +143,7 @@ def make(make_step: Any, distribution: Any = None) -> Any:
 
 def scale_learning_rates(step: Any, factor: float) -> bool:
     """Plant another learning rate in each optimizer; false where a schedule gives it."""
-    optimizers = _state.track(step).optimizers.values()
+    optimizers = track(step).optimizers.values()
     try:
         for optimizer in optimizers:
             rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))

@@ -8,7 +8,7 @@ from keras import layers, ops
 import perigee as pg
 from perigee import _backends
 from perigee._listening import listening
-from perigee._state import restore, snapshot
+from perigee._step.state import restore, snapshot
 
 ROWS, FEATURES = 6, 3
 

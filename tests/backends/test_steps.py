@@ -8,7 +8,7 @@ from keras import layers, ops
 import perigee as pg
 from perigee import _backends
 from perigee._errors import DataTypeError, KeptTensorError
-from perigee._state import snapshot, track
+from perigee._step.state import snapshot, track
 
 ROWS, FEATURES, BATCH = 22, 3, 8
 

@@ -6,8 +6,8 @@ KERAS_BACKEND=jax python -m tests.checkpoints.hand_over TO [FROM]
 import sys
 from pathlib import Path
 
-from perigee._clock import Clock
-from perigee._state import track
+from perigee._events.clock import Clock
+from perigee._step.state import track
 from perigee.checkpoints import Checkpoints, Content, arrays_of, load_arrays
 from tests.checkpoints.zoo import ZOO, scramble
 

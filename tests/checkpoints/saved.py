@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perigee._clock import Clock
+from perigee._events.clock import Clock
 from perigee.checkpoints import Content
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from perigee._clock import Clock
 from perigee._errors import (
     ArgumentError,
     CheckpointContentError,
@@ -18,6 +17,7 @@ from perigee._errors import (
     CheckpointVersionError,
     NoCheckpointError,
 )
+from perigee._events.clock import Clock
 from perigee.checkpoints import Checkpoints, Content, RunLock, _files, _plain
 from tests.checkpoints.saved import content, step_of, tree
 

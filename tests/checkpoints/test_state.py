@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from perigee._errors import StateMismatchError
-from perigee._state import snapshot, track
+from perigee._step.state import snapshot, track
 from perigee.checkpoints import arrays_of, load_arrays
 from tests.checkpoints.zoo import FEATURES, ZOO, Holding, bits_of, scramble
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from perigee._clock import Clock
-from perigee._state import track
+from perigee._events.clock import Clock
+from perigee._step.state import track
 from perigee.checkpoints import Checkpoints, Content, arrays_of, load_arrays
 from tests.checkpoints.zoo import ZOO, bits_of, scramble, variables_of
 

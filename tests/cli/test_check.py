@@ -107,7 +107,7 @@ def test_nothing_is_trained_and_nothing_behind_the_call_runs(check):
     assert answer.exit_code == 0
     assert not Path("after").exists()
     assert "fit" not in vars(keras.Model)
-    assert "fit" not in vars(pg) or pg.fit.__module__ == "perigee._run"
+    assert "fit" not in vars(pg) or pg.fit.__module__ == "perigee._api.fit"
 
 
 def test_what_a_file_prints_does_not_come_between(check):

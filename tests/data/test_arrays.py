@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perigee._errors import ArrayLengthError, DataTypeError, EmptyDataError, PositionError
-from perigee._protocols import Position
+from perigee._events.protocols import Position
 from perigee.data import ArrayFeed
 
 

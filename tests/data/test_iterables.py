@@ -12,7 +12,7 @@ from perigee._errors import (
     EmptyDataError,
     PositionError,
 )
-from perigee._protocols import Position
+from perigee._events.protocols import Position
 from perigee.data import IterableFeed
 
 BATCHES = 4

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perigee._errors import ArgumentError, BatchChangedError, EmptyDataError, PositionError
-from perigee._protocols import Position
+from perigee._events.protocols import Position
 from perigee.data import PyDatasetFeed
 
 

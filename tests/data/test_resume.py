@@ -16,7 +16,7 @@ from perigee._errors import (
     PerigeeError,
     PositionError,
 )
-from perigee._protocols import Position
+from perigee._events.protocols import Position
 from perigee.data import ArrayFeed, IterableFeed, PyDatasetFeed, open_feed, state_bytes
 
 BATCHES = 4

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from perigee._errors import DataTypeError, EmptyDataError, PositionError
-from perigee._protocols import Position
+from perigee._events.protocols import Position
 from perigee.data import TFDatasetFeed
 
 tf = pytest.importorskip("tensorflow")

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 import perigee as pg
-from perigee import _backends, _state
+from perigee import _backends
+from perigee._step.state import snapshot, track
 
 SEED = 7
 
@@ -63,15 +64,15 @@ def trained(make_step: Callable[[], Any], data: Any, count: int, **arguments: An
 
 def values(step: Any) -> dict[str, np.ndarray]:
     """Return the value of every variable by its key."""
-    entries = _state.track(step).entries
-    read = _state.snapshot([entry.variable for entry in entries])
+    entries = track(step).entries
+    read = snapshot([entry.variable for entry in entries])
     return {entry.key: value for entry, value in zip(entries, read, strict=True)}
 
 
 def copies(step: Any) -> dict[str, list[np.ndarray]]:
     """Return the value of each copy of every variable, by its key."""
     held = _backends.current().copies
-    entries = _state.track(step).entries
+    entries = track(step).entries
     return {entry.key: [copy.numpy() for copy in held(entry.variable)] for entry in entries}
 
 
@@ -80,7 +81,7 @@ def assert_alike(ours: Trained, theirs: Trained, tolerance: float = 1e-5) -> Non
     assert ours.history.history.keys() == theirs.history.history.keys()
     for name, series in ours.history.history.items():
         np.testing.assert_allclose(series, theirs[name], rtol=tolerance, err_msg=name)
-    entries = _state.track(ours.step).entries
+    entries = track(ours.step).entries
     assert ours.values.keys() == theirs.values.keys()
     for entry in entries:
         if entry.kind not in ("metric", "seed"):
@@ -95,7 +96,7 @@ def assert_alike(ours: Trained, theirs: Trained, tolerance: float = 1e-5) -> Non
 
 def assert_copies_agree(step: Any) -> None:
     """Check that copies are equal to the bit, and that all but the first of a sum are 0."""
-    is_sum = {e.key: _backends.current().is_sum(e.variable) for e in _state.track(step).entries}
+    is_sum = {e.key: _backends.current().is_sum(e.variable) for e in track(step).entries}
     for key, (first, *others) in copies(step).items():
         for other in others:
             expected = np.zeros_like(first) if is_sum[key] else first

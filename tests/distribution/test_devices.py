@@ -9,8 +9,9 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee import _backends, _state
+from perigee import _backends
 from perigee._backends.jax import placement
+from perigee._step.state import track
 from perigee.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.only_jax
@@ -110,7 +111,7 @@ def fit(step, rows=ROWS, *, steps_per_call=8, epochs=3, **arguments):
 
 
 def values_of(step):
-    return {e.key: np.array(e.variable) for e in _state.track(step).entries}
+    return {e.key: np.array(e.variable) for e in track(step).entries}
 
 
 def is_everywhere(array, devices):
@@ -161,7 +162,7 @@ def test_several_devices_train_measure_and_predict_as_one(distribution, steps_pe
 def test_state_stays_where_it_is_and_gives_up_its_memory(monkeypatch, distribution, steps_per_call):
     step = step_on(distribution)
     fit(step, 2 * BATCH, steps_per_call=steps_per_call)
-    variables = _state.track(step).variables
+    variables = track(step).variables
     before = [variable.value for variable in variables]
     layouts = [value.sharding for value in before]
     moved = []
@@ -212,7 +213,7 @@ def test_a_kernel_that_is_split_is_split_in_its_slots_too():
     step = step_on("a kernel over 2 of 4")
     fit(step, epochs=1)
 
-    kernels = [v for v in _state.track(step).variables if "wide" in v.path]
+    kernels = [v for v in track(step).variables if "wide" in v.path]
     assert len(kernels) == 2  # itself and its momentum
     for kernel in kernels:
         assert {s.data.shape for s in kernel.value.addressable_shards} == {(INPUTS, UNITS // 2)}
@@ -287,7 +288,7 @@ def test_a_step_that_is_skipped_changes_nothing_on_any_device():
     assert history.history["skipped_steps"] == [1.0]
     for key, value in before.items():
         np.testing.assert_array_equal(values_of(step)[key], value, err_msg=key)
-    for variable in _state.track(step).variables:
+    for variable in track(step).variables:
         first, *others = (np.asarray(s.data) for s in variable.value.addressable_shards)
         for other in others:
             np.testing.assert_array_equal(other, first)

@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 import perigee as pg
-from perigee import _state
+from perigee._step.state import snapshot, track
 from tests.backends.problems import PROBLEMS
 from tests.backends.problems._problem import clusters, fix_weights, points
 from tests.backends.run_problem import train
@@ -147,8 +147,8 @@ def values_of(step: Any) -> dict[str, np.ndarray]:
 
     These begin anew in each pass, and the chief holds those that are sums.
     """
-    entries = [entry for entry in _state.track(step).entries if entry.kind != "metric"]
-    values = _state.snapshot([entry.variable for entry in entries])
+    entries = [entry for entry in track(step).entries if entry.kind != "metric"]
+    values = snapshot([entry.variable for entry in entries])
     return {entry.key: value for entry, value in zip(entries, values, strict=True)}
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 import perigee as pg
-from perigee._state import snapshot, track
+from perigee._step.state import snapshot, track
 from tests.doctor.healthy import BATCH, Parts
 
 STEPS = 4

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee._check import _batches, _columns
+from perigee._api.check import _batches, _columns
 from perigee.diagnostics import Evidence
 from perigee.diagnostics.mixing import _changed
 from tests.doctor.healthy import BATCH, PROGRAMS, Parts

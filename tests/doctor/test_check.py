@@ -11,7 +11,7 @@ import pytest
 from keras import layers as kl
 
 import perigee as pg
-from perigee._state import snapshot, track
+from perigee._step.state import snapshot, track
 from tests.doctor.faults import findings
 from tests.doctor.healthy import PROGRAMS
 from tests.doctor.programs import (

@@ -12,7 +12,7 @@ from keras import layers as kl
 from keras import ops
 
 import perigee as pg
-from perigee._state import snapshot, track
+from perigee._step.state import snapshot, track
 from perigee.diagnostics import GUARDS
 from perigee.diagnostics.divergence import Divergence
 from perigee.diagnostics.origins import Origins

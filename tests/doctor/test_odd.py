@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import perigee as pg
-from perigee._losses import computation_of
+from perigee._step.losses import computation_of
 from perigee.diagnostics import _trials, rate_trials
 from tests.doctor.odd import PROGRAMS
 

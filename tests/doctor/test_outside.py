@@ -8,7 +8,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._cli.pages import all_pages
-from perigee._outside import numbers_outside
+from perigee._rehearsal.outside import numbers_outside
 from tests.doctor.programs import Own, numbers, small, squares
 
 SHARE = 1.0

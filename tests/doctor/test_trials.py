@@ -12,7 +12,7 @@ from keras import layers as kl
 from keras import losses, ops
 
 import perigee as pg
-from perigee._state import snapshot, track
+from perigee._step.state import snapshot, track
 from perigee.diagnostics._recording import Compared
 from perigee.diagnostics.unfollowed import _quality
 from tests.doctor.programs import (

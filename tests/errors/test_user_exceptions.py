@@ -7,7 +7,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._errors import PerigeeError
-from perigee._memory import advise_on_memory
+from perigee._errors.memory import advise_on_memory
 from tests.errors.untouched import methods_of_keras, state_of
 
 FEATURES, BATCHES = 3, 4

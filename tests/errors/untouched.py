@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 import perigee as pg
-from perigee import _state
+from perigee._step.state import snapshot, track
 
 PATCHED = (
     (keras.Layer, ("__call__", "add_loss", "losses")),
@@ -29,8 +29,8 @@ def state_of(step: Any) -> dict[int, tuple[str, bytes]]:
     """Return the bits of each variable that a step holds, and its name."""
     if not isinstance(step, pg.Step):
         return {}
-    tracked = _state.track(step)
-    values = _state.snapshot(tracked.variables)
+    tracked = track(step)
+    values = snapshot(tracked.variables)
     return {
         id(entry.variable): (entry.name, value.tobytes())
         for entry, value in zip(tracked.entries, values, strict=True)

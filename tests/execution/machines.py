@@ -11,8 +11,8 @@ import numpy as np
 
 from perigee import _backends
 from perigee._backends import MOST_STEPS_A_BLOCK
+from perigee._events.protocols import Position, Resident
 from perigee._execution import Plan
-from perigee._protocols import Position, Resident
 
 USUAL, *OTHERS = _backends.current().capabilities.plans
 

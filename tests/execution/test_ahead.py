@@ -11,7 +11,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._execution import Blocks, program
-from perigee._timing import timed_by
+from perigee._execution.timing import timed_by
 from perigee.data import open_feed
 from perigee.data._passes import PassFeed
 from tests.execution.trainings import (

@@ -10,7 +10,7 @@ import perigee as pg
 from perigee._backends import MOST_STEPS_A_BLOCK
 from perigee._execution import Blocks, blocks, make_plan, planning, program
 from perigee._execution.compiling import compile_seconds, compiling
-from perigee._timing import now, timed_by
+from perigee._execution.timing import now, timed_by
 from perigee.data import open_feed
 from tests.execution.machines import OTHERS, USUAL, Cost, Endless, Machine, Sampled, ticking
 from tests.execution.trainings import BATCH, FUSES, Beginning, Counting, Everything, rows

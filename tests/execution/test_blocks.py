@@ -11,7 +11,6 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._clock import Clock
 from perigee._errors import (
     BatchChangedError,
     DataEndedError,
@@ -19,8 +18,9 @@ from perigee._errors import (
     EmptyDataError,
     NonFiniteError,
 )
+from perigee._events.clock import Clock
 from perigee._execution import blocks
-from perigee._timing import timed_by
+from perigee._execution.timing import timed_by
 from tests.execution.machines import ticking
 from tests.execution.trainings import (
     FUSES,

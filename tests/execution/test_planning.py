@@ -19,7 +19,7 @@ from keras import ops
 import perigee as pg
 from perigee import _backends
 from perigee._execution import Blocks, Plan, Trial, make_plan, planning, program
-from perigee._timing import timed_by
+from perigee._execution.timing import timed_by
 from perigee.data import open_feed
 from tests.execution.trainings import (
     BATCH,

@@ -6,7 +6,7 @@ import pytest
 
 import perigee as pg
 from perigee._execution.program import Program, _predictions_a_block
-from perigee._timing import timed_by
+from perigee._execution.timing import timed_by
 from tests.execution.trainings import BATCH, FEATURES, FUSES, KINDS, as_data, cut, rows
 
 

@@ -14,8 +14,8 @@ from keras import ops
 
 import perigee as pg
 from perigee import _backends
-from perigee._state import restore, snapshot, track
-from perigee._updates import internals
+from perigee._step.state import restore, snapshot, track
+from perigee._step.updates import internals
 
 BATCH, FEATURES = 3, 2
 FUSES = _backends.current().capabilities.fuses

@@ -9,8 +9,8 @@ from keras import ops
 
 import perigee as pg
 from perigee._errors import OptimizerAccumulationError
-from perigee._state import snapshot
-from perigee._updates import internals
+from perigee._step.state import snapshot
+from perigee._step.updates import internals
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._state import snapshot, track
-from perigee._updates import internals
+from perigee._step.state import snapshot, track
+from perigee._step.updates import internals
 
 FIRST_SCALE = 2.0**15
 TAME = 0.1  # a factor under which the gradients fit into float16 with the first scale

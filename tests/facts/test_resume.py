@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import perigee as pg
-from perigee import _state
+from perigee._step.state import snapshot, track
 
 ROWS, BATCH, EPOCHS = 32, 4, 4
 STEPS_AN_EPOCH = ROWS // BATCH
@@ -50,8 +50,8 @@ def train(step, data, run, callbacks=(), **arguments):
 
 
 def values(step):
-    tracked = _state.track(step)
-    found = _state.snapshot(tracked.variables)
+    tracked = track(step)
+    found = snapshot(tracked.variables)
     return {e.key: v.tobytes() for e, v in zip(tracked.entries, found, strict=True)}
 
 

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._state import snapshot, track
-from perigee._updates import internals
+from perigee._step.state import snapshot, track
+from perigee._step.updates import internals
 
 
 class Fit(pg.Step):

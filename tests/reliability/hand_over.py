@@ -9,14 +9,14 @@ import sys
 import numpy as np
 
 import perigee as pg
-from perigee import _state
+from perigee._step.state import snapshot, track
 from tests.reliability.trainings import BATCH, Everything, digest, rows
 
 
 def weights(step):
     """Return a checksum of each variable; whole numbers have other dtypes elsewhere."""
-    tracked = _state.track(step)
-    values = [np.asarray(value) for value in _state.snapshot(tracked.variables)]
+    tracked = track(step)
+    values = [np.asarray(value) for value in snapshot(tracked.variables)]
     values = [value.astype("int64") if value.dtype.kind in "iu" else value for value in values]
     return {entry.key: digest(v) for entry, v in zip(tracked.entries, values, strict=True)}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import perigee as pg
-from perigee._signals import ECHO_SECS
+from perigee._events.signals import ECHO_SECS
 from perigee.checkpoints import Checkpoints
 from tests.reliability import trainings
 from tests.reliability.processes import Child, run

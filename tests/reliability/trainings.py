@@ -25,7 +25,8 @@ if importlib.util.find_spec("tensorflow"):  # Keras imports it to seed it, whate
     importlib.import_module("tensorflow")
 
 import perigee as pg
-from perigee import _run, _state  # _run: imports all that a training needs
+from perigee._api import fit
+from perigee._step.state import snapshot, track
 from perigee.checkpoints import random_state
 from perigee.steps.supervised import Supervised  # noqa: F401
 from perigee.writers.json_lines import read_json_lines
@@ -38,7 +39,7 @@ SAVE_EVERY = 4
 VALIDATE_EVERY = 5
 LEARNING_RATE = 0.02
 
-assert _run.fit
+assert fit.fit
 
 
 @dataclass(frozen=True)
@@ -334,8 +335,8 @@ def outcome(path: str, step: Everything, history: Any, callbacks: list[Any]) -> 
 
 def state_of(step: pg.Step) -> dict[str, str]:
     """Return a checksum of every variable, by its key."""
-    tracked = _state.track(step)
-    values = _state.snapshot(tracked.variables)
+    tracked = track(step)
+    values = snapshot(tracked.variables)
     return {entry.key: digest(v) for entry, v in zip(tracked.entries, values, strict=True)}
 
 

@@ -3,8 +3,8 @@
 import json
 import re
 
-from perigee._clock import Clock
-from perigee._events import Ended, Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Recorded, Started
 from perigee.diagnostics import Finding
 from perigee.writers import JsonLines, RunDirectory, Writers
 

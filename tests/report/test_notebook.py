@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 import perigee as pg
-from perigee._clock import Clock
-from perigee._events import Ended, Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Recorded, Started
 from perigee.writers.terminal import terminal
 from tests.report.kept import made, points_of
 

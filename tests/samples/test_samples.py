@@ -10,11 +10,11 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._clock import Clock
 from perigee._errors import LogValueError, SampleError
-from perigee._events import Recorded
-from perigee._samples import Slot
-from perigee._shown import Images, Texts
+from perigee._events.clock import Clock
+from perigee._events.events import Recorded
+from perigee._step.samples import Slot
+from perigee._step.shown import Images, Texts
 from perigee.checkpoints import Checkpoints
 from perigee.writers.samples import MOST_KEPT, SampleFiles
 

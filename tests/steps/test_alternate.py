@@ -10,7 +10,7 @@ from keras import ops
 
 import perigee as pg
 from perigee import _errors as errors
-from perigee import _state
+from perigee._step.state import INTERNALS, restore, snapshot, track
 from perigee.testing import verify_resume
 
 BATCH, NOISE, CRITIC, GENERATOR = 8, 3, 5, 1
@@ -126,9 +126,9 @@ class Records(pg.Hook):
 
 
 def weights(step, *, without=()):
-    tracked = _state.track(step)
+    tracked = track(step)
     entries = [e for e in tracked.entries if not e.key.startswith(("perigee/", *without))]
-    return {e.key: _state.snapshot([e.variable])[0] for e in entries}
+    return {e.key: snapshot([e.variable])[0] for e in entries}
 
 
 def fit(step, steps=STEPS, **options):
@@ -197,8 +197,8 @@ def test_blocks_of_any_size_give_the_same_bits():
         execution = pg.Execution("graph", steps_per_call=steps_per_call)
         if begin is None:
             fit(step, steps=1, execution=execution)
-            begin = _state.track(step).variables, _state.snapshot(_state.track(step).variables)
-        _state.restore(*begin)
+            begin = track(step).variables, snapshot(track(step).variables)
+        restore(*begin)
         history = fit(step, execution=execution)
         came_to.append((weights(step), history.history))
 
@@ -247,7 +247,7 @@ def test_nothing_is_compiled_again_when_the_phase_changes():
 
 
 def _programs(step):
-    return list(vars(step)[_state.INTERNALS].programs.values())
+    return list(vars(step)[INTERNALS].programs.values())
 
 
 def test_a_metric_holds_the_steps_of_its_phase_only():
@@ -278,7 +278,7 @@ def test_under_a_loss_scale_each_phase_counts_by_itself():
     step = Scaled()
     fit(step, steps=6)
 
-    own = vars(step)[_state.INTERNALS]
+    own = vars(step)[INTERNALS]
     assert int(own.loss_scale.variables["loss_scale/good_steps"].value) == 6
     assert int(step.critic_optimizer.iterations.value) == 4
     assert int(step.generator_optimizer.iterations.value) == 2

@@ -506,7 +506,7 @@ def test_a_rehearsal_leaves_no_gradients_behind():
     pg.evaluate(pg.KerasStep(model), data()[:2])
     step = pg.KerasStep(model)
     step_batch = tuple(ops.convert_to_tensor(part) for part in data()[:2])
-    from perigee._discovery import rehearse
+    from perigee._rehearsal.discovery import rehearse
 
     rehearse(step, "train_step", step_batch)
 

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import perigee as pg
 from perigee import _errors as errors
-from perigee._losses import as_loss
+from perigee._step.losses import as_loss
 from perigee.steps._reductions import average_loss, masked
 
 ROWS, FEATURES, CLASSES, BATCH = 20, 4, 3, 8  # the last batch has 4 rows

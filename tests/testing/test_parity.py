@@ -10,8 +10,8 @@ import pytest
 from keras import layers, ops
 
 import perigee as pg
-from perigee import _state
 from perigee._errors import ArgumentError
+from perigee._step.state import INTERNALS, snapshot, track
 from perigee.testing import parity
 from tests.backends.problems import BATCH as PROBLEM_BATCH
 from tests.backends.problems import PROBLEMS
@@ -225,7 +225,7 @@ def test_a_planted_difference_is_found_with_its_cause(name):
 
 
 def values_of(step):
-    return {e.key: _state.snapshot([e.variable])[0] for e in _state.track(step).entries}
+    return {e.key: snapshot([e.variable])[0] for e in track(step).entries}
 
 
 def unlike(before, after):
@@ -398,14 +398,14 @@ def test_everything_is_left_as_it_was():
     kept = [part.copy() for part in rows]
     pg.fit(step, rows, epochs=1, progress="off")
     attributes, before = dict(vars(step)), values_of(step)
-    programs = dict(vars(step)[_state.INTERNALS].programs)
+    programs = dict(vars(step)[INTERNALS].programs)
     drawn = np.random.get_state()[1].tolist()
     other_attributes = dict(vars(other))
 
     parity(step, other, rows, steps=STEPS, batch_size=BATCH)
 
     assert vars(step) == attributes and vars(other) == other_attributes
-    assert vars(step)[_state.INTERNALS].programs == programs
+    assert vars(step)[INTERNALS].programs == programs
     assert unlike(before, values_of(step)) == []
     assert np.random.get_state()[1].tolist() == drawn
     assert all(np.array_equal(a, b) for a, b in zip(rows, kept, strict=True))

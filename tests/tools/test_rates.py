@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee import _state
+from perigee._step.state import snapshot, track
 from perigee.tools import learning_rate_range
 from perigee.tools._rates import _judged
 
@@ -54,7 +54,7 @@ def test_it_leaves_no_trace_in_the_step():
         return history.history["loss"]
 
     def state():
-        values = _state.snapshot(_state.track(step).variables)
+        values = snapshot(track(step).variables)
         return [value.tobytes() for value in values], np.random.get_state()[1].tobytes()
 
     assert train(step, 1) == train(other, 1)

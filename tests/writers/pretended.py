@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from perigee._clock import Clock
-from perigee._events import Ended, Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Recorded, Started
 from perigee.writers import Csv, JsonLines, RunDirectory, TensorBoard, Writers
 
 SOURCE = Path(__file__).parents[2] / "src"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from perigee._clock import Clock
 from perigee._errors import LogExistsError, LogShortError
-from perigee._events import Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Recorded, Started
 from perigee.writers import Csv, _appended
 from tests.writers import reading
 
@@ -225,8 +225,8 @@ def test_a_killed_process_leaves_every_row_that_it_recorded(tmp_path):
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[2] / "src")!r})
-from perigee._clock import Clock
-from perigee._events import Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Recorded, Started
 from perigee.writers import Csv
 writer = Csv({str(tmp_path / "log.csv")!r})
 writer.on_start(Started(None, Clock(), 1, None, None, 0.0))

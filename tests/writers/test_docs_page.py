@@ -3,8 +3,8 @@
 import json
 import sqlite3
 
-from perigee._clock import Clock
-from perigee._events import Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Recorded, Started
 from tests.pages import blocks_of, run_page
 
 PAGE = "writers.md"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from perigee._clock import Clock
 from perigee._errors import RunExistsError, WriterError
-from perigee._events import Ended, Hook, Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Hook, Recorded, Started
 from perigee.writers import JsonLines, RunDirectory, Writers, fan_out
 from tests.writers import reading
 from tests.writers.pretended import SOURCE, open_writers

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from perigee._clock import Clock
-from perigee._events import Ended, Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Recorded, Started
 from perigee.writers.json_lines import JsonLines, read_json_lines
 
 
@@ -144,8 +144,8 @@ def test_a_killed_process_leaves_every_line_that_it_recorded(tmp_path):
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[2] / "src")!r})
-from perigee._clock import Clock
-from perigee._events import Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Recorded, Started
 from perigee.writers.json_lines import JsonLines
 writer = JsonLines({str(tmp_path)!r})
 writer.on_start(Started(None, Clock(), 1, None, None, 0.0))

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from perigee._clock import Clock
 from perigee._errors import LogShortError
-from perigee._events import Started
+from perigee._events.clock import Clock
+from perigee._events.events import Started
 from perigee.writers import Csv, JsonLines, TensorBoard
 from tests.writers import pretended, reading
 

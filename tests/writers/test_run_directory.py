@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from perigee import _version
-from perigee._clock import Clock
 from perigee._errors import MissingMethodError, RunExistsError, RunFileError
-from perigee._events import Ended, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Started
 from perigee.writers import run_directory
 from perigee.writers.run_directory import RunDirectory, read_run
 

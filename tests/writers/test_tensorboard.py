@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from perigee._clock import Clock
 from perigee._errors import MissingPackageError
-from perigee._events import Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Recorded, Started
 from perigee.writers import TensorBoard
 from tests.writers import reading
 
@@ -110,8 +110,8 @@ def run(code, *, killed=False):
 
 
 WRITING = """
-from perigee._clock import Clock
-from perigee._events import Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Recorded, Started
 from perigee.writers import TensorBoard
 writer = TensorBoard({directory!r})
 writer.on_start(Started(None, Clock(), 1, None, None, 0.0))

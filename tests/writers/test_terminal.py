@@ -20,9 +20,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from perigee._clock import Clock
 from perigee._errors import ArgumentError
-from perigee._events import Ended, Recorded, Started, StepsDone
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Recorded, Started, StepsDone
 from perigee.writers.terminal import Terminal, format_duration, format_value, terminal
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -611,8 +611,8 @@ def in_a_terminal(code, *, width=80):
 def test_an_error_gives_back_the_cursor_and_standard_output():
     code = """
 import sys
-from perigee._clock import Clock
-from perigee._events import Ended, Started, StepsDone
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Started, StepsDone
 from perigee.writers.terminal import terminal
 
 def read():

@@ -96,7 +96,7 @@ def check(
 
 
 def _check(target: Target, settings: Settings) -> Any:
-    from perigee._check import check as check_step
+    from perigee._api.check import check as check_step
 
     data, validation = target.data, target.validation
     return check_step(

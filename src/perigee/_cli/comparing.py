@@ -17,9 +17,9 @@ from perigee._cli.files import FileError, needed_by, similar, split
 from perigee._cli.training import BatchSize, File, Seed, Set, fit_arguments, seed_all
 
 if TYPE_CHECKING:
+    from perigee._api.experiment import Experiment
     from perigee._backends import Mode
     from perigee._execution import Execution
-    from perigee._experiment import Experiment
 
 _NOT_TIMED = (
     *("epochs", "steps", "run", "callbacks", "progress", "seed", "execution"),
@@ -96,7 +96,7 @@ class _Way:
 
     def measure(self, steps: int, arguments: Mapping[str, Any]) -> None:
         """Train for some steps; the first time does not count."""
-        from perigee._run import fit
+        from perigee._api.fit import fit
 
         if self.failure is not None:
             return
@@ -213,8 +213,8 @@ def _other(path: Path, name: str, found: Any) -> tuple[Any, Any]:
     """Return a Step, a model or a function of a batch, and what a function works on, if it says."""
     import keras
 
-    from perigee._experiment import Experiment
-    from perigee._step import Step
+    from perigee._api.experiment import Experiment
+    from perigee._step.step import Step
 
     if isinstance(found, Experiment):
         return found.make_step(), None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perigee._cli.files import FileError, as_program, compiled, similar, split
 
 if TYPE_CHECKING:
-    from perigee._experiment import Experiment
+    from perigee._api.experiment import Experiment
 
 _WANTED = "experiment"
 
@@ -87,7 +87,7 @@ def experiment_of(path: Path, name: str | None, names: dict[str, Any]) -> Experi
     Raises:
         FileError: If there is none, or several of which none is named.
     """
-    from perigee._experiment import Experiment
+    from perigee._api.experiment import Experiment
 
     known = {n: v for n, v in names.items() if isinstance(v, Experiment)}
     if name is not None:

@@ -181,7 +181,7 @@ def needed_by(function: Callable[..., Any]) -> list[str]:
 
 def _experiment(found: Any, line: int) -> Target | None:
     """Return what an experiment would train; `None` for anything else."""
-    from perigee._experiment import Experiment
+    from perigee._api.experiment import Experiment
 
     if not isinstance(found, Experiment):
         return None
@@ -264,12 +264,12 @@ class _Fits:
         """Tell whether something is a Step or a model."""
         import keras
 
-        from perigee._step import Step
+        from perigee._step.step import Step
 
         return isinstance(found, Step | keras.Model)
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
-        from perigee._run import fit
+        from perigee._api.fit import fit
 
         given = inspect.signature(fit).bind(*args, **kwargs).arguments
         step, line = given["step"], self._line()
@@ -277,7 +277,7 @@ class _Fits:
         return self._reached(step, lambda: Target(step, *map(given.get, names), line=line))
 
     def _keras_fit(self, *args: Any, **kwargs: Any) -> Any:
-        from perigee._keras_fit import keras_fit
+        from perigee._api.keras_fit import keras_fit
 
         return self._given(inspect.signature(keras_fit).bind(*args, **kwargs).arguments)
 
@@ -291,7 +291,7 @@ class _Fits:
         return fit
 
     def _given(self, given: dict[str, Any]) -> Any:
-        from perigee._keras_fit import given_to_fit
+        from perigee._api.keras_fit import given_to_fit
 
         line = self._line()
         return self._reached(

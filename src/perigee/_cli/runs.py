@@ -94,7 +94,7 @@ def _check_recorded(name: str, found: list[KeptRun]) -> None:
 
 def _rank(run: KeptRun, name: str) -> tuple[bool, float]:
     """Return the place of a run among others: the best first, those without the value last."""
-    from perigee._better import better_mode
+    from perigee._events.better import better_mode
 
     last, best = run.values(name)[-1:], run.best(name)
     value = best if best is not None else last[0] if last else float("nan")

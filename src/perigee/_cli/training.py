@@ -15,7 +15,7 @@ from perigee._cli.experiments import Settings, opened
 from perigee._cli.files import FileError
 
 if TYPE_CHECKING:
-    from perigee._experiment import Experiment
+    from perigee._api.experiment import Experiment
     from perigee.tools import Profile
 
 _LONGEST_VALIDATION = 2
@@ -243,7 +243,7 @@ def _cadence(name: str, text: str | None) -> Any:
     if text is None:
         return None
     count, _, unit = text.strip().partition(" ")
-    from perigee._schedule import Every
+    from perigee._events.schedule import Every
 
     try:
         match unit.strip():
@@ -274,7 +274,7 @@ def fit_arguments(
             arguments.pop(name, None)
     arguments |= given
     if mode is not None or steps_per_call is not None:
-        from perigee._arguments import as_execution
+        from perigee._api.arguments import as_execution
 
         asked = as_execution(arguments.get("execution", "auto"))
         changes: dict[str, Any] = {"mode": mode, "steps_per_call": steps_per_call}
@@ -285,8 +285,8 @@ def fit_arguments(
 
 def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
     """Return the run, with what was asked for in place of what the experiment says of it."""
-    from perigee._arguments import as_run
-    from perigee._runs import Run
+    from perigee._api.arguments import as_run
+    from perigee._runs.run import Run
 
     given = {name: value for name, value in given.items() if value is not None}
     run = as_run(own)
@@ -302,7 +302,7 @@ def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
 
 def _profile(arguments: dict[str, Any]) -> Profile:
     """Put a hook that profiles to the callbacks, and return it."""
-    from perigee._arguments import sorted_callbacks
+    from perigee._api.arguments import sorted_callbacks
     from perigee.tools import Profile
 
     if arguments["run"] is None:
@@ -328,7 +328,7 @@ def _trained(
     validates: bool,
     overfit: int | None,
 ) -> Any:
-    from perigee._run import fit as train
+    from perigee._api.fit import fit as train
 
     arguments = dict(arguments)
     seed_all(arguments.get("seed"))
@@ -420,9 +420,9 @@ def _is_arrays(data: Any) -> bool:
 
 def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
     """Load the weights of a checkpoint; all that the step has must be there."""
-    from perigee import _state
     from perigee._errors import NoRunError, StateMismatchError
-    from perigee._runs import Run
+    from perigee._runs.run import Run
+    from perigee._step.state import track
     from perigee.checkpoints import load_arrays
 
     if not (run / "run.json").exists():
@@ -435,7 +435,7 @@ def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
         raise FileError("--which best: say by which value, such as --best val_loss.")
     chosen: Any = int(which) if which.isdigit() else which
     loaded = Run(run, best=best)._checkpoints().load(chosen)
-    tracked = _state.track(step)
+    tracked = track(step)
     unlike = load_arrays(tracked, loaded.content.arrays, strict=False)
     needed = {
         entry.key for entry in tracked.entries if entry.kind in ("trainable", "non_trainable")

@@ -10,10 +10,10 @@ import numpy as np
 
 from perigee import _backends
 from perigee._backends import Pending
+from perigee._events.protocols import Feed, Resident
 from perigee._execution.compiling import compile_seconds
 from perigee._execution.program import Program
-from perigee._protocols import Feed, Resident
-from perigee._timing import now
+from perigee._execution.timing import now
 from perigee._typing import Batch, Tree
 
 _Rows = TypeVar("_Rows", np.ndarray, list[Tree])

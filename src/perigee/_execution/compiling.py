@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from perigee._timing import now
+from perigee._execution.timing import now
 
 
 class _Spent(threading.local):

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends
-from perigee._discovery import Rehearsal
+from perigee._rehearsal.discovery import Rehearsal
 from perigee._typing import Tensor
 
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import keras
 
-from perigee import _backends, _state
+from perigee import _backends
 from perigee._backends import Mode
 from perigee._execution.blocks import Blocks
 from perigee._execution.plan import Plan, Trial
 from perigee._execution.program import Program, describe, usual_plan
-from perigee._timing import now
+from perigee._execution.timing import now
+from perigee._step.state import host_random, restore, set_host_random, snapshot
 from perigee._typing import Batch
 from perigee._version import __version__
 
@@ -75,7 +76,7 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
     if remembered is not None and remembered.mode != "xla":
         return remembered
     variables = program.rehearsal.tracked.variables
-    saved = _state.snapshot(variables)
+    saved = snapshot(variables)
     trials = _Trials(program, batch, sample, steps)
     try:
         obstacles = trials.obstacles(usual)
@@ -85,7 +86,7 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
         plan = trials.left_out(usual, others, obstacles) if obstacles else trials.run(usual, others)
     finally:
         program.plan = usual
-        _state.restore(variables, saved)
+        restore(variables, saved)
     _remember(memory, plan)
     return plan
 
@@ -107,7 +108,7 @@ class _Trials:
         self._began = now()
         self._budget = _BUDGET_SECONDS
         self._reserve = 0.0  # for measuring the usual way once more
-        self._random = _state.host_random()
+        self._random = host_random()
         self._random_after: dict[tuple[Mode, bool], Any] = {}
         self._tracing = 0.0
 
@@ -120,12 +121,12 @@ class _Trials:
         began = now()
         found = self._program.obstacles(self._batch, self._sample)
         self._tracing = now() - began
-        self._random_after[_pair(usual)] = _state.host_random()
+        self._random_after[_pair(usual)] = host_random()
         return found
 
     def forget(self) -> None:
         """Let the host's generators be as before anything was compiled."""
-        _state.set_host_random(self._random)
+        set_host_random(self._random)
 
     def left_out(
         self, usual: Plan, others: list[tuple[Mode, bool]], obstacles: Sequence[str]
@@ -149,7 +150,7 @@ class _Trials:
             trials[0] = first = replace(first, microseconds=least)
             if (best.microseconds or 0.0) > (1 - _LEAST_GAIN) * least:
                 best = first
-        _state.set_host_random(self._random_after.get(_pair(best), self._random))
+        set_host_random(self._random_after.get(_pair(best), self._random))
         was_measured = sum(t.microseconds is not None for t in trials) > 1
         return Plan(
             best.mode,
@@ -196,12 +197,12 @@ class _Trials:
         self._program.plan = Plan(mode, is_fused, "measured")
         run = self._block if is_fused else self._single
         # Each begins with the host's generators as they are: a step may draw while it is traced.
-        _state.set_host_random(self._random)
+        set_host_random(self._random)
         began = now()
         run(1)
         compiling = now() - began + self._tracing
         self._tracing = 0.0  # it was part of the first one
-        self._random_after.setdefault(pair, _state.host_random())
+        self._random_after.setdefault(pair, host_random())
         is_usual = limit == math.inf
         if not is_usual and not self._affords(0.0):
             note = "left out: compiling it took too long"

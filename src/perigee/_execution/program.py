@@ -13,24 +13,25 @@ import keras
 import numpy as np
 from keras import ops
 
-from perigee import _backends, _state
-from perigee._averages import Column, as_average
+from perigee import _backends
 from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
-from perigee._discovery import Rehearsal, rehearse
 from perigee._errors import ArgumentError, PerigeeError, ReplicasError, ScopeError
 from perigee._execution.choice import Execution
 from perigee._execution.compiling import count_as_compiling
 from perigee._execution.plan import Plan
+from perigee._execution.timing import now
 from perigee._execution.watching import Watching
-from perigee._frame import Method
-from perigee._outside import numbers_outside
-from perigee._recorder import Observer
-from perigee._samples import Sample
-from perigee._shown import Shown
-from perigee._step import Step, call
-from perigee._timing import now
+from perigee._rehearsal.discovery import Rehearsal, rehearse
+from perigee._rehearsal.outside import numbers_outside
+from perigee._rehearsal.recorder import Observer
+from perigee._step.averages import Column, as_average
+from perigee._step.frame import Method
+from perigee._step.samples import Sample
+from perigee._step.shown import Shown
+from perigee._step.state import fingerprint, track
+from perigee._step.step import Step, call
+from perigee._step.updates import flush_accumulators, flush_if_full, internals
 from perigee._typing import Batch, Tensor, Tree
-from perigee._updates import flush_accumulators, flush_if_full, internals
 
 _PREDICTED_BYTES = 32 * 2**20
 """Bytes of the predictions of a block at most, taking 8 for each value."""
@@ -555,7 +556,7 @@ def _rows(batch: Batch) -> Tensor:
 
 
 def _fingerprint(step: Step, volatile: frozenset[str]) -> tuple[Any, ...]:
-    variables, optimizers, plain = _state.fingerprint(step)
+    variables, optimizers, plain = fingerprint(step)
     return variables, optimizers, tuple(item for item in plain if item[0] not in volatile)
 
 
@@ -592,7 +593,7 @@ def program(
     key = (method, accumulate, nonfinite, counts_examples, watches, describe(batch))
     known = programs.get(key)
     if known is None or known.is_stale:
-        _backends.current().check_devices(_state.track(step).variables)
+        _backends.current().check_devices(track(step).variables)
         first = _backends.current().tensors(batch)
         with _scope(step, batch, asked):
             _refuse_other_scopes(step)
@@ -700,7 +701,7 @@ def _can_be_split(batch: Batch) -> bool:
 
 def _refuse_other_scopes(step: Step) -> None:
     replicas, backend = internals(step).replicas, _backends.current()
-    tracked = _state.track(step)
+    tracked = track(step)
     variables = tracked.variables
     if replicas is None:
         others = [v for v in variables if len(backend.copies(v)) > 1]

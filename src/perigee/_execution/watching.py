@@ -10,9 +10,9 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends
-from perigee._averages import Column
-from perigee._discovery import Rehearsal
-from perigee._shown import Histograms, Shown
+from perigee._rehearsal.discovery import Rehearsal
+from perigee._step.averages import Column
+from perigee._step.shown import Histograms, Shown
 from perigee._typing import Tensor
 
 WATCHES = ("norms", "histograms")

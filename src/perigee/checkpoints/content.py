@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from perigee._clock import Clock
 from perigee._disk import flush_directory
 from perigee._errors import (
     CheckpointContentError,
     CheckpointVersionError,
     DamagedCheckpointError,
 )
+from perigee._events.clock import Clock
 from perigee.checkpoints import _files, _plain, _tensors
 from perigee.checkpoints._files import Stamp
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from perigee._better import Mode, better_mode
 from perigee._disk import flush_directory
 from perigee._errors import (
     ArgumentError,
@@ -19,6 +18,7 @@ from perigee._errors import (
     DamagedCheckpointError,
     NoCheckpointError,
 )
+from perigee._events.better import Mode, better_mode
 from perigee.checkpoints import content
 from perigee.checkpoints.content import Content, Monitored, Prepared
 from perigee.checkpoints.lock import RunLock

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from perigee._errors import RunInUseError
-from perigee._processes import LOCK_NAME, Process, read_process
+from perigee._processes.process import LOCK_NAME, Process, read_process
 
 try:
     import fcntl

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee import _state
 from perigee._errors import RandomStateError
 from perigee._listening import Call, Talk, listening
+from perigee._step.state import snapshot
 
 _TWISTER_WORDS = 624
 
@@ -30,7 +30,7 @@ def random_state() -> dict[str, Any]:
         RandomStateError: If NumPy's global generator has been exchanged for one of another kind.
     """
     generator = _keras_generator()  # first: it may draw from Python's
-    keras_state = _state.snapshot([generator.state])[0]  # waits for the device
+    keras_state = snapshot([generator.state])[0]  # waits for the device
     version, words, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     if numpy["bit_generator"] != "MT19937":
@@ -70,7 +70,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         position = _integer(numpy["position"], _TWISTER_WORDS + 1)
         gauss = _gauss(numpy["gauss"])
         generator = _keras_generator()
-        dtype = _state.snapshot([generator.state])[0].dtype
+        dtype = snapshot([generator.state])[0].dtype
         first, second = state["keras"]
         keras_state = [_integer(number, np.iinfo(dtype).max + 1) for number in (first, second)]
         _set_torch_state(state["torch"])  # torch itself looks before it sets

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from perigee import _backends, _state
+from perigee import _backends
 from perigee._errors import StateMismatchError
-from perigee._state import Tracked
+from perigee._step.state import Tracked, adapt_anew, snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def arrays_of(tracked: Tracked) -> dict[str, np.ndarray]:
     Returns:
         By `Entry.key`, in order, arrays of the shapes and dtypes of the variables.
     """
-    values = _state.snapshot(tracked.variables)
+    values = snapshot(tracked.variables)
     return {entry.key: value for entry, value in zip(tracked.entries, values, strict=True)}
 
 
@@ -91,7 +91,7 @@ def load_arrays(
     for key, value in values.items():
         # A copy: JAX takes the memory of an array for the variable's own.
         _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
-    _state.adapt_anew(tracked)
+    adapt_anew(tracked)
     return unlike
 
 

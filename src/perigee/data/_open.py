@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from perigee._errors import ArgumentError, DataTypeError
-from perigee._protocols import Feed
+from perigee._events.protocols import Feed
 from perigee.data._spec import is_array_like, refusal
 from perigee.data.arrays import ArrayFeed
 from perigee.data.iterables import IterableFeed

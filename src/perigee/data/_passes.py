@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from perigee import _state
 from perigee._errors import (
     BatchChangedError,
     DataChangedError,
@@ -18,7 +17,8 @@ from perigee._errors import (
     PerigeeError,
     PositionError,
 )
-from perigee._protocols import Position, Resident, Resumes
+from perigee._events.protocols import Position, Resident, Resumes
+from perigee._step.state import host_random
 from perigee._typing import Batch
 from perigee.data._spec import describe, map_leaves, signature
 
@@ -161,7 +161,7 @@ class PassFeed(ABC):
             return False
         if self.length is not None and self._cursor.batches >= self.length:
             return False  # the data learns that a pass is over only when that is drawn
-        before = self._cursor, _state.host_random()
+        before = self._cursor, host_random()
         try:
             batch = self._fetch()
         except Exception as error:

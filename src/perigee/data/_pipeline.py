@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from perigee._protocols import Resumes
+from perigee._events.protocols import Resumes
 
 _HASHED_BYTES = 2**16
 """Bytes of an array in a pipeline that its description depends on, from its beginning."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perigee._errors import ArrayLengthError, DataTypeError, EmptyDataError
-from perigee._protocols import Position, Resident, Resumes
+from perigee._events.protocols import Position, Resident, Resumes
 from perigee._typing import Batch, Tree
 from perigee.data._order import permutation
 from perigee.data._passes import END, PassFeed

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from perigee._errors import DataEndedError, DataStateError, DataTypeError, NotResumableError
-from perigee._protocols import Position, Resumes
+from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch
 from perigee.data._passes import END, PassFeed
 from perigee.data._spec import batch_converter, is_array_like

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import keras
 
 from perigee._errors import ArgumentError
-from perigee._protocols import Position, Resumes
+from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch
 from perigee.data._order import permutation
 from perigee.data._passes import END, PassFeed

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from perigee._errors import DataStateError, DataTypeError, PerigeeError
-from perigee._protocols import Position, Resumes
+from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch, Tree
 from perigee.data._passes import END, PassFeed
 from perigee.data._pipeline import UNREADABLE, Pipeline, read_pipeline

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from perigee._discovery import Rehearsal
+from perigee._events.protocols import Feed
 from perigee._execution import Program
-from perigee._protocols import Feed
-from perigee._step import Step
+from perigee._rehearsal.discovery import Rehearsal
+from perigee._step.step import Step
 from perigee.diagnostics import (
     coverage,
     idle,

@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee import _backends, _state
+from perigee import _backends
 from perigee._backends import Compiled, Mode
-from perigee._discovery import Probe, Rehearsal, rehearse
 from perigee._listening import Talk, listening
-from perigee._state import Tracked
-from perigee._step import Step
+from perigee._rehearsal.discovery import Probe, Rehearsal, rehearse
+from perigee._step.state import Tracked, nested_layers, put_back, track
+from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics import labels
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
@@ -115,7 +115,7 @@ class Evidence:
     @property
     def tracked(self) -> Tracked:
         """What the Step holds."""
-        return _state.track(self.step)
+        return track(self.step)
 
     @cached_property
     def testing(self) -> Recording | None:
@@ -179,9 +179,7 @@ class Evidence:
     @cached_property
     def trained_layers(self) -> list[Any]:
         """All layers inside models that are trained, each once."""
-        found = {
-            id(layer): layer for call in self.trained for layer in _state.nested_layers(call.layer)
-        }
+        found = {id(layer): layer for call in self.trained for layer in nested_layers(call.layer)}
         return list(found.values())
 
     @cached_property
@@ -323,7 +321,7 @@ class _Inference:
     def __call__(self, arrays: Sequence[np.ndarray]) -> tuple[list[Inner], list[np.ndarray]]:
         """Run it on arrays in the place of those that it was called with; put everything back."""
         tensors = _backends.current().tensors(list(arrays))
-        with _state.put_back(self._tracked.variables):
+        with put_back(self._tracked.variables):
             try:
                 inside, outputs = self._run(tensors)
             except Exception:

@@ -10,12 +10,13 @@ from typing import Any, ParamSpec, TypeVar
 import keras
 import numpy as np
 
-from perigee import _backends, _state
-from perigee._averages import Column
-from perigee._clock import Clock
+from perigee import _backends
+from perigee._events.clock import Clock
+from perigee._events.protocols import Feed
 from perigee._execution import Program
-from perigee._protocols import Feed
-from perigee._step import Step
+from perigee._step.averages import Column
+from perigee._step.state import attributes_put_back, track
+from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics import dead
 from perigee.diagnostics._evidence import Evidence
@@ -43,7 +44,7 @@ GUARDS: Mapping[str, str] = {
 
 
 class Guards:
-    """Watches a training; see `perigee._protocols.Guards`.
+    """Watches a training; see `perigee._events.protocols.Guards`.
 
     A guard that fails ends nothing: that is told of once, and the guard looks no further.
 
@@ -167,7 +168,7 @@ class Guards:
     def _has_learned(self) -> bool:
         """Tell whether some optimizer has made updates before this training. It waits, once."""
         # With `gradient_accumulation_steps` it is no variable, but computed from one.
-        optimizers = _state.track(self._step).optimizers.values()
+        optimizers = track(self._step).optimizers.values()
         counters = [keras.ops.convert_to_numpy(o.iterations) for o in optimizers]
         return any(int(value) > 0 for value in counters)
 
@@ -175,7 +176,7 @@ class Guards:
         """Look, now that nothing is learned, at what the model does: a few steps' worth of work."""
         host = _backends.current().to_host(_backends.current().tensors(self._batch))
         evidence = Evidence(self._step, [host], [], None, False)
-        with _state.attributes_put_back(self._step):
+        with attributes_put_back(self._step):
             evidence.rehearse()
             units = dead.check(evidence) if "PG122" in self._codes else []
             is_meant = "PG703" not in self._codes or follows_labels(evidence)

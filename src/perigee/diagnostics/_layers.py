@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from perigee import _state
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Inner
 from perigee.diagnostics._recording import DRAWING
 
@@ -18,7 +18,7 @@ def of_two_modes(model: Any) -> list[keras.Layer]:
     """Return the layers inside a model that do another thing in training: Dropout, BatchNorm."""
     return [
         layer
-        for layer in _state.nested_layers(model)
+        for layer in nested_layers(model)
         if (isinstance(layer, DRAWING) and _strength(layer) > 0)
         or (isinstance(layer, kl.BatchNormalization) and layer.trainable)
     ]
@@ -39,7 +39,7 @@ def activation_of(layer: Any) -> str | None:
 def last_of(inner: Sequence[Inner], output: np.ndarray) -> keras.Layer | None:
     """Return the innermost layer that made an output of its model."""
     for one in reversed(inner):
-        if list(_state.nested_layers(one.layer)) != [one.layer] or len(one.outputs) != 1:
+        if list(nested_layers(one.layer)) != [one.layer] or len(one.outputs) != 1:
             continue
         if np.array_equal(one.outputs[0], output, equal_nan=True):
             return one.layer

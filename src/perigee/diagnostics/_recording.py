@@ -13,19 +13,19 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from perigee import _backends, _state
-from perigee._averages import Average
-from perigee._discovery import Rehearsal, rehearse
+from perigee import _backends
 from perigee._errors import UnusedVariablesError
-from perigee._frame import Method, current_frame
-from perigee._gradients import Gradients
 from perigee._listening import Call, Listener, Talk, listening
-from perigee._losses import BY_HAND, loss_like
-from perigee._masks import mask_of
-from perigee._recorder import LossCall, Observer
-from perigee._samples import Sample
-from perigee._state import Tracked
-from perigee._step import Step
+from perigee._rehearsal.discovery import Rehearsal, rehearse
+from perigee._rehearsal.recorder import LossCall, Observer
+from perigee._step.averages import Average
+from perigee._step.frame import Method, current_frame
+from perigee._step.gradients import Gradients
+from perigee._step.losses import BY_HAND, loss_like
+from perigee._step.masks import mask_of
+from perigee._step.samples import Sample
+from perigee._step.state import Tracked, host_random, snapshot
+from perigee._step.step import Step
 from perigee._typing import Batch
 
 _SIGNATURES = {name: inspect.signature(getattr(keras.ops, name)) for name in BY_HAND}
@@ -230,7 +230,7 @@ class _Listening:
     def on(self) -> Generator[None]:
         recording = self._recording
         entries = self._tracked.entries
-        values = _state.snapshot([entry.variable for entry in entries])
+        values = snapshot([entry.variable for entry in entries])
         recording.before = {id(e.variable): v for e, v in zip(entries, values, strict=True)}
         self._held = {id(entry.variable) for entry in entries if entry.is_listed}
         hidden = [entry.variable for entry in entries if not entry.is_listed]
@@ -507,7 +507,7 @@ def _is_recorded() -> bool:
 
 def _host_generators(step: Step) -> dict[str, str]:
     """Return the states of generators of the host, as text: the global ones and the Step's own."""
-    python, numpy = _state.host_random()
+    python, numpy = host_random()
     states = {"random": repr(python), "numpy.random": f"{numpy[1].tobytes()} {numpy[2:]}"}
     for name, value in vars(step).items():
         if isinstance(value, np.random.Generator):

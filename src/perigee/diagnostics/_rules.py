@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from perigee._errors import PerigeeError, keeping_refusals
-from perigee._losses import computation_of
+from perigee._step.losses import computation_of
 from perigee.diagnostics import (
     activations,
     alignment,

@@ -10,10 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee import _backends, _state
+from perigee import _backends
+from perigee._events.protocols import Feed
 from perigee._execution import Blocks, Program
-from perigee._protocols import Feed
-from perigee._timing import now
+from perigee._execution.timing import now
+from perigee._step.state import put_back, snapshot
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._recording import Compared
 
@@ -85,7 +86,7 @@ class Trials:
         trial, tracked = Trial(), self.evidence.tracked
         feed = self._open_feed()
         try:
-            with _state.put_back(tracked.variables):
+            with put_back(tracked.variables):
                 for metric in tracked.metrics.values():
                     metric.reset_state()
                 if factor != 1.0:
@@ -105,7 +106,7 @@ class Trials:
             at = [n for n in _RATIOS_AT if n > done] if measures else []
             most = min(steps - done, at[0] - done if at else steps)
             if at and at[0] == done + 1:
-                before, most = _state.snapshot(self._kernels), 1
+                before, most = snapshot(self._kernels), 1
             else:
                 before, most = None, max(1, most - 1) if at else most
             rows = self._next(feed, blocks, most)
@@ -142,7 +143,7 @@ class Trials:
 
     def _measure(self, before: Sequence[np.ndarray], trial: Trial) -> None:
         ratios: list[float] = []
-        for old, new in zip(before, _state.snapshot(self._kernels), strict=True):
+        for old, new in zip(before, snapshot(self._kernels), strict=True):
             old, new = old.astype("float64"), new.astype("float64")
             size, change = float(np.linalg.norm(old)), float(np.linalg.norm(new - old))
             if size > 0 and 0 < change < np.inf:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from perigee._protocols import Feed
+from perigee._events.protocols import Feed
 from perigee.diagnostics import rate_trials, standstill, trial_values, unfollowed
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding

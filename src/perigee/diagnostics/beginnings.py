@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perigee._losses import computation_of
+from perigee._step.losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perigee._discovery import Rehearsal
+from perigee._rehearsal.discovery import Rehearsal
 from perigee.diagnostics._finding import Finding
 
 

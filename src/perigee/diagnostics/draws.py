@@ -8,7 +8,7 @@ holds, or in the data.
 from __future__ import annotations
 
 from perigee import _backends
-from perigee._outside import makes_unseeded_generators
+from perigee._rehearsal.outside import makes_unseeded_generators
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from perigee import _state
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -23,7 +23,7 @@ def check(evidence: Evidence) -> list[Finding]:
     found: dict[str, Finding] = {}
     for call in evidence.trained:
         layer: Any
-        for layer in _state.nested_layers(call.layer):
+        for layer in nested_layers(call.layer):
             if isinstance(layer, kl.Dropout) and layer.rate >= _HIGHEST:
                 happened = f"{_name(layer)!r} drops {layer.rate:.0%} of its values."
                 found[_name(layer)] = _finding("warning", happened)

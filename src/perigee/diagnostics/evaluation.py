@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from keras import layers as kl
 
-from perigee import _state
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import DRAWING
@@ -25,7 +25,7 @@ def check(evidence: Evidence) -> list[Finding]:
     items = {
         f"{layer.path} ({type(layer).__name__})": None
         for model in evidence.tracked.models.values()
-        for layer in _state.nested_layers(model)
+        for layer in nested_layers(model)
         if (isinstance(layer, DRAWING) and id(layer) in testing.drew)
         or (
             isinstance(layer, (*DRAWING, kl.BatchNormalization))

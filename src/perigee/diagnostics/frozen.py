@@ -7,7 +7,7 @@ one that follows another by a moving average, is left alone.
 
 from __future__ import annotations
 
-from perigee import _state
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -20,8 +20,8 @@ def check(evidence: Evidence) -> list[Finding]:
     for call in evidence.trained:
         if not call.layer.trainable:
             continue
-        for layer in _state.nested_layers(call.layer):
-            if layer.trainable or list(_state.nested_layers(layer)) != [layer]:
+        for layer in nested_layers(call.layer):
+            if layer.trainable or list(nested_layers(layer)) != [layer]:
                 continue
             for variable in layer.weights:
                 if evidence.training.changed(variable):

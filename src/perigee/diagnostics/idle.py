@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perigee._discovery import Rehearsal
+from perigee._rehearsal.discovery import Rehearsal
 from perigee.diagnostics._finding import Finding
 
 _OF_MEASURING = ("metric", "seed", "non_trainable")

@@ -19,10 +19,17 @@ from perigee._errors import (
     PerigeeError,
     refuse,
 )
-from perigee._frame import ignored_codes
-from perigee._losses import BINARY, CATEGORICAL, ELEMENTWISE, SPARSE, Computation, computation_of
-from perigee._masks import mask_of
-from perigee._recorder import LossCall
+from perigee._rehearsal.recorder import LossCall
+from perigee._step.frame import ignored_codes
+from perigee._step.losses import (
+    BINARY,
+    CATEGORICAL,
+    ELEMENTWISE,
+    SPARSE,
+    Computation,
+    computation_of,
+)
+from perigee._step.masks import mask_of
 from perigee.diagnostics._recording import look
 from perigee.diagnostics.fence import guarded
 

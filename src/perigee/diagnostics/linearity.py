@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from perigee import _state
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import activation_of
@@ -24,7 +24,7 @@ def check(evidence: Evidence) -> list[Finding]:
     """Look at chains of layers that are trained."""
     found: dict[str, None] = {}
     for call in evidence.trained:
-        for model in _state.nested_layers(call.layer):
+        for model in nested_layers(call.layer):
             if isinstance(model, keras.Sequential):
                 found |= dict.fromkeys(_pairs(model))
     if not found:

@@ -18,15 +18,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee import _backends, _state
-from perigee._clock import Clock
+from perigee import _backends
+from perigee._events.clock import Clock
+from perigee._events.protocols import Feed
 from perigee._execution import Program
-from perigee._frame import current_frame
+from perigee._execution.timing import Timer, now
 from perigee._listening import Talk, listening
-from perigee._protocols import Feed
-from perigee._state import Tracked
-from perigee._step import Step
-from perigee._timing import Timer, now
+from perigee._step.frame import current_frame
+from perigee._step.state import Tracked, put_back, restore, snapshot, track
+from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import look, record
@@ -87,9 +87,9 @@ class Origins:
             return
         is_at_start = feed.position.passes == feed.position.batches == 0
         if feed.resumes == "exactly" and (is_at_start or not feed.is_stream):
-            variables = _state.track(self._step).variables
+            variables = track(self._step).variables
             if sum(_size_bytes(v) for v in variables) <= _MOST_BYTES:
-                values = _state.snapshot(variables)
+                values = snapshot(variables)
                 if all(_is_finite(value) for value in values):
                     position = None if is_at_start else feed.state()
                     self._good = _Good(clock, variables, values, position)
@@ -111,20 +111,20 @@ class Origins:
         good = self._good
         if good is None or program.accumulates or number - good.clock.step > _MOST_STEPS:
             return None
-        tracked = _state.track(self._step)
-        with _state.put_back(tracked.variables):
-            _state.restore(good.variables, good.values)
+        tracked = track(self._step)
+        with put_back(tracked.variables):
+            restore(good.variables, good.values)
             with self._opened(good) as feed:
                 before = self._run(program, feed, number - 2 - good.clock.step)
                 last = _drawn(feed) if before else None
                 if last is None:
                     return None
-                values = _state.snapshot(tracked.variables)
+                values = snapshot(tracked.variables)
                 if number - 1 > good.clock.step:
                     program.run(last)
                     bad = _bad_variables(tracked)
                     if bad:
-                        _state.restore(tracked.variables, values)
+                        restore(tracked.variables, values)
                         where = self._of_an_update(last, tracked, bad, number - 1)
                         return _finding(name, value, number, where)
                     last = _drawn(feed)
@@ -253,7 +253,7 @@ def _of_data(batch: Batch) -> tuple[str, str] | None:
 
 def _bad_variables(tracked: Tracked) -> list[str]:
     entries = [e for e in tracked.entries if e.kind in ("trainable", "non_trainable")]
-    values = _state.snapshot([e.variable for e in entries])
+    values = snapshot([e.variable for e in entries])
     return [e.name for e, v in zip(entries, values, strict=True) if not _is_finite(v)]
 
 

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._discovery import Probe, Rehearsal
 from perigee._errors import PairingError, refuse
-from perigee._step import Step
+from perigee._rehearsal.discovery import Probe, Rehearsal
+from perigee._step.step import Step
 from perigee._typing import Batch
 
 _UNCHANGED = 1e-5

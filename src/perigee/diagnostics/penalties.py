@@ -7,7 +7,7 @@ own, add `sum(model.losses)` within the objective.
 
 from __future__ import annotations
 
-from perigee import _state
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -19,7 +19,7 @@ def check(evidence: Evidence) -> list[Finding]:
     regularized = {
         f"{layer.path} ({name})": None
         for call in evidence.trained
-        for layer in _state.nested_layers(call.layer)
+        for layer in nested_layers(call.layer)
         for name in ("kernel_regularizer", "bias_regularizer", "embeddings_regularizer")
         if getattr(layer, name, None) is not None and evidence.is_updated(layer)
     }

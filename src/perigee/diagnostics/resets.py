@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perigee import _state
+from perigee._step.state import put_back, snapshot
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -16,7 +16,7 @@ from perigee.diagnostics._finding import Finding
 def check(evidence: Evidence) -> list[Finding]:
     """Let each metric go on from two states, reset it, and compare."""
     kept: list[str] = []
-    with _state.put_back(evidence.tracked.variables):
+    with put_back(evidence.tracked.variables):
         for path, metric in evidence.tracked.metrics.items():
             variables = list(metric.variables)
             if not variables or not getattr(metric, "built", True):
@@ -24,10 +24,10 @@ def check(evidence: Evidence) -> list[Finding]:
             afterwards = []
             for shift in (1, 3):
                 for variable in variables:
-                    value = np.asarray(_state.snapshot([variable])[0])
+                    value = np.asarray(snapshot([variable])[0])
                     variable.assign((value + shift).astype(value.dtype))
                 metric.reset_state()
-                afterwards.append(_state.snapshot(variables))
+                afterwards.append(snapshot(variables))
             pairs = zip(*afterwards, strict=True)
             if any(one.tobytes() != two.tobytes() for one, two in pairs):
                 kept.append(f"{path} ({type(metric).__name__})")

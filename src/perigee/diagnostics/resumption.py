@@ -10,8 +10,8 @@ takes as long as drawing them. A shuffle without a seed, and TensorFlow's own ra
 
 from __future__ import annotations
 
+from perigee._events.protocols import Feed
 from perigee._execution import Program
-from perigee._protocols import Feed
 from perigee.diagnostics._finding import Finding
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from perigee import _state
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -36,7 +36,7 @@ def check(evidence: Evidence) -> list[Finding]:
     for call in evidence.trained:
         if call.inputs is None:
             continue
-        if any(isinstance(layer, _SCALING) for layer in _state.nested_layers(call.layer)):
+        if any(isinstance(layer, _SCALING) for layer in nested_layers(call.layer)):
             continue
         for leaf in keras.tree.flatten(call.inputs):
             if leaf.dtype.kind != "f" or not leaf.size or not np.isfinite(leaf).all():

@@ -13,7 +13,7 @@ from typing import Literal
 import keras
 import numpy as np
 
-from perigee._losses import NOT_NEGATIVE, computation_of
+from perigee._step.losses import NOT_NEGATIVE, computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 

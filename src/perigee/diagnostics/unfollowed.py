@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perigee._losses import computation_of
+from perigee._step.losses import computation_of
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import Compared
 from perigee.diagnostics._trials import Trial, Trials

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from perigee._better import better_mode
 from perigee._errors import NoRunError, RunFileError
-from perigee._processes import LOCK_NAME, read_process
+from perigee._events.better import better_mode
+from perigee._processes.process import LOCK_NAME, read_process
 from perigee.report.profile import PROFILE_NAME, profile_lines
 from perigee.writers.json_lines import FILE_NAME as METRICS_NAME
 from perigee.writers.json_lines import read_json_lines

@@ -16,10 +16,10 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends
-from perigee._averages import Average, Term, as_average
 from perigee._errors import ArgumentError
-from perigee._losses import FunctionLoss, computation_of
-from perigee._masks import mask_of, masked
+from perigee._step.averages import Average, Term, as_average
+from perigee._step.losses import FunctionLoss, computation_of
+from perigee._step.masks import mask_of, masked
 from perigee._typing import Tensor
 
 _MEAN_BY_WEIGHT = "mean_with_sample_weight"

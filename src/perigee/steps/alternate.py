@@ -10,12 +10,12 @@ import keras
 from keras import ops
 
 from perigee import _backends
-from perigee._averages import Average, Term, as_average
 from perigee._errors import AccumulationError, ArgumentError, MissingMethodError, StepReturnError
-from perigee._frame import Frame, current_frame
-from perigee._samples import Sample
-from perigee._state import Holder
-from perigee._step import Step
+from perigee._step.averages import Average, Term, as_average
+from perigee._step.frame import Frame, current_frame
+from perigee._step.samples import Sample
+from perigee._step.state import Holder
+from perigee._step.step import Step
 from perigee._typing import Batch, Tensor
 
 _plain = _backends.current().plain

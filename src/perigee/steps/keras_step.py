@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from perigee import _backends, _state
+from perigee import _backends
 from perigee._errors import (
     ArgumentError,
     FrozenSinceBuiltError,
@@ -18,10 +18,11 @@ from perigee._errors import (
     OutputsError,
     refuse,
 )
-from perigee._frame import Method, Watch, current_frame
 from perigee._listening import Call, Returned, Talk, listening
-from perigee._recorder import StepRecorder
-from perigee._step import Step
+from perigee._rehearsal.recorder import StepRecorder
+from perigee._step.frame import Method, Watch, current_frame
+from perigee._step.state import nested_layers, track, unlisted_state
+from perigee._step.step import Step
 from perigee._typing import Batch, Tensor, Tree
 
 _plain = _backends.current().plain
@@ -109,7 +110,7 @@ class KerasStep(Step):
             logs = self._logs("train_step", batch)
         if updates is not None and recorder is not None:
             for optimizer, seen in updates.items():
-                path = _state.track(self).path_of(optimizer)
+                path = track(self).path_of(optimizer)
                 if seen.is_applied and not seen.is_scaled and _divides(optimizer):
                     refuse(LossNotScaledError(path), self.ignore_findings)
                 if seen.is_applied and seen.variables is None:
@@ -165,7 +166,7 @@ class KerasStep(Step):
             return
         model = self.model
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        is_new = not all(layer.built for layer in _state.nested_layers(model))
+        is_new = not all(layer.built for layer in nested_layers(model))
         has_new_metrics = any(not getattr(metric, "built", True) for metric in model.metrics)
         trackers = [value for value in vars(model).values() if _has_trackers(value)]
         if is_new or not all(getattr(tracker, "built", True) for tracker in trackers):
@@ -261,7 +262,7 @@ def _all_state_listed(model: keras.Model) -> Generator[None]:
 
     Each layer lists its own, for a step may take the variables of a model apart by layers.
     """
-    unlisted = _state.unlisted_state(model)
+    unlisted = unlisted_state(model)
     if not unlisted:
         yield
         return

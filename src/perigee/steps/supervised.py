@@ -10,12 +10,12 @@ import keras
 from keras import ops
 
 from perigee import _backends
-from perigee._averages import Average
 from perigee._errors import ArgumentError
-from perigee._frame import current_frame
-from perigee._losses import as_loss, as_metric
-from perigee._masks import mask_of, masked
-from perigee._step import Step
+from perigee._step.averages import Average
+from perigee._step.frame import current_frame
+from perigee._step.losses import as_loss, as_metric
+from perigee._step.masks import mask_of, masked
+from perigee._step.step import Step
 from perigee._typing import Batch, Tensor, Tree
 from perigee.steps._groups import Groups
 from perigee.steps._outputs import Outputs

@@ -12,8 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from perigee import _backends, _state
+from perigee import _backends
 from perigee._listening import Call, Talk, listening
+from perigee._step.state import Tracked, track
 from perigee._typing import Batch
 from perigee.testing._ways import Array, Outcome, Pair
 
@@ -194,7 +195,7 @@ def _only_reported(case: _Case) -> _Finding | None:
 def _clock(case: _Case) -> _Finding | None:
     counters = {
         id(getattr(o, "inner_optimizer", o).iterations)
-        for o in _state.track(case.pair.ours.holder).optimizers.values()
+        for o in track(case.pair.ours.holder).optimizers.values()
     }
     for a, b in case.pair.matched:
         before = int(case.pair.before(a)) if id(a.variable) in counters else 0
@@ -451,7 +452,7 @@ def _only_loss(outcome: Outcome) -> Any:
 
 def _labels_and_outputs(case: _Case, batch: Batch) -> tuple[Any, Any] | None:
     x, y, _ = keras.utils.unpack_x_y_sample_weight(_backends.current().tensors(batch))
-    holder = _state.track(case.pair.ours.holder)
+    holder = track(case.pair.ours.holder)
     models = [m for m in holder.models.values() if isinstance(m, keras.Model)]
     if len(models) != 1 or not hasattr(y, "shape"):
         return None
@@ -586,8 +587,8 @@ def _without_clipping(optimizers: Sequence[Any]) -> Generator[None]:
             setattr(optimizer, name, value)
 
 
-def _holders(pair: Pair) -> list[_state.Tracked]:
-    return [_state.track(way.holder) for way in (pair.ours, pair.theirs)]
+def _holders(pair: Pair) -> list[Tracked]:
+    return [track(way.holder) for way in (pair.ours, pair.theirs)]
 
 
 def _held_variables(pair: Pair) -> list[Any]:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from perigee import _backends, _state
+from perigee import _backends
 from perigee._errors import ArgumentError
-from perigee._step import Step
+from perigee._step.state import restore, snapshot
+from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.checkpoints import random_state, set_random_state
 from perigee.data import open_feed
@@ -191,11 +192,11 @@ def _copied(leaf: Any) -> Any:
 @contextmanager
 def _values_put_back(*ways: Way) -> Generator[None]:
     variables = [v for way in ways for v in way.variables]
-    values = _state.snapshot(variables)
+    values = snapshot(variables)
     try:
         yield
     finally:
-        _state.restore(variables, values)
+        restore(variables, values)
 
 
 def _compare(pair: Pair, batches: Sequence[Batch], tolerance: float) -> ParityReport:

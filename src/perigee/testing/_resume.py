@@ -11,13 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee import _state
+from perigee._api.fit import fit
 from perigee._errors import ArgumentError
-from perigee._events import Hook, StepsDone
-from perigee._run import fit
-from perigee._runs import Run
-from perigee._schedule import Every
-from perigee._step import Step
+from perigee._events.events import Hook, StepsDone
+from perigee._events.schedule import Every
+from perigee._runs.run import Run
+from perigee._step.state import track
+from perigee._step.step import Step
 from perigee.checkpoints import arrays_of, random_state, set_random_state
 from perigee.writers.json_lines import FILE_NAME, read_json_lines
 
@@ -125,7 +125,7 @@ class _Training:
         run = Run(path, save_every=None, record_every=Every(steps=1))
         fit(step, self.data(), steps=self.steps, run=run, **given)
         records = read_json_lines(path / FILE_NAME)
-        return _Outcome(arrays_of(_state.track(step)), step.host_state(), records)
+        return _Outcome(arrays_of(track(step)), step.host_state(), records)
 
 
 class _StopAt(Hook):

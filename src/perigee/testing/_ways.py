@@ -11,12 +11,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from perigee import _backends, _state
+from perigee import _backends
 from perigee._errors import ArgumentError
 from perigee._execution import Execution, logged_metrics, program, rows_on_host
 from perigee._listening import Call, Talk, listening
-from perigee._state import Entry, Holder, Kind
-from perigee._step import Step
+from perigee._step.state import INTERNALS, Entry, Holder, Kind, restore, snapshot, track
+from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.checkpoints import random_state, set_random_state
 
@@ -62,7 +62,7 @@ class StepWay:
     @property
     def variables(self) -> list[Any]:
         """See `Way`."""
-        return _state.track(self._step).variables
+        return track(self._step).variables
 
     def prepare(self, batch: Batch) -> None:
         """See `Way`: its rehearsal."""
@@ -84,7 +84,7 @@ class StepWay:
         """See `Way`."""
         attributes = vars(self._step)
         before, host = dict(attributes), self._step.host_state()
-        own = before.get(_state.INTERNALS)
+        own = before.get(INTERNALS)
         programs = {} if own is None else dict(own.programs)
         if own is not None:
             own.programs.clear()
@@ -116,7 +116,7 @@ class ModelWay:
     @property
     def variables(self) -> list[Any]:
         """See `Way`."""
-        return _state.track(self.holder).variables
+        return track(self.holder).variables
 
     def prepare(self, batch: Batch) -> None:
         """See `Way`: Keras makes its metrics in the first step, which is undone."""
@@ -126,9 +126,9 @@ class ModelWay:
         if not self._model.optimizer.built:
             self._model.optimizer.build(self._model.trainable_variables)
         variables = self.variables
-        values = _state.snapshot(variables)
+        values = snapshot(variables)
         self.run(batch, is_eager=False)
-        _state.restore(variables, values)
+        restore(variables, values)
         self._model.reset_metrics()
 
     def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
@@ -166,11 +166,11 @@ class FunctionWay:
     @property
     def variables(self) -> list[Any]:
         """See `Way`."""
-        return _state.track(self.holder).variables
+        return track(self.holder).variables
 
     def prepare(self, batch: Batch) -> None:
         """See `Way`: what it works on is built already, but for one optimizer of one model."""
-        found = _state.track(self.holder)
+        found = track(self.holder)
         for optimizer in found.optimizers.values():
             if not optimizer.built and len(found.optimizers) == 1:
                 optimizer.build(found.of_kind("trainable"))
@@ -280,8 +280,8 @@ class Pair:
     def __init__(self, ours: Way, theirs: Way, random: Mapping[str, Any]) -> None:
         self.ours, self.theirs = ours, theirs
         self._random = random
-        self._our_entries = _state.track(ours.holder).entries
-        self._their_entries = _state.track(theirs.holder).entries
+        self._our_entries = track(ours.holder).entries
+        self._their_entries = track(theirs.holder).entries
         self.matched, self.left_out = _match(_state_of(ours), _state_of(theirs))
         self._compares_metrics = not isinstance(theirs, ModelWay)
         self._our_values = _values(self._our_entries)
@@ -315,7 +315,7 @@ class Pair:
                 entry.variable.assign(values[id(entry.variable)])
             set_random_state(self._random)
             if not self._compares_metrics:
-                for metric in _state.track(way.holder).metrics.values():
+                for metric in track(way.holder).metrics.values():
                     metric.reset_state()
             outcome = Outcome()
             with ExitStack() as stack:
@@ -384,7 +384,7 @@ class Pair:
 
 def _state_of(way: Way) -> list[Entry]:
     """Return all variables but learning rates, which are settings: each way keeps its own."""
-    tracked = _state.track(way.holder)
+    tracked = track(way.holder)
     inner = [getattr(o, "inner_optimizer", o) for o in tracked.optimizers.values()]
     rates = {id(optimizer.learning_rate) for optimizer in inner}
     return [entry for entry in tracked.entries if id(entry.variable) not in rates]
@@ -392,7 +392,7 @@ def _state_of(way: Way) -> list[Entry]:
 
 def _values(entries: Sequence[Entry]) -> dict[int, Array]:
     variables = [entry.variable for entry in entries]
-    return {id(v): a for v, a in zip(variables, _state.snapshot(variables), strict=True)}
+    return {id(v): a for v, a in zip(variables, snapshot(variables), strict=True)}
 
 
 def _same(a: float, b: float) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends
-from perigee._timing import now
+from perigee._execution.timing import now
 from perigee._typing import Tensor
 
 _LARGEST = 8192

@@ -10,13 +10,14 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from perigee import _backends, _state
-from perigee._clock import Clock
+from perigee import _backends
 from perigee._errors import ArgumentError
-from perigee._events import Ended, Hook, Recorded, Started, StepsDone
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Hook, Recorded, Started, StepsDone
+from perigee._events.schedule import Every
 from perigee._execution import last_program
-from perigee._schedule import Every
-from perigee._step import Step
+from perigee._step.state import attributes_put_back, put_back, track
+from perigee._step.step import Step
 from perigee.report.profile import PROFILE_NAME, profile_lines
 from perigee.tools._matrix_rate import MatrixRate, matrix_rate
 from perigee.writers import replace_file
@@ -201,6 +202,6 @@ class Profile(Hook):
         program = None if step is None else last_program(step, "train_step")
         if step is None or program is None:
             return None
-        variables = _state.track(step).variables
-        with _state.put_back(variables), _state.attributes_put_back(step):
+        variables = track(step).variables
+        with put_back(variables), attributes_put_back(step):
             return program.operations()

@@ -12,14 +12,14 @@ from typing import Any
 
 import keras
 
-from perigee import _state
-from perigee._arguments import as_execution, check_count, check_step, named
-from perigee._averages import Tally
+from perigee._api.arguments import as_execution, check_count, check_step, named
 from perigee._errors import ArgumentError
+from perigee._events.protocols import Feed
 from perigee._execution import Program, rows_on_host
-from perigee._programs import Programs
-from perigee._protocols import Feed
-from perigee._step import Step
+from perigee._loop.programs import Programs
+from perigee._step.averages import Tally
+from perigee._step.state import attributes_put_back, put_back
+from perigee._step.step import Step
 from perigee.data import open_feed
 from perigee.report.charts import Chart, Line
 from perigee.report.curves import Curve, Point
@@ -153,7 +153,7 @@ def learning_rate_range(
         program = Programs(step, "train_step", as_execution("auto"))(feed.peek())
         chosen = _optimizer(program, optimizer)
         tracked = program.rehearsal.tracked
-        with _state.put_back(tracked.variables), _state.attributes_put_back(step):
+        with put_back(tracked.variables), attributes_put_back(step):
             for metric in tracked.metrics.values():
                 metric.reset_state()
             losses = _losses(program, feed, chosen, rates, loss)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perigee._events import Hook
+from perigee._events.events import Hook
 
 
 class Norms(Hook):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from perigee._disk import flush_directory
 from perigee._errors import LogShortError
-from perigee._events import Recorded
+from perigee._events.events import Recorded
 
 
 class AppendedFile:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perigee._errors import LogExistsError, LogShortError
-from perigee._events import Ended, Hook, Recorded, Started
+from perigee._events.events import Ended, Hook, Recorded, Started
 from perigee.writers._appended import AppendedFile, is_lasting, warn_of_missing
 from perigee.writers._replaced import remove_remains, replace_file
 

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from perigee._clock import Clock
 from perigee._errors import WriterError
-from perigee._events import Ended, Found, Hook, Hooks, Recorded, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Found, Hook, Hooks, Recorded, Started
 from perigee.writers.run_directory import RunDirectory
 
 MOST_WAITING = 10_000

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from perigee._better import better_mode
-from perigee._clock import Clock
-from perigee._events import Ended, Hook, Recorded
+from perigee._events.better import better_mode
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Hook, Recorded
 from perigee.writers.terminal import format_value
 
 _SPARK_WIDTH, _SPARK_HEIGHT = 120, 24

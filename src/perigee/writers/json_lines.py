@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perigee._errors import LogShortError
-from perigee._events import Ended, Found, Hook, Recorded, Started
+from perigee._events.events import Ended, Found, Hook, Recorded, Started
 from perigee.writers._appended import AppendedFile, check_length, is_lasting
 
 FILE_NAME = "metrics.jsonl"

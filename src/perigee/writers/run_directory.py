@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perigee._clock import Clock
 from perigee._errors import PerigeeError, RunExistsError, RunFileError
-from perigee._events import Ended, Found, Hook, Started
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Found, Hook, Started
 from perigee._version import __version__
 from perigee.writers._replaced import remove_remains, replace_file
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from perigee._events import Hook, Recorded, Started
+from perigee._events.events import Hook, Recorded, Started
 from perigee.writers._appended import is_lasting
 from perigee.writers._replaced import replace_file
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perigee._errors import MissingPackageError
-from perigee._events import Ended, Hook, Recorded, Started
+from perigee._events.events import Ended, Hook, Recorded, Started
 from perigee.writers._appended import (
     AppendedFile,
     check_length,
@@ -20,7 +20,7 @@ from perigee.writers._appended import (
 )
 
 if TYPE_CHECKING:
-    from perigee._shown import Histograms, Shown
+    from perigee._step.shown import Histograms, Shown
 
 DIRECTORY_NAME = "events"
 
@@ -212,7 +212,7 @@ class _Package:
 
     def sample(self, tag: str, shown: Shown) -> Any:
         """Return an image or texts as a summary."""
-        from perigee._shown import Histograms, Images  # needs NumPy
+        from perigee._step.shown import Histograms, Images  # needs NumPy
 
         if isinstance(shown, Histograms):
             return self._histograms(tag, shown)

@@ -12,9 +12,9 @@ from rich.console import Console, ConsoleOptions
 from rich.live import Live
 from rich.text import Text
 
-from perigee._clock import Clock
 from perigee._errors import ArgumentError
-from perigee._events import Ended, Hook, Recorded, Started, StepsDone
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Hook, Recorded, Started, StepsDone
 
 Progress: TypeAlias = Literal["auto", "bar", "lines", "off"]
 """How progress is shown: one line that is drawn again and again, plain lines, or not at all."""

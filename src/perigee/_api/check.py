@@ -1,0 +1,188 @@
+"""`check`: what is wrong with a step, found before it costs a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal, TypeAlias, get_args
+
+import keras
+import numpy as np
+
+from perigee import _backends
+from perigee._api.arguments import check_codes, check_step, named
+from perigee._errors import ArgumentError, BatchChangedError
+from perigee._events.protocols import Feed
+from perigee._step.state import attributes_put_back, put_back, track
+from perigee._step.step import Step
+from perigee._step.updates import internals
+from perigee._typing import Batch
+from perigee.data import open_feed, signature
+from perigee.diagnostics import Evidence, Report, examine, rows_of, try_out
+from perigee.steps.keras_step import KerasStep
+
+Level: TypeAlias = Literal["default", "full"]
+"""How far to look: at single steps, or at some hundred of them too."""
+
+_BATCHES = 8
+"""Batches that are looked at where data is not given as arrays."""
+
+
+@named
+def check(
+    target: Step | keras.Model,
+    data: Any,
+    *,
+    validation: Any = None,
+    batch_size: int | None = None,
+    level: Level = "default",
+    ignore: Sequence[str] = (),
+) -> Report:
+    """Look for faults that training would not tell of.
+
+    The step runs on one batch, a few times, and everything is put back: weights, slots, seeds and
+    metrics are as they were. What is not built yet is built, as `fit` would.
+
+    >>> report = pg.check(step, (x, y))
+    >>> print(report)
+    Nothing found.
+
+    Args:
+        target: A Step, or a compiled `keras.Model`.
+        data: As in `fit`, but for iterators, which cannot begin again. Arrays are looked at as a
+            whole, of other data the first 8 batches.
+        validation: Data to validate on, to see whether examples are shared.
+        batch_size: Rows a batch, 32 by default; for arrays only.
+        level: `"default"` looks at the data and at single steps. `"full"` also trains for some
+            hundred steps, on a copy: it tells of a training that goes nowhere, and whether
+            another learning rate would do better.
+        ignore: Codes that are not told, such as `["PG220"]`, besides `ignore_findings` of the
+            Step.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ArgumentError: If a code is unknown, `data` is an iterator, or the Step has replicas.
+    """
+    ignored = check_codes("ignore", ignore)
+    if level not in get_args(Level):
+        raise ArgumentError("level", repr(level), '"default" or "full".', "choose one.")
+    is_model = isinstance(target, keras.Model)
+    step = KerasStep(target) if is_model else target
+    check_step(step, "train_step")
+    replicas = internals(step).replicas
+    if replicas is not None and replicas.splits:
+        raise ArgumentError(
+            "target",
+            f"<{type(step).__name__}, made under {replicas.name}>",
+            "a Step of one device: what is looked at is one run of it on a whole batch.",
+            "check one that is made outside the scope, and train the other.",
+        )
+    ignored += check_codes("ignore_findings", step.ignore_findings)
+    for name, given in (("data", data), ("validation", validation)):
+        if isinstance(given, Iterator):
+            raise ArgumentError(
+                name,
+                f"<{type(given).__name__}>",
+                "data that can begin again: looking at it would take its first batches away.",
+                "pass the function that makes the iterator, or a list of some batches.",
+            )
+    with put_back(track(step).variables), attributes_put_back(step):
+        batches, others = _sorted(_batches(data, batch_size))
+        columns = _columns(data, batches)
+        evaluated = [] if validation is None else _batches(validation, None)
+        other = None if validation is None else _columns(validation, evaluated)
+        for metric in track(step).metrics.values():
+            if getattr(metric, "built", True):
+                metric.reset_state()
+        evidence = Evidence(
+            step,
+            batches,
+            columns,
+            other,
+            isinstance(step, KerasStep),
+            is_of_arrays=_is_of_arrays(data),
+            redraw=lambda: _sorted(_batches(data, batch_size))[0],
+            redraw_validation=None
+            if validation is None
+            else lambda: _columns(validation, _batches(validation, None)),
+            evaluated=evaluated[0] if evaluated else None,
+            others=others,
+        )
+        found = examine(evidence)
+        if level == "full":
+            found = try_out(evidence, found, lambda: _endless(data, batches, batch_size))
+    return Report(tuple(finding for finding in found if finding.code not in ignored))
+
+
+def _batches(data: Any, batch_size: int | None) -> list[Batch]:
+    """Return the first batches, on the host."""
+    feed = open_feed(data, batch_size=batch_size)
+    try:
+        batches = [feed.peek()]
+        feed.draw()
+        while len(batches) < _BATCHES:
+            batch = feed.draw()
+            if batch is None:
+                break
+            batches.append(batch)
+    except BatchChangedError:
+        # `fit` takes batches of one structure, a loop of the user's own any.
+        drawn: Any = data() if callable(data) else data
+        batches = list(islice(drawn, _BATCHES))
+    finally:
+        feed.close()
+    return [_on_host(_backends.current().tensors(batch)) for batch in batches]
+
+
+def _on_host(batch: Batch) -> Batch:
+    """Return a batch with its tensors as arrays; what is ragged or sparse stays as it is."""
+    backend = _backends.current()
+    return keras.tree.map_structure(
+        lambda leaf: backend.to_host(leaf) if backend.is_tensor(leaf) else leaf, batch
+    )
+
+
+def _sorted(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Return the batches of the structure of the first one, and one of each other structure."""
+    alike: list[list[Batch]] = []
+    for batch in batches:
+        same = [some for some in alike if signature(some[0]) == signature(batch)]
+        if same:
+            same[0].append(batch)
+        else:
+            alike.append([batch])
+    return alike[0], [some[0] for some in alike[1:]]
+
+
+def _endless(data: Any, batches: list[Batch], batch_size: int | None) -> Feed:
+    """Return what trials train on: arrays as a whole, of other data the batches that were drawn."""
+    if _is_of_arrays(data):
+        return open_feed(data, batch_size=batch_size, shuffle=True)
+    return open_feed(batches)
+
+
+def _columns(data: Any, batches: Sequence[Batch]) -> list[np.ndarray]:
+    """Return all rows that are known of each leaf: of arrays all, of others those drawn."""
+    if _is_of_arrays(data):
+        return keras.tree.flatten(data)
+    leaves = [keras.tree.flatten(batch) for batch in batches]
+    return [_joined([rows_of(leaf) for leaf in some]) for some in zip(*leaves, strict=False)]
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the rows of several arrays; of numbers, which have none, the numbers."""
+    if not arrays[0].ndim:
+        return np.stack(arrays)
+    return np.concatenate(arrays) if _are_alike(arrays) else arrays[0]
+
+
+def _is_of_arrays(data: Any) -> bool:
+    if not isinstance(data, tuple | dict | np.ndarray):
+        return False
+    return all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(data))
+
+
+def _are_alike(arrays: Sequence[np.ndarray]) -> bool:
+    return len({array.shape[1:] for array in arrays}) == 1

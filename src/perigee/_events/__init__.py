@@ -1,0 +1,1 @@
+"""Events, hooks, cadences, signals, and the protocols between the rooms."""

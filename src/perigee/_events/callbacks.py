@@ -1,0 +1,175 @@
+"""Keras's own callbacks, driven as `fit` drives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee._errors import ArgumentError
+from perigee._step.state import restore, snapshot, track
+from perigee._step.step import Step, only_model
+
+_TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+_TRAIN_BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+)
+
+
+class KerasCallbacks:
+    """A list of Keras callbacks; see `perigee._events.protocols.Callbacks`."""
+
+    def __init__(self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any]) -> None:
+        # `KerasStep` shows its model itself.
+        self._model: Any = getattr(step, "seen_by_callbacks", None) or _Facade(step)
+        self._callbacks = list(callbacks)
+        self._list = keras.callbacks.CallbackList(list(callbacks), model=self._model, **params)
+        self.wants_batches = any(_overrides(c, _TRAIN_BATCH_HOOKS) for c in callbacks)
+        self.wants_test_batches = any(_overrides(c, _TEST_BATCH_HOOKS) for c in callbacks)
+
+    @property
+    def stop_requested(self) -> bool:
+        return bool(self._model.stop_training)
+
+    def train_begin(self) -> None:
+        self._list.on_train_begin()
+
+    def epoch_begin(self, epoch: int) -> None:
+        self._list.on_epoch_begin(epoch)
+
+    def train_batch_begin(self, index: int) -> None:
+        self._list.on_train_batch_begin(index)
+
+    def train_batch_end(self, index: int, logs: Mapping[str, float]) -> None:
+        self._list.on_train_batch_end(index, dict(logs))
+
+    def test_begin(self) -> None:
+        self._list.on_test_begin()
+
+    def test_batch_begin(self, index: int) -> None:
+        self._list.on_test_batch_begin(index)
+
+    def test_batch_end(self, index: int, logs: Mapping[str, float]) -> None:
+        self._list.on_test_batch_end(index, dict(logs))
+
+    def test_end(self, logs: Mapping[str, float]) -> None:
+        self._list.on_test_end(dict(logs))
+
+    def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        self._list.on_epoch_end(epoch, dict(logs))
+
+    def train_end(self, logs: Mapping[str, float]) -> None:
+        self._list.on_train_end(dict(logs))
+
+    def state(self) -> list[Any]:
+        """Return the attributes of each callback that are plain values or arrays of them.
+
+        So the counters and best values of Keras's own callbacks are kept, and those that users
+        write in the same way. What else a callback holds (a file, a model) begins anew.
+        """
+        return [[type(c).__qualname__, _plain_attributes(c)] for c in self._callbacks]
+
+    def load_state(self, state: Sequence[Any]) -> None:
+        """Give each callback its attributes back, if callbacks are what they were."""
+        for callback, (name, attributes) in zip(self._callbacks, state, strict=False):
+            if type(callback).__qualname__ != name:
+                continue
+            attributes = dict(attributes)
+            if getattr(callback, "monitor_op", 0) is None and "monitor_op" not in attributes:
+                # Keras chooses it at the first epoch's end, and turns the sign of this one then.
+                attributes.pop("min_delta", None)
+            vars(callback).update(attributes)
+
+
+def _plain_attributes(callback: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(callback).items()
+        if name not in ("_model", "params") and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return isinstance(value, int | float | str | bool | type(None) | np.ndarray | np.generic)
+
+
+def _overrides(callback: Any, names: Sequence[str]) -> bool:
+    """Tell whether a callback has hooks of its own, on its class or set on the instance."""
+    for name in names:
+        own = getattr(callback, name)
+        if getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, name):
+            return True
+    return False
+
+
+class _Facade:
+    """What callbacks see as their model: the parts of a `keras.Model` that a Step has.
+
+    What it does not have itself is looked up on the only model of the Step.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self.stop_training = False
+        self.history: Any = None
+
+    @property
+    def optimizer(self) -> Any:
+        """The only optimizer of the Step."""
+        optimizers = track(self._step).optimizers
+        if len(optimizers) == 1:
+            return next(iter(optimizers.values()))
+        raise ArgumentError(
+            "callbacks",
+            f"<a callback that reads model.optimizer of {list(optimizers)}>",
+            "one optimizer, which such a callback acts on.",
+            "write a `pg.Hook`, which holds the optimizer that it means.",
+        )
+
+    def get_weights(self) -> list[Any]:
+        """Return copies of all weights, of all models in order."""
+        return snapshot(self._weights())
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set all weights, in the order of `get_weights`."""
+        restore(self._weights(), list(weights))
+
+    def save_weights(self, filepath: Any, overwrite: bool = True) -> None:
+        """Save the weights of the only model as Keras does."""
+        self._only_model("save_weights").save_weights(filepath, overwrite=overwrite)
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the only model as Keras does."""
+        self._only_model("save").save(filepath, overwrite=overwrite, **kwargs)
+
+    def _weights(self) -> list[Any]:
+        return track(self._step).of_kind("trainable", "non_trainable")
+
+    def _only_model(self, wanted: str) -> keras.Model:
+        model = only_model(self._step)
+        if model is None:
+            raise ArgumentError(
+                "callbacks",
+                f"<a callback that uses model.{wanted}>",
+                "a Step that holds exactly one model.",
+                "write a `pg.Hook`, which holds the model that it means.",
+            )
+        return model
+
+    def __getattr__(self, name: str) -> Any:
+        model = only_model(vars(self)["_step"])
+        if model is None or name.startswith("_") or not hasattr(model, name):
+            raise AttributeError(
+                f"The Step {type(vars(self)['_step']).__name__} has no `{name}` for callbacks; "
+                "write a `pg.Hook`, which holds what it needs."
+            )
+        return getattr(model, name)

@@ -1,0 +1,234 @@
+"""What the loop tells hooks and writers: five events, each a small record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from perigee._events.clock import Clock
+from perigee._events.schedule import Every
+
+if TYPE_CHECKING:
+    from perigee._step.shown import Shown  # needs NumPy
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Training is about to begin.
+
+    Attributes:
+        step: The Step that is trained.
+        clock: Where it begins.
+        epochs: How many epochs are planned, or `None` where steps count.
+        steps: How many steps are planned in all, or `None`.
+        steps_per_epoch: Steps an epoch, or `None` where the data does not tell.
+        seconds: Time of the event, in seconds since `fit` was called.
+        origin: The checkpoint from which it goes on, or `None`.
+    """
+
+    step: Any
+    clock: Clock
+    epochs: int | None
+    steps: int | None
+    steps_per_epoch: int | None
+    seconds: float
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepsDone:
+    """Some steps are finished.
+
+    Attributes:
+        clock: After these steps.
+        count: How many steps this event reports.
+        read: Returns the exact means of the epoch so far, by name. It waits for the device: call
+            it when the numbers are looked at, not each time.
+        stop: Call it with a reason to end the training after this event.
+        seconds: Time of the event, in seconds since `fit` was called.
+    """
+
+    clock: Clock
+    count: int
+    read: Callable[[], Mapping[str, float]]
+    stop: Callable[[str], None]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Exact values are known: of an epoch, of a validation, or of a window of steps.
+
+    Attributes:
+        clock: After the steps that the values cover.
+        scope: `"epoch"` (training values and, if it ended with one, those of the validation,
+            prefixed `val_`), `"validation"` (one in mid-epoch, prefixed too) or `"steps"`.
+        values: Name to exact mean.
+        stop: Call it with a reason to end the training after this event.
+        seconds: Time of the event, in seconds since `fit` was called.
+        samples: Name to the images or texts that `pg.sample` logged in the last step, those of a
+            validation under `val_`, and to histograms that a hook asked for; at epochs and
+            validations only.
+    """
+
+    clock: Clock
+    scope: Literal["epoch", "validation", "steps"]
+    values: Mapping[str, float]
+    stop: Callable[[str], None]
+    seconds: float
+    samples: Mapping[str, Shown] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something is probably wrong: a guard, or a check of the step that is trained, says so.
+
+    Attributes:
+        clock: When it was told; the finding itself names the step that it is about.
+        finding: A `pg.Finding`.
+        seconds: Time of the event, in seconds since `fit` was called.
+    """
+
+    clock: Clock
+    finding: Any
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Training is over, however it ended.
+
+    Attributes:
+        clock: Where it ended.
+        reason: Why: `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, what a hook asked for, or
+            `"error: ..."`.
+        seconds: Time of the event, in seconds since `fit` was called.
+        spent: Seconds spent waiting for `"data"`, running steps and waiting for their values
+            (`"device"`), in `"validation"`, `"saving"`, and `"compiling"` (which is rehearsing a
+            step, measuring a plan, and calls that compile, with the steps that they run, wherever
+            that happens); `"host"` is the rest. They add up to `seconds`.
+    """
+
+    clock: Clock
+    reason: str
+    seconds: float
+    spent: Mapping[str, float] = field(default_factory=dict)
+
+
+class Hook:
+    """Something to do while training: override any of the five methods.
+
+    Hooks are called in the order in which they are given, writers after them. An exception ends
+    the training and comes out as it is.
+
+    Attributes:
+        every: When `on_steps` is called: at exactly these steps, whatever the size of the blocks
+            in which they run (a cadence of epochs never calls it). `None` calls it whenever some
+            steps are done, which may be many at once.
+        watches: What of the updates is to be computed within the steps: `"norms"` logs those of
+            gradients and of updates, `"histograms"` shows the values of both and of the weights,
+            as `perigee.tools.Norms` and `perigee.tools.Histograms` ask for.
+        may_lag: Whether `on_record` and `on_steps` may be told of the middle of a block when all of
+            it has run, so that blocks need not end at each record: for what writes down or shows
+            what it is told. `StepsDone.read` may then be some steps ahead of its clock.
+    """
+
+    every: Every | None = None
+    watches: frozenset[str] = frozenset()
+    may_lag: bool = False
+
+    def on_start(self, event: Started) -> None:
+        """Training is about to begin."""
+
+    def on_steps(self, event: StepsDone) -> None:
+        """Some steps are finished; `every` says when to be told."""
+
+    def on_record(self, event: Recorded) -> None:
+        """Exact values of an epoch, a validation or a window of steps are known."""
+
+    def on_finding(self, event: Found) -> None:
+        """Something is probably wrong, and is told for the first time."""
+
+    def on_end(self, event: Ended) -> None:
+        """Training is over; also called when it ends with an error."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what must survive a restart: numbers, strings, lists and dicts of them."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned, before `on_start`.
+
+        Args:
+            state: As it was at the checkpoint from which the run goes on.
+        """
+
+
+@dataclass(slots=True)
+class Hooks:
+    """Several hooks as one: each event goes to each of them in order."""
+
+    hooks: list[Hook] = field(default_factory=list)
+
+    def start(self, event: Started) -> None:
+        for hook in self.hooks:
+            hook.on_start(event)
+
+    def steps(self, event: StepsDone) -> None:
+        for hook in self.hooks:
+            if hook.every is None or hook.every.is_due(event.clock):
+                hook.on_steps(event)
+
+    @property
+    def may_lag(self) -> bool:
+        """Whether none of them has to be told of a record before the next step runs."""
+        return not any(map(_keeps_up, self.hooks))
+
+    def steps_until_due(self, clock: Clock) -> int | None:
+        """Return how many steps remain until one of them is to be told of steps; `None`: no end."""
+        ends = [hook.every.steps_until_due(clock) for hook in self.hooks if hook.every]
+        return min((end for end in ends if end is not None), default=None)
+
+    def state(self) -> list[Any]:
+        """Return the state of each hook, with the name of its class."""
+        return [[type(hook).__qualname__, dict(hook.state())] for hook in self.hooks]
+
+    def load_state(self, states: Sequence[Any]) -> None:
+        """Give each hook the state of the one of its class that stood in its place among those.
+
+        A hook that was not there begins anew.
+        """
+        saved: dict[str, list[Any]] = {}
+        for name, state in states:
+            saved.setdefault(name, []).append(state)
+        for hook in self.hooks:
+            own = saved.get(type(hook).__qualname__)
+            if own:
+                hook.load_state(own.pop(0))
+
+    def record(self, event: Recorded) -> None:
+        for hook in self.hooks:
+            hook.on_record(event)
+
+    def finding(self, event: Found) -> None:
+        for hook in self.hooks:
+            hook.on_finding(event)
+
+    def end(self, event: Ended) -> None:
+        """Tell each hook that training is over, also when one of them raises; raise the first."""
+        raised: Exception | None = None
+        for hook in self.hooks:
+            try:
+                hook.on_end(event)
+            except Exception as error:  # each hook must hear of the end
+                raised = raised or error
+        if raised is not None:
+            raise raised
+
+
+def _keeps_up(hook: Hook) -> bool:
+    if hook.may_lag:
+        return False
+    is_told_of_blocks = hook.every is None and type(hook).on_steps is not Hook.on_steps
+    return is_told_of_blocks or type(hook).on_record is not Hook.on_record

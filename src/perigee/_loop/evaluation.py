@@ -1,0 +1,126 @@
+"""Measuring and predicting: passes over data that leave the Step as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from perigee import _backends
+from perigee._events.protocols import Callbacks, Feed, Position
+from perigee._execution import Blocks, Program, logged_metrics, rows_on_host
+from perigee._loop.values import ROWS_BETWEEN_READS
+from perigee._step.averages import Tally
+from perigee._step.state import put_back, rewind_seeds
+from perigee._typing import Batch, Tree
+
+Programs = Callable[[Batch], Program]
+"""Returns the program for batches like the one given."""
+
+
+def evaluate(
+    programs: Programs,
+    feed: Feed,
+    blocks: Blocks,
+    steps: int | None,
+    callbacks: Callbacks | None = None,
+) -> dict[str, float]:
+    """Run `test_step` over a pass of the feed, and return exact means and metrics.
+
+    Metrics begin anew, seed generators at their first draw; whatever the step writes is put back
+    afterwards, so that training does not depend on how often it is measured.
+
+    Args:
+        programs: Gives the program of the step.
+        feed: Where batches come from.
+        blocks: Runs many of them in one call.
+        steps: Batches to draw; `None` draws to the end of the pass.
+        callbacks: Are told of each batch.
+    """
+    program = _prepared(programs, feed)
+    tracked = program.rehearsal.tracked
+    with _undone(program):
+        for metric in tracked.metrics.values():
+            metric.reset_state()
+        tally, rows = Tally(), []
+        looks = callbacks is not None and callbacks.wants_test_batches
+        while (left := _left(feed, steps)) != 0:
+            block = None if looks else blocks.run(program, left)
+            if block is not None:
+                _read(program, rows, tally)
+                tally.add(program.columns, block)
+                continue
+            batch = feed.draw()
+            if batch is None:
+                break
+            if callbacks is not None:
+                callbacks.test_batch_begin(feed.position.batches - 1)
+            rows.append(program.run(batch))
+            if callbacks is not None:
+                logs: dict[str, float] = {}
+                if looks:
+                    _read(program, rows, tally)
+                    logs = {**tally.means(), **logged_metrics(program.rehearsal)}
+                callbacks.test_batch_end(feed.position.batches - 1, logs)
+            if len(rows) == ROWS_BETWEEN_READS:
+                _read(program, rows, tally)
+        _read(program, rows, tally)
+        return {**tally.means(), **logged_metrics(program.rehearsal)}
+
+
+def predict(programs: Programs, feed: Feed, blocks: Blocks, steps: int | None) -> Tree:
+    """Run `predict_step` over a pass of the feed, and return its results put together on axis 0."""
+    program = _prepared(programs, feed)
+    parts: list[Tree] = []
+    with _undone(program):
+        while (left := _left(feed, steps)) != 0:
+            block = blocks.predict(program, left)
+            if block is not None:
+                parts += block
+                continue
+            batch = feed.draw()
+            if batch is None:
+                break
+            parts.append(_backends.current().to_host(program.run(batch)))
+    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _prepared(programs: Programs, feed: Feed) -> Program:
+    """Return the program for the feed, which then stands at its beginning."""
+    if feed.position != Position():
+        feed.seek(Position())
+    return programs(feed.peek())
+
+
+@contextmanager
+def _undone(program: Program) -> Generator[None]:
+    """Begin at the first draw of every seed; put back afterwards whatever a pass may write.
+
+    It waits for the training that is under way.
+    """
+    with put_back(_touched(program), host=False):
+        rewind_seeds(program.rehearsal.tracked)
+        _backends.current().rewind_random_state()
+        yield
+
+
+def _touched(program: Program) -> list[Any]:
+    """Return what a pass may write: what the rehearsal wrote, and all state that is no weight."""
+    rehearsal = program.rehearsal
+    touched = {id(v): v for v in rehearsal.tracked.of_kind("metric", "seed", "variable")}
+    touched |= {id(v): v for v in rehearsal.written}
+    return list(touched.values())
+
+
+def _left(feed: Feed, steps: int | None) -> int | None:
+    return None if steps is None else steps - feed.position.batches
+
+
+def _read(program: Program, rows: list[Any], tally: Tally) -> None:
+    """Add rows to the tally and forget them. It waits for the device."""
+    if rows:
+        tally.add(program.columns, rows_on_host(rows))
+        rows.clear()

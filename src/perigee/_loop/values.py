@@ -1,0 +1,126 @@
+"""What a training logs step by step: rows on the device, tallies on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from perigee._errors import NonFiniteError
+from perigee._errors.memory import advise_on_memory
+from perigee._events.clock import Clock
+from perigee._events.protocols import Guards
+from perigee._execution import Nonfinite, Program, rows_on_host
+from perigee._step.averages import Tally
+
+ROWS_BETWEEN_READS = 64
+"""Steps whose logged values may wait on the device before they are read and checked."""
+
+
+class Values:
+    """The logged values of an epoch, read now and then and looked at for NaN.
+
+    Args:
+        program: What runs.
+        nonfinite: What happens when a value is NaN or infinite.
+        epoch: Collects the values of the epoch.
+        window: Collects those since the last record; it may have begun in an earlier epoch.
+        guards: Watch them, or `None`.
+        report: Is told of what the guards find, and whether it is said aloud.
+
+    Attributes:
+        stop: Why the training has to stop, or `None`.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        nonfinite: Nonfinite,
+        epoch: Tally,
+        window: Tally,
+        guards: Guards | None = None,
+        report: Callable[[Sequence[Any], bool], None] = lambda findings, is_aloud: None,
+    ) -> None:
+        self.stop: str | None = None
+        self._guards, self._report = guards, report
+        self._program, self._nonfinite = program, nonfinite
+        self._rows: list[Any] = []
+        self._epoch, self._window = epoch, window
+
+    @property
+    def is_full(self) -> bool:
+        """Whether enough rows wait on the device."""
+        # Nothing follows a step that stops the training, so each is looked at.
+        most = 1 if self._nonfinite == "stop" else ROWS_BETWEEN_READS
+        return len(self._rows) >= most
+
+    def add(self, row: Any) -> None:
+        """Take in the row of a step, which may stay on the device."""
+        self._rows.append(row)
+
+    def add_block(self, rows: np.ndarray, clock: Clock) -> None:
+        """Take in rows that are on the host; `clock` is after the last of them."""
+        self.read(replace(clock, step=clock.step - len(rows)))
+        self._take(rows, clock)
+
+    def read(self, clock: Clock) -> None:
+        """Take the rows to the host. It waits for the device; `clock` is after the last of them."""
+        if self._rows:
+            rows = rows_on_host(self._rows)
+            self._rows.clear()
+            self._take(rows, clock)
+
+    def _take(self, rows: np.ndarray, clock: Clock) -> None:
+        self._refuse_nonfinite(rows, clock)
+        if self._guards:
+            self._report(self._guards.rows(self._program.columns, rows, clock), True)
+        self._epoch.add(self._program.columns, rows)
+        self._window.add(self._program.columns, rows)
+
+    def means(self, clock: Clock) -> Mapping[str, float]:
+        """Return the means of the epoch so far."""
+        self.read(clock)
+        return self._epoch.means()
+
+    def window(self, clock: Clock) -> Mapping[str, float]:
+        """Return the means since the last call."""
+        self.read(clock)
+        means = self._window.means()
+        self._window.clear()
+        return means
+
+    def _refuse_nonfinite(self, rows: np.ndarray, clock: Clock) -> None:
+        if self._nonfinite == "skip" or self.stop is not None:
+            return
+        bad = np.argwhere(~np.isfinite(rows[..., 0]))
+        if len(bad) == 0:
+            return
+        row, column = (int(i) for i in bad[0])
+        name, value = self._program.columns[column].name, float(rows[row, column, 0])
+        step = clock.step - len(rows) + row + 1
+        origin = None
+        if self._guards:
+            origin = self._guards.origin(self._program, name, value, step)
+        if origin is not None:
+            self._report([origin], self._nonfinite == "stop")  # else the error says it
+        if self._nonfinite == "stop":
+            self.stop = "non-finite"
+            return
+        raise NonFiniteError(
+            name,
+            value,
+            step,
+            None if origin is None else origin.happened,
+            None if origin is None else origin.fix,
+        )
+
+
+def note_where(error: BaseException, clock: Clock) -> None:
+    """Note on an error where the training stood."""
+    error.add_note(
+        f"While training with Perigee: after step {clock.step}, epoch {clock.epoch + 1}, "
+        f"batch {clock.batch + 1} of the epoch."
+    )
+    advise_on_memory(error)

@@ -1,0 +1,123 @@
+"""Several processes that train together: what they agree on, and that one of them writes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+
+import keras
+import numpy as np
+
+from perigee import _backends
+from perigee._errors import WorkerLostError, WorkersApartError
+from perigee._step.step import Step
+from perigee._step.updates import internals
+from perigee._typing import Batch
+
+_STEPS_BETWEEN_AGREEMENTS = 8
+"""Asking takes as long as a small step."""
+STEPS_A_BLOCK = 32
+"""Steps a block where several processes run: it must not depend on how fast one of them is."""
+
+
+class Workers:
+    """The processes in which a Step is trained, one of them as a rule.
+
+    What is asked of the others is asked by all of them, at the same points of the program.
+
+    Args:
+        step: The Step.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._peers = internals(step).replicas or _backends.current().peers()
+        self._agreed: tuple[int, str | None] = (-1, None)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return 1 if self._peers is None else self._peers.processes
+
+    @property
+    def are_several(self) -> bool:
+        """Whether there is more than one."""
+        return self.count > 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the one that writes."""
+        return self._peers is None or self._peers.process == 0
+
+    def most_steps(self, asked: int | None) -> int | None:
+        """Return how many steps a block has at most; `None` where that is adapted."""
+        return STEPS_A_BLOCK if asked is None and self.are_several else asked
+
+    def of_chief(self, value: int) -> int:
+        """Return the value that the chief passes. It waits for all of them."""
+        return int(self._gathered([value])[0, 0]) if self.are_several else value
+
+    def agree(self, facts: Mapping[str, int]) -> None:
+        """Refuse to go on where they differ in something. It waits for all of them.
+
+        Raises:
+            WorkersApartError: If they do.
+        """
+        if not self.are_several:
+            return
+        gathered = self._gathered(list(facts.values()))
+        apart = [
+            f"{name}: {', '.join(map(str, column))}"
+            for name, column in zip(facts, gathered.T, strict=True)
+            if len(set(column.tolist())) > 1
+        ]
+        if apart:
+            raise WorkersApartError(apart)
+
+    def wait(self) -> None:
+        """Wait for all of them."""
+        if self.are_several:
+            self._gathered([1])
+
+    def interruption(
+        self, received: Callable[[], str | None], step: Callable[[], int]
+    ) -> Callable[[], str | None]:
+        """Return what tells why to stop: one reason, at one step, where one of them has any."""
+        if not self.are_several:
+            return received
+
+        def agreed() -> str | None:
+            at, reason = self._agreed
+            if reason is None and (at < 0 or step() - at >= _STEPS_BETWEEN_AGREEMENTS):
+                reasons = self._gathered([received() is not None])
+                self._agreed = step(), "signal" if reasons.any() else None
+            return self._agreed[1]
+
+        return agreed
+
+    @contextmanager
+    def told_of_loss(self) -> Generator[None]:
+        """Say what it means where another one has ended."""
+        try:
+            yield
+        except Exception as error:
+            peers = self._peers
+            if peers is None or not peers.is_loss_of_process(error):
+                raise
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            lost = WorkerLostError(peers.process, peers.processes, said[0])
+            raise lost from error
+
+    def _gathered(self, values: list[int]) -> np.ndarray:
+        assert self._peers is not None
+        with self.told_of_loss():
+            return self._peers.gathered(values)
+
+
+def checksum(batch: Batch) -> int:
+    """Return a number that tells batches apart."""
+    found = 0
+    for leaf in keras.tree.flatten(_backends.current().to_host(batch)):
+        if isinstance(leaf, np.ndarray) and leaf.dtype != object:
+            found = zlib.crc32(leaf.tobytes(), found)
+    return found

@@ -1,0 +1,517 @@
+"""The rehearsal: one run of a step that leaves no trace, before anything is compiled.
+
+It builds lazy layers, builds each optimizer on the union of the variables that it updates, sees
+which metrics are updated and what returned values depend on, and refuses what is certainly wrong
+while user code still runs as plain Python, so that its errors come out as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from perigee import _backends
+from perigee._backends import Mode
+from perigee._errors import (
+    AccumulationError,
+    KeptTensorError,
+    LogNameError,
+    LogValueError,
+    PerigeeError,
+    ReplicasError,
+    StepReturnError,
+    UnheldVariablesError,
+    VariableMadeInStepError,
+)
+from perigee._errors.memory import advise_on_memory
+from perigee._listening import Talk, listening
+from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
+from perigee._step.averages import Average
+from perigee._step.frame import Method
+from perigee._step.samples import Sample, Slot
+from perigee._step.state import Tracked, put_back, restore, snapshot, track, variables_of
+from perigee._step.step import Step, call, layers_of
+from perigee._step.updates import Accumulator, LossScale, micro_batch_counter
+from perigee._step.updates import internals as internals_of
+from perigee._typing import Batch, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What is known of a step after its rehearsal.
+
+    Attributes:
+        tracked: What the Step holds, built.
+        kinds: For each returned name, `"mean"` to be averaged over the steps, or `"last"` where
+            the value covers the pass so far already (it depends on metric state).
+        metrics: Metrics that the step updates, by the name under which they are logged.
+        updated: For each optimizer by path, the variables that it updates.
+        written: Variables that the step assigns.
+        carried: Of these, state inside layers that Keras does not list, draws left out.
+        volatile: Attribute paths of Python values that the step itself changes.
+        called_losses: Whether the step called Keras loss objects.
+        predicted: What `predict_step` returned, as `KerasTensor`s where it is tensors.
+        loops_well: Whether the step may do well in a compiled loop; see `Backend.rehearse`.
+        results: Of returned values that are a metric's result: the metric, and which leaf of its
+            result.
+        samples: Where samples are left for the host, by the names under which they are returned.
+    """
+
+    tracked: Tracked
+    kinds: Mapping[str, Literal["mean", "last"]]
+    metrics: Mapping[str, keras.Metric]
+    updated: Mapping[str, Sequence[Any]]
+    written: Sequence[Any]
+    carried: Sequence[Any]
+    volatile: frozenset[str]
+    called_losses: bool
+    predicted: Tree
+    loops_well: bool
+    results: Mapping[str, tuple[keras.Metric, int]]
+    samples: Mapping[str, Slot]
+
+
+def rehearse(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    *,
+    observers: Sequence[Observer] = (),
+    accumulate: int = 1,
+    computes: bool = True,
+    witness: Witness | None = None,
+) -> Rehearsal:
+    """Run one method of a Step once, and put everything back.
+
+    Args:
+        step: The Step.
+        method: Which of its methods.
+        batch: Tensors.
+        observers: Look at each call of a loss object.
+        accumulate: Micro-batches an update; more than 1 is checked to be exact.
+        computes: Whether values are wanted; without, this is for what the method builds alone.
+        witness: Sees what the recorder sees.
+
+    Returns:
+        What was learned. Lazy layers and optimizers are built afterwards, which is the only trace.
+    """
+    step._before_rehearsal(method, batch)
+    before = track(step)
+    _prepare_loss_scale(step, before)
+    recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
+    watching = _backends.current().watch(listening, layers_of(before))
+    with undone(before.variables) as undo, watching as watch:
+        recorder.made = undo.made = watch.made
+        recorder.is_global_seed = undo.is_global_seed
+        loops_well = _run(step, method, batch, recorder, before, computes)
+        after = track(step)
+        _refuse_made(after, undo)
+        _refuse_unheld(after, recorder)
+        _refuse_kept_tensors(before, after)
+        written = _written(before, after, recorder, undo)
+        recorder.refuse_untrained(written)
+    if _is_split(step):
+        _refuse_samples(recorder)
+        _refuse_counts(step, method, batch, after, written)
+    recorder.build_optimizers(after)
+    built = track(step)
+    if accumulate > 1:
+        _refuse_raw_updates(built, recorder, written)
+        _prepare_accumulators(step, built, recorder)
+        built = track(step)
+    if method == "predict_step":
+        kinds: dict[str, Literal["mean", "last"]] = {}
+    else:
+        kinds = _kinds(step, method, batch, recorder, built, computes)
+        _check_names(method, kinds, recorder, built)
+    return Rehearsal(
+        tracked=built,
+        kinds=kinds,
+        metrics=_logged_names(recorder, built),
+        updated={built.path_of(o): v for o, v in recorder.updates},
+        written=written,
+        carried=_carried(built, written),
+        volatile=_volatile(before, after),
+        called_losses=recorder.called_losses,
+        predicted=recorder.predicted,
+        loops_well=loops_well,
+        results=recorder.results,
+        samples={name: Slot(value) for name, value in recorder.samples.items()},
+    )
+
+
+# Running it, and undoing it.
+
+
+@dataclass(slots=True)
+class _Undo:
+    values: list[np.ndarray]
+    made: list[Any] = field(default_factory=list)
+    global_seed: tuple[Any, np.ndarray | None] | None = None
+
+    def is_global_seed(self, variable: Any) -> bool:
+        """Tell whether it is the state of Keras's global seed generator, which has drawn."""
+        return self.global_seed is not None and variable is self.global_seed[0]
+
+    def draws(self, original: Any, generator: Any, ordered: bool = True) -> Talk:
+        """Keep the state of Keras's global seed generator as it is before its first draw."""
+        if not ordered and self.global_seed is None:  # how Keras draws where no seed is given
+            try:
+                value = snapshot([generator.state])[0]
+            except NotImplementedError:  # not known inside a function that the user compiles
+                value = None
+            self.global_seed = generator.state, value
+        yield
+
+
+@contextmanager
+def undone(variables: Sequence[Any]) -> Generator[_Undo]:
+    """Give variables, those made meanwhile and the host's random state back what they had."""
+    with put_back(variables) as values:
+        undo = _Undo(values)
+        try:
+            with listening(keras.random.SeedGenerator, "next", undo.draws):
+                yield undo
+        finally:
+            made = undo.made if undo.global_seed is None else [undo.global_seed, *undo.made]
+            for variable, initial in made:
+                if initial is not None:
+                    variable.assign(initial)
+
+
+def _run(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    recorder: StepRecorder,
+    tracked: Tracked,
+    computes: bool,
+) -> bool:
+    def run() -> Any:
+        returned, _ = call(step, method, batch, recorder=recorder, is_probed=_is_split(step))
+        if method == "predict_step":
+            recorder.predicted = keras.tree.map_structure(_described, returned)
+        else:
+            _check_logs(method, returned)
+            recorder.returned(returned)
+        return returned
+
+    with _noting(method), recorder.listening():
+        loops_well = _backends.current().rehearse(run, tracked.variables, computes)
+    recorder.refuse_late_read()
+    return loops_well
+
+
+def _is_split(step: Step) -> bool:
+    """Tell whether the step runs on shares of a batch, but is rehearsed on all of it at once."""
+    replicas = internals_of(step).replicas
+    return replicas is not None and replicas.splits
+
+
+def _refuse_samples(recorder: StepRecorder) -> None:
+    if recorder.samples:
+        raise ReplicasError(
+            f"it shows {', '.join(recorder.samples)}, and each replica has samples of its own",
+            "show them in a callback, from a few examples of their own.",
+        )
+
+
+def _refuse_counts(
+    step: Step, method: Method, batch: Batch, tracked: Tracked, written: Sequence[Any]
+) -> None:
+    """Refuse variables that add up over the batch, where replicas see a share of it.
+
+    What a step writes by itself becomes the mean over the replicas. The step runs on both halves
+    of the batch: whole numbers must change by as much as with the whole batch, and others must
+    not change by as much as with both halves together.
+    """
+    kinds = {id(e.variable): e.kind for e in tracked.entries if not e.key.startswith("perigee/")}
+    held = [v for v in written if kinds.get(id(v)) in ("variable", "non_trainable")]
+    is_whole = ["int" in keras.backend.standardize_dtype(v.dtype) for v in held]
+    chosen = [v for v, w in zip(held, is_whole, strict=True) if w or kinds[id(v)] == "variable"]
+    leaf = next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None)
+    rows = int(leaf.shape[0])
+    if not chosen or rows < 2:
+        return
+
+    def changes(first: int, last: int) -> list[np.ndarray]:
+        before = snapshot(chosen)
+        part = keras.tree.map_structure(lambda x: None if x is None else x[first:last], batch)
+        with undone(tracked.variables), _noting(method):
+            call(step, method, part, is_probed=True)
+            after = snapshot(chosen)
+        return [new.astype("float64") - old for new, old in zip(after, before, strict=True)]
+
+    halves = changes(0, rows // 2), changes(rows // 2, rows)
+    counted: list[Any] = []
+    for variable, whole, one, other in zip(chosen, changes(0, rows), *halves, strict=True):
+        if "int" in keras.backend.standardize_dtype(variable.dtype):
+            is_count = not np.array_equal(whole, one)
+        else:
+            adds_up = np.allclose(whole, one + other, rtol=1e-3)
+            is_count = bool(np.any(whole)) and adds_up and not np.allclose(whole, one, rtol=1e-3)
+        if is_count:
+            counted.append(variable)
+    if counted:
+        raise ReplicasError(
+            f"{', '.join(tracked.names_of(counted))} adds up over the batch, and a variable that a "
+            "step assigns becomes the mean over the replicas",
+            "hold a `keras.metrics.Sum`, which adds up over replicas, or count in `host_state`.",
+        )
+
+
+def _described(value: Any) -> Any:
+    if _backends.current().is_tensor(value):
+        return keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype))
+    return value
+
+
+@contextmanager
+def _noting(method: Method) -> Generator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, PerigeeError):
+            error.add_note(f"While Perigee rehearsed `{method}` on a first batch, to be undone.")
+            advise_on_memory(error)
+        raise
+
+
+def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any]:
+    now = snapshot(variables)
+    return [
+        variable
+        for variable, old, new in zip(variables, values, now, strict=True)
+        if old.tobytes() != new.tobytes()
+    ]
+
+
+def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Undo) -> list[Any]:
+    """Return what the step assigned through Keras, and what is not as it was.
+
+    Assignments that go past Keras's own method are seen only by their effect.
+    """
+    initial = {id(raw): value for raw, value in undo.made if value is not None}
+    for v in after.variables:
+        if id(v.value) in initial:
+            initial[id(v)] = initial[id(v.value)]
+    made = [v for v in after.variables if id(v) in initial]
+    changed = _changed(before.variables, undo.values)
+    changed += _changed(made, [initial[id(v)] for v in made])
+    ids = {id(v) for v in changed} | recorder.assigned
+    seed = [] if undo.global_seed is None else [undo.global_seed[0]]
+    return [*(v for v in after.variables if id(v) in ids), *seed]
+
+
+def _carried(tracked: Tracked, written: Sequence[Any]) -> list[Any]:
+    """Return what a step writes of the state inside layers that Keras does not list."""
+    models = tracked.models.values()
+    unlisted = {id(v) for model in models for v in variables_of(model)}
+    unlisted -= {id(v) for model in models for v in model.variables}
+    unlisted -= {id(v) for v in tracked.of_kind("seed")}
+    return [variable for variable in written if id(variable) in unlisted]
+
+
+def _volatile(before: Tracked, after: Tracked) -> frozenset[str]:
+    missing = object()
+    return frozenset(k for k, v in after.plain.items() if before.plain.get(k, missing) != v)
+
+
+def _prepare_loss_scale(step: Step, tracked: Tracked) -> None:
+    own = internals_of(step)
+    if own.loss_scale is None and any(
+        getattr(layer, "compute_dtype", None) == "float16" for layer in layers_of(tracked)
+    ):
+        own.loss_scale = LossScale()
+
+
+def _prepare_accumulators(step: Step, tracked: Tracked, recorder: StepRecorder) -> None:
+    own = internals_of(step)
+    if own.accumulated is None:
+        own.accumulated = micro_batch_counter()
+    for optimizer, variables in recorder.updates:
+        path = tracked.path_of(optimizer)
+        known = own.accumulators.get(path)
+        if known is None or known.optimizer is not optimizer:
+            own.accumulators[path] = Accumulator(optimizer, variables)
+
+
+# What is made of it.
+
+
+def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
+    """Refuse variables that the step made and that nothing holds.
+
+    Keras makes its one global seed generator at the first unseeded draw.
+    """
+    known = [*tracked.variables, *([] if undo.global_seed is None else [undo.global_seed[0]])]
+    held = {id(v) for v in known} | {id(v.value) for v in known}
+    loose = [v for v, _ in undo.made if id(v) not in held]
+    if loose:
+        raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
+
+
+def _refuse_unheld(tracked: Tracked, recorder: StepRecorder) -> None:
+    held = {id(v) for v in tracked.variables}
+    loose = [v for v in recorder.unheld.values() if id(v) not in held]
+    if loose:
+        raise UnheldVariablesError([f"{v.path} {tuple(v.shape)}" for v in loose])
+
+
+def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Sequence[Any]) -> None:
+    """Refuse optimizers that the step applied by itself: they update at each micro-batch."""
+    asked = {id(optimizer) for optimizer, _ in recorder.updates}
+    changed = {id(variable) for variable in written}
+    for path, optimizer in tracked.optimizers.items():
+        if id(optimizer) not in asked and id(optimizer.iterations) in changed:
+            raise AccumulationError(
+                f"the step applies {path!r} by itself, which updates at each micro-batch",
+                "call `minimize`, or `gradients` and `apply`, or leave `accumulate` out.",
+            )
+
+
+def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:
+    """Refuse tensors that the step kept as attributes, where steps are compiled.
+
+    Compiled, such an attribute is set once, to something that stands for a tensor and is none.
+    """
+    if _backends.current().capabilities.modes[0] == "eager":
+        return
+    kept = [path for path, value in after.tensors.items() if before.tensors.get(path) is not value]
+    if kept:
+        raise KeptTensorError(kept)
+
+
+def _check_logs(method: Method, returned: Any) -> None:
+    if not isinstance(returned, Mapping):
+        given = "nothing" if returned is None else f"a {type(returned).__name__}"
+        if isinstance(returned, tuple | list):
+            names = ["loss", *(f"value_{i}" for i in range(1, len(returned)))]
+            suggestion = "{" + ", ".join(f'"{name}": ...' for name in names) + "}"
+        else:
+            suggestion = '{"loss": loss}'
+        raise StepReturnError(method, given, suggestion)
+    for name, value in returned.items():
+        if not isinstance(name, str):
+            raise LogValueError(method, str(name), "a value under a name that is no string")
+        if isinstance(value, Average | Sample | int | float | np.generic):
+            continue
+        shape = getattr(value, "shape", None)
+        if shape is None or isinstance(value, str):
+            raise LogValueError(method, name, f"a {type(value).__name__}")
+        if len(shape) > 1:
+            raise LogValueError(method, name, f"a tensor of shape {tuple(shape)}")
+
+
+def _check_names(
+    method: Method, kinds: Mapping[str, str], recorder: StepRecorder, tracked: Tracked
+) -> None:
+    for metric in recorder.metrics.values():
+        name = recorder.name_of(metric)
+        if kinds.get(name) == "mean":
+            raise LogNameError(method, name, tracked.path_of(metric))
+
+
+def _logged_names(recorder: StepRecorder, tracked: Tracked) -> dict[str, keras.Metric]:
+    """Name each updated metric: its own name, or its attribute path where two share one."""
+    metrics = list(recorder.metrics.values())
+    names = [recorder.name_of(metric) for metric in metrics]
+    return {
+        (name if names.count(name) == 1 else tracked.path_of(metric)): metric
+        for name, metric in zip(names, metrics, strict=True)
+    }
+
+
+def _kinds(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    recorder: StepRecorder,
+    tracked: Tracked,
+    computes: bool,
+) -> dict[str, Literal["mean", "last"]]:
+    """Find the returned values that depend on metric state: they cover the pass already.
+
+    A value that is a metric's result is known by identity. What is computed from results is found
+    by running the step again from the same state, once as it is and once with the metrics'
+    variables changed; a step whose values differ between equal runs is left to identity.
+    """
+    kinds: dict[str, Literal["mean", "last"]] = {
+        name: "last" if is_result else "mean" for name, is_result in recorder.is_result.items()
+    }
+    if not computes or not recorder.has_results or "mean" not in kinds.values():
+        return kinds
+    probe = Probe(step, method, tracked)
+    first, again, moved = probe(batch), probe(batch), probe(batch, change_metrics=True)
+    for name in kinds:
+        if _equal(first[name], again[name]) and not _equal(first[name], moved[name]):
+            if kinds[name] == "mean" and _is_split(step):
+                raise ReplicasError(
+                    f"{name!r} is computed from the result of a metric, which holds a share there",
+                    "return `metric.result()` as it is, or hold the metric and return nothing.",
+                )
+            kinds[name] = "last"
+    return kinds
+
+
+class Probe:
+    """A step to be run again and again from the same state, to compare what it returns."""
+
+    def __init__(self, step: Step, method: Method, tracked: Tracked) -> None:
+        self._tracked = tracked
+        self._method: Method = method
+        backend = _backends.current()
+        mode: Mode = "graph" if backend.capabilities.compiles_operations else "eager"
+        self._run = backend.compile(self._values, tracked.variables, mode, is_probe=True)
+        self._step = step
+
+    def __call__(
+        self, batch: Batch, change_metrics: bool = False, change_weights: bool = False
+    ) -> Mapping[str, Any]:
+        """Run the step on a batch, put everything back, and return its values on the host.
+
+        Args:
+            batch: Tensors.
+            change_metrics: Whether metric variables begin with other values than they have.
+            change_weights: Whether trainable variables do, the same ones in each call.
+        """
+        with undone(self._tracked.variables):
+            if change_weights:
+                draw, weights = np.random.default_rng(0), self._tracked.of_kind("trainable")
+                values = snapshot(weights)
+                noise = [draw.normal(scale=0.1, size=value.shape) for value in values]
+                moved = [v + n.astype(v.dtype) for v, n in zip(values, noise, strict=True)]
+                restore(weights, moved)
+            if change_metrics:
+                # Each element by another amount: a share stays what it is where both of its
+                # counts grow alike, as 3 of 3 and 6 of 6.
+                draw = np.random.default_rng(0)
+                for variable in self._tracked.of_kind("metric"):
+                    value = keras.ops.convert_to_tensor(variable)
+                    more = draw.uniform(1, 9, value.shape)
+                    variable.assign(value + keras.ops.cast(more, value.dtype))
+            with _noting(self._method):
+                return _backends.current().to_host(self._run(batch))
+
+    def _values(self, batch: Batch) -> dict[str, list[Any]]:
+        """Return the tensors of each returned value."""
+        returned, _ = call(self._step, self._method, batch, is_probed=_is_split(self._step))
+        return {
+            name: [part for part in value.tree_flatten()[0] if part is not None]
+            if isinstance(value, Average)
+            else [keras.ops.convert_to_tensor(value)]
+            for name, value in returned.items()
+            if not isinstance(value, Sample)
+        }
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return all(
+        x is y or np.allclose(x, y, rtol=1e-5, atol=0, equal_nan=True)
+        for x, y in zip(keras.tree.flatten(a), keras.tree.flatten(b), strict=True)
+    )

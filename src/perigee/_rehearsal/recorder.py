@@ -1,0 +1,341 @@
+"""What a step does while it is rehearsed: listened to through Keras's public methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import keras
+
+from perigee import _backends
+from perigee._errors import (
+    AccumulationError,
+    OptimizerSetError,
+    RegularizationTwiceError,
+    ReplicasError,
+    SharedVariableError,
+    UntrackedVariablesError,
+    refuse,
+)
+from perigee._listening import Call, Listener, Talk, listening
+from perigee._step.averages import Term
+from perigee._step.frame import current_frame
+from perigee._step.gradients import Gradients
+from perigee._step.masks import mask_of
+from perigee._step.samples import Sample
+from perigee._step.state import Tracked, track
+from perigee._step.step import Step
+from perigee._step.updates import internals
+
+
+@dataclass(frozen=True, slots=True)
+class LossCall:
+    """One call of a Keras loss object during a rehearsal.
+
+    Attributes:
+        loss: The loss object. Where one of Perigee's own computes in the place of the user's, its
+            attribute `perigee_stands_for` holds the one that is meant; `None` there means none.
+        y_true: Labels, as given to it.
+        y_pred: Predictions, as given to it.
+    """
+
+    loss: keras.losses.Loss
+    y_true: Any
+    y_pred: Any
+
+
+Observer = Callable[[LossCall], None]
+"""Looks at a call of a loss before it runs; raises what is certainly wrong."""
+
+
+class Witness(Protocol):
+    """Somebody who sees what a recorder sees, to judge it later."""
+
+    def derived(self, gradients: Gradients, adds_losses: bool) -> None:
+        """Gradients were taken for variables, with losses of layers added or not."""
+        ...
+
+    def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
+        """An optimizer is asked to apply gradients, under a condition or not."""
+        ...
+
+    def returned(self, logs: Mapping[str, Any]) -> None:
+        """The step returned `logs`, in the code that made them."""
+        ...
+
+
+class StepRecorder:
+    """Learns what a step does, and refuses what is certainly wrong. See `_step.Recorder`."""
+
+    def __init__(
+        self,
+        step: Step,
+        tracked: Tracked,
+        observers: Sequence[Observer],
+        accumulates: bool,
+        witness: Witness | None = None,
+    ) -> None:
+        self.updates: list[tuple[Any, list[Any]]] = []
+        self.metrics: dict[int, keras.Metric] = {}
+        self.called_losses = False
+        self.predicted: Any = None
+        self.assigned: set[int] = set()
+        self.unheld: dict[int, Any] = {}
+        self.made: Sequence[Any] = ()
+        self.is_global_seed: Callable[[Any], bool] = lambda _: False
+        self.has_results = False
+        self.is_result: dict[str, bool] = {}
+        self.samples: dict[str, Sample] = {}
+        self._names: dict[int, str] = {}
+        self._results: list[tuple[keras.Metric, Any]] = []
+        self.results: dict[str, tuple[keras.Metric, int]] = {}
+        self._step, self._tracked = step, tracked
+        self._held = {id(v) for v in tracked.variables}
+        self._observers = observers
+        self._witness = witness
+        self._accumulates = accumulates
+        replicas = internals(step).replicas
+        self._is_split = replicas is not None and replicas.splits
+        self._late_read: str | None = None
+        self._read: list[Any] = []
+        self._unlisted: dict[int, Any] = {}
+
+    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
+        tracked = track(self._step)
+        copies = _backends.current().copies
+        listed = [entry.variable for entry in tracked.entries if entry.is_listed]
+        known = {id(copy) for v in listed for copy in copies(v)}
+        known |= {id(v.value) for v in listed} | {id(v) for v in listed}
+        known |= {id(v) for v, _ in self.made}  # refused as made in the step, when it has run
+        self._unlisted |= {
+            id(each): entry.variable
+            for entry in tracked.entries
+            if not entry.is_listed
+            for each in (entry.variable.value, *copies(entry.variable))
+        }
+        self._read += [v for v in read if id(v) not in known]
+        untracked = [v for v in self._read if id(v) not in self._unlisted]
+        if untracked:
+            error = UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
+            refuse(error, self._step.ignore_findings)
+
+    def refuse_untrained(self, written: Sequence[Any]) -> None:
+        """Refuse what an objective reads as if it were trained, unless the step assigns it."""
+        assigned = {id(variable) for variable in written}
+        untracked = [
+            v
+            for v in self._read
+            if id(v) in self._unlisted and id(self._unlisted[id(v)]) not in assigned
+        ]
+        if untracked:
+            error = UntrackedVariablesError([f"{v.name} {tuple(v.shape)}" for v in untracked])
+            refuse(error, self._step.ignore_findings)
+
+    def derived(self, gradients: Gradients, adds_losses: bool) -> None:
+        if self._witness is not None:
+            self._witness.derived(gradients, adds_losses)
+
+    def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
+        if self._witness is not None:
+            self._witness.applied(optimizer, gradients, is_conditional)
+        self._refuse_altered(gradients)
+        variables = gradients.variables
+        ids = {id(v) for v in variables}
+        tracked = track(self._step)
+        for other, others in self.updates:
+            if other is optimizer:
+                if {id(v) for v in others} != ids:
+                    raise OptimizerSetError(
+                        tracked.path_of(optimizer),
+                        tracked.names_of(others),
+                        tracked.names_of(variables),
+                    )
+                if self._accumulates:
+                    raise AccumulationError(
+                        "one optimizer is applied several times a step",
+                        "take the updates apart, or leave `accumulate` out.",
+                    )
+                return
+            shared = [v for v in others if id(v) in ids]
+            if shared:
+                error = SharedVariableError(
+                    tracked.names_of(shared), tracked.path_of(other), tracked.path_of(optimizer)
+                )
+                refuse(error, self._step.ignore_findings)
+        self.updates.append((optimizer, list(variables)))
+        for variable in optimizer.variables:
+            self._is_held(variable)
+
+    def _refuse_altered(self, gradients: Gradients) -> None:
+        if self._accumulates and gradients.is_altered:
+            raise AccumulationError(
+                "gradients are altered between `gradients` and `apply`, and what is true of the "
+                "gradient of a micro-batch need not be true of the mean",
+                "clip in the optimizer (`global_clipnorm=...`), which sees the mean.",
+            )
+
+    def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
+        weighted = sum(term.is_weighted for term in terms)
+        if self._is_split and any(t.is_weighted and t.count is None for t in terms):
+            raise ReplicasError(
+                "the loss is a sum over the batch, and Perigee averages what shares return",
+                "use a loss that is a mean, or `pg.mean(values) * size`.",
+            )
+        if self._accumulates and any(t.is_weighted and t.count is None for t in terms):
+            raise AccumulationError(
+                "the loss is a sum over the batch, and the mean of the sums of micro-batches is "
+                "not the sum over the large batch",
+                "use a loss that is a mean, or leave `accumulate` out.",
+            )
+        if self._accumulates and weighted and len(terms) > 1:
+            raise AccumulationError(
+                "the loss adds terms that are divided by different counts",
+                "divide all terms by the same count, or leave `accumulate` out.",
+            )
+
+    def names(self, metric: keras.Metric, name: str) -> None:
+        self._names[id(metric)] = name
+
+    def name_of(self, metric: keras.Metric) -> str:
+        """Return what a metric is logged under, unless two share that name."""
+        return self._names.get(id(metric)) or str(metric.name)
+
+    def read_losses(self, layer: keras.Layer, terms: int) -> None:
+        frame = current_frame()
+        if terms and frame is not None and frame.depth and frame.adds_losses:
+            refuse(RegularizationTwiceError(layer.name, terms), self._step.ignore_findings)
+
+    def read_variable(self, variable: Any) -> None:
+        frame = current_frame()
+        if frame is None or not frame.depth:
+            return
+        if any(variable is v for _, variables in self.updates for v in variables):
+            # Not raised here: Keras replaces what is raised within a layer's call.
+            self._late_read = self._late_read or self._tracked.name_of(variable)
+
+    def refuse_late_read(self) -> None:
+        if self._late_read is not None:
+            raise AccumulationError(
+                f"a later objective reads {self._late_read!r}, which an earlier update of the "
+                "step changes",
+                "take the updates apart, or leave `accumulate` out.",
+            )
+
+    def returned(self, logs: Mapping[str, Any]) -> None:
+        """The step returned `logs`, in the code that made them."""
+        results = {
+            id(leaf): (metric, index)
+            for metric, result in self._results
+            for index, leaf in enumerate(keras.tree.flatten(result))
+        }
+        self.samples = {name: value for name, value in logs.items() if isinstance(value, Sample)}
+        self.is_result = {
+            name: id(value) in results for name, value in logs.items() if name not in self.samples
+        }
+        self.results = {name: results[id(v)] for name, v in logs.items() if id(v) in results}
+        self._results.clear()
+        if self._witness is not None:
+            self._witness.returned(logs)
+
+    def build_optimizers(self, tracked: Tracked) -> None:
+        """Build each optimizer on the variables that it was asked to update."""
+        for optimizer, variables in self.updates:
+            if not optimizer.built:
+                optimizer.build(variables)
+                optimizer.built = True
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Listen to the methods that tell what happens, for as long as the context is open."""
+        heard: list[tuple[Any, str, Listener]] = [
+            (keras.losses.Loss, "__call__", self._loss_call),
+            (keras.Layer, "losses", self._losses),
+            (keras.Variable, "assign", self._assigns),
+        ]
+        for metric in self._tracked.metrics.values():
+            heard.append((metric, "update_state", partial(self._updates, metric)))
+            heard.append((metric, "result", partial(self._result, metric)))
+        if self._is_split:
+            optimizers = self._tracked.optimizers.values()
+            heard += [(optimizer, "apply", _refuse_raw_update) for optimizer in optimizers]
+        if self._accumulates:
+            heard.append((keras.Variable, "value", self._reads))
+        with ExitStack() as stack:
+            for owner, name, listener in heard:
+                stack.enter_context(listening(owner, name, listener))
+            yield
+
+    def _loss_call(
+        self, original: Any, loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any
+    ) -> Talk:
+        if self._is_split and not hasattr(loss, "perigee_stands_for"):
+            _refuse_inexact(loss, y_pred)
+        meant = getattr(loss, "perigee_stands_for", loss)
+        if meant is not None:
+            self.called_losses = True
+            for observe in self._observers:
+                observe(LossCall(meant, y_true, y_pred))
+        yield
+
+    def _losses(self, original: Any, layer: keras.Layer) -> Talk:
+        found = yield
+        self.read_losses(layer, len(found))
+
+    def _updates(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        self.metrics[id(metric)] = metric
+        yield
+
+    def _result(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        value = yield
+        self.has_results = True
+        self._results.append((metric, value))
+
+    def _assigns(self, original: Any, variable: Any, value: Any) -> Talk:
+        if self._is_held(variable):
+            self.assigned.add(id(variable))
+            yield
+        else:  # refused when the step has run; until then it keeps its value
+            yield Call(lambda: value, (), {})
+
+    def _reads(self, original: Any, variable: Any) -> Talk:
+        self.read_variable(variable)
+        yield
+
+    def _is_held(self, variable: Any) -> bool:
+        """Tell whether the Step holds a variable that is written; what it does not is noted."""
+        if id(variable) not in self._held:
+            # Perhaps it was made meanwhile.
+            self._held |= {id(v) for v in track(self._step).variables}
+        if id(variable) not in self._held and not self.is_global_seed(variable):
+            self.unheld[id(variable)] = variable
+            return False
+        return True
+
+
+def _refuse_raw_update(original: Any, *args: Any, **kwargs: Any) -> Talk:
+    """Refuse updates by the step itself: Perigee does not see what they are made of."""
+    raise ReplicasError(
+        "it applies an optimizer by itself, to gradients of a share of the batch",
+        "call `minimize`, or `gradients` and `apply` of the Step.",
+    )
+    yield
+
+
+def _refuse_inexact(loss: keras.losses.Loss, y_pred: Any) -> None:
+    """Refuse a loss object that divides by what a share of a batch does not tell."""
+    reason = None
+    if loss.reduction == "sum":
+        reason = "adds up over the batch"
+    elif loss.reduction == "mean_with_sample_weight":
+        reason = "divides by the weights of a share"
+    elif any(mask_of(leaf) is not None for leaf in keras.tree.flatten(y_pred)):
+        reason = "divides by the values of a share that its mask leaves"
+    if reason is not None:
+        raise ReplicasError(
+            f"the loss {loss.name!r} {reason}",
+            "return `pg.mean(values, weights)` with values that the loss does not reduce "
+            "(`reduction=None`), or use `pg.Supervised`.",
+        )

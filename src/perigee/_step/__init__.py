@@ -1,0 +1,1 @@
+"""The Step, and what it is made of."""

@@ -1,0 +1,517 @@
+"""The Step: what the user writes, and the three verbs that it is written with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends
+from perigee._errors import (
+    AccumulationError,
+    ArgumentError,
+    MissingMethodError,
+    OptimizerAccumulationError,
+    UnusedVariablesError,
+    VariablesArgumentError,
+)
+from perigee._step.frame import Frame, Method, Recorder, Watch, under_way
+from perigee._step.gradients import Gradients, as_gradients
+from perigee._step.objective import ObjectiveCall, inner_scalar, measured
+from perigee._step.samples import Sample
+from perigee._step.state import Holder, Tracked, nested_layers, track
+from perigee._step.updates import internals, update
+from perigee._typing import Batch, Tensor, Tree
+
+Objective = Callable[..., Any]
+"""Returns a loss, or `(loss, aux)`; takes tensors only where it is differentiated for them."""
+
+_plain = _backends.current().plain
+
+
+class Step(Holder):
+    """One training step, and what it works on.
+
+    Hold models, layers, optimizers, metrics, seed generators, `keras.Variable`s and other Steps
+    as attributes (also inside lists, tuples and dicts): they are found, named by their attribute
+    path, compiled over and saved. Write the methods that are needed:
+
+    - `train_step(batch)` and `test_step(batch)` return a flat dict of what to log: scalars (the
+      mean over the batch), vectors of one value an example, or `pg.mean(values, weights)`.
+      Metrics that they update are logged by themselves.
+    - `predict_step(batch)` returns a tree of tensors whose first axis counts the examples.
+
+    A batch is what the data yields, as tensors.
+
+    >>> class Regression(pg.Step):
+    ...     def __init__(self, model):
+    ...         self.model = model
+    ...         self.optimizer = keras.optimizers.Adam(1e-3)
+    ...
+    ...     def train_step(self, batch):
+    ...         x, y = batch
+    ...         objective = lambda: ops.square(y - self.model(x, training=True))[:, 0]
+    ...         return {"loss": self.minimize(objective, self.optimizer, self.model)}
+
+    Attributes:
+        ignore_findings: Codes that are meant here, such as `("PG233",)` where examples of a batch
+            are compared with each other: neither `check` nor `fit` tells of them. It turns those
+            errors off that say so on their page, such as PG104.
+    """
+
+    ignore_findings: Sequence[str] = ()
+
+    @property
+    def _shows_updates(self) -> bool:
+        """Whether gradients and updates can be seen as they are."""
+        return True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take methods that the user compiles as what they are made of: the step is compiled."""
+        super().__init_subclass__(**kwargs)
+        for base in reversed(cls.__mro__):
+            for name, value in list(vars(base).items()):
+                inlined = _backends.current().inlined(value)
+                if inlined is not value and inspect.getattr_static(cls, name) is value:
+                    setattr(cls, name, inlined)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Hold what the user compiles as what it is made of."""
+        super().__setattr__(name, _backends.current().inlined(value))
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Take note of the replicas in whose scope the Step is made."""
+        del args, kwargs
+        step = super().__new__(cls)
+        replicas = _backends.current().replicas()
+        if replicas is not None:
+            internals(step).replicas = replicas
+        return step
+
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """Update the Step on one batch and return what to log.
+
+        Args:
+            batch: One batch, in the structure of the data.
+
+        Returns:
+            A flat dict of scalars (means over the batch), vectors `(batch,)` with one value an
+            example, `pg.mean(...)` and `pg.sample(...)`. Metrics are logged without it.
+
+        Raises:
+            MissingMethodError: Unless it is overridden.
+        """
+        raise MissingMethodError(type(self).__name__, "train_step")
+
+    def test_step(self, batch: Batch) -> dict[str, Any]:
+        """Measure the Step on one batch and return what to log; whatever it writes is undone.
+
+        Args:
+            batch: One batch, in the structure of the data.
+
+        Returns:
+            As in `train_step`.
+
+        Raises:
+            MissingMethodError: Unless it is overridden.
+        """
+        raise MissingMethodError(type(self).__name__, "test_step")
+
+    def predict_step(self, batch: Batch) -> Tree:
+        """Return predictions for one batch: a tree of tensors with the examples on axis 0.
+
+        Args:
+            batch: One batch, in the structure of the data.
+
+        Raises:
+            MissingMethodError: Unless it is overridden.
+        """
+        raise MissingMethodError(type(self).__name__, "predict_step")
+
+    @_plain
+    def num_examples(self, batch: Batch) -> Tensor | int | None:
+        """Return how many examples a batch holds, which is what its averages weigh.
+
+        Override it where the common first axis of all arrays is not the count.
+
+        Args:
+            batch: One batch, in the structure of the data.
+
+        Returns:
+            A scalar; `None` where the arrays of the batch have no common first axis, so that each
+            step weighs 1.
+        """
+        sizes, static = [], set()
+        for leaf in keras.tree.flatten(batch):
+            if leaf is None:
+                continue
+            if len(getattr(leaf, "shape", ())) == 0:
+                return None
+            static.add(leaf.shape[0])
+            sizes.append(ops.shape(leaf)[0])
+        known = {size for size in static if size is not None}
+        return sizes[0] if sizes and len(known) <= 1 else None
+
+    def host_state(self) -> dict[str, Any]:
+        """Return state outside variables that a checkpoint must hold: arrays, numbers, strings."""
+        return {}
+
+    def load_host_state(self, state: dict[str, Any]) -> None:
+        """Take back what `host_state` returned.
+
+        Args:
+            state: As it was at the checkpoint from which the training goes on.
+        """
+
+    def _before_rehearsal(self, method: Method, batch: Batch) -> None:
+        """Build what must be there before a method is rehearsed; the rest is built by it."""
+
+    @_plain
+    def minimize(
+        self,
+        objective: Objective,
+        optimizer: keras.optimizers.Optimizer,
+        variables: Any = None,
+        *,
+        add_losses: bool = True,
+    ) -> Any:
+        """Take one step of `optimizer` towards a smaller `objective()`.
+
+        The loss is averaged over the batch exactly, weight penalties and `add_loss` terms are
+        added once, the loss is scaled where the models compute in float16, and every variable
+        must be reached by a gradient.
+
+        Args:
+            objective: Returns the loss (a scalar, one value an example, or `pg.mean(...)`), or
+                `(loss, aux)` with any tree. It must call the model itself.
+            optimizer: Held by this Step.
+            variables: What to update: a model, a layer, or a (nested) list of variables; `None`
+                for the only model of the Step.
+            add_losses: Whether to add the penalties of the variables' regularizers and the
+                `add_loss` terms of layers called inside the objective.
+
+        Returns:
+            What the objective returned, its loss with the added terms.
+
+        Raises:
+            UnusedVariablesError: If no gradient reaches some variables.
+            LossShapeError: If the loss is neither a scalar nor one value an example.
+            LossTypeError: If the loss is no floating tensor.
+        """
+        gradients = self.gradients(objective, variables, add_losses=add_losses)
+        self.apply(optimizer, gradients)
+        return gradients.returned
+
+    @_plain
+    def gradients(
+        self, objective: Objective, variables: Any = None, *, add_losses: bool = True
+    ) -> Any:
+        """Differentiate an objective; `apply` takes the result.
+
+        For variables, outside any other objective: the gradients of the mean over the batch,
+        unscaled, as `Gradients`. Inside another objective, or for tensors: the plain gradients of
+        a scalar, to build penalties and inner loops with (they can be differentiated again). On
+        several replicas those for variables are put together from all shares, as if the scalar
+        were a mean over examples.
+
+        Args:
+            objective: Returns the loss, or `(loss, aux)`. For tensors it takes them as arguments
+                and returns a scalar.
+            variables: A model, a layer, or a (nested) list of variables; or tensors (one, or a
+                list) to differentiate the objective for its arguments.
+            add_losses: As in `minimize`; never inside another objective, nor for tensors.
+
+        Returns:
+            `Gradients` for variables; for tensors one gradient, or a list like the tensors.
+
+        Raises:
+            UnusedVariablesError: If no gradient reaches some variables or tensors.
+            InnerLossError: If an inner objective returns more than one value.
+        """
+        if _is_tensors(variables):
+            return self._input_gradients(objective, variables)
+        frame = under_way.get() or Frame(self, "train_step", None)
+        is_inner = frame.depth > 0
+        chosen = _chosen_variables(self, variables, objective, frame)
+        scale = None if is_inner else internals(self).loss_scale
+        user_code = _backends.current().user_code
+
+        def function() -> tuple[Tensor, Any]:
+            with ObjectiveCall(frame, self, add_losses and not is_inner) as added:
+                returned = user_code(objective)()
+            factor = None if scale is None else scale.value
+            return measured(returned, added.terms(chosen), frame, is_inner, factor)
+
+        (returned, weight, loss), values, read = _backends.current().differentiate(function, chosen)
+        if frame.recorder is not None:
+            frame.recorder.differentiated(chosen, read)
+        _refuse_unused(self, chosen, values)
+        if frame.all_examples is not None:
+            values = [_backends.current().dense(value) for value in values]
+            if is_inner:
+                values = _mean_over_shares(values, frame)
+            else:
+                loss, *values = _backends.current().sum_over_replicas(
+                    [loss, *values], rows=frame.examples
+                )
+        if scale is not None:
+            unscale = 1.0 / scale.value
+            scaled = [_backends.current().dense(value) for value in values]
+            values = [value * ops.cast(unscale, value.dtype) for value in scaled]
+        found = Gradients(values, chosen, returned, weight, loss=loss)
+        if frame.recorder is not None and not is_inner:
+            frame.recorder.derived(found, add_losses)
+        return found
+
+    @_plain
+    def apply(
+        self, optimizer: keras.optimizers.Optimizer, gradients: Any, when: Any = None
+    ) -> None:
+        """Let `optimizer` update the variables of `gradients`.
+
+        Args:
+            optimizer: Held by this Step.
+            gradients: What `gradients` returned, changed or not; or (gradient, variable) pairs.
+            when: Boolean scalar tensor; where it is false nothing at all changes, slots and
+                counters included. `None` always updates.
+
+        Raises:
+            OptimizerVariablesError: If the optimizer was built on other variables.
+            OptimizerAccumulationError: If the optimizer accumulates gradients by itself.
+        """
+        gradients = as_gradients(gradients)
+        _refuse_unused(self, gradients.variables, gradients.values)
+        frame = under_way.get()
+        own = internals(self)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if inner.gradient_accumulation_steps:
+            name = track(self).path_of(optimizer)
+            raise OptimizerAccumulationError(name, inner.gradient_accumulation_steps)
+        if frame is not None and frame.recorder is not None:
+            frame.recorder.applied(optimizer, gradients, when is not None)
+            if not optimizer.built:
+                return  # built on the union of its variables when the rehearsal is over
+        if frame is not None and frame.is_probed:
+            return
+        if not optimizer.built:
+            optimizer.build(gradients.variables)
+        if when is not None and frame is not None and frame.all_examples is not None:
+            when = _everywhere(when, frame)
+        if frame is not None and frame.is_accumulating:
+            own.accumulator(optimizer, gradients.variables).add(gradients, when)
+            return
+        if frame is not None:
+            frame.is_applying = True
+        try:
+            update(self, optimizer, gradients.values, gradients.variables, when)
+        finally:
+            if frame is not None:
+                frame.is_applying = False
+
+    @_plain
+    def blend(self, source: keras.Layer, target: keras.Layer, rate: Any) -> None:
+        """Move the weights of one network toward those of another: an average, or a target network.
+
+        Each weight, statistics of layers such as BatchNorm included, becomes
+        `(1 - rate) * target + rate * source`; integers are copied. Seeds stay. With a rate of 1
+        the target is a copy to the bit.
+
+        >>> self.blend(self.model, self.average, 0.01)  # after `minimize`
+
+        Args:
+            source: Where the weights come from; it stays as it is.
+            target: What is changed, as made by `copy_of(source)`.
+            rate: A number from 0 to 1, or a scalar tensor.
+
+        Raises:
+            ArgumentError: If the two do not have weights of the same shapes, in the same order.
+            AccumulationError: With `accumulate`: it would move with each micro-batch.
+        """
+        frame = under_way.get()
+        if frame is not None and frame.is_accumulating:
+            raise AccumulationError(
+                "`blend` would move its target with each micro-batch, not with each update",
+                "leave `accumulate` out, or let the optimizer average by `use_ema=True`.",
+            )
+        if isinstance(rate, int | float) and not 0 <= rate <= 1:
+            raise ArgumentError("rate", repr(rate), "a number from 0 to 1.", "1 copies, 0 nothing.")
+        shapes = [[tuple(w.shape) for w in network.weights] for network in (source, target)]
+        if source is target or shapes[0] != shapes[1] or not shapes[0]:
+            raise ArgumentError(
+                "target",
+                f"<{target.name!r} with {len(shapes[1])} weights>",
+                f"another network with weights like those of {source.name!r} ({len(shapes[0])}).",
+                "make it by `pg.copy_of(source)`, once the source is built.",
+            )
+        for new, old in zip(source.weights, target.weights, strict=True):
+            is_copy = isinstance(rate, int | float) and rate == 1
+            if is_copy or not keras.backend.is_float_dtype(old.dtype):
+                old.assign(new)
+            else:
+                share = ops.cast(rate, old.dtype)
+                old.assign((1 - share) * old + share * ops.cast(new, old.dtype))
+
+    def _input_gradients(self, objective: Objective, tensors: Any) -> Any:
+        frame = under_way.get() or Frame(self, "train_step", None)
+        flat = keras.tree.flatten(tensors)
+        user_code = _backends.current().user_code
+
+        def function(*arguments: Tensor) -> Tensor:
+            with ObjectiveCall(frame, self, add_losses=False):
+                returned = user_code(objective)(*arguments)
+            return inner_scalar(returned)
+
+        values = _backends.current().differentiate_inputs(function, flat)
+        unused = [f"tensor {i} of shape {tuple(t.shape)}" for i, t in enumerate(flat)]
+        unused = [name for name, value in zip(unused, values, strict=True) if value is None]
+        if unused:
+            raise UnusedVariablesError(unused, len(flat))
+        return keras.tree.pack_sequence_as(tensors, values)
+
+
+def call(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    *,
+    recorder: Recorder | None = None,
+    is_accumulating: bool = False,
+    counts_examples: bool = True,
+    rows: Tensor | None = None,
+    is_probed: bool = False,
+    keep: Callable[[str, Sample], None] | None = None,
+    watch: Watch | None = None,
+) -> tuple[Any, Tensor]:
+    """Run one method of a Step on a batch of tensors.
+
+    Args:
+        step: The Step.
+        method: Which of its methods.
+        batch: Tensors.
+        recorder: Who listens.
+        is_accumulating: Whether `apply` collects gradients for a later update.
+        counts_examples: Whether the batch has a number of examples. Compiled code does not see it
+            where the sizes are left open, so it is told.
+        rows: Of the whole batch, where this is the share of one replica.
+        is_probed: Whether the step runs for what it returns, and updates nothing.
+        keep: Leaves a sample for the host.
+        watch: Looks at the updates.
+
+    Returns:
+        What the method returned, and the number of examples, shape `()`, float32 (1 where it is
+        not known).
+    """
+    examples = step.num_examples(batch) if counts_examples else None
+    frame = Frame(step, method, examples, recorder, is_accumulating, is_probed=is_probed, keep=keep)
+    frame.watch = watch
+    if rows is not None:
+        frame.all_rows = rows
+        frame.all_examples = _all_examples(step, examples, rows)
+    token = under_way.set(frame)
+    try:
+        returned = _backends.current().user_code(getattr(step, method))(batch)
+        scale = internals(step).loss_scale
+        if scale is not None and frame.finite:
+            scale.adapt(frame.finite)
+    finally:
+        under_way.reset(token)
+    return returned, ops.cast(1 if examples is None else examples, "float32")
+
+
+def _all_examples(step: Step, examples: Any, rows: Tensor) -> Tensor:
+    """Return how many examples the batch holds of which this replica has a share."""
+    if type(step).num_examples is Step.num_examples:
+        return ops.cast(rows, "float32")
+    (counted,) = _backends.current().sum_over_replicas([ops.cast(examples, "float32")])
+    return counted
+
+
+def _mean_over_shares(values: Sequence[Tensor], frame: Frame) -> list[Tensor]:
+    """Return the mean over all replicas, by their shares; gradients flow back to all of them."""
+
+    def kept(value: Tensor) -> Tensor:
+        # What comes from no examples is NaN: neither it nor its gradient reaches the others.
+        return ops.where(ops.greater(frame.examples, 0), value, ops.zeros_like(value))
+
+    parts = [kept(value) * ops.cast(frame.share, value.dtype) for value in values]
+    return [kept(total) for total in _backends.current().sum_over_replicas(parts)]
+
+
+def _everywhere(condition: Any, frame: Frame) -> Tensor:
+    """Return whether a condition is true on every replica that has examples."""
+    against = ops.cast(ops.logical_not(condition), "float32")
+    (votes,) = _backends.current().sum_over_replicas([against], rows=frame.examples)
+    return ops.equal(votes, 0.0)
+
+
+def _refuse_unused(step: Step, variables: Sequence[Any], values: Sequence[Any]) -> None:
+    unused = [v for v, value in zip(variables, values, strict=True) if value is None]
+    if unused:
+        raise UnusedVariablesError(track(step).names_of(unused), len(variables))
+
+
+def _is_tensors(variables: Any) -> bool:
+    flat = keras.tree.flatten(variables)
+    is_tensor = _backends.current().is_tensor
+    return bool(flat) and all(is_tensor(v) or isinstance(v, np.ndarray) for v in flat)
+
+
+def _chosen_variables(step: Step, given: Any, objective: Objective, frame: Frame) -> list[Any]:
+    """Return the trainable variables that `given` names, building lazy layers for it."""
+    targets = _targets(step, given)
+    if frame.recorder is not None and any(
+        isinstance(t, keras.Layer) and not _is_built(t) for t in targets
+    ):
+        # Layers that are built at their first call have no variables before it. The rehearsal
+        # undoes whatever else the call changes.
+        objective()
+    chosen: dict[int, Any] = {}
+    for target in targets:
+        found = target.trainable_variables if isinstance(target, keras.Layer) else [target]
+        chosen |= {id(v): v for v in found}
+    if not chosen:
+        raise VariablesArgumentError(
+            "no trainable variable is there (the model is not built, or all of it is frozen)"
+        )
+    return list(chosen.values())
+
+
+def _targets(step: Step, given: Any) -> list[Any]:
+    if given is None:
+        models: dict[str, Any] = _models(step, track(step))
+        if len(models) != 1:
+            raise VariablesArgumentError(
+                f"`variables=` was left out and the Step holds {len(models)} models", list(models)
+            )
+        return list(models.values())
+    flat = keras.tree.flatten(given)
+    for item in flat:
+        if not isinstance(item, keras.Layer | keras.Variable):
+            raise VariablesArgumentError(f"{type(item).__name__} was given")
+    return flat
+
+
+def _models(step: Step, tracked: Tracked) -> dict[str, Any]:
+    """Return the models of a Step; its layers where it holds no model."""
+    models = {k: m for k, m in tracked.models.items() if isinstance(m, keras.Model)}
+    return models or dict(tracked.models)
+
+
+def _is_built(layer: keras.Layer) -> bool:
+    return layer.built and all(inner.built for inner in nested_layers(layer))
+
+
+def only_model(step: Step) -> keras.Model | None:
+    """Return the one model of a Step, or `None` where it holds none or several."""
+    models = _models(step, track(step))
+    return next(iter(models.values())) if len(models) == 1 else None
+
+
+def layers_of(tracked: Tracked) -> Iterator[keras.Layer]:
+    """Yield every layer that a Step holds, nested ones included."""
+    for model in tracked.models.values():
+        yield from nested_layers(model)

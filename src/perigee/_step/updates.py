@@ -1,0 +1,221 @@
+"""Updates of variables: at once or accumulated, under a condition, with a loss scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from perigee import _backends
+from perigee._backends import Replicas
+from perigee._errors import AccumulationError, OptimizerVariablesError
+from perigee._step.frame import Frame, under_way
+from perigee._step.gradients import Gradients
+from perigee._step.state import INTERNALS, Holder, track
+from perigee._typing import Tensor
+
+_INITIAL_LOSS_SCALE = 2.0**15
+_LOSS_SCALE_GROWTH_STEPS = 2000
+
+
+def update(
+    step: Holder, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any], when: Any
+) -> None:
+    """Apply gradients now, unless `when` is false or, under a loss scale, one is not finite."""
+    backend = _backends.current()
+    scale = internals(step).loss_scale
+    # Keras's `LossScaleOptimizer` divides by a scale that it expects the loss to carry; what it
+    # adds to the optimizer inside it is done here.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if scale is not None or inner is not optimizer:
+        finite = backend.all_finite(gradients)
+        frame = under_way.get()
+        if frame is not None:
+            frame.finite.append(finite)
+        when = finite if when is None else ops.logical_and(finite, when)
+    seen = gradients
+    if inner.loss_scale_factor is not None:
+        gradients = [inner.scale_loss(backend.dense(g)) for g in gradients]
+    gradients = backend.once(gradients)
+
+    def run() -> None:
+        try:
+            inner.apply(gradients, variables)
+        except ValueError as error:
+            if "Unknown variable" not in str(error):
+                raise
+            tracked = track(step)
+            raise OptimizerVariablesError(
+                tracked.path_of(optimizer), tracked.names_of(_unknown(optimizer, variables))
+            ) from error
+
+    frame = under_way.get()
+    watch = None if frame is None else frame.watch
+    before = () if watch is None else watch.values(variables)
+    if when is None:
+        run()
+    else:
+        backend.update_if(when, run, [*variables, *optimizer.variables])
+    if watch is not None:
+        watch.updated(optimizer, seen, variables, before, when)
+
+
+def _unknown(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
+    """Return the variables that an optimizer was not built with; Keras names only the first."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    known = {id(v) for v in getattr(inner, "_trainable_variables", ())}
+    return [v for v in variables if id(v) not in known]
+
+
+class Internals:
+    """What Perigee itself keeps on a Step: part of its state, found like the rest of it."""
+
+    def __init__(self) -> None:
+        self.loss_scale: LossScale | None = None
+        self.accumulators: dict[str, Accumulator] = {}
+        self.accumulated: Any = None  # micro-batches since the last update; a variable
+        self.programs: dict[Any, Any] = {}
+        self.replicas: Replicas | None = None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Every variable of Perigee's own, by name."""
+        found: dict[str, Any] = {}
+        if self.loss_scale is not None:
+            found |= self.loss_scale.variables
+        if self.accumulated is not None:
+            found["accumulated"] = self.accumulated
+        for path, accumulator in self.accumulators.items():
+            found |= {f"accumulator/{path}/{k}": v for k, v in accumulator.variables.items()}
+        return found
+
+    def accumulator(self, optimizer: Any, variables: Sequence[Any]) -> Accumulator:
+        """Return what collects the gradients of an optimizer."""
+        for accumulator in self.accumulators.values():
+            if accumulator.optimizer is optimizer:
+                return accumulator
+        raise AccumulationError(
+            "an optimizer is applied that the rehearsal of the step did not see",
+            "apply the same optimizers in every step.",
+        )
+
+
+def internals(step: Holder) -> Internals:
+    """Return what Perigee keeps on a Step, made at the first call."""
+    return vars(step).setdefault(INTERNALS, Internals())
+
+
+class LossScale:
+    """A factor that keeps float16 gradients from vanishing, adapted to what they bear.
+
+    It doubles after 2,000 finite updates in a row and halves at each one that is not, which is
+    left out (Micikevicius et al., 2018, section 3.2; Keras's own numbers).
+    """
+
+    def __init__(self) -> None:
+        self._scale = _variable(_INITIAL_LOSS_SCALE, "float32", "loss_scale")
+        self._good_steps = _variable(0, "int32", "loss_scale_good_steps")
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Its variables by name."""
+        return {"loss_scale/scale": self._scale, "loss_scale/good_steps": self._good_steps}
+
+    @property
+    def value(self) -> Tensor:
+        """The factor, shape `()`, float32."""
+        return ops.convert_to_tensor(self._scale)
+
+    def adapt(self, finite: Sequence[Tensor]) -> None:
+        """Take in whether the updates of one step were finite."""
+        is_finite = finite[0]
+        for other in finite[1:]:
+            is_finite = ops.logical_and(is_finite, other)
+        scale, good = self.value, ops.convert_to_tensor(self._good_steps)
+        grows = ops.equal(good, _LOSS_SCALE_GROWTH_STEPS - 1)
+        grown = ops.where(grows, scale * 2.0, scale)
+        self._scale.assign(ops.where(is_finite, grown, scale * 0.5))
+        counted = ops.where(ops.logical_or(grows, ops.logical_not(is_finite)), 0, good + 1)
+        self._good_steps.assign(ops.cast(counted, "int32"))
+
+
+class Accumulator:
+    """The weighted sum of the gradients of several micro-batches, for one optimizer."""
+
+    def __init__(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        self.optimizer = optimizer
+        self.targets = list(variables)
+        self._sums = [
+            _variable(np.zeros(tuple(v.shape), "float32"), "float32", f"sum_{i}")
+            for i, v in enumerate(variables)
+        ]
+        self._count = _variable(0.0, "float32", "count")
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Its variables by name."""
+        return {"count": self._count, **{f"sum_{i}": v for i, v in enumerate(self._sums)}}
+
+    def add(self, gradients: Gradients, when: Any) -> None:
+        """Add the gradients of a micro-batch, unless `when` is false."""
+        weight = ops.cast(1.0 if gradients.weight is None else gradients.weight, "float32")
+        sums = {id(v): total for v, total in zip(self.targets, self._sums, strict=True)}
+        dense = _backends.current().dense
+        for value, variable in zip(gradients.values, gradients.variables, strict=True):
+            share = ops.cast(dense(value), "float32") * weight
+            if when is not None:  # not a product: a gradient that is left out may be NaN
+                share = ops.where(when, share, ops.zeros_like(share))
+            sums[id(variable)].assign_add(share)
+        self._count.assign_add(weight if when is None else ops.where(when, weight, 0.0))
+
+    def flush(self, step: Holder) -> None:
+        """Apply the mean of what was added, if anything, and begin anew."""
+        count = ops.convert_to_tensor(self._count)
+        divisor = ops.maximum(count, 1e-30)
+        means = [
+            ops.cast(ops.convert_to_tensor(total) / divisor, variable.dtype)
+            for total, variable in zip(self._sums, self.targets, strict=True)
+        ]
+        update(step, self.optimizer, means, self.targets, ops.greater(count, 0.0))
+        for total in self._sums:
+            total.assign(ops.zeros(total.shape, total.dtype))
+        self._count.assign(0.0)
+
+
+def flush_if_full(step: Holder, size: int) -> None:
+    """Apply what all accumulators of a Step hold, if that is `size` micro-batches."""
+    own = internals(step)
+    written = list(own.variables.values())
+    for accumulator in own.accumulators.values():
+        written += [*accumulator.targets, *accumulator.optimizer.variables]
+    is_full = ops.equal(ops.convert_to_tensor(own.accumulated), size)
+    _backends.current().update_if(is_full, lambda: flush_accumulators(step), written)
+
+
+def flush_accumulators(step: Holder) -> None:
+    """Apply what all accumulators of a Step hold, and begin anew."""
+    frame = Frame(step, "train_step", None)
+    token = under_way.set(frame)
+    try:
+        own = internals(step)
+        for accumulator in own.accumulators.values():
+            accumulator.flush(step)
+        if own.loss_scale is not None and frame.finite:
+            own.loss_scale.adapt(frame.finite)
+        own.accumulated.assign(0)
+    finally:
+        under_way.reset(token)
+
+
+def micro_batch_counter() -> Any:
+    """Return a variable that counts micro-batches."""
+    return _variable(0, "int32", "accumulated")
+
+
+def _variable(value: Any, dtype: str, name: str) -> Any:
+    return keras.Variable(
+        np.asarray(value, dtype), dtype=dtype, trainable=False, autocast=False, name=name
+    )
