@@ -33,7 +33,7 @@ import numpy as np
 from keras import ops, optimizers
 
 import perigee as pg
-from perigee._loop import programs
+from perigee._loop import findings
 from tests.parity.own_steps import Tape, Zipped
 from tests.parity.recurrent import Recurrent
 from tests.parity.tasks import BACKEND, TASKS, Head, Task
@@ -639,13 +639,13 @@ class Outcome:
 def seen_findings() -> Iterator[list[pg.Finding]]:
     """Collect what is found while Perigee trains; hints are left out."""
     found: list[pg.Finding] = []
-    original = programs.Programs.report
+    original = findings.Findings.report
 
     def report(self: Any, findings: Sequence[pg.Finding], *args: Any) -> None:
         found.extend(f for f in findings if f.severity != "hint")
         original(self, findings, *args)
 
-    with mock.patch.object(programs.Programs, "report", report):
+    with mock.patch.object(findings.Findings, "report", report):
         yield found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import perigee as pg
-from perigee._runs import run
+from perigee._runs import keeping
 from tests.report.kept import points_of
 
 
@@ -101,7 +101,7 @@ def test_a_report_that_fails_is_said_and_the_training_is_done(tmp_path, monkeypa
     def fail(directory):
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(run, "write_report", fail)
+    monkeypatch.setattr(keeping, "write_report", fail)
 
     with pytest.warns(RuntimeWarning, match=r"report.html was not written: RuntimeError: no room"):
         history = pg.fit(make(), data(), epochs=2, run=tmp_path, progress="off")
@@ -126,6 +126,6 @@ def test_a_page_is_written_fast(tmp_path):
     pg.fit(make(), data(), epochs=50, validation=data(), run=tmp_path, progress="off")
 
     began = time.process_time()
-    run.write_report(tmp_path)
+    keeping.write_report(tmp_path)
 
     assert time.process_time() - began < 0.5  # some 0.02

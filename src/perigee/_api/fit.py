@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
 from perigee import diagnostics
 from perigee._api.arguments import (
@@ -25,32 +23,49 @@ from perigee._api.arguments import (
     watched_by,
 )
 from perigee._api.evaluate import check_finite
+from perigee._api.opening import LookBack, Opened, opening
 from perigee._errors import ArgumentError, InfiniteDataError
 from perigee._events.callbacks import KerasCallbacks
-from perigee._events.events import Ended, Found, Hook, Hooks
+from perigee._events.events import Hook, Hooks
 from perigee._events.protocols import Feed
 from perigee._events.schedule import Every
-from perigee._events.signals import Signals
 from perigee._execution import (
     Blocks,
     Choice,
     Execution,
     Nonfinite,
-    compile_seconds,
+    Plan,
+    Program,
     compiling,
     make_plan,
 )
-from perigee._execution.timing import now
-from perigee._loop.evaluation import evaluate
+from perigee._loop.evaluation import Validation
 from perigee._loop.programs import Programs
+from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.training import Course, Training
-from perigee._processes.workers import Workers, checksum
+from perigee._processes.workers import checksum
 from perigee._runs.configuration import configuration
-from perigee._runs.run import OpenRun, Run
+from perigee._runs.keeping import KeptRun
+from perigee._runs.opening import Draws
+from perigee._runs.run import Run
 from perigee._step.step import Step
-from perigee.data import LARGE_STATE_BYTES, SMALLER_STATE, open_feed
+from perigee.data import open_feed
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress, terminal
+
+_KEPT_ARGUMENTS = (
+    "epochs",
+    "steps",
+    "steps_per_epoch",
+    "batch_size",
+    "shuffle",
+    "validation_steps",
+    "validate_every",
+    "accumulate",
+    "nonfinite",
+    "execution",
+)
+"""The arguments of `fit` that the file of a run keeps."""
 
 
 @named
@@ -119,243 +134,85 @@ def fit(
         ArgumentError: If arguments contradict each other.
         PerigeeError: For what is certainly wrong with the step or the data; see the error codes.
     """
-    began, compiled_before = now(), compile_seconds()
+    arguments, stopwatch = dict(locals()), Stopwatch()
     check_step(step, "train_step")
     if validation is not None:
         check_step(step, "test_step")
-    check_count("validation_steps", validation_steps)
     check_codes("ignore_findings", step.ignore_findings)
-    wanted = as_guards(guards)
-    run = as_run(run)
-    workers = Workers(step)
-    course = _course(
-        epochs, steps, steps_per_epoch, accumulate, nonfinite, validate_every, validation, run
-    )
-    asked = {
-        "epochs": course.epochs,
-        "steps": course.steps,
-        "steps_per_epoch": steps_per_epoch,
-        "batch_size": batch_size,
-        "shuffle": shuffle,
-        "validation_steps": validation_steps,
-        "validate_every": validate_every,
-        "accumulate": accumulate,
-        "nonfinite": nonfinite,
-        "execution": execution,
-    }
-    is_seed_given = seed is not None
-    seed = workers.of_chief(int(np.random.randint(2**31 - 1)) if seed is None else seed)
-    execution = as_execution(execution)
+    run, execution, wanted = as_run(run), as_execution(execution), as_guards(guards)
+    course = _course(run, arguments)
     hooks, keras_callbacks = sorted_callbacks(callbacks)
-    if run is not None:
-        _refuse_backups(keras_callbacks)
-    shown = terminal(progress) if workers.is_chief else None
-    history = History()
-    signals = Signals()
-    with contextlib.ExitStack() as stack:
-        stack.callback(signals.deliver)  # last: it may end the process
-        opened = None
-        if run is not None:
-            opened = OpenRun(
-                run, step, seed, is_seed_given=is_seed_given, is_writer=workers.is_chief
-            )
-            stack.callback(opened.close)
-            opened.check_execution(execution)
-        opening = functools.partial(
-            open_feed, data, batch_size=batch_size, shuffle=shuffle, shuffles_by_default=True
-        )
-        feed = opening(seed=seed)
-        stack.callback(feed.close)
-        _check_endless(feed, course)
-        finished = None if opened is None else opened.finished(course.epochs, course.steps)
-        if opened is not None:
-            opened.take_up(feed)
-        adapted = None
-        if keras_callbacks:
-            make = getattr(callbacks, "adapted", KerasCallbacks)  # `keras_fit` has its own
-            adapted = make(keras_callbacks, step, _callback_params(course, feed))
-        # A bad step is refused before a run is made.
-        programs = Programs(
-            step,
-            "train_step",
-            execution,
-            accumulate,
-            history,
-            nonfinite=nonfinite,
-            watches=watched_by(hooks),
-        )
-        programs.reports = lambda found: (
-            found.code in wanted or found.code not in diagnostics.GUARDS
-        )
-        batch = feed.peek()
-        at = 0 if opened is None or opened.loaded is None else opened.loaded.content.clock.step
-        workers.agree({"first batch": checksum(batch), "step of the checkpoint": at})
-        trained = programs(batch)
-        if opened is not None:
-            programs.is_kept = True
-            programs.report(diagnostics.of_a_run(feed))
-            opened.report = lambda kind, size_bytes: programs.report(
-                diagnostics.of_a_position(kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
-            )
-        measured = None
-        if validation is not None:
-            measured_on = open_feed(validation, usual_batch_size=batch_size or 32)
-            stack.callback(measured_on.close)
-            check_finite(measured_on, validation_steps)
-            if opened is not None:
-                programs.report(diagnostics.of_a_validation(measured_on))
-                opened.take_up_validation(measured_on)
-            measured = _Validation(
-                Programs(step, "test_step", execution),
-                measured_on,
-                Blocks(measured_on, workers.most_steps(execution.most_steps)),
-                validation_steps,
-                adapted,
-            )
-        blocks = Blocks(feed, workers.most_steps(execution.most_steps))
-        plan = None if opened is None else opened.plan
-        if plan is None:
-            with compiling():
-                plan = make_plan(trained, blocks, batch, _steps_ahead(course, feed))
-        programs.plan = history.plan = plan
-        kept: list[Hook] = []
-        if opened is not None:
-            feeds = {"data": feed, **({} if measured is None else {"validation": measured.feed})}
-            opened.configuration = configuration(step, trained.rehearsal, asked, feeds)
-            kept = [opened.writers(plan, feed, history.findings), opened]
-        watching = None
-        if trained.is_split:  # what needs a look at a single step is left out
-            wanted -= {"PG122", "PG701"}
-        if wanted:
-            order = seed if opened is None or opened.seed is None else opened.seed
-            watching = diagnostics.Guards(
-                step, wanted, batch, functools.partial(opening, seed=order)
-            )
+    _refuse_backups(keras_callbacks, run)
+    with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
+        reopen = functools.partial(_open, data, opened.seed, batch_size, shuffle)
+        feed, draws = _restored(opened, reopen, course)
+        adapted = _adapted(callbacks, keras_callbacks, step, course, feed)
+        programs = _programs(opened, course, hooks)
+        program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
+        measured = _validation(opened, validation, validation_steps, batch_size, adapted)
+        blocks = opened.blocks(feed)
+        plan = _plan(opened, program, blocks, course)
+        programs.use(plan)
+        finished = opened.finished(course.epochs, course.steps)
+        history = opened.history(plan, finished)
+        kept = _kept(opened, feed, draws, plan, program, measured, _settings(arguments, course))
+        written = [] if kept is None else kept.hooks
+        shown = [hook for hook in (terminal(progress),) if hook and opened.workers.is_chief]
         training = Training(
-            step=step,
-            course=course,
-            feed=feed,
-            blocks=blocks,
-            programs=programs,
-            validate=measured,
-            validation_samples=dict if measured is None else measured.programs.samples,
-            hooks=Hooks(
-                [history, *hooks, _LookingBack(programs), *kept, *([shown] if shown else [])]
-            ),
-            callbacks=adapted,
-            saving=opened,
-            guards=watching,
-            report=programs.report,
-            interruption=workers.interruption(
-                lambda: "signal" if signals.received else None, lambda: training.clock.step
-            ),
-            now=lambda: now() - began,
-            compiled_before=compiled_before,
-            origin=None if opened is None else opened.origin,
+            course,
+            blocks,
+            programs,
+            measured,
+            Hooks([history, *hooks, LookBack(programs), *written, *shown]),
+            adapted,
+            kept,
+            _guards(opened, wanted, program, feed, reopen),
+            opened.workers.interruption(lambda: opened.signals.received is not None),
+            stopwatch,
         )
-        programs.tell = lambda finding: training.hooks.finding(
-            Found(training.clock, finding, training.now())
-        )
-        if opened is not None and opened.loaded is not None:
-            opened.load_step()
-            training.load_state(opened.loaded.content.clock, opened.loop_state(), finished)
-            history.resumed_from = opened.loaded.content.clock
-            if finished is not None and training.clock.batch == 0:
-                training.conclude(trained)
-                history.clock, history.stop_reason = history.resumed_from, finished
-                return history
-        if opened is not None:  # else there is nothing to save, and signals do what they do
-            stack.enter_context(signals)
-        with workers.told_of_loss():
-            training.run()
-            workers.wait()  # none ends well before the chief has saved
+        if not opened.resume(training, program, finished):
+            opened.hold_signals()
+            with opened.findings.passed_to(training.notify), opened.workers.told_of_loss():
+                training.run()
+                opened.workers.wait()  # none ends well before the chief has saved
     return history
 
 
-def _course(
-    epochs: int | None,
-    steps: int | None,
-    steps_per_epoch: int | None,
-    accumulate: int,
-    nonfinite: Nonfinite,
-    validate_every: Any,
-    validation: Any,
-    run: Run | None,
-) -> Course:
-    for name, value in {
-        "epochs": epochs,
-        "steps": steps,
-        "steps_per_epoch": steps_per_epoch,
-        "accumulate": accumulate,
-    }.items():
-        check_count(name, value, is_optional=name != "accumulate")
-    check_nonfinite(nonfinite)
-    if validate_every is not None and validation is None:
+def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
+    """Return how far and how to train, once its arguments are checked."""
+    for name in ("epochs", "steps", "steps_per_epoch", "validation_steps"):
+        check_count(name, given[name])
+    check_count("accumulate", given["accumulate"], is_optional=False)
+    check_nonfinite(given["nonfinite"])
+    every = given["validate_every"]
+    if every is not None and given["validation"] is None:
         raise ArgumentError(
-            "validate_every", repr(validate_every), "`validation` data.", "pass `validation=...`."
+            "validate_every", repr(every), "`validation` data.", "pass `validation=...`."
         )
-    if not isinstance(validate_every, Every | None):
+    if not isinstance(every, Every | None):
         raise ArgumentError(
-            "validate_every", repr(validate_every), "a `pg.Every`.", "pass `pg.Every(steps=...)`."
+            "validate_every", repr(every), "a `pg.Every`.", "pass `pg.Every(steps=...)`."
         )
-    if epochs is None and steps is None:
-        epochs = 1
+    is_open = given["epochs"] is None and given["steps"] is None
     return Course(
-        epochs=epochs,
-        steps=steps,
-        steps_per_epoch=steps_per_epoch,
-        accumulate=accumulate,
-        nonfinite=nonfinite,
-        validate_every=validate_every or Every(epochs=1),
+        epochs=1 if is_open else given["epochs"],
+        steps=given["steps"],
+        steps_per_epoch=given["steps_per_epoch"],
+        accumulate=given["accumulate"],
+        nonfinite=given["nonfinite"],
+        validate_every=every or Every(epochs=1),
         record_every=None if run is None else run.record_every,
     )
 
 
-def _callback_params(course: Course, feed: Feed) -> dict[str, Any]:
-    """Return what Keras tells its callbacks of a training."""
-    return {
-        "epochs": course.epochs,
-        "steps": course.steps_per_epoch or feed.length,
-        "verbose": 0,
-    }
+def _settings(given: Mapping[str, Any], course: Course) -> dict[str, Any]:
+    """Return the arguments that the file of a run keeps."""
+    return {**{name: given[name] for name in _KEPT_ARGUMENTS}, "epochs": course.epochs}
 
 
-class _Validation:
-    """Measures a Step on its validation data, whenever it is called.
-
-    Compiles what it needs: a bad `test_step` is refused before the training begins.
-    """
-
-    def __init__(
-        self,
-        programs: Programs,
-        feed: Feed,
-        blocks: Blocks,
-        steps: int | None,
-        callbacks: KerasCallbacks | None,
-    ) -> None:
-        self.programs, self.feed = programs, feed
-        self._blocks, self._steps, self._callbacks = blocks, steps, callbacks
-        programs(feed.peek())
-
-    def __call__(self) -> dict[str, float]:
-        return evaluate(self.programs, self.feed, self._blocks, self._steps, self._callbacks)
-
-
-class _LookingBack(Hook):
-    """Reports what is known only at the end, while writers still write."""
-
-    def __init__(self, programs: Programs) -> None:
-        self._programs = programs
-
-    def on_end(self, event: Ended) -> None:
-        if not event.reason.startswith("error: "):
-            self._programs.look_back()
-
-
-def _refuse_backups(callbacks: Sequence[Any]) -> None:
-    """Refuse the callback that would bring back other weights than those of the run."""
-    for callback in callbacks:
+def _refuse_backups(callbacks: Sequence[Any], run: Run | None) -> None:
+    """Refuse the callback that would restore other weights than those of the run."""
+    for callback in callbacks if run is not None else ():
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             raise ArgumentError(
                 "callbacks",
@@ -366,14 +223,119 @@ def _refuse_backups(callbacks: Sequence[Any]) -> None:
             )
 
 
-def _check_endless(feed: Feed, course: Course) -> None:
+def _open(data: Any, seed: int | None, batch_size: int | None, shuffle: bool | None) -> Feed:
+    return open_feed(
+        data, batch_size=batch_size, shuffle=shuffle, shuffles_by_default=True, seed=seed or 0
+    )
+
+
+def _restored(
+    opened: Opened, reopen: Callable[[], Feed], course: Course
+) -> tuple[Feed, Draws | None]:
+    """Open the data where the run has saved it; without a run, where it begins."""
+    feed = reopen()
+    opened.stack.callback(feed.close)
     if feed.is_infinite and course.epochs is not None and course.steps_per_epoch is None:
         raise InfiniteDataError(feed.kind)
+    return feed, None if opened.run is None else opened.run.restore_data(feed)
 
 
-def _steps_ahead(course: Course, feed: Feed) -> int:
-    """Return how many steps are going to be run; 0 where that is not known."""
+def _adapted(
+    given: Any, callbacks: Sequence[Any], step: Step, course: Course, feed: Feed
+) -> KerasCallbacks | None:
+    """Return what calls Keras's callbacks; `None` where there are none."""
+    if not callbacks:
+        return None
+    steps = course.steps_per_epoch or feed.length
+    make = getattr(given, "adapted", KerasCallbacks)  # `keras_fit` has its own
+    return make(callbacks, step, {"epochs": course.epochs, "steps": steps, "verbose": 0})
+
+
+def _programs(opened: Opened, course: Course, hooks: Sequence[Hook]) -> Programs:
+    return Programs(
+        opened.step,
+        "train_step",
+        opened.execution,
+        findings=opened.findings,
+        accumulate=course.accumulate,
+        nonfinite=course.nonfinite,
+        watches=watched_by(hooks),
+        is_kept=opened.run is not None,
+    )
+
+
+def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
+    """Return the program for the first batch, on which all processes must agree."""
+    batch, resumed_at = feed.peek(), opened.resumed_at
+    opened.workers.agree(
+        {
+            "first batch": checksum(batch),
+            "step of the checkpoint": 0 if resumed_at is None else resumed_at.step,
+        }
+    )
+    program = programs(batch)
+    if opened.run is not None:
+        opened.findings.report(diagnostics.of_a_run(feed))
+    return program
+
+
+def _validation(
+    opened: Opened,
+    data: Any,
+    steps: int | None,
+    batch_size: int | None,
+    callbacks: KerasCallbacks | None,
+) -> Validation | None:
+    """Open the validation data, and rehearse the `test_step` on it."""
+    if data is None:
+        return None
+    feed = open_feed(data, usual_batch_size=batch_size or 32)
+    opened.stack.callback(feed.close)
+    check_finite(feed, steps)
+    if opened.run is not None:
+        opened.findings.report(diagnostics.of_a_validation(feed))
+        opened.run.restore_validation(feed)
+    programs = Programs(opened.step, "test_step", opened.execution)
+    return Validation(programs, feed, opened.blocks(feed), steps, callbacks)
+
+
+def _plan(opened: Opened, program: Program, blocks: Blocks, course: Course) -> Plan:
+    """Return the plan of the run, or the fastest one on this machine."""
+    if opened.run is not None and opened.run.plan is not None:
+        return opened.run.plan
     ends = [course.steps]
     if course.epochs is not None:
-        ends.append(course.epochs * (course.steps_per_epoch or feed.length or 0))
-    return min(end for end in ends if end is not None)
+        ends.append(course.epochs * (course.steps_per_epoch or blocks.feed.length or 0))
+    ahead = min(end for end in ends if end is not None)
+    with compiling():
+        return make_plan(program, blocks, blocks.feed.peek(), ahead)
+
+
+def _kept(
+    opened: Opened,
+    feed: Feed,
+    draws: Draws | None,
+    plan: Plan,
+    program: Program,
+    measured: Validation | None,
+    settings: Mapping[str, Any],
+) -> KeptRun | None:
+    """Return what saves and logs the training; `None` without a run."""
+    if draws is None:
+        return None
+    validation = None if measured is None else measured.feed
+    feeds = {"data": feed} if validation is None else {"data": feed, "validation": validation}
+    written = configuration(opened.step, program.rehearsal, settings, feeds)
+    return opened.keep(feed, draws, plan, written, validation)
+
+
+def _guards(
+    opened: Opened,
+    wanted: frozenset[str],
+    program: Program,
+    feed: Feed,
+    reopen: Callable[[], Feed],
+) -> diagnostics.Guards | None:
+    if program.is_split:  # what needs a look at a single step is left out
+        wanted -= {"PG122", "PG701"}
+    return diagnostics.Guards(opened.step, wanted, feed.peek(), reopen) if wanted else None

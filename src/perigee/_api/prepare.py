@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from perigee import _backends, diagnostics
+from perigee import _backends
 from perigee._api.arguments import (
     as_execution,
     as_run,
@@ -20,44 +19,33 @@ from perigee._api.arguments import (
     sorted_callbacks,
     watched_by,
 )
-from perigee._errors import ArgumentError, DataChangedError, LoopError, StateMismatchError
+from perigee._api.opening import Opened, opening
+from perigee._errors import ArgumentError, DataChangedError, LoopError
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Hooks, Recorded, Started, StepsDone
 from perigee._events.protocols import Resumes
-from perigee._events.signals import Signals
-from perigee._execution import (
-    Blocks,
-    Choice,
-    Execution,
-    Nonfinite,
-    Plan,
-    Program,
-    applied,
-    logged_metrics,
-    named_rates,
-    rows_on_host,
-)
+from perigee._execution import Blocks, Choice, Execution, Nonfinite, Plan, rows_on_host
 from perigee._execution.program import describe
-from perigee._execution.timing import now
 from perigee._loop.evaluation import evaluate
-from perigee._loop.programs import Programs
-from perigee._loop.training import INTERRUPTIONS
-from perigee._loop.values import Values, note_where
+from perigee._loop.logged_epoch import LoggedEpoch
+from perigee._loop.methods import Methods
+from perigee._loop.progress import INTERRUPTIONS, Progress, reason_to_stop
+from perigee._loop.stopwatch import Stopwatch
+from perigee._loop.values import note_where
 from perigee._processes.workers import Workers
-from perigee._runs.run import OpenRun, Run
+from perigee._runs.keeping import KeptRun
+from perigee._runs.run import Run
 from perigee._step.averages import Column, Tally
-from perigee._step.frame import Method
 from perigee._step.shown import Shown
-from perigee._step.state import INTERNALS, track
 from perigee._step.step import Step
 from perigee._typing import Batch, Tree
-from perigee.checkpoints import random_state, set_random_state
 from perigee.data import open_feed
+from perigee.diagnostics import Finding
 from perigee.writers.history import History
-from perigee.writers.terminal import Progress, terminal
+from perigee.writers.terminal import Progress as Display
+from perigee.writers.terminal import terminal
 
 _LEFT = "the loop was left"
-_MANY_CHANGES = 5
 
 
 def prepare(
@@ -68,7 +56,7 @@ def prepare(
     nonfinite: Nonfinite = "raise",
     callbacks: Sequence[Hook] | None = (),
     execution: Execution | Choice = "auto",
-    progress: Progress = "auto",
+    progress: Display = "auto",
 ) -> Prepared:
     """Make a Step ready for a loop that you drive: an environment, a replay buffer, a search.
 
@@ -128,7 +116,42 @@ def prepare(
             "steps_per_call", repr(asked.steps_per_call), "1: you make the calls.", "leave it out."
         )
     asked = Execution(asked.mode, 1)
-    return Prepared(step, as_run(run), steps_per_epoch, nonfinite, hooks, asked, progress)
+    return Prepared(
+        step, _Settings(as_run(run), steps_per_epoch, nonfinite, hooks, asked, progress)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """How a loop of the user's own trains: the arguments of `prepare`, checked."""
+
+    run: Run | None
+    steps_per_epoch: int | None
+    nonfinite: Nonfinite
+    hooks: Sequence[Hook]
+    execution: Execution
+    progress: Display
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What there is within the `with` block.
+
+    Attributes:
+        opened: The run, if any, and what closes in the end.
+        kept: Saves and logs, or `None`.
+        hooks: Are notified of what happens.
+        methods: Returns programs.
+        epoch: What the current epoch logs.
+        stopwatch: Runs since the block was entered.
+    """
+
+    opened: Opened
+    kept: KeptRun | None
+    hooks: Hooks
+    methods: Methods
+    epoch: LoggedEpoch
+    stopwatch: Stopwatch
 
 
 class Prepared:
@@ -144,139 +167,88 @@ class Prepared:
         stop_reason: Why `goes_on` returned false; `None` as long as it did not.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        run: Run | None,
-        steps_per_epoch: int | None,
-        nonfinite: Nonfinite,
-        hooks: Sequence[Hook],
-        execution: Execution,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, step: Step, settings: _Settings) -> None:
         self.step = step
-        self.clock: Clock = Clock()
         self.history: History = History()
         self.stop_reason: str | None = None
-        self._run, self._steps_per_epoch = run, steps_per_epoch
-        self._nonfinite: Nonfinite = nonfinite
-        self._execution, self._given_hooks = execution, hooks
-        self._shown = terminal(progress)
-        self._signals = Signals()
+        self._settings = settings
         self._stack: contextlib.ExitStack | None = None
         self._is_over = False
-        self._opened: OpenRun | None = None
-        self._source = _OwnLoop()
-        self._hooks = Hooks()
-        self._asks: dict[Method, Programs] = {}
-        self._found: dict[tuple[Method, str], Program] = {}
-        self._glance: Any = None
-        self._made: dict[tuple[Method, str], tuple[Program, Mapping[str, Any]]] = {}
-        self._changes = 0
-        self._built: dict[tuple[str, str], None] = {}
-        self._to_rebuild: set[tuple[str, str]] = set()
-        self._values: Values | None = None
-        self._program_of_values: Program | None = None
-        self._trained: dict[str, Program] = {}  # in the epoch under way, by the batch
-        self._applied: dict[str, None] = {}  # paths of optimizers, by batches of any structure
-        self._epoch, self._window, self._own = Tally(), Tally(), Tally()
-        self._asked: str | None = None
+        self._entered: _Loop | None = None
+        self._progress = Progress()
         self._turns = 0
         self._is_due = False
-        self._loaded: tuple[Clock, str | None] | None = None
-        self._ending: Mapping[str, float] | None = None
-        self._began = now()
+
+    @property
+    def clock(self) -> Clock:
+        return self._progress.clock
 
     # The `with` block.
 
     def __enter__(self) -> Self:
         if self._stack is not None or self._is_over:
             raise LoopError("with", "twice", "call `pg.prepare` again.")
-        self._began = now()
+        settings, stopwatch = self._settings, Stopwatch()
         with contextlib.ExitStack() as stack:
-            stack.callback(self._signals.deliver)  # last: it may end the process
-            plan = self._take_up(stack)
-            kept: list[Hook] = []
-            if self._opened is not None:
-                self._opened.configuration = {
-                    "step": type(self.step).__name__,
-                    "arguments": {
-                        "steps_per_epoch": self._steps_per_epoch,
-                        "nonfinite": self._nonfinite,
-                    },
+            opened = stack.enter_context(opening(self.step, settings.run, settings.execution))
+            source = _OwnLoop()
+            draws = None if opened.run is None else opened.run.restore_data(source)
+            plan = self._plan(opened)
+            self.history = opened.history(plan)
+            kept = None
+            if draws is not None:
+                arguments = {
+                    "steps_per_epoch": settings.steps_per_epoch,
+                    "nonfinite": settings.nonfinite,
                 }
-                kept = [self._opened.writers(plan, self._source, self.history.findings)]
-            after = [hook for hook in (self._opened, self._shown) if hook is not None]
-            self._hooks = Hooks([self.history, *self._given_hooks, *kept, *after])
-            self._prepare_programs(plan)
-            if self._opened is not None:
-                self._load(self._opened)
-            self._hooks.start(
-                Started(
-                    self.step,
-                    self.clock,
-                    None,
-                    None,
-                    self._steps_per_epoch,
-                    self._now(),
-                    self._opened.origin if self._opened else None,
-                )
+                said = {"step": type(self.step).__name__, "arguments": arguments}
+                kept = opened.keep(source, draws, plan, said)
+            shown = [hook for hook in (terminal(settings.progress),) if hook is not None]
+            written = [] if kept is None else kept.hooks
+            hooks = Hooks([self.history, *settings.hooks, *written, *shown])
+            methods = Methods(
+                self.step,
+                settings.execution,
+                plan,
+                settings.nonfinite,
+                watched_by(settings.hooks),
+                opened.findings,
+                opened.run,
             )
-            if self._opened is not None:
-                self._opened.begin()
-                stack.enter_context(self._signals)
+            state = None if opened.run is None else opened.run.loop_state
+            epoch = LoggedEpoch(self.step, settings.nonfinite, state)
+            loop = self._entered = _Loop(opened, kept, hooks, methods, epoch, stopwatch)
+            stack.enter_context(opened.findings.passed_to(self._notify))
+            self._load(loop, state)
+            self._start(loop)
+            opened.hold_signals()
             self._stack = stack.pop_all()
         return self
 
-    def _take_up(self, stack: contextlib.ExitStack) -> Plan:
-        """Open the run, and return how the methods run."""
-        mode = self._execution.given_mode
+    def _plan(self, opened: Opened) -> Plan:
+        """Return the plan of the run, or the usual one."""
+        mode = self._settings.execution.given_mode
         usual_mode, _ = _backends.current().capabilities.plans[0]
         plan = Plan(mode or usual_mode, False, "usual" if mode is None else "asked for")
-        if self._run is None:
-            return plan
-        self._opened = OpenRun(self._run, self.step, None)
-        stack.callback(self._opened.close)
-        self._opened.take_up(self._source)
-        self._opened.check_execution(self._execution)
-        return self._opened.plan or plan
+        return plan if opened.run is None else opened.run.plan or plan
 
-    def _prepare_programs(self, plan: Plan) -> None:
-        self.history.plan = plan
-        train = Programs(
-            self.step,
-            "train_step",
-            self._execution,
-            history=self.history,
-            nonfinite=self._nonfinite,
-            watches=watched_by(self._given_hooks),
-        )
-        train.is_alone = False
-        train.tell = lambda finding: self._hooks.finding(Found(self.clock, finding, self._now()))
-        self._asks = {"train_step": train}
-        for method in ("test_step", "predict_step"):
-            self._asks[method] = Programs(self.step, method, self._execution)
-        for programs in self._asks.values():
-            programs.plan = plan
-        train.is_kept = self._opened is not None
-
-    def _load(self, opened: OpenRun) -> None:
-        if opened.loaded is None:
+    def _load(self, loop: _Loop, state: Mapping[str, Any] | None) -> None:
+        """Load what the run has saved, as far as it is built."""
+        run = loop.opened.run
+        if run is None or run.resumed_at is None or state is None:
             return
-        opened.load_what_is_built()
-        opened.load_host_state()
-        state, finished = opened.loop_state(), opened.loaded.content.facts["finished"]
-        self.clock = self.history.resumed_from = opened.loaded.content.clock
-        self._loaded = self.clock, finished
-        self._asked = None if finished in ("epochs", "steps") else finished
-        self._epoch = Tally.from_state(state["epoch"])
-        self._window = Tally.from_state(state["window"])
-        self._own = Tally.from_state(state["own"])
-        self._ending = state["ending"]
-        self._to_rebuild = {(method, batch) for method, batch in state["built"]}
-        self._built = dict.fromkeys(self._to_rebuild)
-        self._applied = dict.fromkeys(state.get("applied", ()))
-        self._hooks.load_state(state["hooks"])
+        run.load_what_is_built()
+        run.load_host_state()
+        clock, finished = run.resumed_at
+        self._progress = Progress.from_state(clock, state, finished)
+        loop.hooks.load_state(state["hooks"])
+
+    def _start(self, loop: _Loop) -> None:
+        per_epoch, seconds = self._settings.steps_per_epoch, loop.stopwatch.seconds()
+        origin = None if loop.kept is None else loop.kept.origin
+        loop.hooks.start(Started(self.step, self.clock, None, None, per_epoch, seconds, origin))
+        if loop.kept is not None:
+            loop.kept.begin()
 
     def __exit__(
         self,
@@ -284,38 +256,35 @@ class Prepared:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        stack, self._stack, self._is_over = self._stack, None, True
+        loop, stack = self._loop("with"), self._stack
         assert stack is not None
+        self._stack, self._is_over = None, True
         with stack:
-            if error is not None:
-                note_where(error, self.clock)
-                try:
-                    self._end(f"error: {type(error).__name__}")
-                except Exception as later:  # what came first comes out
-                    error.add_note(
-                        f"A hook that was told so raised {type(later).__name__}: {later}"
-                    )
+            if error is None:
+                self._leave(loop)
                 return
-            self._leave()
+            note_where(error, self.clock)
+            try:
+                self._end(loop, f"error: {type(error).__name__}")
+            except Exception as later:  # what came first comes out
+                error.add_note(
+                    f"A hook that was notified of it raised {type(later).__name__}: {later}"
+                )
 
-    def _leave(self) -> None:
-        reason = self._reason(None, None) or self.stop_reason or _LEFT
+    def _leave(self, loop: _Loop) -> None:
+        reason = self._reason(loop, None, None) or self.stop_reason or _LEFT
+        ending = None
         if reason not in INTERRUPTIONS and self.clock.batch:
-            if self._trained:
-                self._ending = self._epoch_values()
-            ending = self._ending
-        else:
-            ending = None
-        self._save(None if reason == _LEFT else reason, is_last=True)
+            ending = self._cut_short(loop)
+        self._save(loop, None if reason == _LEFT else reason, is_last=True)
         if ending:
-            self._record("epoch", ending, self._samples())
-        self._look_at_updates()
-        self._asks["train_step"].look_back()
+            self._record("epoch", ending, loop.epoch.samples())
+        loop.methods.look_back()
         self.stop_reason = reason
-        self._end(reason)
+        self._end(loop, reason)
 
-    def _end(self, reason: str) -> None:
-        self._hooks.end(Ended(self.clock, reason, self._now()))
+    def _end(self, loop: _Loop, reason: str) -> None:
+        loop.hooks.end(Ended(self.clock, reason, loop.stopwatch.seconds()))
 
     # What the user calls.
 
@@ -330,18 +299,18 @@ class Prepared:
             False when there are enough, `stop` was called, a hook asked for the end, or a signal
             came: `stop_reason` says which.
         """
-        self._check_open("goes_on")
+        loop = self._loop("goes_on")
         check_count("steps", steps)
         check_count("epochs", epochs)
         self._turns += 1
-        self.stop_reason = self._reason(steps, epochs)
+        self.stop_reason = self._reason(loop, steps, epochs)
         if self.stop_reason is None:
             if self._is_due:
-                self._save(None)
+                self._save(loop, None)
             return True
-        if self.stop_reason not in INTERRUPTIONS and self.clock.batch and self._trained:
-            self._ending = self._epoch_values()
-        self._save(self.stop_reason, is_last=True)
+        if self.stop_reason not in INTERRUPTIONS and self.clock.batch:
+            self._cut_short(loop)
+        self._save(loop, self.stop_reason, is_last=True)
         return False
 
     def stop(self, reason: str) -> None:
@@ -350,7 +319,7 @@ class Prepared:
         Args:
             reason: What `stop_reason` will say.
         """
-        self._asked = self._asked or reason
+        self._progress = self._progress.stopping(reason)
 
     def train_step(self, batch: Batch) -> Mapping[str, float]:
         """Train on one batch.
@@ -362,28 +331,21 @@ class Prepared:
             What the step returned, as numbers: the means over the batch. Looking at one of them
             waits for the device.
         """
-        self._check_open("train_step")
-        if self._opened is not None and (not self._turns or self.stop_reason is not None):
+        loop = self._loop("train_step")
+        if loop.kept is not None and (not self._turns or self.stop_reason is not None):
             when = "before `goes_on`" if not self._turns else "after `goes_on` returned false"
             raise LoopError("train_step", when, "begin each turn of the loop with `goes_on`.")
         described = describe(batch)
         if self.clock.batch == 0:
-            self._found.clear()  # a Step that has changed is seen, as in `fit`
-        program = self._program("train_step", batch, described)
+            loop.methods.forget()
+        program = loop.methods.program("train_step", batch, described)
         if self.clock.batch == 0:
-            self._begin_epoch()
-        if self._values is None or program is not self._program_of_values:
-            if self._values is not None:
-                self._values.read(self.clock)
-            self._values = Values(program, self._nonfinite, self._epoch, self._window)
-            self._program_of_values = program
-        self._trained[described] = program
-        self._applied |= dict.fromkeys(applied(program.rehearsal))
+            self._progress = self._progress.with_new_epoch()
+            loop.epoch.begin()
         row = program.run(batch)
-        self._values.add(row)
-        self._ending = None
-        self.clock = self.clock.after_steps(1)
-        self._after_step()
+        loop.epoch.add(program, described, row, self._progress)
+        self._progress = self._progress.after_steps(1)
+        self._after_step(loop)
         return _Logs(program.columns, row)
 
     def test_step(self, batch: Batch) -> dict[str, float]:
@@ -395,9 +357,9 @@ class Prepared:
         Returns:
             Name to mean, and every metric that the step updates. It waits for the device.
         """
-        self._check_open("test_step")
+        loop = self._loop("test_step")
         check_step(self.step, "test_step")
-        program = self._program("test_step", batch, describe(batch))
+        program = loop.methods.program("test_step", batch, describe(batch))
         feed = open_feed([batch])
         try:
             return evaluate(lambda _: program, feed, Blocks(feed, 1), None)
@@ -414,9 +376,9 @@ class Prepared:
             What the step returned: tensors of the framework. Nothing waits for the device until
             they are looked at, as by `keras.ops.convert_to_numpy`.
         """
-        self._check_open("predict_step")
+        loop = self._loop("predict_step")
         check_step(self.step, "predict_step")
-        return self._program("predict_step", batch, describe(batch)).run(batch)
+        return loop.methods.program("predict_step", batch, describe(batch)).run(batch)
 
     def log(self, values: Mapping[str, float]) -> None:
         """Log numbers of your own: each is averaged over the epoch, where each call weighs 1.
@@ -424,170 +386,105 @@ class Prepared:
         Args:
             values: Such as `{"episode_return": 200.0}`; under other names than the step returns.
         """
-        self._check_open("log")
-        for name, value in values.items():
-            self._own.add((Column(name, "mean"),), np.array([[[float(value), 1.0]]]))
+        self._loop("log").epoch.log(values)
 
     def end_epoch(self) -> Mapping[str, float]:
-        """End the epoch under way: its values go to the history and the logs; metrics begin anew.
+        """End the current epoch: its values go to the history and the logs; metrics are reset.
 
         Returns:
             The values. It waits for the device.
         """
-        self._check_open("end_epoch")
+        loop = self._loop("end_epoch")
         if not self.clock.batch:
             raise LoopError("end_epoch", "before a step of the epoch", "call it after a step.")
-        values = self._epoch_values()
-        self.clock = self.clock.after_epoch()
-        self._values, self._own = None, Tally()
-        self._record("epoch", values, self._samples())
-        self._look_at_updates()
-        if self._opened is not None:
-            self._is_due = self._is_due or self._opened.is_due(self.clock)
+        values = loop.epoch.values(self._progress)
+        self._progress = self._progress.after_epoch()
+        loop.epoch.end()
+        self._record("epoch", values, loop.epoch.samples())
+        loop.methods.look_at_updates()
+        self._look_whether_due(loop)
         return values
 
     # What follows from it.
 
-    def _after_step(self) -> None:
-        assert self._values is not None
-        values, clock = self._values, self.clock
-        every = None if self._run is None else self._run.record_every
-        is_end = clock.batch == self._steps_per_epoch
+    def _after_step(self, loop: _Loop) -> None:
+        run, clock, epoch = self._settings.run, self.clock, loop.epoch
+        every = None if run is None else run.record_every
+        is_end = clock.batch == self._settings.steps_per_epoch
         is_window = every is not None and every.is_due(clock) and not is_end
         # What is due sees only steps that were looked at.
-        if values.is_full or is_window or is_end:
-            values.read(clock)
-        self._hooks.steps(StepsDone(clock, 1, self._epoch_values, self.stop, self._now()))
+        if epoch.is_full or is_window or is_end:
+            epoch.read(self._progress)
+        seconds = loop.stopwatch.seconds()
+        loop.hooks.steps(
+            StepsDone(clock, 1, lambda: epoch.values(self._progress), self.stop, seconds)
+        )
         if is_window:
-            self._record("steps", {**values.window(clock), **self._rates()})
-        if values.stop is not None:
-            self.stop(values.stop)
+            self._record("steps", epoch.window(self._progress))
+        if epoch.stop is not None:
+            self.stop(epoch.stop)
         if is_end:
             self.end_epoch()
-        elif self._opened is not None:
-            self._is_due = self._is_due or self._opened.is_due(clock)
+        else:
+            self._look_whether_due(loop)
 
-    def _begin_epoch(self) -> None:
-        self._epoch, self._trained = Tally(), {}
-        self._values = None
-        for metric in track(self.step).metrics.values():
-            metric.reset_state()
+    def _look_whether_due(self, loop: _Loop) -> None:
+        if loop.kept is not None:
+            self._is_due = self._is_due or loop.kept.is_due(self.clock)
 
-    def _epoch_values(self) -> dict[str, float]:
-        """Return the exact values of the epoch so far. It waits for the device."""
-        if self._values is not None:
-            self._values.read(self.clock)
-        values = dict(self._epoch.means())
-        for program in self._trained.values():
-            values |= logged_metrics(program.rehearsal)
-        own = self._own.means()
-        for name in own.keys() & values.keys():
-            raise ArgumentError(
-                "log", repr(name), "a name that the step does not log itself.", "choose another."
-            )
-        return {**values, **own, **self._rates()}
-
-    def _rates(self) -> dict[str, float]:
-        optimizers = track(self.step).optimizers
-        return named_rates({path: optimizers[path] for path in self._applied if path in optimizers})
-
-    def _look_at_updates(self) -> None:
-        """Report what nothing updates, now that batches of each structure have been there."""
-        made = [
-            program for (method, _), (program, _) in self._made.items() if method == "train_step"
-        ]
-        is_all = not any(method == "train_step" for method, _ in self._to_rebuild)  # of the run
-        if made and is_all:
-            self._asks["train_step"].look_at_updates(made)
+    def _cut_short(self, loop: _Loop) -> Mapping[str, float] | None:
+        """Return the values of an epoch that the end of the loop has cut short."""
+        if loop.epoch.is_trained:
+            loop.epoch.ending = loop.epoch.values(self._progress)
+        return loop.epoch.ending
 
     def _record(
         self, scope: Any, values: Mapping[str, float], samples: Mapping[str, Shown] | None = None
     ) -> None:
-        if values or samples:
-            event = Recorded(self.clock, scope, values, self.stop, self._now(), samples or {})
-            self._hooks.record(event)
+        loop = self._entered
+        if loop is not None and (values or samples):
+            seconds = loop.stopwatch.seconds()
+            loop.hooks.record(
+                Recorded(self.clock, scope, values, self.stop, seconds, samples or {})
+            )
 
-    def _samples(self) -> dict[str, Shown]:
-        return {n: s for program in self._trained.values() for n, s in program.samples().items()}
+    def _notify(self, finding: Finding) -> None:
+        loop = self._entered
+        if loop is not None:
+            loop.hooks.finding(Found(self.clock, finding, loop.stopwatch.seconds()))
 
-    def _reason(self, steps: int | None, epochs: int | None) -> str | None:
-        if self._asked is not None:
-            return self._asked
-        if self._signals.received:
-            return "signal"
-        if steps is not None and self.clock.step >= steps:
-            return "steps"
-        if epochs is not None and self.clock.epoch >= epochs:
-            return "epochs"
-        return None
+    def _reason(self, loop: _Loop, steps: int | None, epochs: int | None) -> str | None:
+        if self._progress.stop is not None:
+            return self._progress.stop
+        received = "signal" if loop.opened.signals.received else None
+        return reason_to_stop(self.clock, epochs, steps, interruption=received)
 
-    def _save(self, finished: str | None, is_last: bool = False) -> None:
+    def _save(self, loop: _Loop, reason: str | None, is_last: bool = False) -> None:
         """Save the loop as it stands between two turns, unless that is what was loaded."""
-        finished = None if finished in INTERRUPTIONS else finished
-        if self._opened is None or not self.clock.step or (self.clock, finished) == self._loaded:
+        finished = None if reason in INTERRUPTIONS else reason
+        run = loop.opened.run
+        if loop.kept is None or run is None or not self.clock.step:
             return
-        self._opened.save(self.clock, self._state, finished, is_last)
-        self._is_due = False
+        if (self.clock, finished) != run.resumed_at:
+            loop.kept.save(self.clock, lambda: self._state(loop), finished, is_last)
+            self._is_due = False
 
-    def _state(self) -> dict[str, Any]:
-        """Return what the loop itself needs to go on, as plain values and arrays."""
-        if self._values is not None:
-            self._values.read(self.clock)
+    def _state(self, loop: _Loop) -> dict[str, Any]:
+        """Return what the loop itself needs to be resumed, as plain values and arrays."""
+        loop.epoch.read(self._progress)
         return {
-            "epoch": self._epoch.state(),
-            "window": self._window.state(),
-            "own": self._own.state(),
-            "applied": list(self._applied),
-            "ending": None if self._ending is None else dict(self._ending),
-            "built": [list(key) for key in self._built],
-            "hooks": self._hooks.state(),
+            **self._progress.state(),
+            **loop.epoch.state(),
+            "built": loop.methods.built(),
+            "hooks": loop.hooks.state(),
         }
 
-    def _program(self, method: Method, batch: Batch, described: str) -> Program:
-        """Return the program, made anew where the Step is seen to have changed."""
-        glance = _glance(self.step)
-        if glance != self._glance:
-            self._found.clear()
-            self._glance = glance
-        key = method, described
-        program = self._found.get(key)
-        if program is None:
-            is_rebuilt = key in self._to_rebuild
-            # What is made draws seeds for its variables; a resumed run has drawn them before.
-            before = random_state() if is_rebuilt else None
-            program = self._found[key] = self._asks[method](batch)
-            self._look_at_changes(key, program)
-            if self._opened is not None and self._opened.loaded is not None:
-                self._opened.load_what_is_built(is_new=not is_rebuilt)
-                self._to_rebuild.discard(key)
-                if not self._to_rebuild and self._opened.unloaded:
-                    raise StateMismatchError((), self._opened.unloaded, {})
-            if before is not None:
-                set_random_state(before)
-            self._built[key] = None
-            self._glance = _glance(self.step)
-        return program
-
-    def _look_at_changes(self, key: tuple[Method, str], program: Program) -> None:
-        """Report a Step that changes so often that most of the time goes into compiling."""
-        plain = dict(track(self.step).plain)
-        before = self._made.get(key)
-        self._made[key] = program, plain
-        if before is None or before[0] is program:
-            return
-        self._changes += 1
-        if self._changes == _MANY_CHANGES:
-            names = {*plain, *before[1]}
-            changed = sorted(n for n in names if plain.get(n, n) != before[1].get(n, n))
-            self._asks["train_step"].report(diagnostics.of_changes(self._changes, changed))
-
-    def _check_open(self, called: str) -> None:
-        if self._stack is None:
+    def _loop(self, called: str) -> _Loop:
+        """Return what there is within the `with` block."""
+        if self._stack is None or self._entered is None:
             when = "after the `with` block" if self._is_over else "outside a `with` block"
             raise LoopError(called, when, "open it by `with pg.prepare(...) as trainer:`.")
-
-    def _now(self) -> float:
-        return now() - self._began
+        return self._entered
 
 
 class _Logs(Mapping[str, float]):
@@ -633,13 +530,3 @@ class _OwnLoop:
     def load_state(self, state: Mapping[str, Any]) -> None:
         if state.get("kind") != self.kind:
             raise DataChangedError(self.kind, [f"kind: {state.get('kind')} then, {self.kind} now"])
-
-
-def _glance(step: Step) -> list[Any]:
-    """Return what can be seen at once of a change of a Step: other values of its attributes."""
-    plain = int | float | str | bytes | bool | None
-    return [
-        (name, value if isinstance(value, plain) else id(value))
-        for name, value in vars(step).items()
-        if name != INTERNALS
-    ]

@@ -434,7 +434,7 @@ def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
     if which == "best" and best is None:
         raise FileError("--which best: say by which value, such as --best val_loss.")
     chosen: Any = int(which) if which.isdigit() else which
-    loaded = Run(run, best=best)._checkpoints().load(chosen)
+    loaded = Run(run, best=best).checkpoints().load(chosen)
     tracked = track(step)
     unlike = load_arrays(tracked, loaded.content.arrays, strict=False)
     needed = {

@@ -31,6 +31,7 @@ class KerasCallbacks:
         self._list = keras.callbacks.CallbackList(list(callbacks), model=self._model, **params)
         self.wants_batches = any(_overrides(c, _TRAIN_BATCH_HOOKS) for c in callbacks)
         self.wants_test_batches = any(_overrides(c, _TEST_BATCH_HOOKS) for c in callbacks)
+        self._saved: Sequence[Any] = ()
 
     @property
     def stop_requested(self) -> bool:
@@ -38,6 +39,7 @@ class KerasCallbacks:
 
     def train_begin(self) -> None:
         self._list.on_train_begin()
+        self._restore()  # most of them reset themselves when training begins
 
     def epoch_begin(self, epoch: int) -> None:
         self._list.on_epoch_begin(epoch)
@@ -75,8 +77,11 @@ class KerasCallbacks:
         return [[type(c).__qualname__, _plain_attributes(c)] for c in self._callbacks]
 
     def load_state(self, state: Sequence[Any]) -> None:
-        """Give each callback its attributes back, if callbacks are what they were."""
-        for callback, (name, attributes) in zip(self._callbacks, state, strict=False):
+        """Give each callback its attributes back when training begins, if it is what it was."""
+        self._saved = state
+
+    def _restore(self) -> None:
+        for callback, (name, attributes) in zip(self._callbacks, self._saved, strict=False):
             if type(callback).__qualname__ != name:
                 continue
             attributes = dict(attributes)

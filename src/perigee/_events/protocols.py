@@ -226,7 +226,12 @@ class Source(Protocol):
 
 
 class Saving(Protocol):
-    """Saves what a training needs to go on."""
+    """Saves what a training needs to be resumed."""
+
+    @property
+    def origin(self) -> str | None:
+        """The checkpoint from which training is resumed, or `None`."""
+        ...
 
     def begin(self) -> None:
         """The first step comes next, and nothing before it."""
@@ -364,5 +369,5 @@ class Callbacks(Protocol):
         ...
 
     def load_state(self, state: Sequence[Any]) -> None:
-        """Take back what `state` returned."""
+        """Take back what `state` returned, when training begins."""
         ...

@@ -38,6 +38,7 @@ class Blocks:
         most: Steps a block at most; `None` makes blocks of about a quarter of a second.
 
     Attributes:
+        feed: Where batches come from.
         data_seconds: Time spent waiting for the data.
         device_seconds: Time spent running blocks, the wait for their values included, without
             that for compiling them.
@@ -46,7 +47,7 @@ class Blocks:
     def __init__(self, feed: Feed, most: int | None = None) -> None:
         self.data_seconds = 0.0
         self.device_seconds = 0.0
-        self._feed = feed
+        self.feed = feed
         self._arrays: tuple[Any, Any] = (None, None)
         self._ordered: tuple[Any, Any] = (None, None)
         self._spread: tuple[Any, Any] = (None, None)
@@ -103,7 +104,7 @@ class Blocks:
 
     def _run(self, program: Program, until_due: int | None) -> np.ndarray | None:
         most = self._length(program, until_due)
-        resident = self._feed.resident()
+        resident = self.feed.resident()
         if resident is not None:
             return self._run_resident(program, resident, most)
         if self._is_stream:
@@ -112,7 +113,7 @@ class Blocks:
         return self._run_stack(program, most, until_due)
 
     def _run_resident(self, program: Program, resident: Resident, most: int) -> np.ndarray | None:
-        first = self._feed.position.batches
+        first = self.feed.position.batches
         if first >= resident.batches:
             return None
         arrays = self._on_device(resident)
@@ -127,17 +128,17 @@ class Blocks:
             return None
         rows = program.run_block(arrays, resident.batch_size, first, count)
         if first + count == resident.batches:
-            self._feed.prepare_pass()
+            self.feed.prepare_pass()
         rows = _ran(program, _backends.current().to_host(rows)[:count])
-        self._feed.skip(len(rows))
+        self.feed.skip(len(rows))
         return rows
 
     def _predict(self, program: Program, most: int) -> list[Tree] | None:
-        resident = self._feed.resident()
+        resident = self.feed.resident()
         if program.most_steps < 2 or self._is_stream:
             return None
         if resident is not None:
-            first = self._feed.position.batches
+            first = self.feed.position.batches
             count = min(most, resident.full_batches - first)
             if count <= 0:
                 return None
@@ -150,7 +151,7 @@ class Blocks:
             arrays, size = stack.arrays, stack.rows
         found = _backends.current().to_host(program.run_block(arrays, size, first, count))
         if resident is not None:
-            self._feed.skip(count)
+            self.feed.skip(count)
         return [
             keras.tree.map_structure(lambda leaf, i=index: leaf[i], found) for index in range(count)
         ]
@@ -180,13 +181,13 @@ class Blocks:
         return self._ordered[1]
 
     def _run_stream(self, program: Program, most: int) -> np.ndarray | None:
-        stream = self._feed.stream()
+        stream = self.feed.stream()
         if stream is None:
             return None
         rows, done = program.run_stream(*stream, most)
         rows, done = _backends.current().to_host((rows, done))
         is_stopped = program.stops and done and not _is_finite(rows[-1])
-        self._feed.advance(int(done), is_over=done < most and not is_stopped)
+        self.feed.advance(int(done), is_over=done < most and not is_stopped)
         return rows if done else None
 
     def _run_stack(self, program: Program, most: int, until_due: int | None) -> np.ndarray | None:
@@ -207,13 +208,13 @@ class Blocks:
             rows = pending.result()
         rows = _ran(program, _backends.current().to_host(rows)[:count])
         for batch in reversed(stack.drawn[len(rows) :]):
-            self._feed.put_back(batch)
+            self.feed.put_back(batch)
         return rows
 
     def _look_ahead(self, most: int, pending: Pending) -> None:
         """Take batches of the next block while the device runs this one."""
         done_at = None
-        while self._feed.look_ahead(most):
+        while self.feed.look_ahead(most):
             if done_at is None and pending.done():
                 done_at = now()
         if done_at is not None:
@@ -238,7 +239,7 @@ class Blocks:
             Arrays, the batch size, and how many full batches there are; `None` where blocks are
             made in another way or not at all.
         """
-        resident = self._feed.resident()
+        resident = self.feed.resident()
         if resident is not None:
             full = resident.full_batches
             return (self._on_device(resident), resident.batch_size, full) if full else None
@@ -251,11 +252,11 @@ class Blocks:
     @property
     def _is_stream(self) -> bool:
         """Whether compiled code draws the batches from an iterator of the framework."""
-        return _backends.current().capabilities.streams and self._feed.is_stream
+        return _backends.current().capabilities.streams and self.feed.is_stream
 
     def _room(self) -> _Stack:
         if self._stack is None:
-            self._stack = _Stack(self._feed)
+            self._stack = _Stack(self.feed)
         return self._stack
 
 

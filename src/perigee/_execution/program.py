@@ -72,7 +72,6 @@ class Program:
             longer one is refused.
         columns: What the columns of a row are, known once it has run.
         stops: Whether nothing follows a step that comes to a NaN or an infinity.
-        findings: What is probably wrong with it; `None` while nobody has looked.
         retraces: Each time that a function was compiled again for other batches.
     """
 
@@ -93,7 +92,7 @@ class Program:
         if method == "predict_step":
             self.most_steps = _predictions_a_block(rehearsal.predicted)
         self.columns: tuple[Column, ...] = ()
-        self.findings: Sequence[Any] | None = None
+        self._suspected: Sequence[Any] | None = None
         self.retraces: list[Retrace] = []
         self._step = step
         self._method: Method = method
@@ -149,6 +148,16 @@ class Program:
             return {}
         now = numbers_outside(self._step, self._method)
         return {name: old for name, old in self._outside.items() if now.get(name, old) != old}
+
+    def use(self, plan: Plan) -> None:
+        """Run as a plan says from now on."""
+        self.plan = plan
+
+    def suspected(self, look: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        """Return the findings about it; `look` finds them the first time."""
+        if self._suspected is None:
+            self._suspected = look()
+        return self._suspected
 
     def run(self, batch: Batch) -> Tree:
         """Run the method on a batch; what is accumulated waits for `flush`.

@@ -12,17 +12,19 @@ import numpy as np
 from perigee import _backends
 from perigee._events.protocols import Callbacks, Feed, Position
 from perigee._execution import Blocks, Program, logged_metrics, rows_on_host
+from perigee._loop.programs import Programs
 from perigee._loop.values import ROWS_BETWEEN_READS
 from perigee._step.averages import Tally
+from perigee._step.shown import Shown
 from perigee._step.state import put_back, rewind_seeds
 from perigee._typing import Batch, Tree
 
-Programs = Callable[[Batch], Program]
+ProgramFor = Callable[[Batch], Program]
 """Returns the program for batches like the one given."""
 
 
 def evaluate(
-    programs: Programs,
+    programs: ProgramFor,
     feed: Feed,
     blocks: Blocks,
     steps: int | None,
@@ -71,7 +73,45 @@ def evaluate(
         return {**tally.means(), **logged_metrics(program.rehearsal)}
 
 
-def predict(programs: Programs, feed: Feed, blocks: Blocks, steps: int | None) -> Tree:
+class Validation:
+    """Measures a Step on its validation data, whenever it is called.
+
+    Its `test_step` is rehearsed at once, so that a bad one is refused before training begins.
+
+    Args:
+        programs: Of the `test_step`.
+        feed: The validation data.
+        blocks: Runs many batches of it in one call.
+        steps: Batches a validation; `None` uses the whole pass.
+        callbacks: Keras's callbacks, or `None`.
+
+    Attributes:
+        feed: The validation data.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        feed: Feed,
+        blocks: Blocks,
+        steps: int | None,
+        callbacks: Callbacks | None,
+    ) -> None:
+        self.feed = feed
+        self._programs, self._blocks = programs, blocks
+        self._steps, self._callbacks = steps, callbacks
+        programs(feed.peek())
+
+    def __call__(self) -> dict[str, float]:
+        """Return exact means and metrics, by the names that the step gives them."""
+        return evaluate(self._programs, self.feed, self._blocks, self._steps, self._callbacks)
+
+    def samples(self) -> dict[str, Shown]:
+        """Return what was logged as samples since the last time."""
+        return self._programs.samples()
+
+
+def predict(programs: ProgramFor, feed: Feed, blocks: Blocks, steps: int | None) -> Tree:
     """Run `predict_step` over a pass of the feed, and return its results put together on axis 0."""
     program = _prepared(programs, feed)
     parts: list[Tree] = []
@@ -88,7 +128,7 @@ def predict(programs: Programs, feed: Feed, blocks: Blocks, steps: int | None) -
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _prepared(programs: Programs, feed: Feed) -> Program:
+def _prepared(programs: ProgramFor, feed: Feed) -> Program:
     """Return the program for the feed, which then stands at its beginning."""
     if feed.position != Position():
         feed.seek(Position())

@@ -1,31 +1,38 @@
-"""The program of a method as `fit` and its like use it: what is found in it is reported once."""
+"""The program of a method for the batch at hand; what is suspected of it is reported."""
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from perigee import _backends, diagnostics
-from perigee._errors import PerigeeWarning
 from perigee._execution import Execution, Nonfinite, Plan, Program, compiling, program
+from perigee._loop.findings import Findings
 from perigee._step.frame import Method
 from perigee._step.shown import Shown
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics import Finding
-from perigee.writers.history import History
 
 
 class Programs:
-    """Gives the program of one method, and reports what its rehearsal found, once.
+    """Returns the program of one method of a Step, compiled again where the Step has changed.
+
+    Args:
+        step: The Step.
+        method: Which of its methods.
+        execution: How it runs.
+        findings: Where to report what is found; `None` looks for nothing.
+        accumulate: Micro-batches an update.
+        nonfinite: What happens when a logged value is NaN or infinite.
+        watches: What hooks want to know of the updates.
+        plan: How it runs; `None` leaves that to the program until `use` is called.
+        is_kept: Whether a run keeps the training, so that it may be resumed.
+        is_alone: Whether all batches have one structure, so that the first one updates all that
+            is ever updated.
 
     Attributes:
-        plan: How it runs; `None` while that is not decided.
-        is_kept: Whether a run keeps the training.
-        is_alone: Whether all batches have one structure, so that what the first one updates is all.
-        tell: Is called with each finding when it is reported.
-        reports: Tells whether a finding is wanted.
+        step: The Step.
     """
 
     def __init__(
@@ -33,59 +40,66 @@ class Programs:
         step: Step,
         method: Method,
         execution: Execution,
+        *,
+        findings: Findings | None = None,
         accumulate: int = 1,
-        history: History | None = None,
         nonfinite: Nonfinite = "raise",
         watches: frozenset[str] = frozenset(),
+        plan: Plan | None = None,
+        is_kept: bool = False,
+        is_alone: bool = True,
     ) -> None:
-        self._step, self._execution = step, execution
-        self._method: Method = method
-        self._accumulate, self._history = accumulate, history
-        self._nonfinite: Nonfinite = nonfinite
-        self._watches = watches
-        self.plan: Plan | None = None
-        self.is_kept = False
-        self.is_alone = True
-        self.tell: Callable[[Finding], None] = lambda finding: None
-        self.reports: Callable[[Finding], bool] = lambda finding: True
+        self.step = step
+        self._findings, self._plan = findings, plan
+        self._is_kept, self._is_alone = is_kept, is_alone
+        self._checks = diagnostics.LossChecks()
+        self._make: Callable[..., Program] = partial(
+            program,
+            step,
+            method,
+            execution=execution,
+            observers=(diagnostics.guarded(self._checks),),
+            accumulate=accumulate,
+            nonfinite=nonfinite,
+            watches=watches,
+        )
         self._last: Program | None = None
         self._looked_at: Program | None = None
-        self._checks = diagnostics.LossChecks()
 
     def __call__(self, batch: Batch) -> Program:
+        """Return the program for batches like this one."""
         with compiling():
             return self._program(batch)
 
     def _program(self, batch: Batch) -> Program:
         fence = diagnostics.Fence()
         with diagnostics.telling(fence):
-            found = program(
-                self._step,
-                self._method,
-                batch,
-                self._execution,
-                observers=(diagnostics.guarded(self._checks),),
-                accumulate=self._accumulate,
-                nonfinite=self._nonfinite,
-                watches=self._watches,
-            )
-        if self.plan is not None:  # also of a Step that has changed
-            found.plan = self.plan
+            found = self._make(batch=batch)
+        if self._plan is not None:  # also of a Step that has changed
+            found.use(self._plan)
+        if self._findings is None:
+            self._last = found
+            return found
         is_new = self._last is not found
-        if self._history is not None and not is_new:
+        if not is_new:
             self.look_back()  # it has run an epoch
         self._last = found
-        if self._history is not None:
-            if found.findings is None:
-                first = _backends.current().tensors(batch)
-                found.findings = [
-                    *diagnostics.after_rehearsal(self._step, found.rehearsal, first, self._checks),
-                    *fence.findings(),
-                ]
-            self.report(found.findings)
-            if self.is_alone and is_new:
-                self.look_at_updates([found])
+
+        def look() -> list[Finding]:
+            first = _backends.current().tensors(batch)
+            checked = diagnostics.after_rehearsal(self.step, found.rehearsal, first, self._checks)
+            return [*checked, *fence.findings()]
+
+        self.report(found.suspected(look))
+        if self._is_alone and is_new:
+            self.look_at_updates([found])
         return found
+
+    def use(self, plan: Plan) -> None:
+        """Run as a plan says from now on."""
+        self._plan = plan
+        if self._last is not None:
+            self._last.use(plan)
 
     def look_at_updates(self, programs: Sequence[Program]) -> None:
         """Report what is not updated on batches of any structure; each has its program."""
@@ -100,32 +114,11 @@ class Programs:
         if self._last is None:
             return
         self.report(diagnostics.after_running(self._last))
-        if self.is_kept and self._last is not self._looked_at and self._last.traces:
+        if self._is_kept and self._last is not self._looked_at and self._last.traces:
             self._looked_at = self._last
             self.report(diagnostics.of_a_run_after_running(self._last))
 
     def report(self, findings: Sequence[Finding], is_aloud: bool = True) -> None:
-        """Put findings on the history and tell of them, each once, but for those that are meant.
-
-        Args:
-            findings: What was found.
-            is_aloud: Whether to warn of them.
-        """
-        assert self._history is not None
-        meant = self._step.ignore_findings
-        findings = [f for f in findings if f.code not in meant and self.reports(f)]
-        known = {str(finding) for finding in self._history.findings}
-        new = [finding for finding in findings if str(finding) not in known]
-        self._history.findings = [*self._history.findings, *new]
-        for finding in new:
-            self.tell(finding)
-        for finding in new if is_aloud else ():
-            warnings.warn(str(finding), PerigeeWarning, stacklevel=_levels_to_caller())
-
-
-def _levels_to_caller() -> int:
-    """Return the `stacklevel` at which a warning names the line that called Perigee."""
-    frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("perigee."):
-        frame, level = frame.f_back, level + 1
-    return level
+        """Report findings; see `Findings.report`."""
+        if self._findings is not None:
+            self._findings.report(findings, is_aloud)

@@ -79,18 +79,20 @@ class Workers:
         if self.are_several:
             self._gathered([1])
 
-    def interruption(
-        self, received: Callable[[], str | None], step: Callable[[], int]
-    ) -> Callable[[], str | None]:
-        """Return what tells why to stop: one reason, at one step, where one of them has any."""
-        if not self.are_several:
-            return received
+    def interruption(self, received: Callable[[], bool]) -> Callable[[int], str | None]:
+        """Return what says at a step why to stop there: in all of them, where one has a reason.
 
-        def agreed() -> str | None:
+        Args:
+            received: Whether a signal has come to this process.
+        """
+        if not self.are_several:
+            return lambda step: "signal" if received() else None
+
+        def agreed(step: int) -> str | None:
             at, reason = self._agreed
-            if reason is None and (at < 0 or step() - at >= _STEPS_BETWEEN_AGREEMENTS):
-                reasons = self._gathered([received() is not None])
-                self._agreed = step(), "signal" if reasons.any() else None
+            if reason is None and (at < 0 or step - at >= _STEPS_BETWEEN_AGREEMENTS):
+                reasons = self._gathered([received()])
+                self._agreed = step, "signal" if reasons.any() else None
             return self._agreed[1]
 
         return agreed

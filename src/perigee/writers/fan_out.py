@@ -49,6 +49,11 @@ class Writers(Hook):
         self._directory = directory
         self._run_file = _Guarded("run.json", directory or Hook(), is_strict)
 
+    def count_failure(self, name: str) -> None:
+        """Count a failure of something else, for `run.json`."""
+        counts = self.other_failures.setdefault(name, {"failed": 0, "lost": 0})
+        counts["failed"] += 1
+
     @property
     def failures(self) -> dict[str, dict[str, int]]:
         """By the name of a writer that failed: how often, and how many records were lost."""

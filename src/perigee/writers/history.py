@@ -34,16 +34,22 @@ class History(Hook):
 
     may_lag = True
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        plan: Any = None,
+        findings: Sequence[Any] = (),
+        resumed_from: Clock | None = None,
+        stop_reason: str | None = None,
+    ) -> None:
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
-        self.stop_reason: str | None = None
-        self.clock: Clock = Clock()
-        self.resumed_from: Clock | None = None
+        self.stop_reason: str | None = stop_reason
+        self.clock: Clock = resumed_from or Clock()
+        self.resumed_from: Clock | None = resumed_from
         self.spent: Mapping[str, float] = {}
-        self.plan: Any = None
+        self.plan: Any = plan
+        self.findings: Sequence[Any] = findings
         self._partial: Mapping[str, float] = {}
-        self.findings: Sequence[Any] = ()
 
     def on_record(self, event: Recorded) -> None:
         """Take in the values of an epoch."""

@@ -1,0 +1,163 @@
+"""What `fit` and `prepare` open before a Step is trained, and close in the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perigee import diagnostics
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Hook
+from perigee._events.protocols import Feed, Source
+from perigee._events.signals import Signals
+from perigee._execution import Blocks, Execution, Plan, Program
+from perigee._loop.findings import Findings
+from perigee._loop.programs import Programs
+from perigee._loop.training import Training
+from perigee._processes.workers import Workers
+from perigee._runs.keeping import KeptRun, open_writers
+from perigee._runs.opening import Draws, OpenRun
+from perigee._runs.run import Run
+from perigee._step.step import Step
+from perigee.data import LARGE_STATE_BYTES, SMALLER_STATE
+from perigee.writers.history import History
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A Step that is about to be trained, with what holds the process meanwhile.
+
+    Attributes:
+        step: The Step.
+        execution: How it is to run.
+        workers: The processes that train it.
+        seed: Of the order of the data; `None` where it has none.
+        findings: Where to report what is suspected.
+        signals: Received from when `hold_signals` is called.
+        run: The run that keeps the training, or `None`.
+        stack: What closes in the end.
+    """
+
+    step: Step
+    execution: Execution
+    workers: Workers
+    seed: int | None
+    findings: Findings
+    signals: Signals
+    run: OpenRun | None
+    stack: contextlib.ExitStack
+
+    def blocks(self, feed: Feed) -> Blocks:
+        """Return what runs many steps on the data in one call."""
+        return Blocks(feed, self.workers.most_steps(self.execution.most_steps))
+
+    def keep(
+        self,
+        feed: Source,
+        draws: Draws,
+        plan: Plan | None,
+        configuration: Mapping[str, Any],
+        validation: Feed | None = None,
+    ) -> KeptRun:
+        """Return what saves and logs the training into its run, which there must be."""
+        assert self.run is not None
+        writers = open_writers(self.run, plan, configuration, self.findings.found)
+        return KeptRun(self.run, writers, feed, validation, draws, plan, self._report_size)
+
+    def _report_size(self, kind: str, size_bytes: int) -> None:
+        self.findings.report(
+            diagnostics.of_a_position(kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
+        )
+
+    @property
+    def resumed_at(self) -> Clock | None:
+        """Where training stood in the checkpoint that was loaded; `None` where it begins."""
+        resumed_at = None if self.run is None else self.run.resumed_at
+        return None if resumed_at is None else resumed_at[0]
+
+    def finished(self, epochs: int | None, steps: int | None) -> str | None:
+        """Return why the run that was loaded has nothing left to train; `None` where it has."""
+        return None if self.run is None else self.run.finished(epochs, steps)
+
+    def history(self, plan: Plan | None, stop_reason: str | None = None) -> History:
+        """Return the history of a training that begins, resumes, or has ended before."""
+        return History(plan, self.findings.found, self.resumed_at, stop_reason)
+
+    def resume(self, training: Training, program: Program, finished: str | None) -> bool:
+        """Load what the run has saved, if anything.
+
+        Returns:
+            Whether training was over before; the Step is left as its end left it.
+        """
+        if self.run is None or self.run.loaded is None:
+            return False
+        self.run.load_step()
+        clock, loop = self.run.loaded.content.clock, self.run.loaded.content.facts["loop"]
+        training.load_state(clock, loop, finished)
+        is_over = finished is not None and clock.batch == 0
+        if is_over:
+            training.conclude(program)
+        return is_over
+
+    def hold_signals(self) -> None:
+        """Let signals wait for the next step boundary where a run can save the training."""
+        if self.run is not None:
+            self.stack.enter_context(self.signals)
+
+
+@contextlib.contextmanager
+def opening(
+    step: Step,
+    run: Run | None,
+    execution: Execution,
+    *,
+    has_order: bool = False,
+    seed: int | None = None,
+    guards: frozenset[str] = frozenset(diagnostics.GUARDS),
+) -> Generator[Opened]:
+    """Open a run, if there is one, and close all that is opened within.
+
+    Args:
+        step: The Step.
+        run: Where the training is kept, or `None`.
+        execution: How the step is to run.
+        has_order: Whether data is drawn in an order that depends on a seed.
+        seed: That seed; `None` draws one from NumPy's global generator.
+        guards: The codes of the guards that are wanted.
+
+    Raises:
+        PerigeeError: If the run cannot be opened, or resumed like this.
+    """
+    workers, is_seed_given = Workers(step), seed is not None
+    if has_order:
+        drawn = int(np.random.randint(2**31 - 1)) if seed is None else seed
+        seed = workers.of_chief(drawn)
+    signals = Signals()
+    with contextlib.ExitStack() as stack:
+        stack.callback(signals.deliver)  # last: it may end the process
+        opened = None
+        if run is not None:
+            opened = OpenRun(
+                run, step, seed, is_seed_given=is_seed_given, is_writer=workers.is_chief
+            )
+            stack.callback(opened.close)
+            opened.check_execution(execution)
+            seed = opened.seed if opened.seed is not None else seed
+        findings = Findings(step, guards)
+        yield Opened(step, execution, workers, seed, findings, signals, opened, stack)
+
+
+class LookBack(Hook):
+    """Reports what is known only at the end, while writers still write."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def on_end(self, event: Ended) -> None:
+        """Look at what has run, unless an error ended it."""
+        if not event.reason.startswith("error: "):
+            self._programs.look_back()

@@ -1,0 +1,230 @@
+"""Saving and logging a training into its run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from perigee import _backends
+from perigee._errors import CheckpointSaveError
+from perigee._events.clock import Clock
+from perigee._events.events import Ended, Hook, Recorded
+from perigee._events.protocols import Feed, Source
+from perigee._execution import Plan
+from perigee._execution.timing import now
+from perigee._runs.opening import Draws, OpenRun
+from perigee._step.state import host_random, set_host_random, track
+from perigee.checkpoints import Content, arrays_of, random_state, set_random_state
+from perigee.data import LARGE_STATE_BYTES, state_bytes
+from perigee.report import FILE_NAME as REPORT_NAME
+from perigee.report import write_report
+from perigee.writers.fan_out import Writers
+from perigee.writers.json_lines import JsonLines
+from perigee.writers.run_directory import RunDirectory
+from perigee.writers.samples import SampleFiles
+
+
+class KeptRun(Hook):
+    """Saves a training, and notes the best value that it logs; see `Saving`.
+
+    Args:
+        opened: The run.
+        writers: Of its logs; `None` in a process that writes nothing.
+        feed: Where batches come from.
+        validation: The validation data, or `None`.
+        draws: What `OpenRun.restore_data` returned.
+        plan: How the step runs.
+        report_size: Called with the kind of the data and the bytes of its position, where those
+            are many.
+
+    Attributes:
+        hooks: Itself with the writers, in the order in which they must be notified.
+    """
+
+    may_lag = True
+
+    def __init__(
+        self,
+        opened: OpenRun,
+        writers: Writers | None,
+        feed: Source,
+        validation: Feed | None,
+        draws: Draws,
+        plan: Plan | None,
+        report_size: Callable[[str, int], None],
+    ) -> None:
+        self._opened, self._writers = opened, writers
+        self._feed, self._validation, self._draws = feed, validation, draws
+        self._plan, self._report_size = plan, report_size
+        self._largest = LARGE_STATE_BYTES
+        self._saved: tuple[Clock, str | None] | None = None
+        self._last_save = now()
+        loaded = opened.loaded
+        self._best: float | None = None if loaded is None else loaded.content.facts["best"]
+        self._monitored: float | None = None
+        self._is_better = False
+
+    @property
+    def hooks(self) -> list[Hook]:
+        """Itself with the writers, which are notified first: the report reads what they wrote."""
+        return [Hook() if self._writers is None else self._writers, self]
+
+    @property
+    def origin(self) -> str | None:
+        """The checkpoint from which training is resumed, or `None`."""
+        return self._opened.origin
+
+    def begin(self) -> None:
+        """Set the global generators of a resumed run as they were when it was saved."""
+        if self._opened.loaded is not None:
+            set_random_state(self._draws.resumed)
+
+    def is_due(self, clock: Clock) -> bool:
+        """Tell whether to save now."""
+        every = self._opened.run.save_every
+        if self._is_better:
+            return True
+        if every is None:
+            return False
+        if every.seconds is not None:
+            return now() - self._last_save >= every.seconds
+        return every.is_due(clock)
+
+    def steps_until_due(self, clock: Clock) -> int | None:
+        """Return how many steps remain until it is due; `None` where steps do not tell."""
+        every = self._opened.run.save_every
+        return None if every is None else every.steps_until_due(clock)
+
+    def save(
+        self,
+        clock: Clock,
+        state: Callable[[], Mapping[str, Any]],
+        finished: str | None,
+        is_last: bool = False,
+    ) -> None:
+        """Save, in the background unless it is the last time.
+
+        Raises:
+            CheckpointSaveError: If the last save fails; of another, only where the run is strict.
+        """
+        opened = self._opened
+        if not opened.is_writer:
+            self._is_better = False
+            return
+        try:
+            opened.checkpoints.wait()
+        except CheckpointSaveError as error:  # of the one before; it does not keep this one back
+            self._failed(error, is_fatal=opened.run.strict)
+        try:
+            if self._saved != (clock, finished):
+                content = self._content(clock, state(), finished)
+                monitored, self._monitored = self._monitored, None
+                opened.checkpoints.save(content, monitored, background=not is_last)
+                self._saved = clock, finished
+            if is_last:
+                opened.checkpoints.wait()
+        except CheckpointSaveError as error:
+            self._failed(error, is_fatal=is_last or opened.run.strict)
+        self._is_better, self._last_save = False, now()
+
+    def _content(self, clock: Clock, loop: Mapping[str, Any], finished: str | None) -> Content:
+        opened = self._opened
+        facts = {
+            "loop": loop,
+            "random": self._random_state(),
+            "began": self._draws.opened if self._feed.resumes == "by replay" else None,
+            "host": opened.step.host_state(),
+            "plan": None if self._plan is None else self._plan.facts(),
+            "backend": _backends.current().name,
+            "finished": finished,
+            "best": self._best,
+            "seed": opened.seed,
+            "validations": 0 if self._validation is None else self._validation.begun,
+        }
+        arrays = {**opened.unloaded(), **arrays_of(track(opened.step))}
+        position = self._feed.state()
+        size_bytes = state_bytes(position)
+        if size_bytes > self._largest:  # and again when it is twice as large
+            self._largest = 2 * size_bytes
+            self._report_size(self._feed.kind, size_bytes)
+        return Content(clock, arrays, facts, position)
+
+    def _random_state(self) -> dict[str, Any]:
+        """Return the random state at the position of the data, not at batches drawn ahead."""
+        before = self._feed.host_random
+        if before is None:
+            return random_state()
+        after = host_random()
+        set_host_random(before)
+        try:
+            return random_state()
+        finally:
+            set_host_random(after)
+
+    def _failed(self, error: CheckpointSaveError, is_fatal: bool) -> None:
+        self._saved = None
+        if self._writers is not None:
+            self._writers.count_failure("checkpoints")
+        if is_fatal:
+            raise error
+        warnings.warn(f"{error}\nTraining continues.", RuntimeWarning, stacklevel=4)
+
+    def on_record(self, event: Recorded) -> None:
+        """Take note of a value that is the best so far."""
+        best = self._opened.run.best
+        value = event.values.get(best) if best else None
+        if value is None or event.scope == "steps":
+            return
+        self._monitored = value
+        if self._opened.checkpoints.is_better(value, self._best):
+            self._best, self._is_better = value, True
+
+    def on_end(self, event: Ended) -> None:
+        """Write the report; a failure there is a warning, and no more."""
+        if self._writers is None:
+            return
+        try:
+            write_report(self._opened.path)
+        except Exception as error:
+            warnings.warn(
+                f"{self._opened.path / REPORT_NAME} was not written: "
+                f"{type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def open_writers(
+    opened: OpenRun,
+    plan: Plan | None,
+    configuration: Mapping[str, Any],
+    findings: Sequence[Any],
+) -> Writers | None:
+    """Return the writers of a run as one; `None` in a process that writes nothing.
+
+    Args:
+        opened: The run.
+        plan: How the step runs.
+        configuration: The arguments of the training, and what its Step holds.
+        findings: What was found before training begins.
+    """
+    if not opened.is_writer:
+        return None
+    directory = RunDirectory(
+        opened.path,
+        backend=_backends.current().name,
+        seed=opened.seed,
+        more={"plan": None if plan is None else plan.facts()},
+        configuration=configuration,
+        devices=_backends.current().device_names(),
+        findings=findings,
+        is_resumed=opened.loaded is not None,
+    )
+    writers: dict[str, Hook] = {
+        "metrics": JsonLines(opened.path),
+        "samples": SampleFiles(opened.path),
+    }
+    if opened.events is not None:
+        writers["events"] = opened.events
+    return Writers(writers, directory=directory, is_strict=opened.run.strict)

@@ -1,0 +1,292 @@
+"""Opening the directory of a run: who may write to it, and from where it is resumed."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import fspath
+from pathlib import Path
+from typing import Any
+
+from perigee import _backends
+from perigee._errors import (
+    CheckpointSaveError,
+    NoCheckpointError,
+    RunArgumentError,
+    RunExistsError,
+    StateMismatchError,
+    StepAheadError,
+)
+from perigee._events.clock import Clock
+from perigee._events.protocols import Feed, Source
+from perigee._execution import Execution, Plan
+from perigee._processes.process import LOCK_NAME
+from perigee._runs.run import Run, warn_of_damage
+from perigee._step.state import snapshot, track
+from perigee._step.step import Step
+from perigee.checkpoints import (
+    Checkpoints,
+    Loaded,
+    RunLock,
+    load_arrays,
+    random_state,
+    set_random_state,
+)
+from perigee.writers.run_directory import read_run
+from perigee.writers.tensorboard import TensorBoard
+
+_LOGS = ("run.json", "metrics.jsonl", "events", "checkpoints", "samples", "report.html")
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Random states of the host, of which the order of data may depend.
+
+    Attributes:
+        opened: When the data was first opened.
+        resumed: Where its next batch is drawn.
+    """
+
+    opened: Mapping[str, Any]
+    resumed: Mapping[str, Any]
+
+
+class OpenRun:
+    """A run that this process holds, and the checkpoint from which it is resumed.
+
+    Args:
+        run: What the user passed.
+        step: The Step that is trained.
+        seed: Of the order of the data; `None` where it has none.
+        is_seed_given: Whether the user passed this seed.
+        is_writer: Whether this process writes; of several that train together, one does.
+
+    Attributes:
+        run: What the user passed.
+        step: The Step that is trained.
+        seed: Of the order of the data, which is that of the run.
+        path: The directory.
+        is_writer: Whether this process writes.
+        checkpoints: Those of the run.
+        loaded: The newest intact checkpoint, or `None` where the run is new.
+        events: Writes TensorBoard's files, or `None`.
+
+    Raises:
+        RunInUseError: If a living process writes to the directory.
+        RunExistsError: If there is a run, and it must not be resumed.
+        NoCheckpointError: If there is no checkpoint, and there must be one.
+        RunArgumentError: If the run has another seed than the user passed.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        step: Step,
+        seed: int | None,
+        *,
+        is_seed_given: bool = False,
+        is_writer: bool = True,
+    ) -> None:
+        self.run, self.step, self.seed = run, step, seed
+        self.path = Path(fspath(run.path))
+        self.is_writer = is_writer
+        self._unloaded: Mapping[str, Any] | None = None
+        if run.resume == "never" and is_writer:
+            self._refuse_existing()
+        self._is_new = not self.path.exists()
+        self._lock = RunLock(self.path) if is_writer else None
+        try:
+            self.checkpoints: Checkpoints = run.checkpoints(self._lock)
+            self.loaded: Loaded | None = self._load()
+            if self.loaded is not None:
+                saved = self.loaded.content.facts["seed"]
+                if is_seed_given and saved != seed:
+                    raise RunArgumentError(str(self.path), "seed", repr(saved), repr(seed))
+                self.seed = saved
+            # The package may be missing, which is said before anything is written.
+            writes_events = run.tensorboard and is_writer
+            self.events: TensorBoard | None = TensorBoard(self.path) if writes_events else None
+        except BaseException:
+            self._release()
+            raise
+
+    @property
+    def resumed_at(self) -> tuple[Clock, str | None] | None:
+        """Where training stood, and why nothing was left to train; `None` where the run is new."""
+        if self.loaded is None:
+            return None
+        return self.loaded.content.clock, self.loaded.content.facts["finished"]
+
+    @property
+    def loop_state(self) -> Mapping[str, Any] | None:
+        """What the loop saved of itself; `None` where the run is new."""
+        return None if self.loaded is None else self.loaded.content.facts["loop"]
+
+    @property
+    def origin(self) -> str | None:
+        """The checkpoint that was loaded, or `None`."""
+        return None if self.loaded is None else str(self.loaded.path)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the run that was loaded; `None` where there is none for this framework."""
+        if self.loaded is None or self.loaded.content.facts["plan"] is None:
+            return None
+        if self.loaded.content.facts["backend"] != _backends.current().name:
+            return None
+        return Plan.remembered(self.loaded.content.facts["plan"])
+
+    def finished(self, epochs: int | None, steps: int | None) -> str | None:
+        """Return why the run that was loaded has nothing left to train; `None` where it has.
+
+        Args:
+            epochs: How many there are to be in all now, which may be more than there were.
+            steps: The same of steps.
+        """
+        if self.resumed_at is None:
+            return None
+        clock, reason = self.resumed_at
+        if steps is not None and clock.step >= steps:
+            return "steps"
+        if epochs is not None and clock.epoch >= epochs:
+            return "epochs"
+        return None if reason in ("epochs", "steps") else reason
+
+    def check_execution(self, execution: Execution) -> None:
+        """Refuse another way to run the step than that of the run.
+
+        Raises:
+            RunArgumentError: If another one was passed.
+        """
+        plan = self.plan
+        if plan is None:
+            return
+        path, mode, fuses = str(self.path), execution.given_mode, execution.fuses
+        if mode is not None and mode != plan.mode:
+            raise RunArgumentError(path, "execution", repr(plan.mode), repr(mode))
+        if fuses is not None and fuses != plan.is_fused:
+            counts = {True: "more than 1, or 'auto'", False: "1"}
+            raise RunArgumentError(path, "steps_per_call", counts[plan.is_fused], counts[fuses])
+
+    def restore_data(self, feed: Source) -> Draws:
+        """Bring the data to where it was saved, and look at its next batch.
+
+        Data that is drawn again up to there may draw from the global generators, which are then
+        as they were when it was first opened.
+
+        Raises:
+            DataChangedError: If it is other data.
+        """
+        opened = random_state()
+        if self.loaded is not None:
+            facts = self.loaded.content.facts
+            if facts["began"] is not None:
+                opened = facts["began"]
+                set_random_state(opened)
+            feed.load_state(self.loaded.content.data)
+            set_random_state(facts["random"])
+        feed.peek()
+        return Draws(opened, random_state())
+
+    def restore_validation(self, feed: Feed) -> None:
+        """Let validations have the orders that come next, where each has one of its own."""
+        if self.loaded is not None:
+            feed.begin_after(self.loaded.content.facts["validations"])
+
+    def load_step(self) -> None:
+        """Give the Step the state that was saved, if any; it must be built.
+
+        Raises:
+            StateMismatchError: If the Step is another one. Nothing is changed then.
+            StepAheadError: If it was trained further. Nothing is changed then.
+        """
+        if self.loaded is not None:
+            self._refuse_step_ahead(self.loaded)
+            load_arrays(track(self.step), self.loaded.content.arrays)
+            self.load_host_state()
+
+    def load_host_state(self) -> None:
+        """Give the Step what it had saved of itself outside variables, if anything."""
+        if self.loaded is not None and self.loaded.content.facts["host"] is not None:
+            self.step.load_host_state(self.loaded.content.facts["host"])
+
+    def load_what_is_built(self, *, is_new: bool = False) -> None:
+        """Give the variables of the Step that there are, and had none yet, what was saved of them.
+
+        The others are saved again as they are, until they are there.
+
+        Args:
+            is_new: Whether variables may have been made that the run never had.
+
+        Raises:
+            StateMismatchError: If the Step is another one.
+            StepAheadError: If it was trained further.
+        """
+        if self.loaded is None:
+            return
+        if self._unloaded is None:
+            self._refuse_step_ahead(self.loaded)
+            self._unloaded = self.loaded.content.arrays
+        tracked = track(self.step)
+        known = self.loaded.content.arrays
+        missing = [e.key for e in tracked.entries if e.key not in known and not is_new]
+        unlike = load_arrays(tracked, self._unloaded, strict=False)
+        if missing or unlike.different:
+            raise StateMismatchError(missing, (), unlike.different)
+        self._unloaded = {key: self._unloaded[key] for key in unlike.unexpected}
+
+    def unloaded(self) -> Mapping[str, Any]:
+        """Return what was saved and has no variable yet."""
+        return self._unloaded or {}
+
+    def close(self) -> None:
+        """Wait for a save in progress, and release the directory."""
+        try:
+            self.checkpoints.close()
+        except CheckpointSaveError as error:  # an error of the training is on its way out
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is None:
+            return
+        if self._is_new and {file.name for file in self.path.glob("*")} <= {LOCK_NAME}:
+            shutil.rmtree(self.path, ignore_errors=True)  # training never began
+        self._lock.release()
+
+    def _refuse_existing(self) -> None:
+        for name in _LOGS:
+            if (self.path / name).exists():
+                raise RunExistsError(str(self.path), name)
+
+    def _refuse_step_ahead(self, loaded: Loaded) -> None:
+        tracked = track(self.step)
+        keys = {id(entry.variable): entry.key for entry in tracked.entries}
+        for path, optimizer in tracked.optimizers.items():
+            iterations = optimizer.iterations
+            stored = loaded.content.arrays.get(keys.get(id(iterations), ""))
+            made = int(snapshot([iterations])[0])
+            if stored is not None and made > int(stored):
+                raise StepAheadError(str(loaded.path), path, made, int(stored))
+
+    def _load(self) -> Loaded | None:
+        if self.checkpoints.steps():
+            loaded = self.checkpoints.load("newest")
+            warn_of_damage(loaded)
+            return loaded
+        if self.run.resume == "required":
+            raise NoCheckpointError(str(self.checkpoints.directory), "newest", [], [])
+        if self.is_writer and (
+            read_run(self.path) is not None or (self.path / "metrics.jsonl").exists()
+        ):
+            # It was killed before its first save: nothing remains of what its logs record.
+            for name in _LOGS:
+                remains = self.path / name
+                if remains.is_dir():
+                    shutil.rmtree(remains)
+                else:
+                    remains.unlink(missing_ok=True)
+        return None
