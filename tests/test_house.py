@@ -137,3 +137,101 @@ def test_every_module_is_named_for_what_it_holds():
 
 def test_the_public_face_stays_small():
     assert len([name for name in pg.__all__ if not name.startswith("_")]) <= 25
+
+
+PACKAGE = ROOT / "src" / "perigee"
+
+
+def of_a_class(body: ast.ClassDef) -> set[str]:
+    """The fields of a class: annotated, or assigned to `self`."""
+    annotated = {
+        node.target.id
+        for node in body.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    plain = {
+        target.id
+        for node in body.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    own = {a.attr for a in assigned(body) if isinstance(a.value, ast.Name) and a.value.id == "self"}
+    return annotated | plain | own
+
+
+def assigned(tree: ast.AST) -> list[ast.Attribute]:
+    """The attributes that are assigned somewhere in it."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    ]
+
+
+def classes(path: Path) -> list[ast.ClassDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+OF_KERAS = {"trainable", "stop_training", "path", "fit"}
+"""Attributes of Keras's objects, and of `sys`, that objects of ours happen to have too."""
+OF_USERS = {"ignore_findings", "class_weight"}
+"""Public attributes of a Step, which users assign as well."""
+
+
+def foreign_assignments(sources: dict[str, str]) -> list[str]:
+    """Places that assign an attribute of an object of another room, by the source of each file.
+
+    By the name of the attribute: rooms are told by the first part of a path.
+    """
+    trees = {path: ast.parse(source) for path, source in sources.items()}
+    owners: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            for name in of_a_class(node) if isinstance(node, ast.ClassDef) else ():
+                owners.setdefault(name, set()).add(path.split("/")[0])
+    return [
+        f"{path}:{node.lineno} {ast.unparse(node)}"
+        for path, tree in trees.items()
+        for node in assigned(tree)
+        if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+        and node.attr not in OF_KERAS | OF_USERS
+        and node.attr in owners
+        and path.split("/")[0] not in owners[node.attr]
+    ]
+
+
+def test_the_check_for_foreign_assignments_sees_them():
+    sources = {
+        "a/made.py": "class Made:\n    def __init__(self):\n        self.part = None",
+        "a/own.py": "made.part = 1",
+        "b/other.py": "made.part = 1\nthing.more = 2",
+    }
+    assert foreign_assignments(sources) == ["b/other.py:1 made.part"]
+
+
+def test_no_room_completes_an_object_of_another_by_assignment():
+    sources = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8")
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert foreign_assignments(sources) == []
+
+
+def test_the_root_holds_few_modules():
+    assert len([*PACKAGE.glob("*.py")]) <= 6
+
+
+def test_fit_reads_in_one_screen():
+    tree = ast.parse((PACKAGE / "_api" / "fit.py").read_text(encoding="utf-8"))
+    fit = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "fit")
+    docstring = fit.body[0]
+    lines = fit.end_lineno - fit.lineno - (docstring.end_lineno - docstring.lineno)
+    assert lines <= 60
+
+
+def test_no_class_of_the_loop_or_the_doors_has_many_fields():
+    files = [*(PACKAGE / "_loop").glob("*.py"), *(PACKAGE / "_api").glob("*.py")]
+    fields = {body.name: of_a_class(body) for path in files for body in classes(path)}
+    assert {name: len(found) for name, found in fields.items() if len(found) > 12} == {}

@@ -51,7 +51,7 @@ from perigee._runs.run import Run
 from perigee._step.step import Step
 from perigee.data import open_feed
 from perigee.writers.history import History
-from perigee.writers.terminal import Progress, terminal
+from perigee.writers.terminal import Progress
 
 _KEPT_ARGUMENTS = (
     "epochs",
@@ -135,10 +135,7 @@ def fit(
         PerigeeError: For what is certainly wrong with the step or the data; see the error codes.
     """
     arguments, stopwatch = dict(locals()), Stopwatch()
-    check_step(step, "train_step")
-    if validation is not None:
-        check_step(step, "test_step")
-    check_codes("ignore_findings", step.ignore_findings)
+    _check(step, validation)
     run, execution, wanted = as_run(run), as_execution(execution), as_guards(guards)
     course = _course(run, arguments)
     hooks, keras_callbacks = sorted_callbacks(callbacks)
@@ -156,14 +153,12 @@ def fit(
         finished = opened.finished(course.epochs, course.steps)
         history = opened.history(plan, finished)
         kept = _kept(opened, feed, draws, plan, program, measured, _settings(arguments, course))
-        written = [] if kept is None else kept.hooks
-        shown = [hook for hook in (terminal(progress),) if hook and opened.workers.is_chief]
         training = Training(
             course,
             blocks,
             programs,
             measured,
-            Hooks([history, *hooks, LookBack(programs), *written, *shown]),
+            Hooks([history, *hooks, LookBack(programs), *opened.outputs(kept, progress)]),
             adapted,
             kept,
             _guards(opened, wanted, program, feed, reopen),
@@ -176,6 +171,13 @@ def fit(
                 training.run()
                 opened.workers.wait()  # none ends well before the chief has saved
     return history
+
+
+def _check(step: Any, validation: Any) -> None:
+    check_step(step, "train_step")
+    if validation is not None:
+        check_step(step, "test_step")
+    check_codes("ignore_findings", step.ignore_findings)
 
 
 def _course(run: Run | None, given: Mapping[str, Any]) -> Course:

@@ -25,6 +25,7 @@ from perigee._runs.run import Run
 from perigee._step.step import Step
 from perigee.data import LARGE_STATE_BYTES, SMALLER_STATE
 from perigee.writers.history import History
+from perigee.writers.terminal import Progress, terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ class Opened:
         self.findings.report(
             diagnostics.of_a_position(kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
         )
+
+    def outputs(self, kept: KeptRun | None, progress: Progress) -> list[Hook]:
+        """Return what writes and shows the training; the chief process alone shows it."""
+        shown = terminal(progress) if self.workers.is_chief else None
+        return [*([] if kept is None else kept.hooks), *([] if shown is None else [shown])]
 
     @property
     def resumed_at(self) -> Clock | None:

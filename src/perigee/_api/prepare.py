@@ -43,7 +43,6 @@ from perigee.data import open_feed
 from perigee.diagnostics import Finding
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress as Display
-from perigee.writers.terminal import terminal
 
 _LEFT = "the loop was left"
 
@@ -203,9 +202,8 @@ class Prepared:
                 }
                 said = {"step": type(self.step).__name__, "arguments": arguments}
                 kept = opened.keep(source, draws, plan, said)
-            shown = [hook for hook in (terminal(settings.progress),) if hook is not None]
-            written = [] if kept is None else kept.hooks
-            hooks = Hooks([self.history, *settings.hooks, *written, *shown])
+            outputs = opened.outputs(kept, settings.progress)
+            hooks = Hooks([self.history, *settings.hooks, *outputs])
             methods = Methods(
                 self.step,
                 settings.execution,
@@ -275,7 +273,7 @@ class Prepared:
         reason = self._reason(loop, None, None) or self.stop_reason or _LEFT
         ending = None
         if reason not in INTERRUPTIONS and self.clock.batch:
-            ending = self._cut_short(loop)
+            ending = loop.epoch.cut_short(self._progress)
         self._save(loop, None if reason == _LEFT else reason, is_last=True)
         if ending:
             self._record("epoch", ending, loop.epoch.samples())
@@ -309,7 +307,7 @@ class Prepared:
                 self._save(loop, None)
             return True
         if self.stop_reason not in INTERRUPTIONS and self.clock.batch:
-            self._cut_short(loop)
+            loop.epoch.cut_short(self._progress)
         self._save(loop, self.stop_reason, is_last=True)
         return False
 
@@ -431,12 +429,6 @@ class Prepared:
     def _look_whether_due(self, loop: _Loop) -> None:
         if loop.kept is not None:
             self._is_due = self._is_due or loop.kept.is_due(self.clock)
-
-    def _cut_short(self, loop: _Loop) -> Mapping[str, float] | None:
-        """Return the values of an epoch that the end of the loop has cut short."""
-        if loop.epoch.is_trained:
-            loop.epoch.ending = loop.epoch.values(self._progress)
-        return loop.epoch.ending
 
     def _record(
         self, scope: Any, values: Mapping[str, float], samples: Mapping[str, Shown] | None = None

@@ -43,11 +43,6 @@ class LoggedEpoch:
         self.ending: Mapping[str, float] | None = None if state is None else state["ending"]
 
     @property
-    def is_trained(self) -> bool:
-        """Whether a step of it has run in this process."""
-        return bool(self._trained)
-
-    @property
     def is_full(self) -> bool:
         """Whether enough rows wait on the device to be read."""
         return self._values is not None and self._values.is_full
@@ -99,6 +94,12 @@ class LoggedEpoch:
         """Return the means since the last call, and learning rates."""
         means = {} if self._values is None else self._values.window(progress.clock)
         return {**means, **self._rates()}
+
+    def cut_short(self, progress: Progress) -> Mapping[str, float] | None:
+        """Return the values of the epoch, which the end of the loop cuts short."""
+        if self._trained:
+            self.ending = self.values(progress)
+        return self.ending
 
     def values(self, progress: Progress) -> dict[str, float]:
         """Return the exact values of the epoch so far. It waits for the device."""

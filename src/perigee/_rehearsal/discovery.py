@@ -36,7 +36,7 @@ from perigee._step.frame import Method
 from perigee._step.samples import Sample, Slot
 from perigee._step.state import Tracked, put_back, restore, snapshot, track, variables_of
 from perigee._step.step import Step, call, layers_of
-from perigee._step.updates import Accumulator, LossScale, micro_batch_counter
+from perigee._step.updates import Accumulator
 from perigee._step.updates import internals as internals_of
 from perigee._typing import Batch, Tree
 
@@ -323,17 +323,13 @@ def _volatile(before: Tracked, after: Tracked) -> frozenset[str]:
 
 
 def _prepare_loss_scale(step: Step, tracked: Tracked) -> None:
-    own = internals_of(step)
-    if own.loss_scale is None and any(
-        getattr(layer, "compute_dtype", None) == "float16" for layer in layers_of(tracked)
-    ):
-        own.loss_scale = LossScale()
+    if any(getattr(layer, "compute_dtype", None) == "float16" for layer in layers_of(tracked)):
+        internals_of(step).scale_losses()
 
 
 def _prepare_accumulators(step: Step, tracked: Tracked, recorder: StepRecorder) -> None:
     own = internals_of(step)
-    if own.accumulated is None:
-        own.accumulated = micro_batch_counter()
+    own.count_micro_batches()
     for optimizer, variables in recorder.updates:
         path = tracked.path_of(optimizer)
         known = own.accumulators.get(path)

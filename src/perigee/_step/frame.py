@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -99,14 +100,22 @@ class Frame:
     all_rows: Any = None
     is_probed: bool = False
     is_applying: bool = False
+    keep: Callable[[str, Sample], None] | None = None
+    watch: Watch | None = None
 
     @property
     def share(self) -> Any:
         """Which part of the examples of the batch this replica has, shape `()`, float32."""
         return ops.cast(self.examples, "float32") / ops.maximum(self.all_examples, 1.0)
 
-    keep: Callable[[str, Sample], None] | None = None
-    watch: Watch | None = None
+    @contextmanager
+    def updates_apart(self) -> Generator[list[Any]]:
+        """Collect in a list of its own whether the updates within are finite."""
+        outer, self.finite = self.finite, []
+        try:
+            yield self.finite
+        finally:
+            self.finite = outer
 
 
 under_way: ContextVar[Frame | None] = ContextVar("perigee_frame", default=None)

@@ -80,6 +80,15 @@ class Internals:
         self.programs: dict[Any, Any] = {}
         self.replicas: Replicas | None = None
 
+    def scale_losses(self) -> None:
+        """Keep a loss scale from now on."""
+        self.loss_scale = self.loss_scale or LossScale()
+
+    def count_micro_batches(self) -> None:
+        """Count micro-batches from now on."""
+        if self.accumulated is None:
+            self.accumulated = _variable(0, "int32", "accumulated")
+
     @property
     def variables(self) -> dict[str, Any]:
         """Every variable of Perigee's own, by name."""
@@ -208,11 +217,6 @@ def flush_accumulators(step: Holder) -> None:
         own.accumulated.assign(0)
     finally:
         under_way.reset(token)
-
-
-def micro_batch_counter() -> Any:
-    """Return a variable that counts micro-batches."""
-    return _variable(0, "int32", "accumulated")
 
 
 def _variable(value: Any, dtype: str, name: str) -> Any:

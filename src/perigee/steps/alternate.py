@@ -144,10 +144,8 @@ class Alternation:
 
         def branch(phase: str) -> Callable[[], Sequence[Tensor]]:
             def run() -> Sequence[Tensor]:
-                outer = frame.finite
-                frame.finite = []
-                returned = _checked(phase, methods[phase](batch))
-                finite, frame.finite = frame.finite, outer
+                with frame.updates_apart() as finite:
+                    returned = _checked(phase, methods[phase](batch))
                 pairs = {
                     f"{phase}/{name}": as_average(value, frame.examples).pairs(_examples(frame))
                     for name, value in returned.items()
