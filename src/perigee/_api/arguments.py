@@ -1,4 +1,4 @@
-"""What users pass to Perigee's functions, looked at before anything is done with it."""
+"""The arguments of public functions, checked before anything is done with them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _KERAS_WORDS = {
 
 
 def named(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Answer arguments that do not exist with what was probably meant."""
+    """Answer unknown arguments with the name that was probably meant."""
     known = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
@@ -57,17 +57,22 @@ def named(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Re
 
 
 def check_count(name: str, value: Any, is_optional: bool = True) -> None:
-    """Refuse what is no whole number from 1 on."""
+    """Reject anything but a positive integer."""
     if value is None and is_optional:
         return
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(name, repr(value), "a whole number, at least 1.", "count from 1.")
+        raise ArgumentError(name, repr(value), "a positive integer.", "count from 1.")
 
 
 def check_nonfinite(given: Any) -> None:
-    """Refuse what is no policy for values that are not finite."""
+    """Reject an unknown policy for NaN and infinite values."""
     if given not in ("raise", "skip", "stop"):
-        raise ArgumentError("nonfinite", repr(given), '"raise", "skip" or "stop".', "choose one.")
+        raise ArgumentError(
+            "nonfinite",
+            repr(given),
+            '"raise", "skip" or "stop".',
+            'pass "raise", which stops with an error.',
+        )
 
 
 def check_codes(name: str, given: Any) -> list[str]:
@@ -96,7 +101,7 @@ def check_codes(name: str, given: Any) -> list[str]:
 
 
 def as_guards(given: Any) -> frozenset[str]:
-    """Return the codes of the guards that are asked for.
+    """Return the codes of the requested guards.
 
     Raises:
         ArgumentError: If one is unknown; the nearest are named.
@@ -130,7 +135,7 @@ def as_run(given: Any) -> Run | None:
 
 
 def check_step(step: Any, method: Method) -> None:
-    """Refuse what is no Step, or one that lacks a method."""
+    """Reject anything but a Step that has the method."""
     if not isinstance(step, Step):
         raise ArgumentError(
             "step",
@@ -150,7 +155,7 @@ def as_execution(given: Execution | Choice) -> Execution:
 
 
 def sorted_callbacks(callbacks: Any) -> tuple[list[Hook], list[Any]]:
-    """Tell hooks from Keras callbacks; `None` is none, as in Keras."""
+    """Return hooks and Keras callbacks apart; `None` means none, as in Keras."""
     if callbacks is None:
         return [], []
     given = list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]

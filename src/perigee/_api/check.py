@@ -38,10 +38,10 @@ def check(
     level: Level = "default",
     ignore: Sequence[str] = (),
 ) -> Report:
-    """Look for faults that training would not tell of.
+    """Find faults that training itself never reveals.
 
-    The step runs on one batch, a few times, and everything is put back: weights, slots, seeds and
-    metrics are as they were. What is not built yet is built, as `fit` would.
+    The step runs on one batch, a few times. Weights, slots, seeds and metrics are restored
+    afterwards. What is not built yet is built, as `fit` would.
 
     >>> report = pg.check(step, (x, y))
     >>> print(report)
@@ -49,14 +49,14 @@ def check(
 
     Args:
         target: A Step, or a compiled `keras.Model`.
-        data: As in `fit`, but for iterators, which cannot begin again. Arrays are looked at as a
-            whole, of other data the first 8 batches.
+        data: As in `fit`, except iterators, which cannot restart. Arrays are examined whole, other
+            data by its first 8 batches.
         validation: Data to validate on, to see whether examples are shared.
         batch_size: Rows a batch, 32 by default; for arrays only.
         level: `"default"` looks at the data and at single steps. `"full"` also trains for some
-            hundred steps, on a copy: it tells of a training that goes nowhere, and whether
+            hundred steps, on a copy: it reports training that makes no progress, and whether
             another learning rate would do better.
-        ignore: Codes that are not told, such as `["PG220"]`, besides `ignore_findings` of the
+        ignore: Codes to leave out, such as `["PG220"]`, besides `ignore_findings` of the
             Step.
 
     Returns:
@@ -67,7 +67,7 @@ def check(
     """
     ignored = check_codes("ignore", ignore)
     if level not in get_args(Level):
-        raise ArgumentError("level", repr(level), '"default" or "full".', "choose one.")
+        raise ArgumentError("level", repr(level), '"default" or "full".', 'pass "default".')
     is_model = isinstance(target, keras.Model)
     step = KerasStep(target) if is_model else target
     check_step(step, "train_step")

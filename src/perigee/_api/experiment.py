@@ -24,8 +24,8 @@ class Experiment:
     ...     step=make_step, data=load_train, validation=load_valid, fit={"epochs": 5}
     ... )
 
-    Nothing is made before it is needed: not by importing the file, and anew where a training is
-    repeated.
+    Nothing is made before it is needed, so importing the file is cheap; each training makes its
+    own.
 
     Args:
         step: A class or function that returns the Step. What its arguments are by default is
@@ -49,7 +49,7 @@ class Experiment:
             raise ArgumentError(
                 "step",
                 type(self.step).__name__,
-                "a class or function that returns the Step: each training makes it anew.",
+                "a class or function that returns the Step: each training makes its own.",
                 "pass `step=make_step`, or `step=lambda: Distill(make_model())`.",
             )
         known = [n for n in inspect.signature(run_fit).parameters if n not in PARTS]

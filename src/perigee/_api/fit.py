@@ -338,6 +338,6 @@ def _guards(
     feed: Feed,
     reopen: Callable[[], Feed],
 ) -> diagnostics.Guards | None:
-    if program.is_split:  # what needs a look at a single step is left out
+    if program.is_split:  # they need a look at a single step
         wanted -= {"PG122", "PG701"}
     return diagnostics.Guards(opened.step, wanted, feed.peek(), reopen) if wanted else None

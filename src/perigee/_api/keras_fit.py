@@ -75,13 +75,13 @@ def keras_fit(
         class_weight: From class id to weight, for one array of labels.
         sample_weight: Weights of the examples, for arrays only.
         initial_epoch: The epochs that are done already, for their numbers.
-        steps_per_epoch: Steps an epoch; an epoch goes on over the end of the data.
+        steps_per_epoch: Steps an epoch; an epoch continues over the end of the data.
         validation_steps: Batches a validation.
         validation_batch_size: Rows a validation batch; `batch_size` by default.
         validation_freq: Validate every so many epochs, or after the epochs in a list.
         run: As in `pg.fit`.
         execution: As in `pg.fit`; a model compiled with `run_eagerly=True` runs eagerly.
-        ignore_findings: Codes that are meant, such as `["PG206"]`; see `Step.ignore_findings`.
+        ignore_findings: Codes of findings to ignore, such as `["PG206"]`; see `Step.ignore_findings`.
 
     Returns:
         Keras's `History`: `history.history` and `history.epoch`.
@@ -312,7 +312,12 @@ def _check(
 
 def _check_progress(verbose: Any) -> None:
     if verbose not in _PROGRESS:
-        raise ArgumentError("verbose", repr(verbose), '"auto", 0, 1 or 2.', "choose one.")
+        raise ArgumentError(
+            "verbose",
+            repr(verbose),
+            '"auto", 0, 1 or 2.',
+            "pass 0 for silence, 1 for a bar, 2 for a line an epoch.",
+        )
 
 
 def _frequency(given: Any, initial_epoch: int) -> _Frequency:
@@ -323,7 +328,7 @@ def _frequency(given: Any, initial_epoch: int) -> _Frequency:
     raise ArgumentError(
         "validation_freq",
         repr(given),
-        "a whole number, at least 1, or a list of epochs.",
+        "a positive integer, or a list of epochs.",
         "pass `validation_freq=1`.",
     )
 
@@ -344,7 +349,7 @@ def _flat_callbacks(given: Any) -> list[Any]:
                 "callbacks",
                 "<a BackupAndRestore>",
                 "a run: this callback forgets the batch, the seeds and the order of the data.",
-                'pass `run="runs/first"`, which goes on exactly where it stopped.',
+                'pass `run="runs/first"`, which resumes exactly where it stopped.',
             )
     # A display is Perigee's own.
     return [c for c in flat if not isinstance(c, keras.callbacks.ProgbarLogger)]

@@ -75,7 +75,7 @@ def prepare(
         step: The Step, trained in place.
         run: A directory, or a `Run`, as in `fit`; cadences count steps and epochs.
         steps_per_epoch: Steps an epoch, over which logged values are exact means and after which
-            metrics begin anew; `None` ends epochs only at `end_epoch`.
+            metrics are reset; `None` ends epochs only at `end_epoch`.
         nonfinite: As in `fit`.
         callbacks: `Hook`s.
         execution: `"auto"`, `"graph"`, `"xla"`, or `"eager"`. One step goes into each call, and
@@ -156,7 +156,7 @@ class _Loop:
 class Prepared:
     """A Step with its methods compiled, for a loop that the user drives; see `prepare`.
 
-    A Step that has changed is compiled again: at once where an attribute has another value, else
+    A Step that has changed is recompiled: at once where an attribute has another value, else
     at the next epoch.
 
     Attributes:
@@ -231,7 +231,7 @@ class Prepared:
         return plan if opened.run is None else opened.run.plan or plan
 
     def _load(self, loop: _Loop, state: Mapping[str, Any] | None) -> None:
-        """Load what the run has saved, as far as it is built."""
+        """Load what the run has saved for the variables that exist already."""
         run = loop.opened.run
         if run is None or run.resumed_at is None or state is None:
             return
@@ -294,7 +294,7 @@ class Prepared:
             epochs: The same of epochs.
 
         Returns:
-            False when there are enough, `stop` was called, a hook asked for the end, or a signal
+            False when there are enough, `stop` was called, a hook requested the end, or a signal
             came: `stop_reason` says which.
         """
         loop = self._loop("goes_on")

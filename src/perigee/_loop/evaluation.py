@@ -32,15 +32,15 @@ def evaluate(
 ) -> dict[str, float]:
     """Run `test_step` over a pass of the feed, and return exact means and metrics.
 
-    Metrics begin anew, seed generators at their first draw; whatever the step writes is put back
-    afterwards, so that training does not depend on how often it is measured.
+    Metrics are reset and seed generators begin at their first draw. Whatever the step writes is
+    restored afterwards, so that training does not depend on how often it is measured.
 
     Args:
         programs: Gives the program of the step.
         feed: Where batches come from.
         blocks: Runs many of them in one call.
         steps: Batches to draw; `None` draws to the end of the pass.
-        callbacks: Are told of each batch.
+        callbacks: Called for each batch.
     """
     program = _prepared(programs, feed)
     tracked = program.rehearsal.tracked
@@ -137,9 +137,9 @@ def _prepared(programs: ProgramFor, feed: Feed) -> Program:
 
 @contextmanager
 def _undone(program: Program) -> Generator[None]:
-    """Begin at the first draw of every seed; put back afterwards whatever a pass may write.
+    """Begin at the first draw of every seed, and restore afterwards whatever a pass may write.
 
-    It waits for the training that is under way.
+    It waits for the steps that still run on the device.
     """
     with put_back(_touched(program), host=False):
         rewind_seeds(program.rehearsal.tracked)
@@ -148,7 +148,7 @@ def _undone(program: Program) -> Generator[None]:
 
 
 def _touched(program: Program) -> list[Any]:
-    """Return what a pass may write: what the rehearsal wrote, and all state that is no weight."""
+    """Return what a pass may write: what the rehearsal wrote, and all state but weights."""
     rehearsal = program.rehearsal
     touched = {id(v): v for v in rehearsal.tracked.of_kind("metric", "seed", "variable")}
     touched |= {id(v): v for v in rehearsal.written}

@@ -29,12 +29,12 @@ class Findings:
         self._unwanted = frozenset(GUARDS) - guards
         self._receivers: list[Callable[[Finding], None]] = []
 
-    def report(self, findings: Sequence[Finding], is_aloud: bool = True) -> None:
+    def report(self, findings: Sequence[Finding], warns: bool = True) -> None:
         """Keep findings and pass them on, each once.
 
         Args:
             findings: What was found.
-            is_aloud: Whether to warn about them.
+            warns: Whether to warn about them.
         """
         left_out = {*self._step.ignore_findings, *self._unwanted}
         known = {str(finding) for finding in self.found}
@@ -43,7 +43,7 @@ class Findings:
         for finding in new:
             for receive in self._receivers:
                 receive(finding)
-        for finding in new if is_aloud else ():
+        for finding in new if warns else ():
             warnings.warn(str(finding), PerigeeWarning, stacklevel=_levels_to_caller())
 
     @contextmanager

@@ -24,7 +24,7 @@ Key = tuple[Method, str]
 
 
 class Methods:
-    """Returns the program of a method for a batch, compiled again where the Step has changed.
+    """Returns the program of a method for a batch, recompiled where the Step has changed.
 
     A change that shows in the attributes of the Step is noticed at once, any other after `forget`.
     In a resumed run, what a program builds gets the state that was saved.

@@ -16,7 +16,7 @@ from perigee.diagnostics import Finding
 
 
 class Programs:
-    """Returns the program of one method of a Step, compiled again where the Step has changed.
+    """Returns the program of one method of a Step, recompiled where the Step has changed.
 
     Args:
         step: The Step.
@@ -118,7 +118,7 @@ class Programs:
             self._looked_at = self._last
             self.report(diagnostics.of_a_run_after_running(self._last))
 
-    def report(self, findings: Sequence[Finding], is_aloud: bool = True) -> None:
+    def report(self, findings: Sequence[Finding], warns: bool = True) -> None:
         """Report findings; see `Findings.report`."""
         if self._findings is not None:
-            self._findings.report(findings, is_aloud)
+            self._findings.report(findings, warns)

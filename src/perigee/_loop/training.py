@@ -77,7 +77,7 @@ class Training:
         course: How far and how.
         blocks: Runs many steps in one call, on batches of the data.
         programs: Returns the program for a batch; asked at every epoch, so that a Step which has
-            changed is compiled again.
+            changed is recompiled.
         validation: Measures the Step on the validation data, or `None`.
         hooks: Are notified of what happens.
         callbacks: Keras's callbacks, or `None`.
@@ -129,7 +129,7 @@ class Training:
 
         Returns:
             `"epochs"`, `"steps"`, `"non-finite"`, one of `INTERRUPTIONS`, or what a hook or
-            callback asked for.
+            callback requested.
         """
         logs: Mapping[str, float] = {}
         try:
@@ -272,7 +272,7 @@ class Training:
             and has_constant_rates(program.rehearsal)
         )
         self._epoch = _Epoch(program, values, may_lag)
-        self._decide()  # a callback may have asked for it
+        self._decide()  # a callback may have requested it
         return self._epoch
 
     def _run_steps(self, epoch: _Epoch) -> bool:

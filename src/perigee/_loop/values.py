@@ -20,7 +20,7 @@ ROWS_BETWEEN_READS = 64
 
 
 class Values:
-    """The logged values of an epoch, read now and then and looked at for NaN.
+    """The logged values of an epoch, read from time to time and checked for NaN.
 
     Args:
         program: What runs.
@@ -28,7 +28,7 @@ class Values:
         epoch: Collects the values of the epoch.
         window: Collects those since the last record; it may have begun in an earlier epoch.
         guards: Watch them, or `None`.
-        report: Is told of what the guards find, and whether it is said aloud.
+        report: Called with what the guards find, and whether to warn about it.
 
     Attributes:
         stop: Why the training has to stop, or `None`.
@@ -41,7 +41,7 @@ class Values:
         epoch: Tally,
         window: Tally,
         guards: Guards | None = None,
-        report: Callable[[Sequence[Any], bool], None] = lambda findings, is_aloud: None,
+        report: Callable[[Sequence[Any], bool], None] = lambda findings, warns: None,
     ) -> None:
         self.stop: str | None = None
         self._guards, self._report = guards, report

@@ -1,4 +1,4 @@
-"""What a training was asked for, as plain values: for the file of a run, and for its report."""
+"""The arguments of a training as plain values, for the file of a run and for its report."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ Resume = Literal["auto", "never", "required"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A directory that keeps a training: checkpoints, logs, and what it takes to go on.
+    """A directory that keeps a training: checkpoints, logs, and what it takes to resume.
 
-    A training that is killed at any instant and started again with the same command goes on from
-    its newest checkpoint, and ends bit for bit like one that was never killed, wherever the data
-    and the step allow it; what does not is said before training.
+    A training that is killed at any instant and restarted with the same command resumes from its
+    newest checkpoint, and ends bit for bit like one that was never killed, wherever the data and
+    the step allow it; where they do not, a finding says so before training.
 
     Args:
         path: The directory; it is made where it is missing.
@@ -43,12 +43,12 @@ class Run:
         keep: How many of the newest checkpoints to keep; `None` keeps all.
         best: A logged value, such as `"val_loss"`: the checkpoint where it was best is kept too.
         mode: Whether `"min"` or `"max"` is better; `None` tells by the name.
-        resume: `"auto"` goes on where the run stopped, if there is one; `"never"` refuses a
+        resume: `"auto"` resumes where the run stopped, if there is one; `"never"` refuses a
             directory that holds a run; `"required"` refuses one that does not.
         record_every: When to write the means of a window of steps; each epoch is written anyway.
         tensorboard: Whether to write TensorBoard's event files, to `events/`.
         strict: Whether a save or a log that fails (a full disk) ends the training. Otherwise it
-            is said, counted in `run.json`, and the training goes on; a last save that fails is an
+            is said, counted in `run.json`, and training continues; a last save that fails is an
             error anyway.
 
     Raises:
@@ -68,7 +68,7 @@ class Run:
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never", "required"):
             raise ArgumentError(
-                "resume", repr(self.resume), '"auto", "never" or "required".', "choose one."
+                "resume", repr(self.resume), '"auto", "never" or "required".', 'pass "auto".'
             )
         if self.record_every is not None and self.record_every.seconds is not None:
             raise ArgumentError(
