@@ -92,39 +92,38 @@ def fit(
 ) -> History:
     """Train a Step.
 
-    Every logged value is the exact mean over the examples that it covers, ragged last batch
-    included; metrics held by the Step are reset at each epoch and read once at its end.
+    Every logged value is the exact mean over the examples that it covers, a smaller last batch
+    included. Metrics held by the Step are reset at each epoch and read once at its end.
 
     Args:
         step: The Step, trained in place.
         data: Arrays (a tuple or dict of them is one data set), a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, an iterable of batches, or a generator function. Of iterables,
-            functions and PyDatasets some batches are drawn ahead of the steps (never beyond the
-            next thing that is due): where they depend on what the step has learned, pass
+            `keras.utils.PyDataset`, an iterable of batches, or a generator function. Batches from
+            iterables, functions and PyDatasets are prefetched (never beyond the next thing that is
+            due): where they depend on what the step has learned, pass
             `Execution(steps_per_call=1)` or use `prepare`.
         epochs: Passes over the data (or stretches of `steps_per_epoch`); 1 if neither `epochs`
             nor `steps` is given.
-        steps: Steps to train in all, over as many passes as they need.
+        steps: Steps to train in total, over as many passes as they need.
         steps_per_epoch: Steps an epoch; needed for data that never ends.
         batch_size: Rows a batch, 32 by default; for arrays only.
-        shuffle: Whether arrays and PyDatasets are drawn in another order each epoch; `True` by
-            default.
-        validation: Data for `test_step`, of any of these kinds.
+        shuffle: Whether arrays and PyDatasets are shuffled each epoch; `True` by default.
+        validation: Data for `test_step`, of any kind that `data` may have.
         validation_steps: Batches a validation; `None` uses the whole pass.
         validate_every: When to validate; the end of each epoch by default.
-        accumulate: Micro-batches an update, each of `batch_size`: equal to one update on all of
-            them together. What is left over at the end of an epoch makes an update of its own.
+        accumulate: Micro-batches per update, each of `batch_size`: equal to one update on all of
+            them together. Those left over at the end of an epoch make an update of their own.
         nonfinite: `"raise"` an error when a returned value is NaN or infinite, `"stop"` after
-            that very step, or `"skip"` such a step: all that it wrote is as before, also where a
-            variable became NaN or infinite, and `skipped_steps` of each epoch is logged.
+            that very step, or `"skip"` undoes any such step, also one that makes a variable NaN
+            or infinite, and logs `skipped_steps` each epoch.
         run: A directory (or a `Run`) that keeps `run.json` and `metrics.jsonl`.
         callbacks: Keras callbacks and `Hook`s.
         execution: `"auto"`, `"graph"`, `"xla"`, or `"eager"` for debugging.
         progress: `"auto"`, `"bar"`, `"lines"` or `"off"`.
-        guards: What watches the training: `"default"` is all of them, or their names or codes,
-            such as `["LossDiverges", "PG703"]`. What they find is a warning, a line of
-            `metrics.jsonl`, and in `run.json`.
-        seed: Of the order of the data; `None` draws one from NumPy's global generator, so that
+        guards: What watches the training: `"default"` for all guards, or names or codes such as
+            `["LossDiverges", "PG703"]`. Their findings are warnings, and are written to
+            `metrics.jsonl` and `run.json`.
+        seed: For the order of the data; `None` draws one from NumPy's global generator, so that
             `keras.utils.set_random_seed` repeats it.
 
     Returns:
@@ -132,7 +131,7 @@ def fit(
 
     Raises:
         ArgumentError: If arguments contradict each other.
-        PerigeeError: For what is certainly wrong with the step or the data; see the error codes.
+        PerigeeError: If something is certainly wrong with the step or the data; see the codes.
     """
     arguments, stopwatch = dict(locals()), Stopwatch()
     _check(step, validation)

@@ -81,7 +81,7 @@ def keras_fit(
         validation_freq: Validate every so many epochs, or after the epochs in a list.
         run: As in `pg.fit`.
         execution: As in `pg.fit`; a model compiled with `run_eagerly=True` runs eagerly.
-        ignore_findings: Codes of findings to ignore, such as `["PG206"]`; see `Step.ignore_findings`.
+        ignore_findings: Codes such as `["PG206"]`; see `Step.ignore_findings`.
 
     Returns:
         Keras's `History`: `history.history` and `history.epoch`.
