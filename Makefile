@@ -89,7 +89,7 @@ bench: $(INSTALLED)
 
 # What `check` finds of the faults that are planted in the corpora, by class; some 15 minutes.
 faults: $(INSTALLED)
-	$(BIN)/python -m tests.doctor.faults $(FAULTS)
+	$(BIN)/python -m tests.diagnostics.faults $(FAULTS)
 
 # Ordinary programs, drawn and trained by `model.fit` and by Perigee; some five minutes on two quiet
 # cores. `make drawn DRAWN="--seed 3 --way supervised"`.
@@ -100,7 +100,7 @@ drawn: $(INSTALLED)
 # `make wheels WHEELS="jax --lowest"` tries the oldest versions, and `WHEELS=tensorflow=tensorflow-cpu`
 # another package in place of an extra.
 wheels: $(INSTALLED)
-	$(BIN)/python -m tests.wheels $(WHEELS)
+	$(BIN)/python -m tests.project.wheels $(WHEELS)
 
 # Write the generated pages, then build the site into build/site: a link that leads nowhere, a
 # missing page and a name that the reference does not know are errors.

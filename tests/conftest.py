@@ -106,14 +106,14 @@ _OF_NO_FRAMEWORK = (
     "tests/data/test_tf_resume.py",
     "tests/errors/test_argument_errors.py",
     "tests/report/",
-    "tests/test_benchmarks.py",
-    "tests/test_docs.py",
-    "tests/test_house.py",
-    "tests/test_manifests.py",
-    "tests/test_preemption.py",
-    "tests/test_reference.py",
-    "tests/test_signals.py",
-    "tests/test_tutorial.py",
+    "tests/project/test_benchmarks.py",
+    "tests/project/test_docs.py",
+    "tests/project/test_house.py",
+    "tests/project/test_manifests.py",
+    "tests/events/test_preemption.py",
+    "tests/project/test_reference.py",
+    "tests/events/test_signals.py",
+    "tests/project/test_tutorial.py",
     "tests/writers/",
 )
 """Tests of code that knows no framework, or of TensorFlow's: `make test` runs them with its first
@@ -129,7 +129,7 @@ _COMPILED_AS_EVER = (
     "tests/facts/test_precision.py",
     "tests/parity/",
     "tests/reliability/",
-    "tests/test_benchmarks.py",
+    "tests/project/test_benchmarks.py",
 )
 """Tests of numbers that optimizing may change, or of how fast something runs: JAX compiles for
 them, and for every process that tests start, as it does for users."""

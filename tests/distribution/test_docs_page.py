@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perigee._cli.launching import environments
-from tests.pages import blocks_of
+from tests.project.pages import blocks_of
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECS = 240

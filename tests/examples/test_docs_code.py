@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pages import blocks_of, run_page
+from tests.project.pages import blocks_of, run_page
 
 
 @pytest.mark.only_tensorflow

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from tests.pages import run_page
+from tests.project.pages import run_page
 
 BATCH, RATE = 8, 0.05
 X = np.random.default_rng(1).normal(size=(4 * BATCH + 3, 3)).astype("float32")  # the last is short

@@ -5,7 +5,7 @@ import sqlite3
 
 from perigee._events.clock import Clock
 from perigee._events.events import Recorded, Started
-from tests.pages import blocks_of, run_page
+from tests.project.pages import blocks_of, run_page
 
 PAGE = "writers.md"
 

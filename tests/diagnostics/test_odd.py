@@ -9,7 +9,7 @@ import pytest
 import perigee as pg
 from perigee._step.losses import computation_of
 from perigee.diagnostics import _trials, rate_trials
-from tests.doctor.odd import PROGRAMS
+from tests.diagnostics.odd import PROGRAMS
 
 STEPS, STEPS_OF_A_RATE = 30, 25
 

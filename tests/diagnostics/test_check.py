@@ -12,9 +12,9 @@ from keras import layers as kl
 
 import perigee as pg
 from perigee._step.state import snapshot, track
-from tests.doctor.faults import findings
-from tests.doctor.healthy import PROGRAMS
-from tests.doctor.programs import (
+from tests.diagnostics.faults import findings
+from tests.diagnostics.healthy import PROGRAMS
+from tests.diagnostics.programs import (
     Own,
     answers,
     classes,
@@ -27,7 +27,7 @@ from tests.doctor.programs import (
     squares,
     supervised,
 )
-from tests.doctor.split import is_held_out
+from tests.diagnostics.split import is_held_out
 
 
 def fingerprint(step):

@@ -9,7 +9,7 @@ from keras import ops
 import perigee as pg
 from perigee._cli.pages import all_pages
 from perigee._rehearsal.outside import numbers_outside
-from tests.doctor.programs import Own, numbers, small, squares
+from tests.diagnostics.programs import Own, numbers, small, squares
 
 SHARE = 1.0
 CALLS = 0

@@ -11,7 +11,7 @@ from keras import layers as kl
 from keras import losses, ops
 
 import perigee as pg
-from tests.doctor.programs import (
+from tests.diagnostics.programs import (
     CLASSES,
     FEATURES,
     Own,

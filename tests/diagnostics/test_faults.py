@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.doctor.elsewhere import OPT_OUTS, names, program
-from tests.doctor.faults import CODES, alarms, verdict
-from tests.doctor.healthy import PROGRAMS
-from tests.doctor.mutants import MUTANTS, OPERATORS
-from tests.doctor.separations import measured
-from tests.doctor.split import digest, is_held_out
+from tests.diagnostics.elsewhere import OPT_OUTS, names, program
+from tests.diagnostics.faults import CODES, alarms, verdict
+from tests.diagnostics.healthy import PROGRAMS
+from tests.diagnostics.mutants import MUTANTS, OPERATORS
+from tests.diagnostics.separations import measured
+from tests.diagnostics.split import digest, is_held_out
 
 pytestmark = pytest.mark.once
 

@@ -19,8 +19,8 @@ import numpy as np
 from keras import layers as kl
 from keras import losses, metrics, ops
 
-from tests.doctor.healthy import PROGRAMS, Own, Parts, Program
-from tests.doctor.split import digest, is_held_out
+from tests.diagnostics.healthy import PROGRAMS, Own, Parts, Program
+from tests.diagnostics.split import digest, is_held_out
 
 Certainty = Literal["certain", "low", "medium", "high"]
 Change = Literal["training", "predictions", "evaluation", "logs", "validation"]

@@ -1,4 +1,4 @@
-"""What `check` finds in the corpora: `python -m tests.doctor.faults` prints it by fault class.
+"""What `check` finds in the corpora: `python -m tests.diagnostics.faults` prints it by fault class.
 
 Held-out programs and mutants are left out; `--held-out` scores them, and them alone, once the
 rules are finished.
@@ -16,11 +16,11 @@ import keras
 
 import perigee as pg
 from perigee.diagnostics import GUARDS
-from tests.doctor.elsewhere import OPT_OUTS, names, program
-from tests.doctor.healthy import BATCH, PROGRAMS, Parts
-from tests.doctor.mutants import MUTANTS, Mutant
-from tests.doctor.separations import table
-from tests.doctor.split import is_held_out
+from tests.diagnostics.elsewhere import OPT_OUTS, names, program
+from tests.diagnostics.healthy import BATCH, PROGRAMS, Parts
+from tests.diagnostics.mutants import MUTANTS, Mutant
+from tests.diagnostics.separations import table
+from tests.diagnostics.split import is_held_out
 
 LEAST_STEPS, LEAST_EPOCHS = 520, 6
 """A little more than what guards wait for."""

@@ -11,7 +11,7 @@ from keras import layers as kl
 from keras import losses, metrics, ops
 
 import perigee as pg
-from tests.doctor.programs import (
+from tests.diagnostics.programs import (
     FEATURES,
     Own,
     adam,

@@ -1,6 +1,6 @@
 """How far probes stand apart between correct and faulty programs: the table that rules rest on.
 
-`python -m tests.doctor.faults --separations` prints it.
+`python -m tests.diagnostics.faults --separations` prints it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from perigee._api.check import _batches, _columns
 from perigee.diagnostics import Evidence
 from perigee.diagnostics.mixing import _changed
-from tests.doctor.healthy import BATCH, PROGRAMS, Parts
-from tests.doctor.mutants import MUTANTS
-from tests.doctor.split import digest, is_held_out
+from tests.diagnostics.healthy import BATCH, PROGRAMS, Parts
+from tests.diagnostics.mutants import MUTANTS
+from tests.diagnostics.split import digest, is_held_out
 
 MOST = 8
 """Programs of one kind that are measured."""

@@ -13,9 +13,9 @@ import pytest
 
 import perigee as pg
 from perigee._cli.pages import all_pages
-from tests.pages import blocks_of, run_page
+from tests.project.pages import blocks_of, run_page
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/reference/*.md")])
 
 

@@ -38,7 +38,7 @@ from perigee.diagnostics.origins import Origins
 from perigee.diagnostics.stalls import Stall
 from perigee.diagnostics.starvation import Starvation
 from perigee.diagnostics.stuck import Stuck
-from tests.doctor.programs import Own, model, numbers, small, sparse, squares, supervised
+from tests.diagnostics.programs import Own, model, numbers, small, sparse, squares, supervised
 
 pytestmark = pytest.mark.usefixtures("fenced")
 

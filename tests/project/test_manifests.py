@@ -11,7 +11,7 @@ import yaml
 
 from perigee._cli.launching import environments
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 FIELDS = {
     "JobSet": {"apiVersion": str, "kind": str, "metadata": "Metadata", "spec": "JobSetSpec"},

@@ -7,10 +7,10 @@ import warnings
 import pytest
 
 import perigee as pg
-from tests.doctor.healthy import BATCH, PROGRAMS
-from tests.doctor.mutants import MUTANTS, OPERATORS
-from tests.doctor.running import differ, outcome
-from tests.doctor.split import digest, is_held_out
+from tests.diagnostics.healthy import BATCH, PROGRAMS
+from tests.diagnostics.mutants import MUTANTS, OPERATORS
+from tests.diagnostics.running import differ, outcome
+from tests.diagnostics.split import digest, is_held_out
 
 pytestmark = pytest.mark.once  # what is asked here does not depend on the framework
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import DOCS, blocks_of, files_of, run_page
+from tests.project.pages import DOCS, blocks_of, files_of, run_page
 
 ROOT = DOCS.parent
 PAGE = "tutorial.md"

@@ -1,6 +1,7 @@
-"""What each rule says of its first sick program; `python -m tests.doctor.goldens` writes it anew.
+"""What each rule says of its first sick program.
 
-Numbers, which differ between frameworks, stand as `#`.
+`python -m tests.diagnostics.goldens` writes it again. Numbers, which differ between
+frameworks, stand as `#`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from pathlib import Path
 
 import perigee as pg
-from tests.doctor.planted import ONLY_COMPILED, SICK
+from tests.diagnostics.planted import ONLY_COMPILED, SICK
 
 PAGE = Path(__file__).with_name("goldens.json")
 

@@ -16,8 +16,8 @@ import perigee as pg
 from perigee._cli.pages import all_pages
 from perigee.diagnostics import coverage, idle, lookups
 from perigee.diagnostics._rules import OF_DATA, OF_STEPS, known_codes
-from tests.doctor.goldens import first, golden, goldens
-from tests.doctor.planted import (
+from tests.diagnostics.goldens import first, golden, goldens
+from tests.diagnostics.planted import (
     HEALTHY,
     ONLY_COMPILED,
     SIBLINGS,
@@ -27,7 +27,7 @@ from tests.doctor.planted import (
     normalized,
     shuffled,
 )
-from tests.doctor.programs import (
+from tests.diagnostics.programs import (
     Own,
     classes,
     codes,

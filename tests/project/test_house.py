@@ -7,7 +7,7 @@ import pytest
 
 import perigee as pg
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src" / "perigee").rglob("*.py"))
 SCRIPTS = sorted(
     path for room in ("examples", "benchmarks") for path in (ROOT / room).rglob("*.py")

@@ -20,8 +20,8 @@ from perigee._errors import (
 )
 from perigee._events.clock import Clock
 from perigee.checkpoints import Checkpoints
-from tests import prepared_loops
-from tests.prepared_loops import SAVE_EVERY, STEPS, STEPS_PER_EPOCH, Learner, play
+from tests.api import prepared_loops
+from tests.api.prepared_loops import SAVE_EVERY, STEPS, STEPS_PER_EPOCH, Learner, play
 from tests.reliability.processes import run
 
 forked = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")

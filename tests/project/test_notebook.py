@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.pages import DOCS
+from tests.project.pages import DOCS
 
 
 @pytest.mark.slow

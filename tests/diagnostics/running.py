@@ -9,7 +9,7 @@ import numpy as np
 
 import perigee as pg
 from perigee._step.state import snapshot, track
-from tests.doctor.healthy import BATCH, Parts
+from tests.diagnostics.healthy import BATCH, Parts
 
 STEPS = 4
 

@@ -15,7 +15,7 @@ import perigee as pg
 from perigee._step.state import snapshot, track
 from perigee.diagnostics._recording import Compared
 from perigee.diagnostics.unfollowed import _quality
-from tests.doctor.programs import (
+from tests.diagnostics.programs import (
     Own,
     adam,
     answers,

@@ -20,7 +20,7 @@ from perigee.diagnostics.stalls import Stall
 from perigee.diagnostics.starvation import Starvation
 from perigee.diagnostics.stuck import Stuck
 from perigee.writers.json_lines import read_json_lines
-from tests.doctor.programs import Own, compiled, model, numbers, small, squares, supervised
+from tests.diagnostics.programs import Own, compiled, model, numbers, small, squares, supervised
 
 
 def sgd(rate):

@@ -1,8 +1,11 @@
 """The wheel, installed with each extra into an empty environment, and tried there.
 
-python -m tests.wheels                          # newest versions of all three frameworks
-python -m tests.wheels jax --lowest             # the oldest versions that pyproject.toml allows
-python -m tests.wheels tensorflow=tensorflow-cpu torch=torch==2.13.0   # other packages for extras
+Newest versions of all three frameworks, the oldest that pyproject.toml allows, and other packages
+in place of extras:
+
+python -m tests.project.wheels
+python -m tests.project.wheels jax --lowest
+python -m tests.project.wheels tensorflow=tensorflow-cpu torch=torch==2.13.0
 """
 
 import argparse
@@ -14,7 +17,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "wheels"
 EXTRAS = ("tensorflow", "jax", "torch")
 SHIPPED = ("py.typed", "report/page.js", "report/page.css", "_cli/project/gitignore")
