@@ -193,9 +193,9 @@ def fit(
         trained = programs(batch)
         if opened is not None:
             programs.is_kept = True
-            programs.report(diagnostics.of_a_run(feed))
+            programs.report(diagnostics.findings_of("kept", feed))
             opened.report = lambda kind, size_bytes: programs.report(
-                diagnostics.of_a_position(kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
+                diagnostics.findings_of("saved", kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
             )
         measured = None
         if validation is not None:
@@ -203,7 +203,7 @@ def fit(
             stack.callback(measured_on.close)
             check_finite(measured_on, validation_steps)
             if opened is not None:
-                programs.report(diagnostics.of_a_validation(measured_on))
+                programs.report(diagnostics.findings_of("kept validation", measured_on))
                 opened.take_up_validation(measured_on)
             measured = _Validation(
                 Programs(step, "test_step", execution),

@@ -579,7 +579,9 @@ class Prepared:
         if self._changes == _MANY_CHANGES:
             names = {*plain, *before[1]}
             changed = sorted(n for n in names if plain.get(n, n) != before[1].get(n, n))
-            self._asks["train_step"].report(diagnostics.of_changes(self._changes, changed))
+            self._asks["train_step"].report(
+                diagnostics.findings_of("changed", self._changes, changed)
+            )
 
     def _check_open(self, called: str) -> None:
         if self._stack is None:

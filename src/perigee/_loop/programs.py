@@ -78,8 +78,10 @@ class Programs:
         if self._history is not None:
             if found.findings is None:
                 first = _backends.current().tensors(batch)
+                about = self._step, found.rehearsal, first, not self._checks.may_mix
                 found.findings = [
-                    *diagnostics.after_rehearsal(self._step, found.rehearsal, first, self._checks),
+                    *diagnostics.findings_of("rehearsed", *about),
+                    *diagnostics.findings_of("first batch", first),
                     *fence.findings(),
                 ]
             self.report(found.findings)
@@ -89,7 +91,7 @@ class Programs:
 
     def look_at_updates(self, programs: Sequence[Program]) -> None:
         """Report what is not updated on batches of any structure; each has its program."""
-        self.report(diagnostics.of_updates([one.rehearsal for one in programs]))
+        self.report(diagnostics.findings_of("updates", [one.rehearsal for one in programs]))
 
     def samples(self) -> dict[str, Shown]:
         """Return what its program logged as samples since the last time."""
@@ -99,10 +101,10 @@ class Programs:
         """Report what is known only once the program has run."""
         if self._last is None:
             return
-        self.report(diagnostics.after_running(self._last))
+        self.report(diagnostics.findings_of("ran", self._last))
         if self.is_kept and self._last is not self._looked_at and self._last.traces:
             self._looked_at = self._last
-            self.report(diagnostics.of_a_run_after_running(self._last))
+            self.report(diagnostics.findings_of("kept program", self._last))
 
     def report(self, findings: Sequence[Finding], is_aloud: bool = True) -> None:
         """Put findings on the history and tell of them, each once, but for those that are meant.

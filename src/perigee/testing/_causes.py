@@ -124,7 +124,7 @@ def cause_of(
 
 
 def _joined(signals: _Signals, side: int) -> Array:
-    return np.concatenate([np.zeros(0), *(each[1 + side].ravel() for each in signals)])
+    return np.concatenate([np.zeros(0), *(both[side].ravel() for _, *both in signals)])
 
 
 def _ratio(a: Array, b: Array) -> tuple[float, float]:
@@ -215,7 +215,7 @@ def _norms(case: _Case) -> _Finding | None:
 
 def _norms_of(signals: _Signals, side: int) -> list[Any]:
     joint = _joined(signals, side)
-    each = [np.linalg.norm(signal[1 + side]) for signal in signals]
+    each = [np.linalg.norm(both[side]) for _, *both in signals]
     return [np.linalg.norm(joint), np.max(np.abs(joint)), *each]
 
 
