@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from perigee import _backends, diagnostics
 from perigee._errors import PerigeeWarning
-from perigee._execution import Execution, Nonfinite, Plan, Program, compiling, program
+from perigee._execution import Execution, Nonfinite, Plan, Program, compiling
 from perigee._step.frame import Method
 from perigee._step.shown import Shown
 from perigee._step.step import Step
@@ -59,7 +59,7 @@ class Programs:
     def _program(self, batch: Batch) -> Program:
         fence = diagnostics.Fence()
         with diagnostics.telling(fence):
-            found = program(
+            found = Program.of(
                 self._step,
                 self._method,
                 batch,

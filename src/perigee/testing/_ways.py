@@ -13,7 +13,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._errors import ArgumentError
-from perigee._execution import Execution, logged_metrics, program, rows_on_host
+from perigee._execution import Execution, Program, logged_metrics, rows_on_host
 from perigee._listening import Call, Talk, listening
 from perigee._step.state import INTERNALS, Entry, Holder, Kind, restore, snapshot, track
 from perigee._step.step import Step
@@ -71,12 +71,12 @@ class StepWay:
 
     def prepare(self, batch: Batch) -> None:
         """See `Way`: its rehearsal."""
-        program(self._step, "train_step", batch, Execution(steps_per_call=1))
+        Program.of(self._step, "train_step", batch, Execution(steps_per_call=1))
 
     def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
         """See `Way`."""
         execution = Execution("eager" if is_eager else "auto", steps_per_call=1)
-        prepared = program(self._step, "train_step", batch, execution)
+        prepared = Program.of(self._step, "train_step", batch, execution)
         rows = rows_on_host([prepared.run(batch)])[0]
         logs: dict[str, float] = {}
         for column, (mean, count) in zip(prepared.columns, rows, strict=True):
