@@ -14,22 +14,7 @@ from keras import losses
 
 import perigee as pg
 from perigee import diagnostics
-from perigee.diagnostics import (
-    _recording,
-    _rules,
-    _trying,
-    coverage,
-    fence,
-    idle,
-    labels,
-    lookups,
-    outside,
-    pairing,
-    positions,
-    resumption,
-    retraces,
-    undivided,
-)
+from perigee.diagnostics import _recording, _rules, _trying, fence, labels
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._guards import Guards
@@ -51,10 +36,6 @@ def planted(rule):
         raise ZeroDivisionError("planted")
 
     return failing
-
-
-def code_of(rule):
-    return fence.rule_name(rule, _rules.BY_WAY_OF.get(rule))
 
 
 def sick():
@@ -81,18 +62,17 @@ def said_by_each():
     step, (x, y) = sick()
     evidence = Evidence(step, [(x, y)], [x, y], None, False)
     evidence.rehearse()
-    return {rule: rule(evidence) for rule in (*_rules.OF_DATA, lookups.check, *_rules.OF_STEPS)}
+    return {rule: rule(evidence) for rule in (*_rules.OF_DATA, *_rules.FIRST, *_rules.OF_STEPS)}
 
 
 RULES = [*_rules.OF_DATA, *_rules.OF_STEPS]
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("rule", RULES, ids=code_of)
-def test_each_rule_may_fail_and_the_others_are_heard(rule, monkeypatch):
-    said, name = said_by_each(), code_of(rule)
+@pytest.mark.parametrize("rule", RULES, ids=fence.rule_name)
+def test_each_rule_may_fail_and_the_others_are_heard(rule):
+    said, name = said_by_each(), fence.rule_name(rule)
     failing = planted(rule)
-    monkeypatch.setattr(_rules, "BY_WAY_OF", {failing: _rules.BY_WAY_OF.get(rule)})
     rules = [failing if r is rule else functools.partial(lambda r, _: said[r], r) for r in RULES]
     behind = fence.Fence()
 
@@ -109,14 +89,11 @@ def test_each_rule_may_fail_and_the_others_are_heard(rule, monkeypatch):
 @pytest.mark.parametrize("fails", [0, 1])
 def test_half_of_the_rules_fail_and_the_other_half_is_heard(fails, monkeypatch):
     said = [str(finding) for finding in pg.check(*sick())]
-    others = _rules.OF_STEPS[1 - fails :: 2]
+    rules = [*_rules.OF_STEPS]
+    others = rules[1 - fails :: 2]
     heard = {finding.code for rule in others for finding in said_by_each()[rule]}
-    mixed = [planted(r) if i % 2 == fails else r for i, r in enumerate(_rules.OF_STEPS)]
-    places = {
-        new: _rules.BY_WAY_OF.get(old) for new, old in zip(mixed, _rules.OF_STEPS, strict=True)
-    }
-    monkeypatch.setattr(_rules, "BY_WAY_OF", places)
-    monkeypatch.setattr(_rules, "OF_STEPS", mixed)
+    mixed = [planted(r) if i % 2 == fails else r for i, r in enumerate(rules)]
+    monkeypatch.setattr(_rules, "OF_STEPS", dict.fromkeys(mixed, "PG001"))
 
     report = pg.check(*sick())
 
@@ -128,10 +105,10 @@ def test_half_of_the_rules_fail_and_the_other_half_is_heard(fails, monkeypatch):
     assert f"{len(mixed[fails::2])} rules" in told.happened
 
 
-@pytest.mark.parametrize("rule", [lookups], ids=["lookups"])
+@pytest.mark.parametrize("rule", _rules.FIRST, ids=fence.rule_name)
 def test_rules_that_are_asked_first_may_fail(rule, monkeypatch):
     before = {finding.code for finding in pg.check(*sick())}
-    monkeypatch.setattr(rule, "check", planted(rule.check))
+    monkeypatch.setattr(_rules, "FIRST", {planted(rule): "PG326"})
 
     report = pg.check(*sick())
 
@@ -172,32 +149,32 @@ def test_what_user_code_raises_is_told_from_it(monkeypatch):
         pg.check(Own(small(1), broken), numbers())
 
 
-@pytest.mark.parametrize("rule", _trying.OF_TRIALS, ids=code_of)
+@pytest.mark.parametrize("rule", _trying.OF_TRIALS, ids=fence.rule_name)
 def test_each_trial_may_fail_and_the_others_are_heard(rule, monkeypatch):
     other = Finding("PG711", "NothingMoves", "warning", "", "", "")
     rules = [planted(r) if r is rule else lambda _: [other] for r in _trying.OF_TRIALS]
-    monkeypatch.setattr(_trying, "OF_TRIALS", rules)
+    monkeypatch.setattr(_trying, "OF_TRIALS", dict.fromkeys(rules, "PG711"))
     evidence = SimpleNamespace(training=SimpleNamespace(rehearsal=1))
 
     found = _trying.try_out(evidence, [], lambda: None)
 
     assert other in found
     (told,) = failures(found)
-    assert code_of(rule) in told.happened
+    assert fence.rule_name(rule) in told.happened
 
 
 def test_an_interruption_is_no_failure(monkeypatch):
     def interrupted(evidence):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_rules, "OF_STEPS", [interrupted])
+    monkeypatch.setattr(_rules, "OF_STEPS", {interrupted: "PG001"})
 
     with pytest.raises(KeyboardInterrupt):
         pg.check(*sick())
 
 
 def test_the_code_may_be_left_out(monkeypatch):
-    monkeypatch.setattr(_rules, "OF_STEPS", [planted(_rules.OF_STEPS[0])])
+    monkeypatch.setattr(_rules, "OF_STEPS", {planted(next(iter(_rules.OF_STEPS))): "PG001"})
 
     assert failures(pg.check(*sick(), ignore=["PG001"])) == []
 
@@ -214,27 +191,24 @@ def trained(step, **arguments):
     return history, [str(w.message) for w in told if issubclass(w.category, pg.PerigeeWarning)]
 
 
-OF_FIT = [
-    (pairing, "check", "PG211"),
-    (undivided, "check", "PG761"),
-    (idle, "check", "PG112"),
-    (coverage, "check", "PG110"),
-    (retraces, "check", "PG420"),
-    (outside, "check", "PG446"),
-    (resumption, "check_feed", "PG430"),
-    (labels, "_of_shapes", "PG203"),
-    (labels, "_check_values", "PG203"),
+FEW_PROGRAMS_NEED = {
+    "changed": (0, ()),
+    "kept validation": (None,),
+    "kept program": (None,),
+    "saved": ("", 0, 0, ""),
+}
+OF_EACH_FIT = [
+    (moment, rule)
+    for moment, rules in _rules.OF_FIT.items()
+    for rule in rules
+    if moment not in FEW_PROGRAMS_NEED
 ]
 
 
-@pytest.mark.parametrize(("module", "name", "code"), OF_FIT, ids=[f"{c} {n}" for _, n, c in OF_FIT])
-def test_each_rule_of_fit_may_fail_and_the_training_goes_on(
-    module, name, code, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(module, name, planted(getattr(module, name)))
+def goes_on_although_one_failed(code, path):
     step = Own(small(1), losses.MeanSquaredError())
 
-    history, messages = trained(step, run=tmp_path / "run")
+    history, messages = trained(step, run=path)
 
     assert history.clock.step == 6
     (told,) = failures(history.findings)
@@ -242,24 +216,33 @@ def test_each_rule_of_fit_may_fail_and_the_training_goes_on(
     assert len(messages) == 1
 
 
+@pytest.mark.parametrize(
+    ("moment", "rule"), OF_EACH_FIT, ids=[fence.rule_name(rule) for _, rule in OF_EACH_FIT]
+)
+def test_each_rule_of_fit_may_fail_and_the_training_goes_on(moment, rule, monkeypatch, tmp_path):
+    rules = _rules.OF_FIT[moment]
+    others = {other: code for other, code in rules.items() if other is not rule}
+    monkeypatch.setitem(_rules.OF_FIT, moment, {planted(rule): rules[rule], **others})
+
+    goes_on_although_one_failed(rules[rule], tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["_of_shapes", "_check_values"])
+def test_what_looks_at_labels_may_fail_and_the_training_goes_on(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(labels, name, planted(getattr(labels, name)))
+
+    goes_on_although_one_failed("PG203", tmp_path / "run")
+
+
 @pytest.mark.once
-def test_rules_of_fit_that_few_programs_need_may_fail(monkeypatch):
-    for module, name in [
-        (positions, "check"),
-        (resumption, "check_validation_feed"),
-        (resumption, "check_program"),
-        (retraces, "check_changes"),
-    ]:
-        monkeypatch.setattr(module, name, planted(getattr(module, name)))
+@pytest.mark.parametrize("moment", FEW_PROGRAMS_NEED)
+def test_rules_of_fit_that_few_programs_need_may_fail(moment, monkeypatch):
+    ((rule, code),) = _rules.OF_FIT[moment].items()
+    monkeypatch.setitem(_rules.OF_FIT, moment, {planted(rule): code})
 
-    found = [
-        *diagnostics.of_a_position("", 0, 0, ""),
-        *diagnostics.of_a_validation(None),
-        *diagnostics.of_a_run_after_running(None),
-        *diagnostics.of_changes(0, ()),
-    ]
+    (found,) = diagnostics.findings_of(moment, *FEW_PROGRAMS_NEED[moment])
 
-    assert [f.happened.split()[2] for f in found] == ["PG431,", "PG430,", "PG430,", "PG420,"]
+    assert found.happened.split()[2] == f"{code},"
 
 
 GUARDS = {
@@ -318,7 +301,7 @@ def test_in_these_tests_a_rule_that_fails_fails_the_test(monkeypatch):
         raise error
 
     monkeypatch.setattr(fence, "failed", raised)
-    monkeypatch.setattr(_rules, "OF_DATA", [planted(_rules.OF_DATA[0])])
+    monkeypatch.setattr(_rules, "OF_DATA", {planted(next(iter(_rules.OF_DATA))): "PG320"})
 
     with pytest.raises(ZeroDivisionError):
         pg.check(Own(small(3), sparse()), numbers())

@@ -13,9 +13,11 @@ import pytest
 from keras import layers as kl
 
 import perigee as pg
+from perigee import diagnostics
 from perigee._cli.pages import all_pages
-from perigee.diagnostics import coverage, idle, lookups
-from perigee.diagnostics._rules import OF_DATA, OF_STEPS, known_codes
+from perigee.diagnostics import known_codes
+from perigee.diagnostics._rules import FIRST, OF_DATA, OF_FIT, OF_STEPS
+from perigee.diagnostics._trying import OF_TRIALS
 from tests.diagnostics.goldens import first, golden, goldens
 from tests.diagnostics.planted import (
     HEALTHY,
@@ -40,10 +42,11 @@ from tests.diagnostics.programs import (
     supervised,
 )
 
+FOUND = re.compile(r'code="(PG\d{3})"')
 TABLE = Path(__file__).parents[2] / "docs" / "check.md"
 
-ALSO_ERRORS = {"PG101", "PG102", "PG205", "PG211"}
-"""Codes of errors that a rule of `check` tells of besides: their pages are those of the errors."""
+ALSO_RAISED = {"PG102"}
+"""Codes of errors that a rule of `check` raises, besides the findings that it makes."""
 
 PLANTED = SICK | (ONLY_COMPILED if keras.backend.backend() != "torch" else {})
 
@@ -90,18 +93,35 @@ ELSEWHERE = {"PG323", "PG329", "PG443"}
 
 @pytest.mark.once
 def test_codes_pages_goldens_and_programs_are_of_the_same_rules():
-    modules = [sys.modules[rule.__module__] for rule in (*OF_DATA, *OF_STEPS)]
-    modules += [coverage, idle, lookups]  # asked by way of others
-    heads = [re.match(r"(PG\d{3}), ", module.__doc__) for module in modules]
-    rules = {head[1] for head in heads if head} | ALSO_ERRORS
+    rules = {*OF_DATA.values(), *FIRST.values(), *OF_STEPS.values(), *ALSO_RAISED}
     sick = set(SICK | ONLY_COMPILED)
 
     assert rules == sick | ELSEWHERE
     assert set(goldens()) == sick
-    assert rules <= set(all_pages())
-    assert rules <= known_codes()
+    assert set(all_pages()) == known_codes()
+    sources = [
+        p.read_text(encoding="utf-8") for p in Path(diagnostics.__file__).parent.glob("*.py")
+    ]
+    assert {code for text in sources for code in FOUND.findall(text)} <= known_codes()
     told = set(re.findall(r"PG\d{3}", TABLE.read_text(encoding="utf-8").partition("## Rules")[2]))
     assert rules <= told
+
+
+TABLES = (OF_DATA, FIRST, OF_STEPS, OF_TRIALS, *OF_FIT.values())
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [each for table in TABLES for each in table.items()],
+    ids=lambda each: each if isinstance(each, str) else each.__module__.rpartition(".")[2],
+)
+def test_a_rule_makes_findings_of_the_code_that_is_declared(rule, code):
+    source = Path(sys.modules[rule.__module__].__file__).read_text(encoding="utf-8")
+    made = set(FOUND.findall(source))
+
+    assert made <= {code}
+    assert made or all_pages()[code].name.endswith("Error")  # it raises instead
 
 
 @pytest.mark.once

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee._execution import Blocks, program
+from perigee._execution import Blocks, Program
 from perigee._execution.timing import timed_by
 from perigee.data import open_feed
 from perigee.data._passes import PassFeed
@@ -75,7 +75,7 @@ def test_data_and_device_work_at_the_same_time(monkeypatch):
             yield batch
 
     feed = open_feed(slow)
-    ready = program(step, "train_step", feed.peek(), pg.Execution("graph", 4))
+    ready = Program.of(step, "train_step", feed.peek(), pg.Execution("graph", 4))
     blocks = Blocks(feed, 4)
     begin = type(ready).begin_block
 
@@ -268,7 +268,7 @@ def test_batches_that_were_drawn_for_steps_that_never_were_are_put_back(kind):
     given[1] = given[1] + 100
     feed = open_feed(as_data(kind, given))
     step = Spoiled()
-    ready = program(step, "train_step", feed.peek(), pg.Execution("graph", 4), nonfinite="stop")
+    ready = Program.of(step, "train_step", feed.peek(), pg.Execution("graph", 4), nonfinite="stop")
 
     block = Blocks(feed, 4).run(ready, None)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import perigee as pg
 from perigee._backends import MOST_STEPS_A_BLOCK
-from perigee._execution import Blocks, blocks, make_plan, planning, program
+from perigee._execution import Blocks, Program, blocks, make_plan, planning
 from perigee._execution.compiling import compile_seconds, compiling
 from perigee._execution.timing import now, timed_by
 from perigee.data import open_feed
@@ -357,7 +357,7 @@ def test_programs_that_follow_each_other_are_each_known_when_they_compile():
 @pytest.mark.parametrize("count", [0, MOST_STEPS_A_BLOCK + 1])
 def test_a_program_refuses_a_block_that_it_has_no_room_for(kind, count):
     x = rows((MOST_STEPS_A_BLOCK + 1) * BATCH)
-    ready = program(Everything(), "train_step", x[:BATCH], pg.Execution())
+    ready = Program.of(Everything(), "train_step", x[:BATCH], pg.Execution())
 
     with pytest.raises(ValueError, match=f"A block of {count} steps"):
         getattr(ready, kind)(x, BATCH, 0, count)
@@ -459,7 +459,7 @@ def test_what_compiling_takes_is_counted_by_the_timer():
 def test_waiting_for_data_is_told_by_the_timer():
     """A device that is done while batches are taken waits for them."""
     feed = open_feed([*rows(8 * BATCH).reshape(8, BATCH, -1)])
-    ready = program(Squares(), "train_step", feed.peek(), pg.Execution("graph", 4))
+    ready = Program.of(Squares(), "train_step", feed.peek(), pg.Execution("graph", 4))
     ready.run_block(rows(8 * BATCH), BATCH, 0, 1)
     seconds, pause = [0.0], 100.0
     original = feed.look_ahead

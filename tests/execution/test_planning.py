@@ -18,7 +18,7 @@ from keras import ops
 
 import perigee as pg
 from perigee import _backends
-from perigee._execution import Blocks, Plan, Trial, make_plan, planning, program
+from perigee._execution import Blocks, Plan, Program, Trial, make_plan, planning
 from perigee._execution.timing import timed_by
 from perigee.data import open_feed
 from tests.execution.trainings import (
@@ -248,7 +248,7 @@ def prepared(step, data=None):
     data = rows(4 * BATCH) if data is None else data
     feed = open_feed(data, batch_size=BATCH, shuffle=False)
     batch = feed.peek()
-    return program(step, "train_step", batch, pg.Execution()), Blocks(feed), batch
+    return Program.of(step, "train_step", batch, pg.Execution()), Blocks(feed), batch
 
 
 @pytest.mark.only_tensorflow

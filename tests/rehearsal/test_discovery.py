@@ -194,7 +194,7 @@ def test_each_optimizer_is_built_on_what_it_updates(batch):
     }
     slots = 2
     assert len(step.optimizer.variables) == len(step.head.variables) + slots
-    (finding,) = coverage.check([found])
+    (finding,) = coverage.check_rehearsals([found])
     assert finding.items == ("model/norm/gamma", "model/norm/beta")
 
 

@@ -83,6 +83,14 @@ class Twice(Regression):
         return super().objective(x, y) + kernel.regularizer(kernel)
 
 
+class ByHand(Regression):
+    """Adds a penalty that it computes itself."""
+
+    def objective(self, x, y):
+        kernel = self.model.layers[0].kernel
+        return super().objective(x, y) + 0.01 * ops.sum(ops.square(kernel))
+
+
 class NoisyInputs(Regression):
     """Draws noise from a seed of its own."""
 
@@ -180,6 +188,11 @@ PLANTED = {
         lambda: Twice(penalty="l2"),
         "regularization",
     ),
+    "penalty by hand": (
+        lambda: Regression(penalty="l2"),
+        lambda: ByHand(penalty="l2"),
+        "regularization",
+    ),
     "training": (
         lambda: Regression(dropout=0.3),
         lambda: Regression(dropout=0.3, training=False),
@@ -194,6 +207,7 @@ PLANTED = {
         "learning rate or schedule clock",
     ),
     "two updates": (Regression, TwoUpdates, "learning rate or schedule clock"),
+    "momentum": (lambda: sgd(momentum=0.9), lambda: sgd(momentum=0.5), "unknown"),
     "clipping by the optimizer": (
         lambda: sgd(clipnorm=0.05),
         lambda: sgd(global_clipnorm=0.05),

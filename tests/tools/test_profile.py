@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import perigee as pg
-from perigee._execution import last_program
+from perigee._execution import Program
 from perigee.report.profile import profile_lines
 from perigee.tools import Profile
 
@@ -112,7 +112,7 @@ def test_convolutions_are_counted_with_their_gradients():
     pg.fit(step, (images, np.zeros((BATCH, filters), "float32")), batch_size=BATCH, progress="off")
 
     once = 2 * BATCH * out * out * filters * width * width * channels
-    assert last_program(step, "train_step").operations() == 2 * once
+    assert Program.last(step, "train_step").operations() == 2 * once
 
 
 def test_the_turns_of_a_loop_are_counted_or_it_is_not_known():
@@ -122,7 +122,7 @@ def test_the_turns_of_a_loop_are_counted_or_it_is_not_known():
     rows = np.zeros((BATCH, length, INPUTS), "float32"), np.zeros((BATCH, units), "float32")
     pg.fit(step, rows, batch_size=BATCH, progress="off")
 
-    found = last_program(step, "train_step").operations()
+    found = Program.last(step, "train_step").operations()
 
     forward = 2 * BATCH * units * length * (INPUTS + units)
     if BACKEND == "tensorflow":  # whose loops do not say how often they turn

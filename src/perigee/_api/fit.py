@@ -276,7 +276,7 @@ def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
     )
     program = programs(batch)
     if opened.run is not None:
-        opened.findings.report(diagnostics.of_a_run(feed))
+        opened.findings.report(diagnostics.findings_of("kept", feed))
     return program
 
 
@@ -294,7 +294,7 @@ def _validation(
     opened.stack.callback(feed.close)
     check_finite(feed, steps)
     if opened.run is not None:
-        opened.findings.report(diagnostics.of_a_validation(feed))
+        opened.findings.report(diagnostics.findings_of("kept validation", feed))
         opened.run.restore_validation(feed)
     programs = Programs(opened.step, "test_step", opened.execution)
     return Validation(programs, feed, opened.blocks(feed), steps, callbacks)

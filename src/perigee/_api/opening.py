@@ -71,7 +71,7 @@ class Opened:
 
     def _report_size(self, kind: str, size_bytes: int) -> None:
         self.findings.report(
-            diagnostics.of_a_position(kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
+            diagnostics.findings_of("saved", kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
         )
 
     def outputs(self, kept: KeptRun | None, progress: Progress) -> list[Hook]:

@@ -17,6 +17,4 @@ from perigee._execution.plan import Trial as Trial
 from perigee._execution.planning import make_plan as make_plan
 from perigee._execution.program import Nonfinite as Nonfinite
 from perigee._execution.program import Program as Program
-from perigee._execution.program import last_program as last_program
-from perigee._execution.program import program as program
 from perigee._execution.watching import WATCHES as WATCHES

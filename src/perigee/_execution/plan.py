@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from perigee import _backends
 from perigee._backends import Mode
 
 Origin = Literal["usual", "asked for", "measured", "remembered"]
@@ -53,6 +54,23 @@ class Plan:
     trials: tuple[Trial, ...] = ()
     steps: int = 0
 
+    @classmethod
+    def usual(
+        cls, loops_well: bool, mode: Mode | None = None, is_fused: bool | None = None
+    ) -> Plan:
+        """Return the plan for the requested settings, with the framework's defaults for the rest.
+
+        Args:
+            loops_well: Whether many of the steps may go into one call by default.
+            mode: What was requested, or `None`.
+            is_fused: What was requested, or `None`.
+        """
+        usual_mode, usually_fused = _backends.current().capabilities.plans[0]
+        origin = "usual" if mode is None and is_fused is None else "asked for"
+        if is_fused is None:
+            is_fused = usually_fused and loops_well
+        return cls(mode or usual_mode, is_fused and mode != "eager", origin)
+
     def __str__(self) -> str:
         lines = [f"{_name(self)} ({self.origin})"]
         for trial in self.trials:
@@ -72,9 +90,9 @@ class Plan:
 
     def holds_for(self, steps: int) -> bool:
         """Tell whether nothing else could be chosen for a training of so many steps."""
-        if self.origin in ("usual", "asked for"):
-            return self.origin == "asked for"
-        return steps <= self.steps or not any(t.is_for_longer for t in self.trials)
+        if self.origin in ("measured", "remembered"):
+            return steps <= self.steps or not any(t.is_for_longer for t in self.trials)
+        return self.origin == "asked for"
 
     def facts(self) -> dict[str, Any]:
         """Return the plan as plain values, for a file."""

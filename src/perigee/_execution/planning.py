@@ -22,7 +22,7 @@ from perigee import _backends
 from perigee._backends import Mode
 from perigee._execution.blocks import Blocks
 from perigee._execution.plan import Plan, Trial
-from perigee._execution.program import Program, describe, usual_plan
+from perigee._execution.program import Program, describe
 from perigee._execution.timing import now
 from perigee._step.state import host_random, restore, set_host_random, snapshot
 from perigee._typing import Batch
@@ -62,7 +62,7 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
     """
     if program.plan.holds_for(steps):  # asked for, or measured in this process already
         return program.plan
-    usual = usual_plan(program.rehearsal)
+    usual = Plan.usual(program.rehearsal.loops_well)
     others = [p for p in _backends.current().capabilities.plans if p != _pair(usual)]
     if not others or steps < _LEAST_STEPS or program.is_split:
         return usual

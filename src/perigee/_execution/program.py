@@ -87,7 +87,7 @@ class Program:
         like: Batch | None = None,
     ) -> None:
         self.rehearsal = rehearsal
-        self.plan: Plan = usual_plan(rehearsal)
+        self.plan: Plan = Plan.usual(rehearsal.loops_well)
         self.most_steps: int = MOST_STEPS_A_BLOCK
         if method == "predict_step":
             self.most_steps = _predictions_a_block(rehearsal.predicted)
@@ -109,6 +109,78 @@ class Program:
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[Compiled, Sequence[str]] = {}
         self._sizes: dict[Compiled, list[set[tuple[Any, ...]]]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        step: Step,
+        method: Method,
+        batch: Batch,
+        execution: Execution,
+        *,
+        observers: Sequence[Observer] = (),
+        accumulate: int = 1,
+        nonfinite: Nonfinite = "raise",
+        watches: frozenset[str] = frozenset(),
+    ) -> Program:
+        """Return the program for batches like this one, rebuilt only if the Step has changed.
+
+        Args:
+            step: The Step.
+            method: The name of the method.
+            batch: The first batch of the data.
+            execution: How it runs.
+            observers: Called with each call of a loss object during the rehearsal.
+            accumulate: Micro-batches per update.
+            nonfinite: What happens when a step produces a NaN or an infinity.
+            watches: What hooks observe of its updates.
+
+        Raises:
+            ArgumentError: If steps are to be skipped or watched, but Perigee does not see their
+                updates.
+        """
+        asked = execution.given_mode
+        programs = internals(step).programs
+        counts_examples = step.num_examples(batch) is not None
+        key = (method, accumulate, nonfinite, counts_examples, watches, describe(batch))
+        known = programs.get(key)
+        if known is None or known.is_stale:
+            _backends.current().check_devices(track(step).variables)
+            first = _backends.current().tensors(batch)
+            with _scope(step, batch, asked):
+                _refuse_other_scopes(step)
+                rehearsal = rehearse(
+                    step, method, first, observers=observers, accumulate=accumulate
+                )
+            _refuse_other_scopes(step)
+            if nonfinite == "skip" and not rehearsal.updated:
+                raise ArgumentError(
+                    "nonfinite",
+                    "'skip'",
+                    "updates through `minimize` or `apply`, the only ones that Perigee can undo.",
+                    'update through them, or pass "raise" or "stop".',
+                )
+            _refuse_watches(step, rehearsal, accumulate, watches)
+            programs[key] = cls(
+                step,
+                method,
+                rehearsal,
+                accumulate,
+                counts_examples,
+                nonfinite,
+                watches,
+                _like(first),
+            )
+        found = programs[key]
+        if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
+            found.plan = Plan.usual(found.rehearsal.loops_well, asked, execution.fuses)
+        return found
+
+    @classmethod
+    def last(cls, step: Step, method: Method) -> Program | None:
+        """Return the newest program of a method; `None` if there is none."""
+        programs = internals(step).programs
+        return next((programs[key] for key in reversed(programs) if key[0] == method), None)
 
     @property
     def is_split(self) -> bool:
@@ -569,69 +641,6 @@ def _fingerprint(step: Step, volatile: frozenset[str]) -> tuple[Any, ...]:
     return variables, optimizers, tuple(item for item in plain if item[0] not in volatile)
 
 
-def program(
-    step: Step,
-    method: Method,
-    batch: Batch,
-    execution: Execution,
-    *,
-    observers: Sequence[Observer] = (),
-    accumulate: int = 1,
-    nonfinite: Nonfinite = "raise",
-    watches: frozenset[str] = frozenset(),
-) -> Program:
-    """Return the program for batches like this one, made anew only if the Step has changed.
-
-    Args:
-        step: The Step.
-        method: Which of its methods.
-        batch: The first batch of the data.
-        execution: How it runs.
-        observers: Look at each call of a loss object while the method is rehearsed.
-        accumulate: Micro-batches an update.
-        nonfinite: What happens when a step comes to a NaN or an infinity.
-        watches: What hooks want to know of its updates.
-
-    Raises:
-        ArgumentError: If steps are to be left out, or watched, and Perigee does not see their
-            updates.
-    """
-    asked = execution.given_mode
-    programs = internals(step).programs
-    counts_examples = step.num_examples(batch) is not None
-    key = (method, accumulate, nonfinite, counts_examples, watches, describe(batch))
-    known = programs.get(key)
-    if known is None or known.is_stale:
-        _backends.current().check_devices(track(step).variables)
-        first = _backends.current().tensors(batch)
-        with _scope(step, batch, asked):
-            _refuse_other_scopes(step)
-            rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
-        _refuse_other_scopes(step)
-        if nonfinite == "skip" and not rehearsal.updated:
-            raise ArgumentError(
-                "nonfinite",
-                "'skip'",
-                "updates through `minimize` or `apply`: of others Perigee cannot know the extent.",
-                'update through them, or pass "raise" or "stop".',
-            )
-        _refuse_watches(step, rehearsal, accumulate, watches)
-        programs[key] = Program(
-            step,
-            method,
-            rehearsal,
-            accumulate,
-            counts_examples,
-            nonfinite,
-            watches,
-            _like(first),
-        )
-    found = programs[key]
-    if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
-        found.plan = usual_plan(found.rehearsal, asked, execution.fuses)
-    return found
-
-
 def _refuse_watches(
     step: Step, rehearsal: Rehearsal, accumulate: int, watches: frozenset[str]
 ) -> None:
@@ -653,12 +662,6 @@ def _refuse_watches(
         expected,
         "leave the hook out.",
     )
-
-
-def last_program(step: Step, method: Method) -> Program | None:
-    """Return the program that was made last of a method; `None` where there is none."""
-    programs = internals(step).programs
-    return next((programs[key] for key in reversed(programs) if key[0] == method), None)
 
 
 def _like(batch: Batch) -> Batch | None:
@@ -719,19 +722,6 @@ def _refuse_other_scopes(step: Step) -> None:
     if others:
         name = "no strategy" if replicas is None else replicas.name
         raise ScopeError(name, tracked.names_of(others))
-
-
-def usual_plan(
-    rehearsal: Rehearsal, mode: Mode | None = None, is_fused: bool | None = None
-) -> Plan:
-    """Return the plan for what is asked for, the rest as the framework usually has it."""
-    usual_mode, usually_fused = _backends.current().capabilities.plans[0]
-    origin = "usual" if mode is None and is_fused is None else "asked for"
-    if mode == "eager":
-        is_fused = False
-    if is_fused is None:
-        is_fused = usually_fused and rehearsal.loops_well
-    return Plan(mode or usual_mode, is_fused, origin)
 
 
 def describe(batch: Batch) -> str:

@@ -135,7 +135,7 @@ class Methods:
             changed: Sequence[str] = sorted(
                 n for n in names if plain.get(n, n) != before[1].get(n, n)
             )
-            self._findings.report(diagnostics.of_changes(self._changes, changed))
+            self._findings.report(diagnostics.findings_of("changed", self._changes, changed))
 
 
 def _glance(step: Step) -> list[Any]:

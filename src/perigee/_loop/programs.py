@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from perigee import _backends, diagnostics
-from perigee._execution import Execution, Nonfinite, Plan, Program, compiling, program
+from perigee._execution import Execution, Nonfinite, Plan, Program, compiling
 from perigee._loop.findings import Findings
 from perigee._step.frame import Method
 from perigee._step.shown import Shown
@@ -54,7 +54,7 @@ class Programs:
         self._is_kept, self._is_alone = is_kept, is_alone
         self._checks = diagnostics.LossChecks()
         self._make: Callable[..., Program] = partial(
-            program,
+            Program.of,
             step,
             method,
             execution=execution,
@@ -87,8 +87,12 @@ class Programs:
 
         def look() -> list[Finding]:
             first = _backends.current().tensors(batch)
-            checked = diagnostics.after_rehearsal(self.step, found.rehearsal, first, self._checks)
-            return [*checked, *fence.findings()]
+            about = self.step, found.rehearsal, first, not self._checks.may_mix
+            return [
+                *diagnostics.findings_of("rehearsed", *about),
+                *diagnostics.findings_of("first batch", first),
+                *fence.findings(),
+            ]
 
         self.report(found.suspected(look))
         if self._is_alone and is_new:
@@ -103,7 +107,7 @@ class Programs:
 
     def look_at_updates(self, programs: Sequence[Program]) -> None:
         """Report what is not updated on batches of any structure; each has its program."""
-        self.report(diagnostics.of_updates([one.rehearsal for one in programs]))
+        self.report(diagnostics.findings_of("updates", [one.rehearsal for one in programs]))
 
     def samples(self) -> dict[str, Shown]:
         """Return what its program logged as samples since the last time."""
@@ -113,10 +117,10 @@ class Programs:
         """Report what is known only once the program has run."""
         if self._last is None:
             return
-        self.report(diagnostics.after_running(self._last))
+        self.report(diagnostics.findings_of("ran", self._last))
         if self._is_kept and self._last is not self._looked_at and self._last.traces:
             self._looked_at = self._last
-            self.report(diagnostics.of_a_run_after_running(self._last))
+            self.report(diagnostics.findings_of("kept program", self._last))
 
     def report(self, findings: Sequence[Finding], warns: bool = True) -> None:
         """Report findings; see `Findings.report`."""

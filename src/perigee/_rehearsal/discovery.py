@@ -118,7 +118,7 @@ def rehearse(
     if _is_split(step):
         _refuse_samples(recorder)
         _refuse_counts(step, method, batch, after, written)
-    recorder.build_optimizers(after)
+    recorder.build_optimizers()
     built = track(step)
     if accumulate > 1:
         _refuse_raw_updates(built, recorder, written)

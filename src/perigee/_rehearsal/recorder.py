@@ -103,7 +103,7 @@ class StepRecorder:
         self._read: list[Any] = []
         self._unlisted: dict[int, Any] = {}
 
-    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
+    def differentiated(self, read: Sequence[Any]) -> None:
         tracked = track(self._step)
         copies = _backends.current().copies
         listed = [entry.variable for entry in tracked.entries if entry.is_listed]
@@ -177,7 +177,7 @@ class StepRecorder:
                 "clip in the optimizer (`global_clipnorm=...`), which sees the mean.",
             )
 
-    def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
+    def measured(self, terms: Sequence[Term]) -> None:
         weighted = sum(term.is_weighted for term in terms)
         if self._is_split and any(t.is_weighted and t.count is None for t in terms):
             raise ReplicasError(
@@ -240,7 +240,7 @@ class StepRecorder:
         if self._witness is not None:
             self._witness.returned(logs)
 
-    def build_optimizers(self, tracked: Tracked) -> None:
+    def build_optimizers(self) -> None:
         """Build each optimizer on the variables that it was asked to update."""
         for optimizer, variables in self.updates:
             if not optimizer.built:

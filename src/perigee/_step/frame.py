@@ -22,8 +22,8 @@ Method = Literal["train_step", "test_step", "predict_step"]
 class Recorder(Protocol):
     """Somebody who learns what a step does while it is rehearsed."""
 
-    def differentiated(self, variables: Sequence[Any], read: Sequence[Any]) -> None:
-        """Gradients were taken for `variables`; `read` are raw variables of the framework."""
+    def differentiated(self, read: Sequence[Any]) -> None:
+        """Gradients were taken; `read` are raw variables of the framework that were read."""
         ...
 
     def derived(self, gradients: Gradients, adds_losses: bool) -> None:
@@ -34,8 +34,8 @@ class Recorder(Protocol):
         """An optimizer is asked to apply `gradients`, under a condition or not."""
         ...
 
-    def measured(self, terms: Sequence[Term], adds_terms: bool) -> None:
-        """A loss made of `terms` was taken in; layers added terms of their own to it or not."""
+    def measured(self, terms: Sequence[Term]) -> None:
+        """A loss made of `terms` was taken in."""
         ...
 
     def names(self, metric: keras.Metric, name: str) -> None:

@@ -81,7 +81,7 @@ def measured(
     _check_loss(loss, frame.examples)
     average = as_average(loss, frame.examples)
     if frame.recorder is not None:
-        frame.recorder.measured(average.terms, adds_terms=bool(added))
+        frame.recorder.measured(average.terms)
     examples = 1 if frame.examples is None else frame.examples
     pairs = average.pairs(examples)
     weight = pairs[0][1]

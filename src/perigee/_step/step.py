@@ -248,7 +248,7 @@ class Step(Holder):
 
         (returned, weight, loss), values, read = _backends.current().differentiate(function, chosen)
         if frame.recorder is not None:
-            frame.recorder.differentiated(chosen, read)
+            frame.recorder.differentiated(read)
         _refuse_unused(self, chosen, values)
         if frame.all_examples is not None:
             values = [_backends.current().dense(value) for value in values]
@@ -302,7 +302,7 @@ class Step(Holder):
         if when is not None and frame is not None and frame.all_examples is not None:
             when = _everywhere(when, frame)
         if frame is not None and frame.is_accumulating:
-            own.accumulator(optimizer, gradients.variables).add(gradients, when)
+            own.accumulator(optimizer).add(gradients, when)
             return
         if frame is not None:
             frame.is_applying = True
@@ -482,7 +482,7 @@ def _chosen_variables(step: Step, given: Any, objective: Objective, frame: Frame
 
 def _targets(step: Step, given: Any) -> list[Any]:
     if given is None:
-        models: dict[str, Any] = _models(step, track(step))
+        models: dict[str, Any] = _models(track(step))
         if len(models) != 1:
             raise VariablesArgumentError(
                 f"`variables=` was left out and the Step holds {len(models)} models", list(models)
@@ -495,7 +495,7 @@ def _targets(step: Step, given: Any) -> list[Any]:
     return flat
 
 
-def _models(step: Step, tracked: Tracked) -> dict[str, Any]:
+def _models(tracked: Tracked) -> dict[str, Any]:
     """Return the models of a Step; its layers where it holds no model."""
     models = {k: m for k, m in tracked.models.items() if isinstance(m, keras.Model)}
     return models or dict(tracked.models)
@@ -507,7 +507,7 @@ def _is_built(layer: keras.Layer) -> bool:
 
 def only_model(step: Step) -> keras.Model | None:
     """Return the one model of a Step, or `None` where it holds none or several."""
-    models = _models(step, track(step))
+    models = _models(track(step))
     return next(iter(models.values())) if len(models) == 1 else None
 
 

@@ -101,7 +101,7 @@ class Internals:
             found |= {f"accumulator/{path}/{k}": v for k, v in accumulator.variables.items()}
         return found
 
-    def accumulator(self, optimizer: Any, variables: Sequence[Any]) -> Accumulator:
+    def accumulator(self, optimizer: Any) -> Accumulator:
         """Return what collects the gradients of an optimizer."""
         for accumulator in self.accumulators.values():
             if accumulator.optimizer is optimizer:

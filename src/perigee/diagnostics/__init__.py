@@ -1,24 +1,5 @@
 """Checks: what is certainly wrong raises, what is probably wrong is a finding."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
-
-from perigee._events.protocols import Feed
-from perigee._execution import Program
-from perigee._rehearsal.discovery import Rehearsal
-from perigee._step.step import Step
-from perigee.diagnostics import (
-    coverage,
-    idle,
-    outside,
-    pairing,
-    positions,
-    resumption,
-    retraces,
-    undivided,
-)
 from perigee.diagnostics._evidence import Evidence as Evidence
 from perigee.diagnostics._evidence import rows_of as rows_of
 from perigee.diagnostics._finding import Finding as Finding
@@ -26,69 +7,10 @@ from perigee.diagnostics._guards import GUARDS as GUARDS
 from perigee.diagnostics._guards import Guards as Guards
 from perigee.diagnostics._report import Report as Report
 from perigee.diagnostics._rules import examine as examine
+from perigee.diagnostics._rules import findings_of as findings_of
 from perigee.diagnostics._rules import known_codes as known_codes
 from perigee.diagnostics._trying import try_out as try_out
 from perigee.diagnostics.fence import Fence as Fence
 from perigee.diagnostics.fence import guarded as guarded
 from perigee.diagnostics.fence import telling as telling
 from perigee.diagnostics.labels import LossChecks as LossChecks
-
-
-def after_rehearsal(
-    step: Step, rehearsal: Rehearsal, batch: Any, checks: LossChecks
-) -> list[Finding]:
-    """Run what is known to be cheap and certain once a step has been rehearsed.
-
-    Args:
-        step: The Step.
-        rehearsal: Of its `train_step`.
-        batch: Tensors.
-        checks: What looked at the calls of losses meanwhile.
-
-    Raises:
-        PairingError: If the loss does not depend on which label belongs to which example.
-    """
-    trusts_losses = not checks.may_mix
-    return _found((pairing.check, step, rehearsal, batch, trusts_losses), (undivided.check, batch))
-
-
-def of_updates(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
-    """Run what looks at all that a Step updates, on batches of whatever structure."""
-    return _found((idle.check, rehearsals), (coverage.check, rehearsals))
-
-
-def after_running(program: Program) -> list[Finding]:
-    """Run what can be known only once a program has run."""
-    return _found((retraces.check, program), (outside.check, program))
-
-
-def of_changes(changes: int, attributes: Sequence[str]) -> list[Finding]:
-    """Tell of a Step that has changed so often since it was first compiled."""
-    return _found((retraces.check_changes, changes, attributes))
-
-
-def of_a_run(feed: Feed) -> list[Finding]:
-    """Run what matters where a training may be taken up again."""
-    return _found((resumption.check_feed, feed))
-
-
-def of_a_validation(feed: Feed) -> list[Finding]:
-    """Run what matters there for the data of validations."""
-    return _found((resumption.check_validation_feed, feed))
-
-
-def of_a_position(kind: str, size_bytes: int, most_bytes: int, fix: str) -> list[Finding]:
-    """Run what can be known there only once a position has been saved."""
-    return _found((positions.check, kind, size_bytes, most_bytes, fix))
-
-
-def of_a_run_after_running(program: Program) -> list[Finding]:
-    """Run what matters there, and can be known only once a program has run."""
-    return _found((resumption.check_program, program))
-
-
-def _found(*rules: tuple[Any, ...]) -> list[Finding]:
-    """Run rules, each with its arguments behind it; those that fail are findings too."""
-    fence = Fence()
-    found = [finding for rule, *arguments in rules for finding in fence.run(rule, *arguments)]
-    return [*found, *fence.findings()]

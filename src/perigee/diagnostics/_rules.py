@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from perigee._errors import PerigeeError, keeping_refusals
-from perigee._step.losses import computation_of
 from perigee.diagnostics import (
     activations,
     alignment,
@@ -48,14 +43,18 @@ from perigee.diagnostics import (
     mixing,
     modes,
     order,
+    outside,
     overlap,
     padding,
     pairing,
     penalties,
+    positions,
     ranges,
     rates,
     reach,
     resets,
+    resumption,
+    retraces,
     scales,
     scores,
     sharing,
@@ -63,6 +62,7 @@ from perigee.diagnostics import (
     singles,
     stability,
     targets,
+    undivided,
     unmeasured,
     unweighted,
     vanishing,
@@ -71,96 +71,114 @@ from perigee.diagnostics import (
 )
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._guards import GUARDS
 from perigee.diagnostics._report import sorted_out
+from perigee.diagnostics._trying import OF_TRIALS
+from perigee.diagnostics.fence import CODE as RULE_FAILED
 from perigee.diagnostics.fence import Fence, telling
 
 Rule = Callable[[Evidence], list[Finding]]
+"""Tables of rules map each one to the code of what it finds or raises."""
 
-OF_DATA: Sequence[Rule] = (
-    finite.check,
-    constants.check,
-    leaks.check,
-    overlap.check,
-    stability.check,
-    composition.check,
-    order.check,
-    alignment.check,
-)
+OF_DATA: Mapping[Rule, str] = {
+    finite.check: "PG320",
+    constants.check: "PG322",
+    leaks.check: "PG324",
+    overlap.check: "PG323",
+    stability.check: "PG329",
+    composition.check: "PG328",
+    order.check: "PG327",
+    alignment.check: "PG330",
+}
 """Look at the data alone; the first ones, since what is wrong with it shows everywhere."""
 
+FIRST: Mapping[Rule, str] = {lookups.check: "PG326"}
+"""Where one finds something, the step is not run again: some frameworks refuse unknown ids."""
 
-def _uncovered(evidence: Evidence) -> list[Finding]:
-    return coverage.check(evidence.rehearsals)
-
-
-def _idle(evidence: Evidence) -> list[Finding]:
-    return idle.check(evidence.rehearsals)
-
-
-def _unpaired(evidence: Evidence) -> list[Finding]:
-    rehearsal, seen = evidence.training.rehearsal, evidence.training.losses
-    if rehearsal is not None:
-        trusts_losses = bool(seen) and not any(computation_of(one.by).is_own for one in seen)
-        pairing.check(
-            evidence.step, rehearsal, evidence.batch, trusts_losses, lambda: evidence.probe
-        )
-    return []
-
-
-BY_WAY_OF: Mapping[Rule, ModuleType] = {_uncovered: coverage, _idle: idle, _unpaired: pairing}
-"""Of rules that are asked by way of a function here: where they stand."""
-
-
-OF_STEPS: Sequence[Rule] = (
-    ranges.check,
-    balance.check,
-    _idle,
-    calls.check,
-    exchanges.check,
-    scales.check,
-    targets.check,
-    _unpaired,
-    broadcasts.check,
-    signs.check,
-    mixing.check,
-    distributions.check,
-    heads.check,
-    reach.check,
-    answers.check,
-    weights.check,
-    padding.check,
-    growth.check,
-    dead.check,
-    constant_output.check,
-    gradients.check,
-    linearity.check,
-    sharing.check,
-    vanishing.check,
-    exploding.check,
-    activations.check,
-    beginnings.check,
-    dominance.check,
-    decays.check,
-    frozen.check,
-    zeroes.check,
-    draws.check,
-    counting.check,
-    modes.check,
-    singles.check,
-    evaluation.check,
-    dropouts.check,
-    penalties.check,
-    counters.check,
-    rates.check,
-    _uncovered,
-    unmeasured.check,
-    unweighted.check,
-    resets.check,
-    scores.check,
-    means.check,
-    encodings.check,
-)
+OF_STEPS: Mapping[Rule, str] = {
+    ranges.check: "PG205",
+    balance.check: "PG331",
+    idle.check: "PG112",
+    calls.check: "PG101",
+    exchanges.check: "PG121",
+    scales.check: "PG321",
+    targets.check: "PG325",
+    pairing.check: "PG211",
+    broadcasts.check: "PG212",
+    signs.check: "PG222",
+    mixing.check: "PG233",
+    distributions.check: "PG223",
+    heads.check: "PG225",
+    reach.check: "PG226",
+    answers.check: "PG221",
+    weights.check: "PG215",
+    padding.check: "PG214",
+    growth.check: "PG220",
+    dead.check: "PG122",
+    constant_output.check: "PG224",
+    gradients.check: "PG120",
+    linearity.check: "PG123",
+    sharing.check: "PG128",
+    vanishing.check: "PG130",
+    exploding.check: "PG131",
+    activations.check: "PG132",
+    beginnings.check: "PG133",
+    dominance.check: "PG134",
+    decays.check: "PG135",
+    frozen.check: "PG126",
+    zeroes.check: "PG127",
+    draws.check: "PG444",
+    counting.check: "PG445",
+    modes.check: "PG440",
+    singles.check: "PG443",
+    evaluation.check: "PG441",
+    dropouts.check: "PG442",
+    penalties.check: "PG229",
+    counters.check: "PG125",
+    rates.check: "PG124",
+    coverage.check: "PG110",
+    unmeasured.check: "PG232",
+    unweighted.check: "PG231",
+    resets.check: "PG234",
+    scores.check: "PG230",
+    means.check: "PG216",
+    encodings.check: "PG227",
+}
 """Look at what the Step does on a batch."""
+
+Moment = Literal[
+    "rehearsed",
+    "first batch",
+    "updates",
+    "ran",
+    "changed",
+    "kept",
+    "kept validation",
+    "kept program",
+    "saved",
+]
+
+OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
+    # `train_step` was rehearsed: the Step, the rehearsal, the batch, whether losses are trusted.
+    "rehearsed": {pairing.check_rehearsal: "PG211"},
+    # That batch, as tensors.
+    "first batch": {undivided.check: "PG761"},
+    # All that the Step updates is known: rehearsals on batches of whatever structure.
+    "updates": {idle.check_rehearsals: "PG112", coverage.check_rehearsals: "PG110"},
+    # A program has run.
+    "ran": {retraces.check: "PG420", outside.check: "PG446"},
+    # The Step has changed: how often since it was first compiled, and its attributes that did.
+    "changed": {retraces.check_changes: "PG420"},
+    # The training may be resumed: the feed of its data.
+    "kept": {resumption.check_feed: "PG430"},
+    # So may its validations: their feed.
+    "kept validation": {resumption.check_validation_feed: "PG430"},
+    # A program has run that may be resumed.
+    "kept program": {resumption.check_program: "PG430"},
+    # A position in the data was saved: its kind, its bytes, how many are usual, what to do.
+    "saved": {positions.check: "PG431"},
+}
+"""Are cheap enough for each training; by the moment at which they are asked, and with what."""
 
 _EXPLAINED: dict[str, Sequence[str]] = {
     "PG203": ("PG211", "PG212"),
@@ -177,6 +195,32 @@ _EXPLAINED: dict[str, Sequence[str]] = {
     "PG325": ("PG131",),
 }
 """Findings by what explains them: they say the same once more."""
+
+
+def known_codes() -> frozenset[str]:
+    """Return the codes of all errors and findings."""
+    tables = OF_DATA, FIRST, OF_STEPS, OF_TRIALS, *OF_FIT.values()
+    rules = {code for table in tables for code in table.values()}
+    return frozenset({PerigeeError.code, RULE_FAILED, *GUARDS, *rules, *_codes_below(PerigeeError)})
+
+
+def _codes_below(error: type[PerigeeError]) -> set[str]:
+    return {code for sub in error.__subclasses__() for code in (sub.code, *_codes_below(sub))}
+
+
+def findings_of(moment: Moment, *about: Any) -> list[Finding]:
+    """Run the rules of `fit` for a moment; those that fail are findings too.
+
+    Args:
+        moment: Which one; see `OF_FIT`.
+        about: What they look at.
+
+    Raises:
+        PairingError: If the loss does not depend on which label belongs to which example.
+    """
+    fence = Fence()
+    found = [finding for rule in OF_FIT[moment] for finding in fence.run(rule, *about)]
+    return [*found, *fence.findings()]
 
 
 def examine(evidence: Evidence) -> list[Finding]:
@@ -199,8 +243,7 @@ def examine(evidence: Evidence) -> list[Finding]:
                 raise
     found += [_as_finding(error) for error in refused]
     if is_recorded:
-        unknown = _run([lookups.check], evidence, fence)
-        # With ids that it does not have, a step is not run again: some frameworks refuse it.
+        unknown = _run(FIRST, evidence, fence)
         told = {error.code for error in refused}
         found += unknown or [f for f in _run(OF_STEPS, evidence, fence) if f.code not in told]
     return sorted_out([*found, *fence.findings()], _EXPLAINED)
@@ -224,11 +267,11 @@ def _rehearse(evidence: Evidence, fence: Fence) -> bool:
     return True
 
 
-def _run(rules: Sequence[Rule], evidence: Evidence, fence: Fence) -> list[Finding]:
+def _run(rules: Iterable[Rule], evidence: Evidence, fence: Fence) -> list[Finding]:
     found: list[Finding] = []
     for rule in rules:
         try:
-            found += fence.run(rule, evidence, by=BY_WAY_OF.get(rule))
+            found += fence.run(rule, evidence)
         except PerigeeError as error:
             found.append(_as_finding(error))
     return list(dict.fromkeys(found))
@@ -244,22 +287,3 @@ def _as_finding(error: PerigeeError) -> Finding:
         fix=error.fix,
         items=error.items,
     )
-
-
-@cache
-def known_codes() -> frozenset[str]:
-    """Return the codes of all errors and rules."""
-    rules = (_code_of(path) for path in Path(__file__).parent.glob("*.py"))
-    return frozenset(_codes_below(PerigeeError)) | {code for code in rules if code}
-
-
-def _codes_below(error: type[PerigeeError]) -> Iterator[str]:
-    yield error.code
-    for subclass in error.__subclasses__():
-        yield from _codes_below(subclass)
-
-
-def _code_of(path: Path) -> str | None:
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    head = re.match(r"(PG\d{3}), ", text)
-    return None if head is None else head[1]

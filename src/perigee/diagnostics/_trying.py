@@ -12,12 +12,12 @@ from perigee.diagnostics._report import sorted_out
 from perigee.diagnostics._trials import Trials
 from perigee.diagnostics.fence import Fence
 
-OF_TRIALS: Sequence[Callable[[Trials], list[Finding]]] = (
-    trial_values.check,
-    standstill.check,
-    unfollowed.check,
-    rate_trials.check,
-)
+OF_TRIALS: Mapping[Callable[[Trials], list[Finding]], str] = {
+    trial_values.check: "PG710",
+    standstill.check: "PG711",
+    unfollowed.check: "PG712",
+    rate_trials.check: "PG713",
+}
 """Look at what some hundred steps come to."""
 
 _EXPLAINED: Mapping[str, Sequence[str]] = {

@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perigee._rehearsal.discovery import Rehearsal
+from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 
-def check(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+def check(evidence: Evidence) -> list[Finding]:
+    """Find trainable variables that nothing updates."""
+    return check_rehearsals(evidence.rehearsals)
+
+
+def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     """Find trainable variables that nothing updates; silent for steps with raw gradient tapes.
 
     Args:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from perigee._errors import PerigeeError
@@ -32,25 +31,19 @@ class Fence:
     def __init__(self) -> None:
         self._failures: list[tuple[str, Exception]] = []
 
-    def run(
-        self,
-        rule: Callable[..., Iterable[Finding] | None],
-        *arguments: Any,
-        by: ModuleType | None = None,
-    ) -> list[Finding]:
+    def run(self, rule: Callable[..., Iterable[Finding] | None], *arguments: Any) -> list[Finding]:
         """Return what a rule finds; nothing where it fails.
 
         Args:
             rule: Takes the arguments; it may find what it does by raising a `PerigeeError` alone.
             arguments: Of the rule.
-            by: Where it stands, if that is another module than its own.
         """
         try:
             return list(rule(*arguments) or ())
         except PerigeeError:
             raise
         except Exception as error:
-            self.add(rule_name(rule, by), error)
+            self.add(rule_name(rule), error)
             return []
 
     def add(self, rule: str, error: Exception) -> None:
@@ -76,14 +69,9 @@ def failed(rule: str, error: Exception) -> None:
     """Is called with each rule that fails; Perigee's own tests let it raise the error."""
 
 
-def rule_name(rule: Callable[..., Any], by: ModuleType | None = None) -> str:
-    """Return the code and the name of a rule, as its module begins with them.
-
-    Args:
-        rule: Which one.
-        by: Where it stands, if that is another module than its own.
-    """
-    module = by or sys.modules[rule.__module__]
+def rule_name(rule: Callable[..., Any]) -> str:
+    """Return the code and the name of a rule, as its module begins with them."""
+    module = sys.modules[rule.__module__]
     head = re.match(r"PG\d{3}[^:\n]*(?=:)", module.__doc__ or "")
     return head[0] if head else module.__name__.rpartition(".")[2]
 

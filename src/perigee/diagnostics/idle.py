@@ -13,13 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perigee._rehearsal.discovery import Rehearsal
+from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _OF_MEASURING = ("metric", "seed", "non_trainable")
 """What a step writes that looks at a batch, and learns nothing from it."""
 
 
-def check(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+def check(evidence: Evidence) -> list[Finding]:
+    """Look at what a step wrote."""
+    return check_rehearsals(evidence.rehearsals)
+
+
+def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     """Look at what a step wrote.
 
     Args:

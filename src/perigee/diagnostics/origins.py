@@ -22,7 +22,7 @@ from perigee import _backends
 from perigee._events.clock import Clock
 from perigee._events.protocols import Feed
 from perigee._execution import Program
-from perigee._execution.timing import Timer, now
+from perigee._execution.timing import now
 from perigee._listening import Talk, listening
 from perigee._step.frame import current_frame
 from perigee._step.state import Tracked, put_back, restore, snapshot, track
@@ -64,16 +64,10 @@ class Origins:
     Args:
         step: The Step.
         reopen: Opens the data anew, as it was when the training began.
-        now: Seconds from any origin.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        reopen: Callable[[], Feed],
-        now: Timer = now,
-    ) -> None:
-        self._step, self._reopen, self._now = step, reopen, now
+    def __init__(self, step: Step, reopen: Callable[[], Feed]) -> None:
+        self._step, self._reopen = step, reopen
         self._good: _Good | None = None
         self._due = 0.0
 
@@ -82,7 +76,7 @@ class Origins:
 
         It waits for the device, once in so long a time that it costs half a percent of it.
         """
-        began = self._now()
+        began = now()
         if began < self._due:
             return
         is_at_start = feed.position.passes == feed.position.batches == 0
@@ -93,7 +87,7 @@ class Origins:
                 if all(_is_finite(value) for value in values):
                     position = None if is_at_start else feed.state()
                     self._good = _Good(clock, variables, values, position)
-        done = self._now()
+        done = now()
         self._due = done + (done - began) / _COST_SHARE
 
     def find(self, program: Program, name: str, value: float, number: int) -> Finding | None:
@@ -145,10 +139,10 @@ class Origins:
 
     def _run(self, program: Program, feed: Feed, count: int) -> bool:
         """Run so many steps again; false where that takes too long or the data has no more."""
-        end = self._now() + _MOST_SECONDS
+        end = now() + _MOST_SECONDS
         for _ in range(count):
             batch = _drawn(feed)
-            if batch is None or self._now() > end:
+            if batch is None or now() > end:
                 return False
             program.run(batch)
         return True

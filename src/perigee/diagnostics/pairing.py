@@ -12,8 +12,11 @@ import numpy as np
 from perigee import _backends
 from perigee._errors import PairingError, refuse
 from perigee._rehearsal.discovery import Probe, Rehearsal
+from perigee._step.losses import computation_of
 from perigee._step.step import Step
 from perigee._typing import Batch
+from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._finding import Finding
 
 _UNCHANGED = 1e-5
 """Relative change below which a float32 loss counts as the same: sums in another order."""
@@ -21,7 +24,18 @@ _UNCHANGED = 1e-5
 _CHANGED = 1e-3
 
 
-def check(
+def check(evidence: Evidence) -> list[Finding]:
+    """Refuse the step as below; a loss whose computation is the user's own is not trusted."""
+    rehearsal, seen = evidence.training.rehearsal, evidence.training.losses
+    if rehearsal is not None:
+        trusts_losses = bool(seen) and not any(computation_of(one.by).is_own for one in seen)
+        check_rehearsal(
+            evidence.step, rehearsal, evidence.batch, trusts_losses, lambda: evidence.probe
+        )
+    return []
+
+
+def check_rehearsal(
     step: Step,
     rehearsal: Rehearsal,
     batch: Batch,

@@ -100,7 +100,7 @@ class Alternation:
             index = sum(int(place) >= bound for bound in self._bounds)
             returned = _checked(list(methods)[index], list(methods.values())[index](batch))
         elif frame.recorder is not None:
-            returned = self._rehearsed(turns, methods, batch, frame)
+            returned = self._rehearsed(turns, methods, batch)
         else:
             returned = self._one_of(turns, methods, batch, frame)
         turns.place.assign((place + 1) % sum(self.phases.values()))
@@ -112,7 +112,7 @@ class Alternation:
         return list(accumulate(self.phases.values()))[:-1]
 
     def _rehearsed(
-        self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch, frame: Frame
+        self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch
     ) -> dict[str, Any]:
         """Run every phase, so that all are known."""
         logs = {phase: _checked(phase, method(batch)) for phase, method in methods.items()}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
-from perigee import _backends
 from perigee._listening import Call, Talk, listening
-from perigee._step.state import Tracked, track
+from perigee._step.state import track
 from perigee._typing import Batch
-from perigee.testing._ways import Array, Outcome, Pair
+from perigee.testing._ways import WEIGHTS, Array, Outcome, Pair, Under, Way
 
 Cause = Literal[
     "reduction",
@@ -37,8 +37,11 @@ Cause = Literal[
 _ALIKE = 1e-3
 """How far what should be one number may be apart, relative."""
 _LEAST_LOSS_SCALE = 256.0
-_WEIGHTS = ("trainable", "non_trainable", "variable")
+_PLACES = ("here", "against it")
 
+_Outcomes = tuple[Outcome, Outcome]
+_Signals = list[tuple[str, Array, Array]]
+"""What two ways made of each variable, by its name."""
 _Finding = tuple[Cause, str]
 
 
@@ -49,34 +52,50 @@ class _Case:
     Attributes:
         pair: The two ways, in the state in which the step begins.
         batches: All batches.
-        index: Which one it is.
+        batch: The one of this step.
         tolerance: How far updates may be apart.
-        ours: What our way comes to, op by op.
-        theirs: What the other one comes to.
+        outcomes: Of both ways, op by op.
     """
 
     pair: Pair
     batches: Sequence[Batch]
-    index: int
+    batch: Batch
     tolerance: float
-    ours: Outcome
-    theirs: Outcome
+    outcomes: _Outcomes
 
-    @property
-    def batch(self) -> Batch:
-        return self.batches[self.index]
-
-    def parted(self, ours: Outcome, theirs: Outcome, *kinds: str) -> list[str]:
-        found = self.pair.differences(ours, theirs, self.tolerance)
+    def parted(self, outcomes: _Outcomes, *kinds: str) -> list[str]:
+        found = self.pair.differences(*outcomes, self.tolerance)
         return [each.name for each in found if not kinds or each.kind in kinds]
 
-    def trains_alike(self, under: Callable[[], Any], batch: Batch | None = None) -> bool:
-        """Tell whether the two come to the same under other conditions.
+    def run(self, under: Under | None = None, batch: Batch | None = None) -> _Outcomes:
+        return self.pair.run(self.batch if batch is None else batch, observed=True, under=under)
+
+    def trains_alike(self, under: Under | None = None, batch: Batch | None = None) -> bool:
+        """Tell whether the two have one result under other conditions.
 
         Slots count: what Adam makes of a gradient hardly depends on its scale.
         """
-        outcomes = self.pair.run(self.batch if batch is None else batch, observed=True, under=under)
-        return not self.parted(*outcomes, *_WEIGHTS, "optimizer")
+        return not self.parted(self.run(under, batch), *WEIGHTS, "optimizer")
+
+    def gradients(self, outcomes: _Outcomes) -> _Signals:
+        """Return the gradients that both show: none of what runs compiled."""
+        ours, theirs = (outcome.gradients for outcome in outcomes)
+        pairs = [(a.name, id(a.variable), id(b.variable)) for a, b in self.pair.matched]
+        return [(n, ours[a], theirs[b]) for n, a, b in pairs if a in ours and b in theirs]
+
+    def updates(self, outcomes: _Outcomes) -> _Signals:
+        found: _Signals = []
+        for a, b in self.pair.matched:
+            if a.kind in ("trainable", "variable") and "float" in str(a.variable.dtype):
+                before = self.pair.before(a).astype("float64")
+                here, there = (
+                    o.values[id(e.variable)] for o, e in zip(outcomes, (a, b), strict=True)
+                )
+                found.append((a.name, here - before, there - before))
+        return found
+
+    def signals(self, outcomes: _Outcomes) -> _Signals:
+        return self.gradients(outcomes) or self.updates(outcomes)
 
 
 def cause_of(
@@ -90,86 +109,34 @@ def cause_of(
         index: The step in which they part.
         tolerance: How far updates may be apart.
     """
-    ours, theirs = pair.run(batches[index], observed=True)
-    case = _Case(pair, batches, index, tolerance, ours, theirs)
-    try:
-        for look in _LOOKS:
-            found = look(case)
-            if found is not None:
-                return found
-    finally:
-        pair.put_back()
-    return "unknown", "None of the known causes explains it: " + _summary(case)
+    batch = batches[index]
+    case = _Case(pair, batches, batch, tolerance, pair.run(batch, observed=True))
+    for look in _LOOKS:
+        found = look(case)
+        if found is not None:
+            return found
+    factors = [f"{_ratio(a, b)[0]:.4g}" for _, a, b in case.signals(case.outcomes)[:5]]
+    what = "gradients" if case.gradients(case.outcomes) else "updates"
+    return "unknown", (
+        f"None of the known causes explains it: the {what} differ by factors of about "
+        f"{', '.join(factors) or 'nothing'}."
+    )
 
 
-def _summary(case: _Case) -> str:
-    signals = _signals(case, case.ours, case.theirs)
-    ratios = [f"{_ratio(a, b)[0]:.4g}" for _, a, b in signals.pairs[:5]]
-    return f"the {signals.what} differ by factors of about {', '.join(ratios) or 'nothing'}."
-
-
-# What is compared: gradients where both are seen, else updates.
-
-
-@dataclass(frozen=True, slots=True)
-class _Signals:
-    what: str
-    pairs: list[tuple[Any, Array, Array]]
-
-    @property
-    def joined(self) -> tuple[Array, Array]:
-        if not self.pairs:
-            return np.zeros(1), np.zeros(1)
-        return (
-            np.concatenate([a.ravel() for _, a, _ in self.pairs]),
-            np.concatenate([b.ravel() for _, _, b in self.pairs]),
-        )
-
-
-def _signals(case: _Case, ours: Outcome, theirs: Outcome) -> _Signals:
-    found: list[tuple[Any, Array, Array]] = []
-    for a, b in case.pair.matched:
-        ids = id(a.variable), id(b.variable)
-        if ids[0] in ours.gradients and ids[1] in theirs.gradients:
-            found.append((a, ours.gradients[ids[0]], theirs.gradients[ids[1]]))
-    if found:
-        return _Signals("gradients", found)
-    return _updates(case, ours, theirs)
-
-
-def _updates(case: _Case, ours: Outcome, theirs: Outcome) -> _Signals:
-    found: list[tuple[Any, Array, Array]] = []
-    for a, b in case.pair.matched:
-        if a.kind in ("trainable", "variable") and "float" in str(a.variable.dtype):
-            start = case.pair.before(a).astype("float64")
-            found.append(
-                (a, ours.values[id(a.variable)] - start, theirs.values[id(b.variable)] - start)
-            )
-    return _Signals("updates", found)
+def _joined(signals: _Signals, side: int) -> Array:
+    return np.concatenate([np.zeros(0), *(both[side].ravel() for _, *both in signals)])
 
 
 def _ratio(a: Array, b: Array) -> tuple[float, float]:
     """Return the factor from `a` to `b`, and how much of `b` it leaves unexplained."""
-    square = float(np.vdot(a, a))
-    factor = float(np.vdot(a, b)) / square if square > 0 else 0.0
-    rest = float(np.linalg.norm(b - factor * a))
-    return factor, rest / max(float(np.linalg.norm(b)), 1e-30)
+    factor = float(np.vdot(a, b)) / max(float(np.vdot(a, a)), 1e-300)
+    return factor, float(np.linalg.norm(b - factor * a)) / max(float(np.linalg.norm(b)), 1e-30)
 
 
-def _one_factor(signals: _Signals) -> float | None:
-    """Return the factor between all tensors of the two, `None` where it is not one."""
-    a, b = signals.joined
-    factor, rest = _ratio(a, b)
-    return factor if rest < _ALIKE and factor != 0 and abs(factor - 1) > _ALIKE else None
-
-
-def _agree(signals: _Signals) -> bool:
-    factor, rest = _ratio(*signals.joined)
-    return rest < _ALIKE and abs(factor - 1) < _ALIKE
-
-
-def _is_near(a: float, b: float) -> bool:
-    return abs(a - b) <= 5 * _ALIKE * max(abs(a), abs(b))
+def _factor(signals: _Signals) -> float:
+    """Return the factor between all tensors of the two; 0 where it is not one."""
+    factor, rest = _ratio(_joined(signals, 0), _joined(signals, 1))
+    return 0.0 if rest > _ALIKE else 1.0 if abs(factor - 1) < _ALIKE else factor
 
 
 def _rows(batch: Batch) -> int:
@@ -177,347 +144,151 @@ def _rows(batch: Batch) -> int:
     return int(shapes[0][0]) if shapes else 1
 
 
-# The looks, in order: each returns a cause with its evidence, or `None`.
+# Looks: each returns a cause with its evidence, or `None`.
 
 
 def _only_reported(case: _Case) -> _Finding | None:
-    names = case.parted(case.ours, case.theirs)
-    if case.parted(case.ours, case.theirs, *_WEIGHTS, "optimizer"):
+    if case.parted(case.outcomes, *WEIGHTS, "optimizer"):
         return None
-    if case.parted(case.ours, case.theirs, "seed"):
-        return "seeds", f"Weights agree; seed generators were drawn from unequally: {names[0]}."
+    seeds = case.parted(case.outcomes, "seed")
+    if seeds:
+        return "seeds", f"Weights agree; seed generators were drawn from unequally: {seeds[0]}."
     return "metric state", (
         f"Weights and optimizers agree after the step; only what is measured differs: "
-        f"{', '.join(names[:3])}."
+        f"{', '.join(case.parted(case.outcomes)[:3])}."
     )
 
 
 def _clock(case: _Case) -> _Finding | None:
-    counters = {
-        id(getattr(o, "inner_optimizer", o).iterations)
-        for o in track(case.pair.ours.holder).optimizers.values()
-    }
-    for a, b in case.pair.matched:
-        before = int(case.pair.before(a)) if id(a.variable) in counters else 0
-        after = (
-            [int(case.ours.values[id(a.variable)]), int(case.theirs.values[id(b.variable)])]
-            if id(a.variable) in counters
-            else [0, 0]
-        )
-        if after[0] != after[1]:
+    for each in case.pair.differences(*case.outcomes, case.tolerance):
+        if each.kind == "optimizer" and each.name.endswith("iteration"):
             return "learning rate or schedule clock", (
-                f"{a.name} went from {before} to {after[0]} here and to {after[1]} against it, so "
-                "schedules and bias corrections are at different places."
+                f"{each.name} comes to {each.values[0]:g} here and to {each.values[1]:g} against "
+                "it, so schedules and bias corrections are at different places."
             )
     return None
 
 
 def _frozen(case: _Case) -> _Finding | None:
-    moved: list[tuple[str, bool, bool]] = []
+    moved: dict[tuple[bool, ...], list[str]] = {}
     for a, b in case.pair.matched:
-        if a.kind in ("trainable", "non_trainable", "variable") and (
-            a.kind == "trainable" or b.kind == "trainable"
-        ):
-            before = case.pair.before(a)
-            here = case.ours.values[id(a.variable)].tobytes() != before.tobytes()
-            there = case.theirs.values[id(b.variable)].tobytes() != before.tobytes()
-            moved.append((a.name, here, there))
-    here_only = [name for name, here, there in moved if here and not there]
-    there_only = [name for name, here, there in moved if there and not here]
-    both = [name for name, here, there in moved if here and there]
-    if (here_only or there_only) and both:
-        names = here_only or there_only
-        place = "here" if here_only else "against it"
-        return "frozen variables", f"Only {place} the step updates {', '.join(names[:5])}."
+        if "trainable" in (a.kind, b.kind):
+            after = [o.values[id(e.variable)] for o, e in zip(case.outcomes, (a, b), strict=True)]
+            which = tuple(each.tobytes() != case.pair.before(a).tobytes() for each in after)
+            moved.setdefault(which, []).append(a.name)
+    for place, which in zip(_PLACES, ((True, False), (False, True)), strict=True):
+        if which in moved and (True, True) in moved:
+            names = ", ".join(moved[which][:5])
+            return "frozen variables", f"Only {place} the step updates {names}."
     return None
 
 
 def _ragged(case: _Case) -> _Finding | None:
-    rows, full = _rows(case.batch), max(_rows(batch) for batch in case.batches)
-    if rows == full:
+    other = max(case.batches, key=_rows)
+    rows, full = _rows(case.batch), _rows(other)
+    if rows == full or not case.trains_alike(batch=other):
         return None
-    other = next(batch for batch in case.batches if _rows(batch) == full)
-    if not case.trains_alike(ExitStack, other):
-        return None
-    factor = _one_factor(_signals(case, case.ours, case.theirs))
-    by = "" if factor is None else f" The gradients differ by a factor of {factor:.6g}"
-    if factor is not None and (_is_near(factor, rows / full) or _is_near(factor, full / rows)):
-        by += f", and the batch has {rows} of {full} rows"
     return "ragged last batch", (
-        f"The batch has {rows} rows, others {full}; from the same state a full batch trains both "
-        f"alike.{by + '.' if by else ''}"
+        f"The batch has {rows} of {full} rows; from the same state a full batch trains both alike."
     )
 
 
-def _training_flag(case: _Case) -> _Finding | None:
-    for flag in (True, False):
-        if case.trains_alike(lambda flag=flag: _forced_training(flag)):
-            return "training flag", (
-                f"With training={flag} forced on all layers both train alike, without they do not."
-            )
-    return None
-
-
-def _regularization(case: _Case) -> _Finding | None:
-    signals = _signals(case, case.ours, case.theirs)
-    held = _held_variables(case.pair)
-    penalties = {
-        id(a): _penalty_gradient(case, a.variable)
-        for a, _, _ in signals.pairs
-        if getattr(a.variable, "regularizer", None) is not None
-    }
-    if penalties and signals.what == "gradients":
-        without = case.pair.run(
-            case.batch, observed=True, under=lambda: _without_regularizers(held)
-        )
-        bare = _signals(case, *without)
-        difference = np.concatenate([(b - a).ravel() for _, a, b in signals.pairs])
-        penalty = np.concatenate(
-            [penalties.get(id(e), np.zeros(a.shape)).ravel() for e, a, _ in signals.pairs]
-        )
-        factor, rest = _ratio(penalty, difference)
-        if rest < 10 * _ALIKE and abs(factor) > 10 * _ALIKE:
-            here = _ratio(penalty, signals.joined[0] - bare.joined[0])[0]
-            there = _ratio(penalty, signals.joined[1] - bare.joined[1])[0]
-            how = (
-                f"the regularizers' gradients are in there {here:.3g} times here and {there:.3g} "
-                "times against it"
-            )
-            if abs(there - here - factor) > 10 * _ALIKE:
-                how = f"one of the two adds them {abs(factor):.3g} times by hand"
-            return "regularization", (
-                f"The gradients differ by {factor:.3g} times those of the regularizers: {how}."
-            )
-    if case.trains_alike(lambda: _without_added_losses(held)):
-        return "regularization", (
-            "Without regularizers and what layers add (`add_loss`, activity regularizers) both "
-            "train alike: one of the two leaves such terms out, or adds them twice."
-        )
-    return None
-
-
-def _optimizer_settings(case: _Case) -> _Finding | None:
-    signals = _signals(case, case.ours, case.theirs)
-    optimizers = [o for way in _holders(case.pair) for o in way.optimizers.values()]
-    if signals.what == "gradients" and _agree(signals):
-        rates = case.ours.rates, case.theirs.rates
-        factor = _one_factor(_updates(case, case.ours, case.theirs))
-        if len(rates[0]) == len(rates[1]) and not np.allclose(*rates, rtol=_ALIKE, atol=0):
-            by = "" if factor is None else f", and the updates by a factor of {factor:.6g}"
-            return "learning rate or schedule clock", (
-                f"The gradients agree, the learning rates do not: {_list(rates[0])} here and "
-                f"{_list(rates[1])} against it{by}."
-            )
-        if case.trains_alike(lambda: _without_clipping(optimizers)):
-            return "clipping", (
-                "The gradients handed to the optimizers agree; without clipping in the optimizers "
-                "the updates do, too."
-            )
-        if factor is not None:
-            return "learning rate or schedule clock", (
-                f"The gradients agree, the updates differ by a factor of {factor:.6g}."
-            )
-        return None
-    if any(_clips(o) for o in optimizers):
-        under = case.pair.run(
-            case.batch, observed=True, under=lambda: _without_clipping(optimizers)
-        )
-        if _agree(_signals(case, *under)) and not case.parted(*under, *_WEIGHTS, "optimizer"):
-            return "clipping", "Without clipping in the optimizers both train alike."
-    return None
-
-
-def _clipping(case: _Case) -> _Finding | None:
+def _norms(case: _Case) -> _Finding | None:
     """See whether some norm of the gradients is the same for each batch on one side only."""
-    if _signals(case, case.ours, case.theirs).what != "gradients":
+    others = [batch for batch in case.batches if batch is not case.batch][:2]
+    runs = [case.gradients(o) for o in (case.outcomes, *(case.run(batch=b) for b in others))]
+    if not others or not all(runs):
         return None
-    runs = [(case.ours, case.theirs)]
-    others = [b for i, b in enumerate(case.batches) if i != case.index][:2]
-    runs += [case.pair.run(batch, observed=True) for batch in others]
-    if len(runs) < 2:
-        return None
-    fixed: list[str | None] = []
+    names = ["all together", "the largest element", *(name for name, *_ in runs[0])]
+    constant: list[str] = []
     for side in (0, 1):
-        gradients = [
-            [pair[1 + side] for pair in _signals(case, *outcomes).pairs] for outcomes in runs
-        ]
-        fixed.append(_fixed_norm(gradients))
-    if fixed[0] != fixed[1]:
-        here, there = (f or "nothing of the kind" for f in fixed)
-        return "clipping", (
-            f"Over {len(runs)} batches, what stays the same of the gradients handed to the "
-            f"optimizer: {here} here, {there} against it."
-        )
-    return None
+        norms = np.array([_norms_of(run, side) for run in runs])
+        is_constant = (norms[0] > 0) & (np.ptp(norms, axis=0) < 1e-5 * norms[0])
+        constant.append(", ".join(np.array(names)[is_constant][:4]) or "none")
+    if constant[0] == constant[1]:
+        return None
+    return "clipping", (
+        f"Over {len(runs)} batches, the norms of gradients handed to the optimizer that stay the "
+        f"same: {constant[0]} here; {constant[1]} against it."
+    )
 
 
-def _fixed_norm(gradients: list[list[Array]]) -> str | None:
-    """Say which norm is the same for each batch; gradients by batch and by variable."""
-    norms = np.array([[np.linalg.norm(g) for g in each] for each in gradients])
-    joint = np.sqrt(np.sum(np.square(norms), axis=1))
-    if _is_constant(joint):
-        return f"the joint norm ({joint[0]:.4g})"
-    constant = [i for i in range(norms.shape[1]) if _is_constant(norms[:, i])]
-    if constant:
-        return f"the norm of {len(constant)} variables ({norms[0, constant[0]]:.4g})"
-    largest = np.array([max(np.max(np.abs(g)) for g in each) for each in gradients])
-    return f"the largest element ({largest[0]:.4g})" if _is_constant(largest) else None
-
-
-def _is_constant(values: Array) -> bool:
-    return bool(values[0] > 0 and np.ptp(values) < 1e-5 * values[0])
+def _norms_of(signals: _Signals, side: int) -> list[Any]:
+    joint = _joined(signals, side)
+    each = [np.linalg.norm(both[side]) for _, *both in signals]
+    return [np.linalg.norm(joint), np.max(np.abs(joint)), *each]
 
 
 def _scale(case: _Case) -> _Finding | None:
-    signals = _signals(case, case.ours, case.theirs)
-    factor = _one_factor(signals)
-    if factor is None:
+    what, factor = "gradients", _factor(case.gradients(case.outcomes))
+    gradients_agree = factor == 1
+    ours, theirs = (outcome.rates for outcome in case.outcomes)
+    is_seen = gradients_agree and len(ours) == len(theirs)
+    if is_seen and not np.allclose(ours, theirs, rtol=_ALIKE, atol=0):
+        here, there = (", ".join(f"{rate:.6g}" for rate in rates) for rates in (ours, theirs))
+        return "learning rate or schedule clock", (
+            f"The gradients agree, the learning rates do not: {here} here and {there} against it."
+        )
+    if factor in (0, 1):
+        what, factor = "updates", _factor(case.updates(case.outcomes))
+    if factor in (0, 1):
         return None
     size, rows = max(abs(factor), 1 / abs(factor)), _rows(case.batch)
-    said = f"All {signals.what} against it are {factor:.6g} times those here"
-    exponent = np.log2(size)
-    if _is_near(size, rows) and not (size >= _LEAST_LOSS_SCALE and _holds_for_other(case, factor)):
-        side = "against it" if factor > 1 else "here"
-        return "reduction", f"{said}: the number of rows. A sum stands {side} for a mean."
-    if size >= _LEAST_LOSS_SCALE and abs(exponent - round(exponent)) < _ALIKE:
-        return "loss scale", (
-            f"{said}, a power of two: a loss was scaled and not unscaled, or the other way round."
-        )
-    return "reduction", (
-        f"{said}, with a batch of {rows} rows: one of the two divides by something else, or "
-        "weighs the loss."
-    )
+    said = f"All {what} against it are {factor:.6g} times those here, for a batch of {rows} rows"
+    if gradients_agree:
+        return "learning rate or schedule clock", f"{said}, and the gradients agree."
+    if abs(size - rows) <= 5 * _ALIKE * rows:
+        return "reduction", f"{said}: a sum stands {_PLACES[abs(factor) > 1]} for a mean."
+    if size >= _LEAST_LOSS_SCALE and abs(np.log2(size) - round(np.log2(size))) < _ALIKE:
+        return "loss scale", f"{said}, a power of two: only one of two scaled losses is unscaled."
+    return "reduction", f"{said}: one of the two divides by something else, or weighs the loss."
 
 
-def _holds_for_other(case: _Case, factor: float) -> bool:
-    """Tell whether the factor is the same for a batch of another size."""
-    rows = _rows(case.batch)
-    for batch in case.batches:
-        if _rows(batch) != rows:
-            outcomes = case.pair.run(batch, observed=True)
-            other = _one_factor(_signals(case, *outcomes))
-            return other is not None and _is_near(other, factor)
-    return False
+def _alike(cause: Cause, condition: str, under: Under) -> Callable[[_Case], _Finding | None]:
+    """Return a look at whether both train alike under a condition."""
 
-
-def _labels(case: _Case) -> _Finding | None:
-    """Compare losses on one output: of changed outputs or changed labels, with the other one."""
-    losses = [_only_loss(outcome) for outcome in (case.ours, case.theirs)]
-    others = [b for i, b in enumerate(case.batches) if i != case.index][:1]
-    shares: dict[int, list[float]] = {0: [], 1: []}
-    for batch in [case.batch, *others]:
-        outcomes = case.pair.run(batch, observed=True)
-        seen = _labels_and_outputs(case, batch)
-        if seen is None:
+    def look(case: _Case) -> _Finding | None:
+        if not case.trains_alike(under):
             return None
-        y, y_pred = seen
-        for side in (0, 1):
-            loss, other = losses[side], losses[1 - side]
-            if loss is None:
-                continue
-            wanted = (
-                _number(other(y, y_pred))
-                if other is not None
-                else outcomes[1 - side].logs.get("loss", float("nan"))
-            )
-            plain = _number(loss(y, y_pred))
-            if abs(plain - wanted) <= 1e-5 * abs(wanted):
-                continue
-            for name, changed in _other_readings(y_pred).items():
-                if batch is case.batch and abs(_number(loss(y, changed)) - wanted) < (
-                    1e-4 * abs(wanted)
-                ):
-                    return "from_logits", (
-                        f"The loss {'here' if side == 0 else 'against it'} gives {wanted:.6g}, "
-                        f"which is the other one's, if the outputs go through {name} before it; "
-                        f"as they are, it gives {plain:.6g}."
-                    )
-            if "float" in keras.backend.standardize_dtype(y.dtype):
-                classes = y.shape[-1] if len(y.shape) > 1 and y.shape[-1] > 1 else 2
-                flat = _number(loss(ops.ones_like(y) / classes, y_pred))
-                shares[side].append((wanted - plain) / (flat - plain or 1e-30))
-    for found in shares.values():
-        if len(found) == 2 and abs(found[0] - found[1]) < 1e-2 and 1e-3 < abs(found[0]) < 1:
-            return "label smoothing", (
-                f"On two batches the losses differ as if {abs(found[0]):.3g} of the labels were "
-                "spread evenly over the classes on one side only."
-            )
-    return None
+        return cause, f"{condition}, both train alike; as they are, they do not."
+
+    return look
 
 
-def _only_loss(outcome: Outcome) -> Any:
-    found = {id(loss): loss for loss in outcome.losses}
-    return next(iter(found.values())) if len(found) == 1 else None
+def _multiple(cause: Cause, condition: str, under: Under) -> Callable[[_Case], _Finding | None]:
+    """Return a look at whether the two differ by a multiple of what a condition changes."""
+
+    def look(case: _Case) -> _Finding | None:
+        as_they_are, changed = case.signals(case.outcomes), case.signals(case.run(under))
+        found: list[tuple[float, str]] = []
+        for side, place in enumerate(_PLACES):
+            own = _joined(as_they_are, side)
+            difference = _joined(as_they_are, 1 - side) - own
+            factor, rest = _ratio(_joined(changed, side) - own, difference)
+            if rest < 10 * _ALIKE < abs(factor):
+                found.append((factor, place))
+        if not found:
+            return None
+        factor, place = max(found)
+        return cause, f"They differ by {factor:.3g} times what {condition} changes {place}."
+
+    return look
 
 
-def _labels_and_outputs(case: _Case, batch: Batch) -> tuple[Any, Any] | None:
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(_backends.current().tensors(batch))
-    holder = track(case.pair.ours.holder)
-    models = [m for m in holder.models.values() if isinstance(m, keras.Model)]
-    if len(models) != 1 or not hasattr(y, "shape"):
-        return None
-    case.pair.put_back()
-    y_pred = models[0](x, training=True)
-    return (y, y_pred) if hasattr(y_pred, "shape") else None
-
-
-def _other_readings(y_pred: Any) -> dict[str, Any]:
-    values = ops.convert_to_numpy(ops.stop_gradient(y_pred))
-    tiny = 1e-7
-    found: dict[str, Any] = {}
-    if y_pred.shape[-1] > 1:
-        found["softmax"] = ops.softmax(y_pred)
-    found["sigmoid"] = ops.sigmoid(y_pred)
-    if values.min() >= 0 and values.max() <= 1:
-        clipped = ops.clip(y_pred, tiny, 1 - tiny)
-        found["log"] = ops.log(clipped)
-        found["logit"] = ops.log(clipped) - ops.log(1 - clipped)
-    return found
-
-
-def _number(tensor: Any) -> float:
-    return float(np.mean(ops.convert_to_numpy(ops.stop_gradient(tensor))))
-
-
-def _seeds(case: _Case) -> _Finding | None:
-    if case.trains_alike(_same_draws):
-        return "seeds", (
-            "Where each draw of random numbers gives the same ones, both train alike: without it "
-            "they draw from other seeds, or not in the same order."
-        )
-    return None
-
-
-_LOOKS: tuple[Callable[[_Case], _Finding | None], ...] = (
-    _only_reported,
-    _clock,
-    _frozen,
-    _ragged,
-    _optimizer_settings,
-    _regularization,
-    _seeds,
-    _training_flag,
-    _clipping,
-    _scale,
-    _labels,
-)
-
-
-# Changed conditions.
+# Conditions: each is entered before a way runs, the first (0) or the second (1).
 
 
 @contextmanager
-def _forced_training(flag: bool) -> Generator[None]:
+def _forced_training(flag: bool, way: Way, side: int) -> Generator[None]:
     """Call every layer that takes it with `training=flag`."""
 
     def call(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Talk:
         parameters = list(inspect.signature(layer.call).parameters)
-        if "training" in parameters:
+        if "training" in parameters[: len(args)]:
             place = parameters.index("training")
-            if place < len(args):
-                args = (*args[:place], flag, *args[place + 1 :])
-            else:
-                kwargs["training"] = flag
+            args = (*args[:place], flag, *args[place + 1 :])
+        elif "training" in parameters:
+            kwargs["training"] = flag
         yield Call(original, (layer, *args), kwargs)
 
     with listening(keras.Layer, "__call__", call):
@@ -525,7 +296,7 @@ def _forced_training(flag: bool) -> Generator[None]:
 
 
 @contextmanager
-def _same_draws() -> Generator[None]:
+def _same_draws(way: Way, side: int) -> Generator[None]:
     """Let each draw of random numbers begin from one and the same seed.
 
     A function that is given a number as its seed asks no generator, so that there is no other way.
@@ -546,62 +317,96 @@ def _same_draws() -> Generator[None]:
 
 
 @contextmanager
-def _without_regularizers(variables: Sequence[Any]) -> Generator[None]:
-    held = [(v, v.regularizer) for v in variables if getattr(v, "regularizer", None) is not None]
-    for variable, _ in held:
-        variable.regularizer = keras.regularizers.L2(0.0)  # may be called by the step itself
+def _set(things: Sequence[Any], names: Sequence[str], value: Any) -> Generator[None]:
+    """Give attributes that are not `None` another value."""
+    held = [(thing, name, getattr(thing, name, None)) for thing in things for name in names]
+    held = [each for each in held if each[2] is not None]
+    for thing, name, _ in held:
+        setattr(thing, name, value)
     try:
         yield
     finally:
-        for variable, regularizer in held:
-            variable.regularizer = regularizer
+        for thing, name, before in held:
+            setattr(thing, name, before)
 
 
 @contextmanager
-def _without_added_losses(variables: Sequence[Any]) -> Generator[None]:
+def _without_added_losses(way: Way, side: int) -> Generator[None]:
     def nothing(original: Any, layer: Any, loss: Any) -> Talk:
         yield Call(lambda: None, (), {})
 
-    with listening(keras.Layer, "add_loss", nothing), _without_regularizers(variables):
+    none = keras.regularizers.L2(0.0)  # may be called by the step itself
+    with listening(keras.Layer, "add_loss", nothing), _set(way.variables, ["regularizer"], none):
         yield
 
 
-_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
+def _without_clipping(way: Way, side: int) -> AbstractContextManager[None]:
+    optimizers = [
+        getattr(each, "inner_optimizer", each) for each in track(way.holder).optimizers.values()
+    ]
+    return _set(optimizers, ("clipnorm", "clipvalue", "global_clipnorm"), None)
 
 
-def _clips(optimizer: Any) -> bool:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return any(getattr(inner, name, None) is not None for name in _CLIPPING)
+def _losses_get(
+    change: Callable[[Any, Any], Any], sides: tuple[int, ...], way: Way, side: int
+) -> AbstractContextManager[Any]:
+    """Let the loss objects of these sides get other labels or outputs."""
+
+    def call(original: Any, loss: Any, y_true: Any, y_pred: Any, *more: Any, **named: Any) -> Talk:
+        if hasattr(y_true, "shape") and hasattr(y_pred, "shape"):
+            y_true, y_pred = change(y_true, y_pred)
+        yield Call(original, (loss, y_true, y_pred, *more), named)
+
+    if side not in sides:
+        return nullcontext()
+    return listening(keras.losses.Loss, "__call__", call)
 
 
-@contextmanager
-def _without_clipping(optimizers: Sequence[Any]) -> Generator[None]:
-    inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers]
-    held = [(o, name, getattr(o, name, None)) for o in inner for name in _CLIPPING]
-    for optimizer, name, _ in held:
-        setattr(optimizer, name, None)
-    try:
-        yield
-    finally:
-        for optimizer, name, value in held:
-            setattr(optimizer, name, value)
+def _spread(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    if len(y_true.shape) != len(y_pred.shape) or y_true.shape[-1] != y_pred.shape[-1]:
+        return y_true, y_pred  # no share of a class id can be given away
+    return ops.ones_like(y_pred) / max(2, y_pred.shape[-1]), y_pred
 
 
-def _holders(pair: Pair) -> list[Tracked]:
-    return [track(way.holder) for way in (pair.ours, pair.theirs)]
+def _log(y_pred: Any) -> Any:
+    return ops.log(ops.clip(y_pred, 1e-7, 1.0))
 
 
-def _held_variables(pair: Pair) -> list[Any]:
-    return [v for tracked in _holders(pair) for v in tracked.variables]
+_READINGS: dict[str, Callable[[Any, Any], Any]] = {
+    "softmax": lambda y_true, y_pred: (y_true, ops.softmax(y_pred)),
+    "sigmoid": lambda y_true, y_pred: (y_true, ops.sigmoid(y_pred)),
+    "log": lambda y_true, y_pred: (y_true, _log(y_pred)),
+    "the inverse of sigmoid": lambda y_true, y_pred: (y_true, _log(y_pred) - _log(1.0 - y_pred)),
+}
 
+_ADDED = "regularizers and what layers add (`add_loss`, activity regularizers)"
 
-def _penalty_gradient(case: _Case, variable: Any) -> Array:
-    case.pair.put_back()
-    _, [gradient], _ = _backends.current().differentiate(
-        lambda: (ops.sum(variable.regularizer(variable)), None), [variable]
-    )
-    return np.asarray(_backends.current().to_host(gradient), "float64")
-
-
-def _list(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)
+_LOOKS: tuple[Callable[[_Case], _Finding | None], ...] = (
+    _only_reported,
+    _clock,
+    _frozen,
+    _ragged,
+    _alike("clipping", "Without clipping in the optimizers", _without_clipping),
+    _alike("regularization", f"Without {_ADDED}", _without_added_losses),
+    _alike("seeds", "With the same random numbers in each draw", _same_draws),
+    _alike("training flag", "With training=True in all layers", partial(_forced_training, True)),
+    _alike("training flag", "With training=False in all layers", partial(_forced_training, False)),
+    _norms,
+    _scale,
+    _multiple("regularization", f"leaving out {_ADDED}", _without_added_losses),
+    *(
+        _alike(
+            "from_logits",
+            f"With outputs that go through {name} before the losses {place} get them",
+            partial(_losses_get, reading, (side,)),
+        )
+        for side, place in enumerate(_PLACES)
+        for name, reading in _READINGS.items()
+    ),
+    _multiple(
+        "label smoothing",
+        "spreading the labels evenly over the classes",
+        partial(_losses_get, _spread, (0, 1)),
+    ),
+)
+"""In order: the first one that finds a cause tells it."""

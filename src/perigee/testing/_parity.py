@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._errors import ArgumentError
-from perigee._step.state import restore, snapshot
+from perigee._step.state import put_back
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.checkpoints import random_state, set_random_state
@@ -134,7 +133,7 @@ def parity(
             for way in (first, second):
                 set_random_state(before)
                 way.prepare(batches[0])
-            with _values_put_back(first, second):
+            with put_back([*first.variables, *second.variables], host=False):
                 set_random_state(before)
                 return _compare(Pair(first, second, before), batches, tolerance)
     finally:
@@ -187,16 +186,6 @@ def _drawn(data: Any, steps: int, batch_size: int | None) -> list[Batch]:
 
 def _copied(leaf: Any) -> Any:
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
-
-
-@contextmanager
-def _values_put_back(*ways: Way) -> Generator[None]:
-    variables = [v for way in ways for v in way.variables]
-    values = snapshot(variables)
-    try:
-        yield
-    finally:
-        restore(variables, values)
 
 
 def _compare(pair: Pair, batches: Sequence[Batch], tolerance: float) -> ParityReport:

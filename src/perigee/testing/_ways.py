@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._errors import ArgumentError
-from perigee._execution import Execution, logged_metrics, program, rows_on_host
+from perigee._execution import Execution, Program, logged_metrics, rows_on_host
 from perigee._listening import Call, Talk, listening
 from perigee._step.state import INTERNALS, Entry, Holder, Kind, restore, snapshot, track
 from perigee._step.step import Step
@@ -22,6 +22,7 @@ from perigee.checkpoints import random_state, set_random_state
 
 Array = np.ndarray[Any, Any]
 
+WEIGHTS = ("trainable", "non_trainable", "variable")
 _ORDER: tuple[Kind, ...] = ("trainable", "non_trainable", "variable", "optimizer", "seed", "metric")
 _ROUNDINGS = 4
 """Units in the last place that a stored value may be off."""
@@ -53,6 +54,10 @@ class Way(Protocol):
         ...
 
 
+Under = Callable[[Way, int], AbstractContextManager[Any]]
+"""Returns a context for a way to run in; the first one has the number 0, the second 1."""
+
+
 class StepWay:
     """A Step."""
 
@@ -66,12 +71,12 @@ class StepWay:
 
     def prepare(self, batch: Batch) -> None:
         """See `Way`: its rehearsal."""
-        program(self._step, "train_step", batch, Execution(steps_per_call=1))
+        Program.of(self._step, "train_step", batch, Execution(steps_per_call=1))
 
     def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
         """See `Way`."""
         execution = Execution("eager" if is_eager else "auto", steps_per_call=1)
-        prepared = program(self._step, "train_step", batch, execution)
+        prepared = Program.of(self._step, "train_step", batch, execution)
         rows = rows_on_host([prepared.run(batch)])[0]
         logs: dict[str, float] = {}
         for column, (mean, count) in zip(prepared.columns, rows, strict=True):
@@ -209,18 +214,16 @@ class Outcome:
         logs: What it logged.
         gradients: As handed to optimizers, by id of the variable.
         rates: The learning rate at each update.
-        losses: Keras loss objects that were called.
     """
 
     values: dict[int, Array] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
     gradients: dict[int, Array] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
-    losses: list[Any] = field(default_factory=list)
 
     @contextmanager
     def observing(self) -> Generator[None]:
-        """Keep what is handed to optimizers and losses while the context is open."""
+        """Keep what is handed to optimizers while the context is open."""
 
         def apply(original: Any, optimizer: Any, gradients: Any, variables: Any = None) -> Talk:
             gradients = list(gradients)
@@ -235,16 +238,7 @@ class Outcome:
                     self.gradients[id(variable)] = value.astype("float64")
             yield Call(original, (optimizer, gradients, variables), {})
 
-        def call_loss(original: Any, loss: Any, *args: Any, **kwargs: Any) -> Talk:
-            meant = getattr(loss, "perigee_stands_for", loss)
-            if meant is not None:
-                self.losses.append(meant)
-            yield
-
-        with (
-            listening(keras.optimizers.Optimizer, "apply", apply),
-            listening(keras.losses.Loss, "__call__", call_loss),
-        ):
+        with listening(keras.optimizers.Optimizer, "apply", apply):
             yield
 
 
@@ -297,20 +291,21 @@ class Pair:
         batch: Batch,
         *,
         observed: bool = False,
-        under: Callable[[], Any] | None = None,
+        under: Under | None = None,
     ) -> tuple[Outcome, Outcome]:
         """Run both ways on a batch, from the state in which this step begins.
 
         Args:
             batch: Arrays.
             observed: Whether to run op by op and to observe.
-            under: Returns a context to run in.
+            under: Returns a context for a way to run in.
         """
         outcomes: list[Outcome] = []
-        for way, entries, values in (
+        sides = (
             (self.ours, self._our_entries, self._our_values),
             (self.theirs, self._their_entries, self._their_values),
-        ):
+        )
+        for side, (way, entries, values) in enumerate(sides):
             for entry in entries:
                 entry.variable.assign(values[id(entry.variable)])
             set_random_state(self._random)
@@ -320,7 +315,7 @@ class Pair:
             outcome = Outcome()
             with ExitStack() as stack:
                 if under is not None:
-                    stack.enter_context(under())
+                    stack.enter_context(under(way, side))
                 if observed:
                     stack.enter_context(outcome.observing())
                 outcome.logs = way.run(batch, is_eager=observed)
@@ -339,15 +334,6 @@ class Pair:
     def before(self, entry: Entry) -> Array:
         """Return the value with which one of our variables begins the step."""
         return self._our_values[id(entry.variable)]
-
-    def put_back(self) -> None:
-        """Give all variables the values with which the step begins."""
-        for entries, values in (
-            (self._their_entries, self._their_values),
-            (self._our_entries, self._our_values),
-        ):
-            for entry in entries:
-                entry.variable.assign(values[id(entry.variable)])
 
     def apart(self, ours: Outcome, theirs: Outcome) -> list[Apart]:
         """Return how far each variable and logged value is apart, weights first."""
@@ -420,9 +406,6 @@ def _epsilon(dtype: Any) -> float:
     return {"float64": 2.3e-16, "float32": 1.2e-7, "float16": 1e-3}.get(str(dtype), 8e-3)
 
 
-_WEIGHTS = ("trainable", "non_trainable", "variable")
-
-
 def _match(
     ours: Sequence[Entry], theirs: Sequence[Entry]
 ) -> tuple[list[tuple[Entry, Entry]], tuple[str, ...]]:
@@ -462,5 +445,5 @@ def _match(
 
 
 def _like(entry: Entry) -> tuple[str, str]:
-    kind = "weight" if entry.kind in _WEIGHTS else entry.kind
+    kind = "weight" if entry.kind in WEIGHTS else entry.kind
     return kind, entry.key.rpartition("/")[2]

@@ -15,7 +15,7 @@ from perigee._errors import ArgumentError
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Recorded, Started, StepsDone
 from perigee._events.schedule import Every
-from perigee._execution import last_program
+from perigee._execution import Program
 from perigee._step.state import attributes_put_back, put_back, track
 from perigee._step.step import Step
 from perigee.report.profile import PROFILE_NAME, profile_lines
@@ -199,7 +199,7 @@ class Profile(Hook):
 
     def _operations(self) -> float | None:
         step = self._step
-        program = None if step is None else last_program(step, "train_step")
+        program = None if step is None else Program.last(step, "train_step")
         if step is None or program is None:
             return None
         variables = track(step).variables
