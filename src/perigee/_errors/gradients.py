@@ -68,9 +68,7 @@ class VariableMadeInStepError(PerigeeError, RuntimeError):
     """
 
     code = "PG103"
-    shown_by = (
-        "variables that were created while the step ran, and that nothing holds afterwards"
-    )
+    shown_by = "variables that were created while the step ran, and that nothing holds afterwards"
 
     def __init__(self, made: Sequence[str]) -> None:
         self.made = tuple(made)
@@ -128,7 +126,7 @@ class SharedVariableError(PerigeeError, ValueError):
             f"{len(self.shared)} variables are updated by both {first!r} and {second!r}:",
             items=self.shared,
             expected="each trainable variable belongs to exactly one optimizer of a step.",
-            fix="pass `variables=` so that the groups do not overlap; if both updates are intended, write "
+            fix="pass `variables=` so that the groups do not overlap; if both are intended, write "
             '`ignore_findings = ("PG104",)` in the Step.',
         )
 

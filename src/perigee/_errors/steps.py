@@ -184,9 +184,7 @@ class NonFiniteError(PerigeeError, FloatingPointError):
         super().__init__(
             f"{name!r} was {value} at step {step}." if origin is None else origin,
             expected="finite values.",
-            fix=(
-                mend or "lower the learning rate, clip the gradients, or check the data for NaN."
-            )
+            fix=(mend or "lower the learning rate, clip the gradients, or check the data for NaN.")
             + ' Or pass `nonfinite="stop"`, which ends the training at that step without an error.',
         )
 

@@ -1,4 +1,4 @@
-"""Checks: what is certainly wrong raises, what is probably wrong is a finding."""
+"""Checks: certain errors are raised, suspected problems are returned as findings."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from perigee.diagnostics.labels import LossChecks as LossChecks
 def after_rehearsal(
     step: Step, rehearsal: Rehearsal, batch: Any, checks: LossChecks
 ) -> list[Finding]:
-    """Run what is known to be cheap and certain once a step has been rehearsed.
+    """Run the cheap checks that are certain, after a step has been rehearsed.
 
     Args:
         step: The Step.
         rehearsal: Of its `train_step`.
         batch: Tensors.
-        checks: What looked at the calls of losses meanwhile.
+        checks: The checks that saw each call of a loss meanwhile.
 
     Raises:
         PairingError: If the loss does not depend on which label belongs to which example.
@@ -53,42 +53,42 @@ def after_rehearsal(
 
 
 def of_updates(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
-    """Run what looks at all that a Step updates, on batches of whatever structure."""
+    """Run the rules about everything that a Step updates, over batches of every structure."""
     return _found((idle.check, rehearsals), (coverage.check, rehearsals))
 
 
 def after_running(program: Program) -> list[Finding]:
-    """Run what can be known only once a program has run."""
+    """Run the rules that need a program that has run."""
     return _found((retraces.check, program), (outside.check, program))
 
 
 def of_changes(changes: int, attributes: Sequence[str]) -> list[Finding]:
-    """Tell of a Step that has changed so often since it was first compiled."""
+    """Report a Step that has changed this often since it was first compiled."""
     return _found((retraces.check_changes, changes, attributes))
 
 
 def of_a_run(feed: Feed) -> list[Finding]:
-    """Run what matters where a training may be taken up again."""
+    """Run the rules for a training that may be resumed."""
     return _found((resumption.check_feed, feed))
 
 
 def of_a_validation(feed: Feed) -> list[Finding]:
-    """Run what matters there for the data of validations."""
+    """Run the rules for the validation data of such a training."""
     return _found((resumption.check_validation_feed, feed))
 
 
 def of_a_position(kind: str, size_bytes: int, most_bytes: int, fix: str) -> list[Finding]:
-    """Run what can be known there only once a position has been saved."""
+    """Run the rules that need a saved position of the data."""
     return _found((positions.check, kind, size_bytes, most_bytes, fix))
 
 
 def of_a_run_after_running(program: Program) -> list[Finding]:
-    """Run what matters there, and can be known only once a program has run."""
+    """Run the rules for resuming that need a program that has run."""
     return _found((resumption.check_program, program))
 
 
 def _found(*rules: tuple[Any, ...]) -> list[Finding]:
-    """Run rules, each with its arguments behind it; those that fail are findings too."""
+    """Run rules, each followed by its arguments; a rule that fails becomes a finding."""
     fence = Fence()
     found = [finding for rule, *arguments in rules for finding in fence.run(rule, *arguments)]
     return [*found, *fence.findings()]

@@ -1,4 +1,4 @@
-"""The rules of `check`, in the order in which findings of one severity are told."""
+"""The rules of `check`, in the order in which findings of one severity are reported."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ OF_DATA: Sequence[Rule] = (
     order.check,
     alignment.check,
 )
-"""Look at the data alone; the first ones, since what is wrong with it shows everywhere."""
+"""Rules about the data alone; they run first, since faulty data affects everything."""
 
 
 def _uncovered(evidence: Evidence) -> list[Finding]:
@@ -108,7 +108,7 @@ def _unpaired(evidence: Evidence) -> list[Finding]:
 
 
 BY_WAY_OF: Mapping[Rule, ModuleType] = {_uncovered: coverage, _idle: idle, _unpaired: pairing}
-"""Of rules that are asked by way of a function here: where they stand."""
+"""The modules of rules that are called through a function here."""
 
 
 OF_STEPS: Sequence[Rule] = (
@@ -160,31 +160,31 @@ OF_STEPS: Sequence[Rule] = (
     means.check,
     encodings.check,
 )
-"""Look at what the Step does on a batch."""
+"""Rules about the Step's behavior on a batch."""
 
 _EXPLAINED: dict[str, Sequence[str]] = {
     "PG203": ("PG211", "PG212"),
     "PG204": ("PG120", "PG221"),
     "PG206": ("PG133", "PG223", "PG225"),
-    "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
-    "PG122": ("PG120", "PG224"),  # nothing passes dead units
+    "PG233": ("PG223",),  # a softmax over the batch is not a distribution over the classes either
+    "PG122": ("PG120", "PG224"),  # no gradient passes dead units
     "PG224": ("PG133",),
     "PG130": ("PG132",),
-    "PG132": ("PG221",),  # outputs that are nearly constant have nearly one loss for all labels
+    "PG132": ("PG221",),  # nearly constant outputs have nearly the same loss for all labels
     "PG320": ("PG321", "PG325", "PG330"),
     "PG321": ("PG131", "PG132", "PG133"),
     "PG322": ("PG221", "PG331"),
     "PG325": ("PG131",),
 }
-"""Findings by what explains them: they say the same once more."""
+"""For each code, the codes of findings that it explains, which are dropped."""
 
 
 def examine(evidence: Evidence) -> list[Finding]:
-    """Run all rules; one that fails is told of, and ends nothing.
+    """Run all rules; one that fails is reported, and ends nothing.
 
     Returns:
-        Findings, the worst first; errors that the rehearsal refuses with are among them. Where
-        the step runs in spite of them, the others are looked for as well.
+        Findings, the most severe first, including errors raised by the rehearsal. If the step runs
+        despite them, the other rules run as well.
     """
     fence = Fence()
     found = _run(OF_DATA, evidence, fence)
@@ -195,22 +195,22 @@ def examine(evidence: Evidence) -> list[Finding]:
         except PerigeeError as error:
             refused.append(error)
         except Exception:
-            if not refused:  # what was refused is why it fails
+            if not refused:  # otherwise the refusal is the cause
                 raise
     found += [_as_finding(error) for error in refused]
     if is_recorded:
         unknown = _run([lookups.check], evidence, fence)
-        # With ids that it does not have, a step is not run again: some frameworks refuse it.
+        # With ids out of range a step is not run again: some frameworks raise.
         told = {error.code for error in refused}
         found += unknown or [f for f in _run(OF_STEPS, evidence, fence) if f.code not in told]
     return sorted_out([*found, *fence.findings()], _EXPLAINED)
 
 
 def _rehearse(evidence: Evidence, fence: Fence) -> bool:
-    """Run the step, and write down what it does; false where Perigee could not.
+    """Run the step and record what it does; false if Perigee failed.
 
-    What the user's code raises comes out. What comes of listening to it does not: it is told apart
-    by running the step without.
+    Errors of the user's code are raised. Errors caused by recording are not: running the step
+    without it tells the two apart.
     """
     try:
         with telling(fence):
@@ -219,7 +219,7 @@ def _rehearse(evidence: Evidence, fence: Fence) -> bool:
         raise
     except Exception as error:
         evidence.rehearse_alone()
-        fence.add("that writes down what a step does", error)
+        fence.add("that records a step", error)
         return False
     return True
 
