@@ -30,7 +30,7 @@ BETTER = {
     r"as far as (anyone knows|(it|they) (is|are)|(is|are)) ?(known)?": "known",
     r"nobody has": "until, not yet",
     r"known again": "identity",
-    r"by (what|which) (a|each|it|the) \w+ is": "name it by a noun",
+    r"by what (a|each|it|the) \w+ is": "name it by a noun",
     r"took equally long": "is divided evenly",
     r"choose one": "list the choices",
     r"(what|that|which) (is|are) no(?! (longer|more|other))": "is not a",

@@ -1,4 +1,4 @@
-"""What was chosen for a step, and what it was chosen from."""
+"""The plan that was chosen for a step, and the alternatives."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, Literal
 
 from perigee._backends import Mode
 
-Origin = Literal["usual", "asked for", "measured", "remembered"]
+Origin = Literal["usual", "requested", "measured", "remembered"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One way to run a step that was considered.
+    """One execution mode that was considered.
 
     Attributes:
         mode: `"graph"`, `"xla"` or `"eager"`.
         is_fused: Whether many steps go into one call.
-        microseconds: A step, the best of a few measurements; `None` where it was not measured.
-        compile_seconds: Until the first call was done; `None` where it was not measured.
-        note: Why it was left out, or what it changes; empty otherwise.
-        is_for_longer: Whether it was left out only because the training is short.
+        microseconds: Time per step, the best of a few measurements; `None` if not measured.
+        compile_seconds: Time until the first call was done; `None` if not measured.
+        note: Why it was skipped, or what it changes; empty otherwise.
+        is_for_longer: Whether it was skipped only because the training is short.
     """
 
     mode: Mode
@@ -36,15 +36,15 @@ class Trial:
 class Plan:
     """How a step runs. Printing it shows what was tried, what each cost and what was chosen.
 
-    How many steps go into one call is no part of it: it changes no number.
+    The number of steps per call is not part of it, since it affects no result.
 
     Attributes:
         mode: `"graph"`, `"xla"` or `"eager"`.
-        is_fused: Whether many steps go into one call, where the data allows it.
-        origin: `"usual"` (too short for measuring to pay, or nothing to choose from),
-            `"asked for"`, `"measured"`, or `"remembered"` from an earlier measurement.
-        trials: What was considered.
-        steps: For a training of how many steps; 0 where nothing was considered.
+        is_fused: Whether many steps go into one call, if the data allows it.
+        origin: `"usual"` (too short for measuring to pay off, or no alternative),
+            `"requested"`, `"measured"`, or `"remembered"` from an earlier measurement.
+        trials: The modes that were considered.
+        steps: The number of steps for which it was chosen; 0 if nothing was considered.
     """
 
     mode: Mode
@@ -59,7 +59,7 @@ class Plan:
             cost = (
                 "not measured"
                 if trial.microseconds is None
-                else f"{trial.microseconds:.0f} us a step"
+                else f"{trial.microseconds:.0f} us per step"
             )
             compiling = (
                 ""
@@ -71,9 +71,9 @@ class Plan:
         return "\n".join(lines)
 
     def holds_for(self, steps: int) -> bool:
-        """Tell whether nothing else could be chosen for a training of so many steps."""
-        if self.origin in ("usual", "asked for"):
-            return self.origin == "asked for"
+        """Return whether the plan would be the same for a training of `steps` steps."""
+        if self.origin in ("usual", "requested"):
+            return self.origin == "requested"
         return steps <= self.steps or not any(t.is_for_longer for t in self.trials)
 
     def facts(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Plan:
 
     @classmethod
     def remembered(cls, facts: Mapping[str, Any]) -> Plan | None:
-        """Return the plan that `facts` tell of, or `None` where they tell of none."""
+        """Return the plan that `facts` describe, or `None` if they describe none."""
         try:
             mode, is_fused = facts["mode"], facts["is_fused"]
             trials = tuple(Trial(**trial) for trial in facts.get("trials", ()))
@@ -101,4 +101,4 @@ class Plan:
 
 
 def _name(choice: Plan | Trial) -> str:
-    return f"{choice.mode}, {'many steps a call' if choice.is_fused else 'one step a call'}"
+    return f"{choice.mode}, {'many steps per call' if choice.is_fused else 'one step per call'}"
