@@ -129,7 +129,7 @@ class Computation:
         Args:
             y_true: Labels.
             y_pred: Predictions.
-            ***changed: Settings with other values.
+            **changed: Settings with other values.
         """
         assert self.function is not None
         return self.function(*_one_rank(y_true, y_pred), **{**self.settings, **changed})
