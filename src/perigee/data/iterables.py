@@ -101,9 +101,7 @@ class IterableFeed(PassFeed):
             self.seek(position)
             return
         if not self._tells_its_state():
-            raise DataStateError(
-                self.kind, "it holds the state of a data loader; this data has none"
-            )
+            raise DataStateError(self.kind, "it holds a data loader's state; this data has none")
         self.data.load_state_dict(state["loader"])
         self._jump(position)
         self._resumed = position

@@ -1,4 +1,4 @@
-"""Why two ways of training part: found by running the step again under changed conditions."""
+"""Finds why two ways of training differ, by repeating the step under changed conditions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Cause = Literal[
 ]
 
 _ALIKE = 1e-3
-"""How far what should be one number may be apart, relative."""
+"""The largest relative difference of numbers that should be equal."""
 _LEAST_LOSS_SCALE = 256.0
 _WEIGHTS = ("trainable", "non_trainable", "variable")
 
@@ -44,15 +44,15 @@ _Finding = tuple[Cause, str]
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A step in which two ways part.
+    """A step in which two ways differ.
 
     Attributes:
         pair: The two ways, in the state in which the step begins.
         batches: All batches.
-        index: Which one it is.
+        index: The index of the step's batch.
         tolerance: How far updates may be apart.
-        ours: What our way comes to, op by op.
-        theirs: What the other one comes to.
+        ours: The outcome of our way, op by op.
+        theirs: The outcome of the other way.
     """
 
     pair: Pair
@@ -71,9 +71,9 @@ class _Case:
         return [each.name for each in found if not kinds or each.kind in kinds]
 
     def trains_alike(self, under: Callable[[], Any], batch: Batch | None = None) -> bool:
-        """Tell whether the two come to the same under other conditions.
+        """Return whether the two agree under other conditions.
 
-        Slots count: what Adam makes of a gradient hardly depends on its scale.
+        Slots are compared too, since Adam's update hardly depends on the scale of a gradient.
         """
         outcomes = self.pair.run(self.batch if batch is None else batch, observed=True, under=under)
         return not self.parted(*outcomes, *_WEIGHTS, "optimizer")
@@ -87,7 +87,7 @@ def cause_of(
     Args:
         pair: The two ways, in the state in which the step begins.
         batches: All batches.
-        index: The step in which they part.
+        index: The step in which they differ.
         tolerance: How far updates may be apart.
     """
     ours, theirs = pair.run(batches[index], observed=True)
@@ -108,7 +108,7 @@ def _summary(case: _Case) -> str:
     return f"the {signals.what} differ by factors of about {', '.join(ratios) or 'nothing'}."
 
 
-# What is compared: gradients where both are seen, else updates.
+# What is compared: gradients if both are known, otherwise updates.
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _updates(case: _Case, ours: Outcome, theirs: Outcome) -> _Signals:
 
 
 def _ratio(a: Array, b: Array) -> tuple[float, float]:
-    """Return the factor from `a` to `b`, and how much of `b` it leaves unexplained."""
+    """Return the factor from `a` to `b`, and the share of `b` that it does not explain."""
     square = float(np.vdot(a, a))
     factor = float(np.vdot(a, b)) / square if square > 0 else 0.0
     rest = float(np.linalg.norm(b - factor * a))
@@ -157,7 +157,7 @@ def _ratio(a: Array, b: Array) -> tuple[float, float]:
 
 
 def _one_factor(signals: _Signals) -> float | None:
-    """Return the factor between all tensors of the two, `None` where it is not one."""
+    """Return the common factor between all tensors of the two, `None` if there is none."""
     a, b = signals.joined
     factor, rest = _ratio(a, b)
     return factor if rest < _ALIKE and factor != 0 and abs(factor - 1) > _ALIKE else None
@@ -177,7 +177,7 @@ def _rows(batch: Batch) -> int:
     return int(shapes[0][0]) if shapes else 1
 
 
-# The looks, in order: each returns a cause with its evidence, or `None`.
+# The checks, in order: each returns a cause with its evidence, or `None`.
 
 
 def _only_reported(case: _Case) -> _Finding | None:
@@ -185,9 +185,9 @@ def _only_reported(case: _Case) -> _Finding | None:
     if case.parted(case.ours, case.theirs, *_WEIGHTS, "optimizer"):
         return None
     if case.parted(case.ours, case.theirs, "seed"):
-        return "seeds", f"Weights agree; seed generators were drawn from unequally: {names[0]}."
+        return "seeds", f"Weights agree, but seed generators were used differently: {names[0]}."
     return "metric state", (
-        f"Weights and optimizers agree after the step; only what is measured differs: "
+        f"Weights and optimizers agree after the step; only measured values differ: "
         f"{', '.join(names[:3])}."
     )
 
@@ -206,8 +206,8 @@ def _clock(case: _Case) -> _Finding | None:
         )
         if after[0] != after[1]:
             return "learning rate or schedule clock", (
-                f"{a.name} went from {before} to {after[0]} here and to {after[1]} against it, so "
-                "schedules and bias corrections are at different places."
+                f"{a.name} went from {before} to {after[0]} here and to {after[1]} against it, "
+                "so schedules and bias corrections are at different steps."
             )
     return None
 
@@ -253,7 +253,7 @@ def _training_flag(case: _Case) -> _Finding | None:
     for flag in (True, False):
         if case.trains_alike(lambda flag=flag: _forced_training(flag)):
             return "training flag", (
-                f"With training={flag} forced on all layers both train alike, without they do not."
+                f"With training={flag} forced on all layers both agree, otherwise they do not."
             )
     return None
 
@@ -280,7 +280,7 @@ def _regularization(case: _Case) -> _Finding | None:
             here = _ratio(penalty, signals.joined[0] - bare.joined[0])[0]
             there = _ratio(penalty, signals.joined[1] - bare.joined[1])[0]
             how = (
-                f"the regularizers' gradients are in there {here:.3g} times here and {there:.3g} "
+                f"the regularizers' gradients are included {here:.3g} times here and {there:.3g} "
                 "times against it"
             )
             if abs(there - here - factor) > 10 * _ALIKE:
@@ -290,8 +290,8 @@ def _regularization(case: _Case) -> _Finding | None:
             )
     if case.trains_alike(lambda: _without_added_losses(held)):
         return "regularization", (
-            "Without regularizers and what layers add (`add_loss`, activity regularizers) both "
-            "train alike: one of the two leaves such terms out, or adds them twice."
+            "Without regularizers and terms added by layers (`add_loss`, activity regularizers) "
+            "both agree: one of the two omits such terms, or adds them twice."
         )
     return None
 
@@ -310,8 +310,8 @@ def _optimizer_settings(case: _Case) -> _Finding | None:
             )
         if case.trains_alike(lambda: _without_clipping(optimizers)):
             return "clipping", (
-                "The gradients handed to the optimizers agree; without clipping in the optimizers "
-                "the updates do, too."
+                "The gradients passed to the optimizers agree; without clipping in the "
+                "optimizers the updates do, too."
             )
         if factor is not None:
             return "learning rate or schedule clock", (
@@ -323,12 +323,12 @@ def _optimizer_settings(case: _Case) -> _Finding | None:
             case.batch, observed=True, under=lambda: _without_clipping(optimizers)
         )
         if _agree(_signals(case, *under)) and not case.parted(*under, *_WEIGHTS, "optimizer"):
-            return "clipping", "Without clipping in the optimizers both train alike."
+            return "clipping", "Without clipping in the optimizers both agree."
     return None
 
 
 def _clipping(case: _Case) -> _Finding | None:
-    """See whether some norm of the gradients is the same for each batch on one side only."""
+    """Check whether some norm of the gradients is the same for each batch on one side only."""
     if _signals(case, case.ours, case.theirs).what != "gradients":
         return None
     runs = [(case.ours, case.theirs)]
@@ -345,18 +345,18 @@ def _clipping(case: _Case) -> _Finding | None:
     if fixed[0] != fixed[1]:
         here, there = (f or "nothing of the kind" for f in fixed)
         return "clipping", (
-            f"Over {len(runs)} batches, what stays the same of the gradients handed to the "
+            f"Over {len(runs)} batches, what stays constant in the gradients passed to the "
             f"optimizer: {here} here, {there} against it."
         )
     return None
 
 
 def _fixed_norm(gradients: list[list[Array]]) -> str | None:
-    """Say which norm is the same for each batch; gradients by batch and by variable."""
+    """Return which norm is the same for each batch; gradients by batch and by variable."""
     norms = np.array([[np.linalg.norm(g) for g in each] for each in gradients])
     joint = np.sqrt(np.sum(np.square(norms), axis=1))
     if _is_constant(joint):
-        return f"the joint norm ({joint[0]:.4g})"
+        return f"the global norm ({joint[0]:.4g})"
     constant = [i for i in range(norms.shape[1]) if _is_constant(norms[:, i])]
     if constant:
         return f"the norm of {len(constant)} variables ({norms[0, constant[0]]:.4g})"
@@ -378,19 +378,19 @@ def _scale(case: _Case) -> _Finding | None:
     exponent = np.log2(size)
     if _is_near(size, rows) and not (size >= _LEAST_LOSS_SCALE and _holds_for_other(case, factor)):
         side = "against it" if factor > 1 else "here"
-        return "reduction", f"{said}: the number of rows. A sum stands {side} for a mean."
+        return "reduction", f"{said}: the number of rows. There is a sum {side} instead of a mean."
     if size >= _LEAST_LOSS_SCALE and abs(exponent - round(exponent)) < _ALIKE:
         return "loss scale", (
             f"{said}, a power of two: a loss was scaled and not unscaled, or the other way round."
         )
     return "reduction", (
         f"{said}, with a batch of {rows} rows: one of the two divides by something else, or "
-        "weighs the loss."
+        "weights the loss."
     )
 
 
 def _holds_for_other(case: _Case, factor: float) -> bool:
-    """Tell whether the factor is the same for a batch of another size."""
+    """Return whether the factor is the same for a batch of another size."""
     rows = _rows(case.batch)
     for batch in case.batches:
         if _rows(batch) != rows:
@@ -401,7 +401,7 @@ def _holds_for_other(case: _Case, factor: float) -> bool:
 
 
 def _labels(case: _Case) -> _Finding | None:
-    """Compare losses on one output: of changed outputs or changed labels, with the other one."""
+    """Compare the losses on one output, with changed outputs or changed labels."""
     losses = [_only_loss(outcome) for outcome in (case.ours, case.theirs)]
     others = [b for i, b in enumerate(case.batches) if i != case.index][:1]
     shares: dict[int, list[float]] = {0: [], 1: []}
@@ -429,8 +429,8 @@ def _labels(case: _Case) -> _Finding | None:
                 ):
                     return "from_logits", (
                         f"The loss {'here' if side == 0 else 'against it'} gives {wanted:.6g}, "
-                        f"which is the other one's, if the outputs go through {name} before it; "
-                        f"as they are, it gives {plain:.6g}."
+                        f"as the other one does, if {name} is applied to the outputs first; "
+                        f"unchanged, it gives {plain:.6g}."
                     )
             if "float" in keras.backend.standardize_dtype(y.dtype):
                 classes = y.shape[-1] if len(y.shape) > 1 and y.shape[-1] > 1 else 2
@@ -482,8 +482,8 @@ def _number(tensor: Any) -> float:
 def _seeds(case: _Case) -> _Finding | None:
     if case.trains_alike(_same_draws):
         return "seeds", (
-            "Where each draw of random numbers gives the same ones, both train alike: without it "
-            "they draw from other seeds, or not in the same order."
+            "If every draw uses the same seed, both agree: otherwise they draw from different "
+            "seeds, or in a different order."
         )
     return None
 
@@ -508,7 +508,7 @@ _LOOKS: tuple[Callable[[_Case], _Finding | None], ...] = (
 
 @contextmanager
 def _forced_training(flag: bool) -> Generator[None]:
-    """Call every layer that takes it with `training=flag`."""
+    """Call every layer that accepts it with `training=flag`."""
 
     def call(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Talk:
         parameters = list(inspect.signature(layer.call).parameters)
@@ -526,9 +526,9 @@ def _forced_training(flag: bool) -> Generator[None]:
 
 @contextmanager
 def _same_draws() -> Generator[None]:
-    """Let each draw of random numbers begin from one and the same seed.
+    """Make each draw of random numbers use the same seed.
 
-    A function that is given a number as its seed asks no generator, so that there is no other way.
+    A function with a number as its seed uses no generator, so there is no other way.
     """
 
     def next_seed(original: Any, generator: Any, ordered: bool = True) -> Talk:
@@ -549,7 +549,7 @@ def _same_draws() -> Generator[None]:
 def _without_regularizers(variables: Sequence[Any]) -> Generator[None]:
     held = [(v, v.regularizer) for v in variables if getattr(v, "regularizer", None) is not None]
     for variable, _ in held:
-        variable.regularizer = keras.regularizers.L2(0.0)  # may be called by the step itself
+        variable.regularizer = keras.regularizers.L2(0.0)  # the step itself may call it
     try:
         yield
     finally:

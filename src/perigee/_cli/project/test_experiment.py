@@ -1,4 +1,4 @@
-"""The step learns, and goes on exactly where it was stopped."""
+"""The step learns, and a stopped training resumes exactly."""
 
 import keras
 from data import load_train, load_valid
