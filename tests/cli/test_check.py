@@ -225,7 +225,7 @@ WRONG = {
     "never trained": (["train.py:it"], "it = made()\n", "does not train it"),
     "no training": (["train.py"], "", "ended without a call of `pg.fit`"),
     "its own loop": (["train.py"], "for _ in range(2): pass", "into `train_step` of a `pg.Step`"),
-    "left": (["train.py"], "import sys\nsys.exit(3)\n", "left by `sys.exit(3)`"),
+    "left": (["train.py"], "import sys\nsys.exit(3)\n", "called `sys.exit(3)`"),
     "raised": (["train.py"], "x = 1\n1 / 0\n", "train.py:13: ZeroDivisionError: division by zero"),
     "level": (["train.py", "--level", "ful"], "", "Did you mean full"),
     "format": (["train.py", "--format", "jsn"], "", "Did you mean json"),
@@ -240,11 +240,11 @@ WRONG = {
 WRONG_PROJECTS = {
     "toml": ("[tool", "cannot be read"),
     "setting": (TABLE + "ignored = []\n", "no setting 'ignored', but ignore, level, fail-on."),
-    "codes": (TABLE + 'ignore = "PG220"\n', "ignore is a list of codes"),
+    "codes": (TABLE + 'ignore = "PG220"\n', "ignore must be a list of codes"),
     "code": (TABLE + 'ignore = ["PG2200"]\n', "Did you mean PG220"),
     "level": (TABLE + 'level = "fulll"\n', "Did you mean full"),
     "severity": (TABLE + 'fail-on = "warn"\n', "Did you mean warning"),
-    "table": ("[tool.perigee]\ncheck = 3\n", "is no table"),
+    "table": ("[tool.perigee]\ncheck = 3\n", "is not a table"),
 }
 
 

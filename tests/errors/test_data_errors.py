@@ -158,7 +158,7 @@ def test_epochs_over_data_that_never_ends_are_refused(refused, make):
 
     assert error.code == "PG304"
     assert "`steps_per_epoch=...`" in error.fix
-    assert "never ends, so it has no epochs" in str(error)
+    assert "is infinite, so it has no epochs" in str(error)
 
 
 @pytest.mark.parametrize("by", [pg.evaluate, pg.predict])

@@ -75,7 +75,7 @@ def imported(path: Path) -> Generator[dict[str, Any]]:
             exec(code, vars(module))
         except SystemExit as error:
             raise FileError(
-                f"{path} called `sys.exit({error.code!r})` while it was imported; call that  "
+                f"{path} called `sys.exit({error.code!r})` while it was imported; call that "
                 'only under `if __name__ == "__main__":`.'
             ) from error
         yield vars(module)

@@ -41,7 +41,7 @@ def alternate(**phases: int) -> Alternation:
     ran. A name that several phases use is logged once for each of them, as `{phase}/{name}`.
 
     Args:
-        ***phases: Names of methods of the Step, each taking a batch and returning what to log, as
+        **phases: Names of methods of the Step, each taking a batch and returning what to log, as
             `train_step` does; with the number of its steps in a cycle, at least 1.
 
     Returns:
