@@ -230,8 +230,8 @@ number = 3
         ("plain", 0, "Equal"),
         ("halved", 1, "They differ at step 0: model/"),
         ("nothing", 2, "has no 'nothing'"),
-        ("number", 2, "gives a int"),
-        ("nowhere.py", 2, "nowhere.py is not there"),
+        ("number", 2, "provides a int"),
+        ("nowhere.py", 2, "nowhere.py is missing"),
     ],
 )
 def test_parity_holds_an_experiment_against_something_else(folder, against, status, said):

@@ -91,7 +91,7 @@ def test_a_generator_that_is_used_up_too_early_says_so(arguments):
 def test_the_steps_an_epoch_that_were_asked_for_are_named():
     wanted = BATCHES + 3
 
-    with pytest.raises(DataEndedError, match=f"{wanted} steps an epoch were asked for"):
+    with pytest.raises(DataEndedError, match=f"{wanted} steps an epoch were requested"):
         pg.fit(Fitting(), batches(), steps_per_epoch=wanted, progress="off")
 
 

@@ -243,7 +243,7 @@ def test_scores_for_a_loss_of_probabilities_are_refused(x, ids, refused, name):
 
     assert error.from_logits is False
     assert error.low < 0
-    assert "(from_logits=False) got scores" in str(error)
+    assert "(from_logits=False) got logits" in str(error)
     assert "from_logits=True" in error.fix
 
 

@@ -223,7 +223,7 @@ def _other(path: Path, name: str, found: Any) -> tuple[Any, Any]:
         found, holds = found
     if not isinstance(found, Step | keras.Model) and not callable(found):
         raise FileError(
-            f"{path}:{name} is a {type(found).__name__}, not an experiment, Step, compiled model "
-            "or function of a batch."
+            f"{path}:{name} provides a {type(found).__name__}, not an experiment, Step, compiled "
+            "model or function of a batch."
         )
     return found, holds

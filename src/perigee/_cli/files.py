@@ -166,7 +166,7 @@ def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fi
         )
     else:
         raise FileError(
-            f"{path}:{name} returns a {type(found).__name__}, which is neither a Step nor a "
+            f"{path}:{name} provides a {type(found).__name__}, which is neither a Step nor a "
             "compiled model with its data, as a pair or as attributes `step` and `data`."
         )
 
