@@ -1,8 +1,8 @@
-"""The one place where methods of Keras are listened to, for as long as somebody does.
+"""The only module that patches methods of Keras, while there are listeners.
 
-A method is replaced when its first listener comes and is as before when its last one has left,
-whatever the order in which they leave and whatever was raised meanwhile. Calls of other threads,
-and of code that no listener stands around, go straight through: who listens is a context variable.
+A method is patched when its first listener enters and restored when its last listener exits, in
+whatever order they exit and whatever was raised meanwhile. Calls from other threads, and from code
+outside any listener, pass straight through: the listeners are a context variable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is called in the place of what was called.
+    """A call to make instead of the original one.
 
     Attributes:
         function: The function or bound method.
@@ -34,7 +34,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What the caller gets in the place of what was returned."""
+    """A value to return instead of the original result."""
 
     value: Any
 
@@ -44,26 +44,26 @@ Talk: TypeAlias = Generator["Call | None", Any, "Returned | None"]
 Listener: TypeAlias = Callable[..., Talk]
 """A generator function, called with the original and the arguments of the call.
 
-It yields once: `None`, or the `Call` to make instead. It is sent what that returned, and what that
-raised comes out of the `yield`. What it raises itself comes out of the call. It may return a
-`Returned`.
+It yields once: `None`, or the `Call` to make instead. It is sent the result of the call, and an
+error of the call is raised at the `yield`. An error that it raises itself is raised to the caller.
+It may return a `Returned`.
 """
 
 Hear: TypeAlias = Callable[[Any, str, Listener], Any]
-"""`listening`, as it is handed to rooms that have no other way to it."""
+"""The type of `listening`, for rooms that receive it as an argument."""
 
 _Key: TypeAlias = tuple[int, str]
 
 
 @dataclass(slots=True)
 class _Replaced:
-    """A method, property or function that is replaced.
+    """A method, property or function that is patched.
 
     Attributes:
-        owner: A class, a module, or an object that gets a method of its own.
-        name: Of the attribute.
-        held: What the owner itself held under that name; `None` where it had it from elsewhere.
-        listeners: How many there are, in all threads.
+        owner: A class, a module, or an object that gets its own attribute.
+        name: The name of the attribute.
+        held: The owner's own attribute of that name; `None` if it was inherited.
+        listeners: The number of listeners, in all threads.
     """
 
     owner: Any
@@ -83,12 +83,12 @@ _listeners: ContextVar[Mapping[_Key, tuple[Listener, ...]]] = ContextVar(
 def listening(owner: Any, name: str, listener: Listener) -> Generator[None]:
     """Listen to a public method for as long as the context is open, in this thread.
 
-    Of several listeners, the one that came last hears a call first.
+    Several listeners are notified in reverse order of their entering.
 
     Args:
-        owner: The class, module or object that has it.
-        name: Of the method, property or function.
-        listener: Hears each call; see `Listener`.
+        owner: The class, module or object that has the attribute.
+        name: The name of the method, property or function.
+        listener: Called with each call; see `Listener`.
     """
     key = id(owner), name
     _come(key, owner, name)
@@ -126,7 +126,7 @@ def _leave(key: _Key) -> None:
 
 
 def _heard(key: _Key, owner: Any, name: str, held: Any, original: Any) -> Any:
-    """Return what stands in the place of a method while there are listeners."""
+    """Return the replacement of a method while there are listeners."""
     if isinstance(original, property):
         getter: Any = original.fget
         return property(_asking(key, getter), original.fset, original.fdel, original.__doc__)
@@ -134,18 +134,17 @@ def _heard(key: _Key, owner: Any, name: str, held: Any, original: Any) -> Any:
         return _asking(key, original)
 
     def of_class(*args: Any, **kwargs: Any) -> Any:
-        # Looked up at each call: meanwhile somebody may listen to the class as well.
+        # Looked up at each call: the class may have got listeners meanwhile.
         return getattr(type(owner), name)(owner, *args, **kwargs)
 
     return _asking(key, of_class, looks_like=original)
 
 
 def _asking(key: _Key, original: Callable[..., Any], looks_like: Any = None) -> Any:
-    """Return a function that lets the listeners of this context hear of each call.
+    """Return a function that notifies the listeners of this context of each call.
 
-    TensorFlow rewrites it together with the code around it where it rewrites that, so that the
-    original is rewritten as it would be without listeners. It leaves alone what is called by
-    `operator.call`: a function in C.
+    AutoGraph converts it together with the calling code, so that the original is converted as it
+    would be without listeners. It does not convert calls made by `operator.call`, a function in C.
     """
 
     def heard(*args: Any, **kwargs: Any) -> Any:
@@ -160,13 +159,13 @@ def _asking(key: _Key, original: Callable[..., Any], looks_like: Any = None) -> 
             raise
         return operator.call(_end, talks, value)
 
-    # Some look at what a method takes before they call it.
+    # Some callers inspect the signature of a method before they call it.
     vars(heard)["__wrapped__"] = looks_like or original
     return heard
 
 
 def _begin(listeners: Sequence[Listener], call: Call) -> tuple[list[Talk], Call]:
-    """Let each listener hear of a call; returns what is to be sent the result, and the call."""
+    """Notify each listener of a call; return the generators to send the result to, and the call."""
     talks: list[Talk] = []
     for listener in reversed(listeners):
         talk = listener(call.function, *call.args, **call.kwargs)
@@ -181,7 +180,7 @@ def _begin(listeners: Sequence[Listener], call: Call) -> tuple[list[Talk], Call]
 
 
 def _end(talks: Sequence[Talk], value: Any) -> Any:
-    """Let each listener hear of what was returned, the last one first."""
+    """Send the result to each listener, the last one first."""
     waiting = list(talks)
     while waiting:
         try:
@@ -195,7 +194,7 @@ def _end(talks: Sequence[Talk], value: Any) -> Any:
 
 
 def _fail(talks: Sequence[Talk], error: BaseException) -> None:
-    """Let each listener hear of what was raised; raises what one of them raises in its place."""
+    """Throw an error into each listener; raises what one of them raises instead."""
     raised = error
     for talk in reversed(talks):
         try:

@@ -1,4 +1,4 @@
-"""Names for what has no useful static type: tensors and trees of them."""
+"""Type aliases for values without a useful static type: tensors and trees of them."""
 
 from typing import Any, TypeAlias
 
@@ -6,7 +6,7 @@ Tensor: TypeAlias = Any
 """A tensor of the framework that runs: `tf.Tensor`, `jax.Array` or `torch.Tensor`."""
 
 Batch: TypeAlias = Any
-"""A tree (tuples, lists, dicts) of arrays or tensors whose first axis counts the examples."""
+"""A tree (tuples, lists, dicts) of arrays or tensors with the examples on the first axis."""
 
 Tree: TypeAlias = Any
 """A tree of anything."""

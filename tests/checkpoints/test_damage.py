@@ -99,7 +99,7 @@ def test_a_checkpoint_under_the_name_of_another_step_is_told(tmp_path):
     found = checkpoints.load()
 
     assert step_of(found.content) == 1
-    assert "it is the one of step 2" in str(found.passed_over[0])
+    assert "it belongs to step 2" in str(found.passed_over[0])
 
 
 def test_a_damaged_one_does_not_push_out_what_is_saved_after_it(tmp_path):

@@ -306,7 +306,7 @@ def test_json_that_would_not_be_read_again_is_not_written(tmp_path, monkeypatch,
     long = {"a": list(range(5000))}
     with Checkpoints(tmp_path) as checkpoints:
         for facts, data in ((long, {}), ({}, long)):
-            with pytest.raises(CheckpointContentError, match="bytes that are no arrays"):
+            with pytest.raises(CheckpointContentError, match="bytes that are not arrays"):
                 checkpoints.save(Content(Clock(1), {}, facts, data), background=background)
                 checkpoints.wait()
         assert list(tmp_path.iterdir()) == []

@@ -216,20 +216,20 @@ def test_the_project_says_what_is_ignored_and_what_fails(check, tmp_path, monkey
 TABLE = "[tool.perigee.check]\n"
 
 WRONG = {
-    "no such file": (["nothing.py"], "", "nothing.py is not there"),
+    "no such file": (["nothing.py"], "", "nothing.py is missing"),
     "a directory": (["."], "", "is a directory, not a Python file"),
     "syntax": (["train.py"], "def f(:\n", "train.py:12: "),
     "no name": (["train.py:modle"], "model = 1\n", "has no 'modle'. Did you mean model"),
     "needs arguments": (["train.py:it"], "def it(a, *, b): ...\n", "needs a, b"),
-    "no pair": (["train.py:it"], "it = 3\n", "gives a int"),
+    "no pair": (["train.py:it"], "it = 3\n", "provides a int"),
     "never trained": (["train.py:it"], "it = made()\n", "does not train it"),
     "no training": (["train.py"], "", "ended without a call of `pg.fit`"),
     "its own loop": (["train.py"], "for _ in range(2): pass", "into `train_step` of a `pg.Step`"),
-    "left": (["train.py"], "import sys\nsys.exit(3)\n", "left by `sys.exit(3)`"),
+    "left": (["train.py"], "import sys\nsys.exit(3)\n", "called `sys.exit(3)`"),
     "raised": (["train.py"], "x = 1\n1 / 0\n", "train.py:13: ZeroDivisionError: division by zero"),
     "level": (["train.py", "--level", "ful"], "", "Did you mean full"),
     "format": (["train.py", "--format", "jsn"], "", "Did you mean json"),
-    "fail-on": (["train.py", "--fail-on", "never"], "", "none of error, warning, hint"),
+    "fail-on": (["train.py", "--fail-on", "never"], "", "not one of error, warning, hint"),
     "code": (["train.py", "--ignore", "PG2200"], "", "Did you mean PG220 ("),
     "not compiled": (["train.py"], "keras.Sequential().fit(x, y)\n", "not compiled"),
     "no step": (["train.py"], "pg.fit(3, (x, y))\n", "subclass `pg.Step`"),
@@ -240,11 +240,11 @@ WRONG = {
 WRONG_PROJECTS = {
     "toml": ("[tool", "cannot be read"),
     "setting": (TABLE + "ignored = []\n", "no setting 'ignored', but ignore, level, fail-on."),
-    "codes": (TABLE + 'ignore = "PG220"\n', "ignore is a list of codes"),
+    "codes": (TABLE + 'ignore = "PG220"\n', "ignore must be a list of codes"),
     "code": (TABLE + 'ignore = ["PG2200"]\n', "Did you mean PG220"),
     "level": (TABLE + 'level = "fulll"\n', "Did you mean full"),
     "severity": (TABLE + 'fail-on = "warn"\n', "Did you mean warning"),
-    "table": ("[tool.perigee]\ncheck = 3\n", "is no table"),
+    "table": ("[tool.perigee]\ncheck = 3\n", "is not a table"),
 }
 
 

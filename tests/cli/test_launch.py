@@ -88,7 +88,7 @@ time.sleep(600)
             "time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)",
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
             137,
-            "Worker 1 was ended by SIGKILL, so all were ended.",
+            "Worker 1 was killed by SIGKILL, so all were ended.",
         ),
     ],
 )

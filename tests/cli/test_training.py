@@ -70,7 +70,7 @@ def test_the_same_command_goes_on_with_more(folder):
     straight = invoke("fit", "right.py", "--run", "runs/b", "--epochs", "3")
 
     assert answer.exit_code == straight.exit_code == 0, answer.output
-    assert "Goes on after step 8" in answer.output
+    assert "Resumes after step 8" in answer.output
     lines = [
         [json.loads(line)["values"] for line in (folder / "runs" / name / "metrics.jsonl").open()]
         for name in ("a", "b")
@@ -135,7 +135,7 @@ def test_a_dry_run_tries_all_and_leaves_nothing(folder, monkeypatch):
 
     assert answer.exit_code == 0, answer.output
     assert "2 steps trained, validated and saved" in answer.stdout
-    assert "taken up again for 2 more" in answer.stdout
+    assert "resumed for 2 more" in answer.stdout
     assert "Logged: loss, val_loss." in answer.stdout
     after = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
     assert after == before
@@ -228,10 +228,10 @@ number = 3
         ("right.py", 0, "Equal, bit for bit: 4 steps"),
         ("step", 0, "Equal"),
         ("plain", 0, "Equal"),
-        ("halved", 1, "They part at step 0: model/"),
+        ("halved", 1, "They differ at step 0: model/"),
         ("nothing", 2, "has no 'nothing'"),
-        ("number", 2, "gives a int"),
-        ("nowhere.py", 2, "nowhere.py is not there"),
+        ("number", 2, "provides a int"),
+        ("nowhere.py", 2, "nowhere.py is missing"),
     ],
 )
 def test_parity_holds_an_experiment_against_something_else(folder, against, status, said):
@@ -251,10 +251,10 @@ def test_bench_measures_every_way_and_keeps_nothing(folder):
 
     assert answer.exit_code == 0, answer.output
     lines = answer.stdout.splitlines()
-    head = next(i for i, line in enumerate(lines) if "steps a second" in line)
+    head = next(i for i, line in enumerate(lines) if "steps/s" in line)
     *ways, shares = lines[head + 1 :]
     names = [way.partition("  ")[0] for way in ways]
-    assert names[0] == "graph, many steps a call" and "eager, one step a call" in names
+    assert names[0] == "graph, many steps per call" and "eager, one step per call" in names
     rates = {name: float(way.split()[-2]) for name, way in zip(names, ways, strict=True)}
     ratios = {name: float(way.split()[-1]) for name, way in zip(names, ways, strict=True)}
     assert ratios[names[0]] == 1.0
@@ -317,7 +317,7 @@ def test_runs_and_report(tmp_path, monkeypatch):
 
     assert listed.exit_code == one.exit_code == both.exit_code == 0
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["run", "b", "a"]
-    assert "runs/c is left out" in listed.stderr
+    assert "runs/c is skipped" in listed.stderr
     assert one.stdout.strip() == "runs/a/report.html"
     page = (tmp_path / "both.html").read_text()
     for number, losses in enumerate(values.values()):

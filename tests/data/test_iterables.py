@@ -340,7 +340,7 @@ def test_an_iterator_does_not_go_back():
     feed = IterableFeed(numbered()())
     feed.draw()
 
-    with pytest.raises(PositionError, match="does not go back"):
+    with pytest.raises(PositionError, match="cannot move backward"):
         feed.seek(Position(0, 0))
 
 

@@ -114,7 +114,7 @@ def test_numbers_that_make_no_sense_are_refused(argument):
 @pytest.mark.parametrize(
     ("data", "fix"),
     [
-        (None, "missing `return`"),
+        (None, "without `return`"),
         ("train.csv", "generator function"),
         (3, "arrays"),
         (np.float32(3), "arrays"),

@@ -192,7 +192,7 @@ BAD = {
     "a compiled model": (
         lambda: pg.KerasStep(compiled(small(1), far)),
         numbers,
-        "behind the last layer",
+        "after the last layer",
     ),
 }
 

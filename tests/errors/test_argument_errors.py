@@ -131,7 +131,7 @@ def test_a_step_that_is_none_is_refused(x, refused, by, step, kind):
         ("epoch", "`epochs`"),
         ("validation_data", "`validation`"),
         ("verbose", "`progress`"),
-        ("nonsense", "leave it out"),
+        ("nonsense", "omit it"),
     ],
 )
 def test_an_argument_that_does_not_exist_is_answered_with_what_was_meant(x, refused, name, meant):

@@ -91,7 +91,7 @@ def test_a_generator_that_is_used_up_too_early_says_so(arguments):
 def test_the_steps_an_epoch_that_were_asked_for_are_named():
     wanted = BATCHES + 3
 
-    with pytest.raises(DataEndedError, match=f"{wanted} steps an epoch were asked for"):
+    with pytest.raises(DataEndedError, match=f"{wanted} steps an epoch were requested"):
         pg.fit(Fitting(), batches(), steps_per_epoch=wanted, progress="off")
 
 
@@ -158,7 +158,7 @@ def test_epochs_over_data_that_never_ends_are_refused(refused, make):
 
     assert error.code == "PG304"
     assert "`steps_per_epoch=...`" in error.fix
-    assert "never ends, so it has no epochs" in str(error)
+    assert "is infinite, so it has no epochs" in str(error)
 
 
 @pytest.mark.parametrize("by", [pg.evaluate, pg.predict])

@@ -225,7 +225,7 @@ def test_variables_left_out_with_two_models_is_refused(data, refused):
 
     assert error.code == "PG107"
     assert error.candidates == ("a", "b")
-    assert "`variables=` was left out and the Step holds 2 models" in str(error)
+    assert "`variables=` was omitted and the Step holds 2 models" in str(error)
 
 
 @pytest.mark.parametrize("given", ["model", 3, [None]], ids=repr)
@@ -252,7 +252,7 @@ def test_a_frozen_model_has_nothing_to_differentiate_for(data, refused):
 
     error = refused(VariablesArgumentError, step, data)
 
-    assert "no trainable variable is there" in str(error)
+    assert "there is no trainable variable" in str(error)
     assert "frozen" in str(error)
 
 

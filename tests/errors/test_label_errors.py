@@ -232,7 +232,7 @@ def test_probabilities_for_a_loss_of_scores_are_refused(x, ids, refused, name):
     assert error.from_logits is True
     assert 0 <= error.low < error.high <= 1
     assert "(from_logits=True) got probabilities" in str(error)
-    assert "drop the softmax" in error.fix
+    assert "remove the softmax" in error.fix
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -243,7 +243,7 @@ def test_scores_for_a_loss_of_probabilities_are_refused(x, ids, refused, name):
 
     assert error.from_logits is False
     assert error.low < 0
-    assert "(from_logits=False) got scores" in str(error)
+    assert "(from_logits=False) got logits" in str(error)
     assert "from_logits=True" in error.fix
 
 

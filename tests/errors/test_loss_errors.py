@@ -253,7 +253,7 @@ class Following(Fitting):
     [
         (lambda: Fitting(weighted_sum), "divided by different counts"),
         (lambda: Altering(squared), "altered between `gradients` and `apply`"),
-        (lambda: Twice(squared), "applied several times a step"),
+        (lambda: Twice(squared), "applied several times per step"),
         (Following, "a later objective reads 'model/"),
     ],
     ids=["different counts", "altered gradients", "one optimizer twice", "later objective"],

@@ -130,7 +130,7 @@ def test_a_value_under_the_name_of_an_updated_metric_is_refused(x, refused, by):
     assert error.code == "PG404"
     assert error.name == "error"
     assert "updates the metric 'error' of that name" in str(error)
-    assert "leave 'error' out of the returned dict" in error.fix
+    assert "remove 'error' from the returned dict" in error.fix
 
 
 def test_a_value_under_the_name_of_a_metric_that_is_not_updated_is_taken(x):

@@ -43,7 +43,7 @@ def ready():
 """
 
 
-FIRST = " ends this training when the steps under way are done and saved;"
+FIRST = " ends this training after the current steps are done and saved;"
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def test_a_mode_that_is_asked_for_is_taken_as_it_is(mode, steps_per_call, measur
     plan = fit(Fitting(), execution=pg.Execution(mode, steps_per_call))
 
     is_fused = mode != "eager" and steps_per_call != 1
-    assert (plan.mode, plan.is_fused, plan.origin) == (mode, is_fused, "asked for")
+    assert (plan.mode, plan.is_fused, plan.origin) == (mode, is_fused, "requested")
     assert plan.trials == ()
 
 
@@ -145,7 +145,7 @@ def test_a_mode_that_is_asked_for_is_taken_as_it_is(mode, steps_per_call, measur
 def test_a_number_of_steps_that_is_asked_for_is_taken_as_it_is(steps_per_call, measuring, refused):
     plan = fit(Fitting(), execution=pg.Execution(steps_per_call=steps_per_call))
 
-    assert (plan.is_fused, plan.origin) == (FUSES and steps_per_call > 1, "asked for")
+    assert (plan.is_fused, plan.origin) == (FUSES and steps_per_call > 1, "requested")
 
 
 def test_what_was_asked_for_once_is_not_asked_for_again(measuring):
@@ -154,8 +154,8 @@ def test_what_was_asked_for_once_is_not_asked_for_again(measuring):
 
     plan = fit(step)
 
-    assert asked.origin == "asked for"
-    assert plan.origin != "asked for"
+    assert asked.origin == "requested"
+    assert plan.origin != "requested"
     assert pair(plan) in PLANS
 
 
@@ -200,7 +200,7 @@ def test_data_that_allows_one_way_only_is_not_measured(measuring, refused):
 
 @pytest.mark.only_torch
 def test_one_way_only_is_not_measured(measuring, refused):
-    assert str(fit(Fitting())) == "eager, one step a call (usual)"
+    assert str(fit(Fitting())) == "eager, one step per call (usual)"
 
 
 # What is chosen.
@@ -265,7 +265,7 @@ def test_operations_that_xla_lacks_leave_it_out(measuring):
     plan = fit(step)
 
     assert (pair(plan), plan.origin) == (USUAL, "usual")
-    assert plan.trials[1].note == "left out: InvalidArgumentError while compiling"
+    assert plan.trials[1].note == "skipped: InvalidArgumentError while compiling"
     assert start.step.optimizer.iterations.numpy() == 5 * 4
 
 
@@ -355,7 +355,7 @@ def test_what_is_silent_under_xla_is_not_offered_to_it(kind, measuring):
     plan = fit(Fitting(acting))
 
     assert (pair(plan), plan.origin) == (USUAL, "usual")
-    assert plan.trials[1].note.startswith("left out: there is ")
+    assert plan.trials[1].note.startswith("skipped: there is ")
     assert name in plan.trials[1].note
 
 
@@ -396,7 +396,7 @@ def test_an_assertion_within_the_objective_is_seen(measuring):
             tf.debugging.assert_less(batch, 1e6)
             return super().loss(batch)
 
-    assert fit(Asserting()).trials[1].note == "left out: there is an assertion"
+    assert fit(Asserting()).trials[1].note == "skipped: there is an assertion"
 
 
 @pytest.mark.only_tensorflow
@@ -487,7 +487,7 @@ def test_a_measured_training_is_the_one_that_is_asked_for(kind, winner, measurin
     wanted, *theirs = trained(asked)
 
     assert (pair(measured.plan), measured.plan.origin) == (winner, "measured")
-    assert (pair(wanted.plan), wanted.plan.origin) == (winner, "asked for")
+    assert (pair(wanted.plan), wanted.plan.origin) == (winner, "requested")
     assert ours == theirs
 
 
@@ -792,14 +792,14 @@ def test_a_plan_prints_what_was_tried():
     trials = (
         Trial("graph", True, 123.4, 0.52),
         Trial("xla", True, 98.7, 1.04, NOTE),
-        Trial("graph", False, note="left out: there is a print"),
+        Trial("graph", False, note="skipped: there is a print"),
     )
 
     assert str(Plan("xla", True, "measured", trials)).splitlines() == [
-        "xla, many steps a call (measured)",
-        "  graph, many steps a call: 123 us a step, ready after 0.5 s",
-        f"  xla, many steps a call: 99 us a step, ready after 1.0 s; {NOTE}",
-        "  graph, one step a call: not measured; left out: there is a print",
+        "xla, many steps per call (measured)",
+        "  graph, many steps per call: 123 us per step, ready after 0.5 s",
+        f"  xla, many steps per call: 99 us per step, ready after 1.0 s; {NOTE}",
+        "  graph, one step per call: not measured; skipped: there is a print",
     ]
 
 
@@ -807,11 +807,11 @@ def test_a_plan_prints_what_was_tried():
 def test_the_plan_of_a_training_prints_one_line_a_trial(measuring):
     first, *lines = str(fit(Fitting())).splitlines()
 
-    kind = r"(graph|xla), (many steps|one step) a call"
+    kind = r"(graph|xla), (many steps|one step) per call"
     assert re.fullmatch(rf"{kind} \((measured|usual)\)", first)
     assert len(lines) == len(PLANS)
     for line in lines:
-        assert re.fullmatch(rf"  {kind}: \d+ us a step, ready after \d+\.\d s(; .+)?", line)
+        assert re.fullmatch(rf"  {kind}: \d+ us per step, ready after \d+\.\d s(; .+)?", line)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])

@@ -92,7 +92,7 @@ def test_where_the_time_went_adds_up(tmp_path):
     assert sum(SPENT.values()) == pytest.approx(6.0)
     for said in ("6.00 s", "3.00 s", "50.0 %", "33.3 %", "preparing and compiling"):
         assert said in page
-    assert "100 ms a step on the device, over 30 steps" in page
+    assert "100 ms per step on the device, over 30 steps" in page
 
 
 def test_findings_plan_configuration_and_environment_are_there(tmp_path):
@@ -129,8 +129,8 @@ def test_findings_plan_configuration_and_environment_are_there(tmp_path):
     for said in (
         "Warning: NotResumed",
         "It shuffles &lt;without&gt; a seed.",
-        "graph, many steps a call (measured)",
-        "120 us a step",
+        "graph, many steps per call (measured)",
+        "120 us per step",
         "left out: it prints",
         "Made",
         "jax",

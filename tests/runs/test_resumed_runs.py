@@ -79,7 +79,7 @@ compiled = pytest.mark.skipif(
 def test_another_execution_is_refused_with_both(tmp_path, then, now):
     first = train(tmp_path / "run", Stop(4), execution=then)
 
-    with pytest.raises(RunArgumentError, match="and is to go on with"):
+    with pytest.raises(RunArgumentError, match="and cannot be resumed with"):
         train(tmp_path / "run", execution=now)
 
     assert train(tmp_path / "run", Stop(6), execution=then).plan.mode == first.plan.mode
@@ -133,7 +133,7 @@ def test_one_line_says_that_a_run_goes_on_and_from_where(tmp_path, monkeypatch):
     train(tmp_path / "run", progress="lines")
 
     place = tmp_path / "run" / "checkpoints" / f"step-{STEPS_AN_EPOCH + 2:08d}"
-    expected = f"Goes on after step {STEPS_AN_EPOCH + 2} (1 epoch), from {place}"
+    expected = f"Resumes after step {STEPS_AN_EPOCH + 2} (1 epoch), from {place}"
     assert shown.getvalue().splitlines()[0] == expected
     assert shown.getvalue().count("Goes on") == 1
 

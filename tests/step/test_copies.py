@@ -288,7 +288,7 @@ def around_a_lambda():
         (without_config, "NotImplementedError"),
         (with_live_config, "instead of 2"),
         (sharing_itself, "share"),
-        (built_by_chance, "made anew it has 2 variables instead of 4"),
+        (built_by_chance, "recreated, it has 2 variables instead of 4"),
         (lambda: AnotherCall(2), "as a Functional"),
         (around_a_lambda, "ValueError"),
         (lambda: kept_in_a_layer(rate=0.7), "rate=0.1 instead of 0.7"),

@@ -354,7 +354,7 @@ def test_it_is_not_accumulated():
 
 
 def test_it_is_set_in_the_class_only():
-    with pytest.raises(AttributeError, match="takes turns"):
+    with pytest.raises(AttributeError, match="alternates"):
         Alternating().train_step = None
 
 

@@ -253,7 +253,7 @@ def test_where_they_part_is_told():
     assert (parting.step, report.steps) == (2, 3)
     assert parting.name.startswith("model/")
     said = str(report)
-    assert f"part at step 2: {parting.name}[" in said
+    assert f"differ at step 2: {parting.name}[" in said
     assert "ragged last batch" in said and "4 of 8 rows" in said
 
 

@@ -95,7 +95,7 @@ def test_the_rule_of_the_suggestion():
     rising = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, math.inf]
 
     assert _judged(rates, falling).suggestion == pytest.approx(rates[-1] / 10)
-    assert "higher ones may do" in str(_judged(rates, falling))
+    assert "higher ones may work" in str(_judged(rates, falling))
     assert _judged(rates, rising).suggestion is None
     assert "does not fall" in str(_judged(rates, rising))
     valley = _judged(rates, [8.0, 4.0, 1.0, 1.0, 40.0, 90.0, 99.0])

@@ -148,7 +148,7 @@ def test_a_file_with_other_content_is_refused_and_stays(straight, tmp_path, name
 def test_a_file_that_was_deleted_is_begun_anew_and_it_is_said(straight, tmp_path, name):
     killed = cut_short(straight, tmp_path / "killed", 45)
     (killed / FILES[name]).unlink()
-    with pytest.warns(RuntimeWarning, match="not there any more"):
+    with pytest.warns(RuntimeWarning, match="is missing"):
         pretended.train(killed, EPOCHS)
     if name == "metrics":
         assert reading.lines(killed) == [
@@ -211,7 +211,7 @@ def test_a_state_that_names_a_file_elsewhere_touches_nothing(tmp_path):
     run = tmp_path / "run"
     (run / "events" / "train").mkdir(parents=True)
     writer = TensorBoard(run)
-    with pytest.warns(RuntimeWarning, match="not there any more"):
+    with pytest.warns(RuntimeWarning, match="is missing"):
         writer.load_state({"size_bytes": {f"../../{outside.name}": 0, str(outside): 0}})
     writer.on_start(Started(None, Clock(step=1), 1, None, None, 0.0))
     writer.on_end(None)

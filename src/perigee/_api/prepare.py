@@ -227,7 +227,7 @@ class Prepared:
         """Return the plan of the run, or the usual one."""
         mode = self._settings.execution.given_mode
         usual_mode, _ = _backends.current().capabilities.plans[0]
-        plan = Plan(mode or usual_mode, False, "usual" if mode is None else "asked for")
+        plan = Plan(mode or usual_mode, False, "usual" if mode is None else "requested")
         return plan if opened.run is None else opened.run.plan or plan
 
     def _load(self, loop: _Loop, state: Mapping[str, Any] | None) -> None:

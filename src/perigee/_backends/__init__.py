@@ -1,4 +1,4 @@
-"""The frameworks: one folder each behind one contract; which one runs is Keras's choice."""
+"""The frameworks: one folder each behind one contract; Keras chooses which one runs."""
 
 import functools
 import importlib
@@ -23,7 +23,7 @@ def current() -> Backend:
     """Return the backend of the framework that Keras runs on.
 
     Raises:
-        ArgumentError: If Perigee has no room for it.
+        ArgumentError: If Perigee does not support it.
     """
     name = keras.backend.backend()
     if name not in _WITH_A_ROOM:

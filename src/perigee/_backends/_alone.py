@@ -1,4 +1,4 @@
-"""One copy of each variable: shared by the frameworks that split no batches by themselves."""
+"""One copy of each variable: for frameworks that do not split batches over replicas."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_sum(variable: Any) -> bool:
 
 def read(variable: Any) -> np.ndarray:
     """See `Backend.read`."""
-    return np.asarray(variable)  # one copy at most; `ops.convert_to_numpy` may make two
+    return np.asarray(variable)  # at most one copy; `ops.convert_to_numpy` may make two
 
 
 def write(variable: Any, value: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""One process on one device: where `keras.distribution` is not carried out."""
+"""One process on one device: for frameworks without `keras.distribution`."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from perigee._typing import Batch
 
 
 def refuse_keras_distribution(framework: str) -> None:
-    """Refuse a distribution that is set: one device would train on everything without a word."""
+    """Refuse a distribution: one device would silently train on everything."""
     distribution = keras.distribution.distribution()
     if distribution is not None:
         raise DistributionUnsupportedError(

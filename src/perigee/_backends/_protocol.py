@@ -1,7 +1,7 @@
 """The whole contract between Perigee and a framework.
 
-A backend differentiates, compiles and moves tensors. It iterates over no data that it was not
-handed, opens no file but the traces that it is asked for, and logs nothing.
+A backend differentiates, compiles and moves tensors. It iterates only over data that is passed to
+it, opens no files except requested traces, and logs nothing.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,26 +21,25 @@ Mode = Literal["eager", "graph", "xla"]
 
 
 MOST_STEPS_A_BLOCK = 256
-"""Steps that one call runs at most."""
+"""The most steps in one call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a framework can do, so that nothing above the backends asks which one it is.
+    """The capabilities of a framework, so that nothing above the backends depends on its name.
 
     Attributes:
-        modes: Ways to run a function, the default first.
-        plans: What is worth trying, the usual one first: a mode, and whether many steps go into
-            one call. A step that `rehearse` says does badly in loops has the first one without
+        modes: Execution modes of a function, the default first.
+        plans: Plans worth trying, the usual one first: a mode, and whether many steps go into one
+            call. A step that is slow in loops according to `rehearse` has the first plan without
             them as its usual one.
         fuses: Whether many steps can go into one call.
-        fuses_ragged: Modes in which a last batch with fewer rows can be among them, whatever the
-            number of rows.
-        fuses_ragged_end: Modes in which the one at the end of arrays can be, behind full ones,
-            where they lie on one device.
-        streams: Whether compiled code draws from an iterator of the framework itself.
-        compiles_operations: Whether single operations are compiled each by itself, so that a
-            function runs sooner compiled as a whole even if it runs once.
+        fuses_ragged: Modes in which these may include a last batch with any smaller number of rows.
+        fuses_ragged_end: Modes in which these may include the smaller last batch of arrays, after
+            full ones, if the arrays are on one device.
+        streams: Whether compiled code can read from an iterator of the framework.
+        compiles_operations: Whether each operation is compiled separately, so that even a function
+            that runs once is faster if compiled as a whole.
     """
 
     modes: tuple[Mode, ...]
@@ -53,10 +52,10 @@ class Capabilities:
 
 
 class Pending(Protocol):
-    """What was begun on the device."""
+    """Work that was begun on the device."""
 
     def done(self) -> bool:
-        """Tell whether it is ready."""
+        """Return whether it is ready."""
         ...
 
     def result(self) -> Tree:
@@ -65,95 +64,95 @@ class Pending(Protocol):
 
 
 class Compiled(Protocol):
-    """A function made ready to run many times."""
+    """A function prepared to run many times."""
 
     traces: int
     """How often the function's Python code has been run to compile it."""
 
     def __call__(self, *arguments: Tree) -> Tree:
-        """Run it on trees of arrays or tensors, which the function gets as tensors."""
+        """Run it on trees of arrays or tensors, which the function receives as tensors."""
         ...
 
     def begin(self, *arguments: Tree) -> Pending:
-        """Begin to run it, and return while the device works where the framework can do that.
+        """Begin to run it; return while the device works, if the framework can do that.
 
-        The arguments must not change before the result is there.
+        The arguments must not change before the result is ready.
         """
         ...
 
     def obstacles(self, *arguments: Tree) -> Sequence[str]:
-        """Compile it for these arguments, without running it, and return what ties it to this way.
+        """Compile it for these arguments without running it; return what rules out other modes.
 
-        That is what shows outside, such as a print, and what XLA would leave out without a word,
-        such as an assertion.
+        That is what has an external effect, such as a print, and what XLA would silently drop, such
+        as an assertion.
         """
         ...
 
     def draws(self) -> bool:
-        """Tell whether the function draws random numbers that XLA would draw differently."""
+        """Return whether the function draws random numbers that XLA would draw differently."""
         ...
 
     def hidden_state(self) -> Sequence[str]:
-        """Return the kinds of operations that keep a state which cannot be saved, once it has run.
+        """Return the kinds of operations run so far whose state cannot be saved.
 
-        Such as TensorFlow's own random operations, whose state lies in their kernels.
+        An example are TensorFlow's own random operations, whose state is in their kernels.
         """
         ...
 
     def operations(self, *arguments: Tree) -> float:
         """Count the floating-point operations of a call, of matrix products and convolutions.
 
-        A multiplication and an addition are two. The function is compiled or run once more for
-        it: the caller puts back what that writes.
+        A multiplication and an addition are two. The function is compiled or run again for it: the
+        caller restores what that writes.
 
         Returns:
-            How many; NaN where it cannot be told, as in a loop that has no known end.
+            The number; NaN if unknown, as in a loop without a known length.
         """
         ...
 
 
 class Watch(Protocol):
-    """What a rehearsal saw of the framework's own variables."""
+    """Variables of the framework that a rehearsal saw."""
 
     made: list[tuple[Any, np.ndarray | None]]
-    """Variables that were created, of Keras or of the framework, with their initial values;
-    `None` where what is assigned in a rehearsal does not stay."""
+    """Created variables, of Keras or of the framework, with their initial values; `None` if a
+    rehearsal's assignments do not persist."""
 
 
 class Peers(Protocol):
     """Several processes that run the same program, on the same data, in the same order.
 
     Attributes:
-        processes: How many there are.
-        process: Which of them this one is; 0 is the chief, which alone writes files.
+        processes: The number of processes.
+        process: The index of this process; 0 is the chief process, which alone writes files.
     """
 
     processes: int
     process: int
 
     def gathered(self, values: Sequence[int]) -> np.ndarray:
-        """Return what each process passes, shape `(processes, len(values))`, int64.
+        """Return the values of each process, shape `(processes, len(values))`, int64.
 
-        It waits for all of them. Values are exact below 2**53.
+        It waits for all processes. Values are exact below 2**53.
         """
         ...
 
     def is_loss_of_process(self, error: Exception) -> bool:
-        """Tell whether an error comes from another process that is not there any more."""
+        """Return whether an error is due to another process that has ended."""
         ...
 
 
 class Replicas(Peers, Protocol):
     """Several copies of every variable, each with a share of each batch.
 
-    Between two steps all copies are equal, but for variables that hold sums (`Backend.is_sum`):
-    of those the first replica holds the whole, and the others hold 0. So what is read, saved and
-    restored depends neither on the number of replicas nor on when that happens.
+    Between two steps all copies are equal, except for variables that hold sums (`Backend.is_sum`):
+    of those, the first replica holds the whole sum, and the others hold 0. So reading, saving and
+    restoring depend neither on the number of replicas nor on the time.
 
     Attributes:
-        name: Of what the framework calls it.
-        count: How many there are.
-        splits: Whether batches are split; false where there is one, which runs as without.
+        name: The framework's name for it.
+        count: The number of replicas.
+        splits: Whether batches are split; false for a single replica.
     """
 
     name: str
@@ -161,19 +160,19 @@ class Replicas(Peers, Protocol):
     splits: bool
 
     def check(self) -> None:
-        """Refuse what is known not to be exact, or was never tried.
+        """Raise if training is known to be inexact, or was never tested.
 
         Raises:
-            StrategyError: If it is such a one.
+            StrategyError: If it is.
         """
         ...
 
     def holds(self, variable: Any) -> bool:
-        """Tell whether a Keras variable has a copy on each of these replicas."""
+        """Return whether a Keras variable has a copy on each of these replicas."""
         ...
 
     def scope(self) -> AbstractContextManager[None]:
-        """Let code run once for all replicas, and make variables with a copy on each."""
+        """Run code once for all replicas, creating variables with a copy on each."""
         ...
 
     def run(
@@ -181,16 +180,16 @@ class Replicas(Peers, Protocol):
     ) -> Tree:
         """Run a function once on each replica, with its share of a batch.
 
-        Shares are consecutive rows, and differ by one row at most. Where there are fewer rows than
-        replicas, each of them runs the whole batch, all alike, and sums over the replicas are those
-        of the first one. Loss objects of Keras do not divide by the number of replicas inside, and
-        seed generators draw other numbers for each share.
+        Shares are consecutive rows, whose numbers differ by at most one. If there are fewer rows
+        than replicas, each replica runs the whole batch identically, and sums over the replicas are
+        those of the first one. Inside, Keras's loss objects do not divide by the number of
+        replicas, and seed generators draw different numbers for each share.
 
         Args:
-            function: From a share and the rows of the whole batch, shape `()` (`None` where
-                batches are not split), to a tree of tensors.
-            batch: Tensors with one common first axis, or nothing at all.
-            joins: Whether to put the results together on axis 0; else they are those of one
+            function: Takes a share and the rows of the whole batch, shape `()` (`None` if batches
+                are not split), and returns a tree of tensors.
+            batch: Tensors with one common first axis, or nothing.
+            joins: Whether to concatenate the results on axis 0; otherwise they are those of one
                 replica.
         """
         ...
@@ -211,7 +210,7 @@ class Backend(Protocol):
         ...
 
     def is_tensor(self, value: Any) -> bool:
-        """Tell whether `value` is a tensor (not a variable) of this framework."""
+        """Return whether `value` is a tensor (not a variable) of this framework."""
         ...
 
     def differentiate(
@@ -224,9 +223,9 @@ class Backend(Protocol):
             variables: Keras variables.
 
         Returns:
-            What `function` returned besides the scalar; one gradient for each variable, `None`
-            where the scalar does not depend on it; and trainable variables of the framework that
-            were read although they are no Keras variable.
+            What `function` returned besides the scalar; one gradient for each variable, `None` if
+            the scalar does not depend on it; and trainable variables of the framework that were
+            read although they are not Keras variables.
         """
         ...
 
@@ -239,12 +238,12 @@ class Backend(Protocol):
     def update_if(
         self, condition: Tensor, update: Callable[[], None], variables: Sequence[Any]
     ) -> None:
-        """Run `update` if the boolean scalar `condition` is true; else nothing changes at all.
+        """Run `update` if the boolean scalar `condition` is true; otherwise nothing changes.
 
         Args:
             condition: Boolean scalar tensor; nothing waits for its value.
-            update: Assigns to Keras variables, to none besides `variables`.
-            variables: All that `update` may write.
+            update: Assigns only to Keras variables in `variables`.
+            variables: All variables that `update` may write.
         """
         ...
 
@@ -254,13 +253,12 @@ class Backend(Protocol):
         """Run one of several functions, and none of the others.
 
         Args:
-            index: Which one, an integer scalar tensor; nothing waits for its value, unless it is
-                known without waiting.
-            branches: Each returns tensors, all of them as many, of the same shapes and dtypes.
-                They may assign to Keras variables.
+            index: The index of the function, an integer scalar tensor; nothing waits for its value.
+            branches: Functions that return the same number of tensors, of the same shapes and
+                dtypes. They may assign to Keras variables.
 
         Returns:
-            What the one that ran returned.
+            The result of the function that ran.
         """
         ...
 
@@ -269,61 +267,61 @@ class Backend(Protocol):
         ...
 
     def dense(self, gradient: Tensor) -> Tensor:
-        """Return a gradient as an ordinary tensor, also where the framework has it sparse."""
+        """Return a gradient as a dense tensor, even if the framework has it sparse."""
         ...
 
     def plain(self, function: _F) -> _F:
-        """Mark a function of Perigee's own that user code calls while it is compiled.
+        """Mark a function of Perigee that user code calls while it is compiled.
 
-        A framework that rewrites the Python code of compiled functions leaves it alone.
+        A framework that rewrites the Python code of compiled functions does not rewrite it.
         """
         ...
 
     def user_code(self, function: _F) -> _F:
-        """Return user code ready to be called from a function marked as `plain`.
+        """Return user code that can be called from a function marked as `plain`.
 
         A framework that rewrites the Python code of compiled functions rewrites this.
         """
         ...
 
     def inlined(self, value: Any) -> Any:
-        """Return a function that is compiled by itself as the function that it was made of.
+        """Return the plain function of a compiled function.
 
-        Whatever else it is stays as it is. A step is compiled as a whole.
+        Any other value is returned unchanged. A step is compiled as a whole.
         """
         ...
 
     def rehearse(
         self, function: Callable[[], Any], variables: Sequence[Any], computes: bool = True
     ) -> bool:
-        """Run `function` once, for what can be learned from it.
+        """Run `function` once, to observe it.
 
         Returns:
-            Whether it may do well in a compiled loop: false where it holds an operation that is
+            Whether it may be fast in a compiled loop: false if it contains an operation that is
             known to be much slower there.
 
         Args:
-            function: Returns anything; reads and writes `variables`. What it writes may
-                stay or not: the caller puts it back.
-            variables: Every Keras variable that it may touch, but for those that it makes.
-            computes: Whether values are wanted; without, nothing is observed where code can be
-                traced alone.
+            function: Returns anything; reads and writes `variables`. Its writes may persist or not:
+                the caller restores them.
+            variables: Every Keras variable that it may use, except those that it creates.
+            computes: Whether to compute values; if false, a framework that can trace observes
+                nothing.
         """
         ...
 
     def device_names(self) -> list[str]:
-        """Return what the framework computes on, for people: `"NVIDIA H200"`, `"cpu"`."""
+        """Return readable names of the framework's devices: `"NVIDIA H200"`, `"cpu"`."""
         ...
 
     def random_state(self) -> Any:
-        """Return the state of the framework's global generator, `None` where it has none.
+        """Return the state of the framework's global generator, `None` if it has none.
 
-        What Keras draws from its own seed generators is state of variables and not meant here.
+        Keras's own seed generators are not included: their state is in variables.
         """
         ...
 
     def set_random_state(self, state: Any) -> None:
-        """Take back what `random_state` returned."""
+        """Restore what `random_state` returned."""
         ...
 
     def rewind_random_state(self) -> None:
@@ -333,16 +331,16 @@ class Backend(Protocol):
     def observe(self, tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
         """Call `look` with the values of tensors as NumPy arrays, during a rehearsal.
 
-        It is called at once, or when the rehearsal has run where values are known only then; not
-        at all where tensors only stand for values, in code that the user compiles by itself.
+        It is called at once, or after the rehearsal if values are known only then; not at all for
+        symbolic tensors in code that the user compiles separately.
         """
         ...
 
     def trace(self, directory: str) -> AbstractContextManager[None]:
-        """Write what runs while the context is open, on the host and the devices, as a trace.
+        """Write a trace of what runs on the host and the devices while the context is open.
 
         Args:
-            directory: Where TensorBoard's profiler, or Perfetto, finds it; made if it is missing.
+            directory: The directory for TensorBoard's profiler, or Perfetto; created if missing.
         """
         ...
 
@@ -351,44 +349,44 @@ class Backend(Protocol):
 
         Args:
             hear: Listens to methods of Keras.
-            layers: Those that may be built meanwhile. Where a step is traced, the values that
-                they make variables of are computed at once.
+            layers: Layers that may be built meanwhile. If a step is traced, the initial values of
+                their variables are computed at once.
         """
         ...
 
     def as_keras_variable(self, value: Any) -> Any | None:
-        """Return a variable of the framework itself as one like Keras's: each time the same one.
+        """Return a framework variable wrapped like a Keras variable: the same wrapper each time.
 
-        It stands for the variable among those of a Step. `None` of everything else.
+        It represents the variable among those of a Step. `None` for everything else.
         """
         ...
 
     def check_devices(self, variables: Sequence[Any]) -> None:
-        """Refuse devices and processes that are asked for and would not train together.
+        """Raise if requested devices and processes would not train together.
 
         Raises:
-            DistributionChangedError: If variables lie elsewhere than the distribution says.
-            DistributionUnsupportedError: If the framework does not carry it out.
+            DistributionChangedError: If variables are not on the devices of the distribution.
+            DistributionUnsupportedError: If the framework does not implement it.
         """
         ...
 
     def peers(self) -> Peers | None:
-        """Return the processes that run one program together; `None`: there is one of them.
+        """Return the processes that run one program together; `None` for a single process.
 
-        Those of replicas are told by `replicas`.
+        Processes of replicas are returned by `replicas`.
         """
         ...
 
     def spread(self, arrays: Batch, order: np.ndarray | None, batch_size: int) -> Batch | None:
-        """Lay the arrays of a pass over several devices, as `sliced` takes them.
+        """Distribute the arrays of a pass over several devices, as `sliced` takes them.
 
         Args:
             arrays: NumPy arrays, a tree with one common first axis.
-            order: Of their rows, shape `(rows,)`; `None` where it is their own.
-            batch_size: Rows a batch; what is left over is left out.
+            order: Row indices, shape `(rows,)`; `None` for their own order.
+            batch_size: Rows per batch; remaining rows are dropped.
 
         Returns:
-            The arrays, each device with its share of every batch; `None` where one device trains.
+            The arrays, each device with its share of every batch; `None` if one device trains.
         """
         ...
 
@@ -397,7 +395,7 @@ class Backend(Protocol):
 
         Args:
             arrays: A tree of tensors with one common first axis.
-            order: Which rows, shape `(rows,)`, each of them there.
+            order: Indices of the rows, shape `(rows,)`, all in range.
         """
         ...
 
@@ -413,20 +411,20 @@ class Backend(Protocol):
         """Return a function, to be compiled, that runs `function` on many batches in turn.
 
         Args:
-            function: From a batch to a tree of tensors, each of one shape.
-            batch_size: Rows a batch.
-            mode: How the function is going to be compiled.
-            most: How many batches at most.
-            dtypes: A tree like that of the results, of the names of their dtypes.
-            goes_on: From a result to a boolean scalar: whether another batch follows. `None`
-                runs them all.
+            function: Takes a batch and returns a tree of tensors, each of one shape.
+            batch_size: Rows per batch.
+            mode: The mode in which the function will be compiled.
+            most: The most batches.
+            dtypes: A tree like that of the results, with the names of their dtypes.
+            goes_on: Takes a result and returns a boolean scalar: whether another batch follows.
+                `None` runs them all.
 
         Returns:
             A function of arrays (a tree with one common first axis), the first batch and the
-            number of batches (scalars, int32), all of which are full, except for the last one of
-            the arrays where `Capabilities.fuses_ragged_end` has the mode and the results stay
-            of one shape. It returns the results along a new first axis of length `most`; those
-            beyond the number of batches mean nothing.
+            number of batches (scalars, int32). All batches are full, except the last one of the
+            arrays if `Capabilities.fuses_ragged_end` has the mode and the results keep one shape.
+            It returns the results along a new first axis of length `most`; those beyond the number
+            of batches are undefined.
         """
         ...
 
@@ -435,61 +433,61 @@ class Backend(Protocol):
         function: Callable[[Batch], Tensor],
         goes_on: Callable[[Tensor], Tensor] | None,
     ) -> Callable[[Any, Any, Tensor], tuple[Tensor, Tensor]]:
-        """Return a function, to be compiled, that runs `function` on what an iterator gives.
+        """Return a function, to be compiled, that runs `function` on the batches of an iterator.
 
-        Only where `Capabilities.streams`.
+        Only if `Capabilities.streams`.
 
         Args:
-            function: From a batch to a float32 tensor of one shape.
+            function: Takes a batch and returns a float32 tensor of one shape.
             goes_on: As in `sliced`.
 
         Returns:
-            A function of an iterator, a batch that was taken from it already (as an optional of
-            the framework, which may be empty) and the number of batches. It returns the results
-            along a new first axis, and how many there are: fewer where the iterator has ended, or
-            where `goes_on` ended it.
+            A function of an iterator, a batch that was already taken from it (as an optional of the
+            framework, which may be empty) and the number of batches. It returns the results along a
+            new first axis, and their number: fewer if the iterator ended, or if `goes_on` ended the
+            loop.
         """
         ...
 
     def is_compiler_error(self, error: Exception) -> bool:
-        """Tell whether an error comes from the framework's compiler, or from running its code.
+        """Return whether an error comes from the framework's compiler, or from running its code.
 
-        Errors of Python code that was being traced, of the user or of Perigee, are none.
+        Errors of Python code that was being traced, of the user or of Perigee, do not count.
         """
         ...
 
     def replicas(self) -> Replicas | None:
-        """Return the replicas on which variables are made now; `None`: there is one of each."""
+        """Return the replicas on which variables are now created; `None` if there is one copy."""
         ...
 
     def sum_over_replicas(
         self, tensors: Sequence[Tensor], rows: Tensor | None = None
     ) -> list[Tensor]:
-        """Add up tensors over the replicas; what runs on all of them at once stays as it is.
+        """Sum tensors over the replicas; in code that runs once for all, return them unchanged.
 
         Args:
             tensors: Floating, of the same shapes on each.
-            rows: Where it is 0, the tensors of this replica count as zeros, whatever they are.
+            rows: If it is 0, the tensors of this replica count as zeros.
         """
         ...
 
     def once(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return what an optimizer is to be given of gradients that are the same on each replica.
+        """Return gradients for an optimizer, given gradients that are equal on each replica.
 
-        So that they count once where the optimizer adds up itself.
+        They then count once if the optimizer itself sums over replicas.
         """
         ...
 
     def settle(
         self, values: Tensor, sums: Sequence[Any], others: Sequence[Any], share: Tensor
     ) -> Tensor:
-        """Make the copies of variables equal at the end of a step, and add up its values.
+        """Make the copies of variables equal at the end of a step, and sum its values.
 
         Args:
-            values: To be added up over the replicas.
-            sums: Variables that hold sums: the first replica gets the whole.
-            others: Variables that become the mean over the replicas, weighed by their shares.
-            share: What part of the batch this replica had, shape `()`.
+            values: Values to be summed over the replicas.
+            sums: Variables that hold sums: the first replica gets the whole sum.
+            others: Variables that become the mean over the replicas, weighted by their shares.
+            share: The share of the batch of this replica, shape `()`.
 
         Returns:
             The sums of `values`.
@@ -501,15 +499,15 @@ class Backend(Protocol):
         ...
 
     def is_sum(self, variable: Any) -> bool:
-        """Tell whether the value of a Keras variable is the sum of its copies."""
+        """Return whether the value of a Keras variable is the sum of its copies."""
         ...
 
     def read(self, variable: Any) -> np.ndarray:
-        """Return the value of a Keras variable, perhaps not copied. It waits for the device."""
+        """Return the value of a Keras variable, possibly shared. It waits for the device."""
         ...
 
     def write(self, variable: Any, value: np.ndarray) -> None:
-        """Give a Keras variable a value that `read` returned."""
+        """Assign a value that `read` returned to a Keras variable."""
         ...
 
     def compile(
@@ -520,17 +518,17 @@ class Backend(Protocol):
         is_probe: bool = False,
         states: Sequence[Any] | None = (),
     ) -> Compiled:
-        """Make `function` ready to run many times.
+        """Prepare `function` to run many times.
 
         Args:
-            function: From trees of tensors to a tree of tensors; reads and writes `variables`.
-            variables: Every Keras variable that it may touch.
-            mode: How it runs.
-            is_probe: Whether it runs a few times only, for what it returns: it is compiled soon
-                rather than well, and what it writes may be lost.
-            states: Of the variables, those that it carries from batch to batch unknown to Keras,
-                such as the states of recurrent layers. They may have a row for each example, so
-                the function gets batches whose sizes it knows; and they may be overwritten while
-                gradients still need what they were. `None`: there may be some.
+            function: Takes trees of tensors and returns one; reads and writes `variables`.
+            variables: Every Keras variable that it may use.
+            mode: The execution mode.
+            is_probe: Whether it runs only a few times, for its result: it is compiled quickly
+                rather than well, and its writes may be lost.
+            states: The variables that it carries from batch to batch but Keras does not list, such
+                as the states of recurrent layers. They may have a row for each example, so the
+                function gets batches of known size; and they may be overwritten while gradients
+                still need their old values. `None` if there may be some.
         """
         ...

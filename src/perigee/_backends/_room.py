@@ -1,4 +1,4 @@
-"""One framework's room, put together from its modules."""
+"""A backend assembled from the modules of a framework's folder."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _VERBS = [name for name, value in vars(Backend).items() if callable(value) and n
 
 
 class Room:
-    """The functions of some modules, as the contract `Backend` names them.
+    """A `Backend` whose functions come from some modules.
 
     Args:
-        name: Of the framework.
-        capabilities: What it can do.
-        modules: Hold one function for each verb of the contract.
+        name: The name of the framework.
+        capabilities: Its capabilities.
+        modules: Modules with one function for each method of the contract.
 
     Raises:
-        AttributeError: If none of them has one of the verbs.
+        AttributeError: If a method is missing.
     """
 
     def __init__(self, name: str, capabilities: Capabilities, *modules: ModuleType) -> None:

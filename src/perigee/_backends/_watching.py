@@ -1,4 +1,4 @@
-"""Seeing which variables are made: shared by the frameworks whose variables are all Keras's."""
+"""Records created variables, for frameworks whose variables are all Keras's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perigee._listening import Call, Hear, Talk
 
 @dataclass(slots=True)
 class Watched:
-    """Variables that were created, with their initial values where they change in place."""
+    """Variables that were created, with their initial values if they change in place."""
 
     made: list[tuple[Any, np.ndarray | None]] = field(default_factory=list)
 
@@ -51,7 +51,7 @@ def watch_keras_variables(hear: Hear, change_in_place: bool) -> Generator[Watche
 
 
 class _Made:
-    """The initial value of a variable, which Keras may give it only when a scope has ended."""
+    """The initial value of a variable, which Keras may assign only after a scope has ended."""
 
     def __init__(
         self, made: list[tuple[Any, np.ndarray | None]], variable: Any, changes_in_place: bool
@@ -61,7 +61,7 @@ class _Made:
         self._place: int | None = None
 
     def seen(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return arguments whose initializer tells what it returned, once the variable is there."""
+        """Return arguments whose initializer records its result, once the variable exists."""
         initializer = given["initializer"]
         if not self._changes_in_place or not callable(initializer):
             return given
@@ -75,27 +75,27 @@ class _Made:
         return {**given, "initializer": initialize}
 
     def is_there(self) -> None:
-        """The variable was created; where it has a value, it is its initial one."""
+        """Called when the variable was created: its value, if any, is the initial one."""
         value = _known(self._variable) if self._changes_in_place else None
         self._place = len(self._made)
         self._made.append((self._variable, value))
 
 
 def _known(value: Any) -> np.ndarray | None:
-    """Return a value on the host; `None` where it is not known, as while a step is traced."""
+    """Return a value on the host; `None` if it is not known, as while a step is traced."""
     try:
-        # Keras builds on a device without storage first, and hides errors there.
+        # Keras first builds on a device without storage, and hides errors there.
         with keras.device("cpu"):
             return np.array(keras.ops.convert_to_numpy(value))
-    except Exception:  # each framework raises an error of its own
+    except Exception:  # each framework raises its own error
         return None
 
 
 def _later(given: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the arguments that make a variable of a value in a scope: made when that has ended.
+    """Return arguments that create a variable from a value after the current scope has ended.
 
-    There Keras takes variables with an initializer alone, as layers have them. A value that is
-    only known when the step runs cannot be kept: `None`.
+    Inside a scope Keras accepts only variables with an initializer, as layers have them. A value
+    that is known only when the step runs cannot be kept: `None`.
     """
     value = _known(given["initializer"])
     if value is None:

@@ -1,4 +1,4 @@
-"""How a command answers mistakes: with what is wrong and how to mend it, not with a traceback."""
+"""Error messages of commands: what is wrong and how to fix it, instead of a traceback."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _TRACEBACK = inspect.Parameter(
 
 
 def answering(command: Callable[..., Any], failed: int = _FAILED) -> Callable[..., None]:
-    """Let a command say errors in a few lines, with `--traceback` for all of them.
+    """Make a command print errors in a few lines, with `--traceback` for the whole.
 
     Args:
-        command: What runs.
-        failed: What it exits with where the user's code raised; 2 where Perigee refuses something.
+        command: The command.
+        failed: Its exit status if the user's code raised; 2 if Perigee refused something.
     """
 
     @functools.wraps(command)
@@ -59,7 +59,7 @@ def _traced(error: Exception) -> str:
 
 
 def _said(error: Exception) -> str:
-    """Return what an error says, and of an error of user code where it was raised."""
+    """Return the message of an error, and for an error of user code where it was raised."""
     notes = [str(note) for note in getattr(error, "__notes__", ())]
     if isinstance(error, _REFUSED):
         return "\n".join([str(error), *notes])
@@ -68,7 +68,7 @@ def _said(error: Exception) -> str:
 
 
 def _place(error: Exception) -> str:
-    """Return file and line of the innermost code that is no installed package's, as a linter."""
+    """Return file and line of the innermost code outside installed packages, like a linter."""
     own = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         path = frame.f_code.co_filename

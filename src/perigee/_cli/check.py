@@ -1,4 +1,4 @@
-"""`perigee check`: the doctor for a file, as a linter is for its text."""
+"""`perigee check`: run the checks on what a file would train."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FOUND, _RAISED = 1, 2
 _SEVERITIES = ("error", "warning", "hint")
 _COMMANDS = {"error": "error", "warning": "warning", "hint": "notice"}
 _BATCHES = 8
-"""Batches that are taken of an iterator, which nothing else will need."""
+"""The number of batches drawn from an iterator, which nothing else will use."""
 
 
 @partial(answering, failed=_RAISED)
@@ -35,48 +35,49 @@ def check(
         str,
         typer.Argument(
             metavar="FILE[:NAME]",
-            help="A Python file, and in it a function or object that gives a Step or compiled "
-            "model with its data. Without NAME the file runs up to its first `fit`.",
+            help="A Python file, and optionally the NAME in it of a function or object that "
+            "provides a Step or compiled model with its data. Without NAME the file runs up to "
+            "its first `fit`.",
             show_default=False,
         ),
     ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ARGUMENTS", help="For FILE itself, behind --.", show_default=False),
+        typer.Argument(metavar="ARGUMENTS", help="For FILE itself, after --.", show_default=False),
     ] = None,
     level: Annotated[
         str | None,
         typer.Option(
             metavar="default|full",
-            help="full tries some hundred steps too. [default: default]",
+            help="full also runs some hundred steps on a copy. [default: default]",
             show_default=False,
         ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE", help="Codes that are not told.", show_default=False),
+        typer.Option(metavar="CODE", help="Codes that are not reported.", show_default=False),
     ] = None,
     format: Annotated[
         str,
-        typer.Option(metavar="text|json|github", help="How findings are written."),
+        typer.Option(metavar="text|json|github", help="The format of findings."),
     ] = "text",
     fail_on: Annotated[
         str | None,
         typer.Option(
             metavar="error|warning|hint",
-            help="The mildest finding that fails. [default: warning]",
+            help="The lowest severity that fails. [default: warning]",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Look for silent faults in what FILE would train. Nothing is trained.
+    """Check what FILE would train for silent problems. Nothing is trained.
 
-    FILE runs up to its first call of `pg.fit`, `pg.keras_fit` or `model.fit`; what that call was
-    given is checked, and the rest of the file does not run. Further settings are those of
+    FILE runs up to its first call of `pg.fit`, `pg.keras_fit` or `model.fit`; the arguments of that
+    call are checked, and the rest of the file does not run. Further settings are read from
     [tool.perigee.check] in pyproject.toml.
 
-    The exit status is 0 if nothing is found, 1 for findings, and 2 where FILE or the options
-    cannot be used.
+    The exit status is 0 if nothing is found, 1 for findings, and 2 if FILE or the options cannot be
+    used.
     """
     path, name = split(file)
     shape: Format = one_of("--format", format, Format)
@@ -124,7 +125,7 @@ def _written(shape: Format, path: Path, target: Target, report: Any) -> str:
 
 
 def _name(step: Any) -> str:
-    """Say what was checked: a model by its own name, where its steps are Keras's."""
+    """Return the name of what was checked: that of the model, if its steps are Keras's."""
     model: Any = getattr(step, "model", None)
     if model is None or not type(step).__module__.startswith("perigee."):
         return type(step).__name__
@@ -132,7 +133,7 @@ def _name(step: Any) -> str:
 
 
 def _annotation(path: Path, line: int, finding: Any) -> str:
-    """Write a finding as a command of a workflow, which shows it beside the line."""
+    """Format a finding as a GitHub workflow command, which shows it at the line."""
     relative = os.path.relpath(path) if path.is_absolute() else str(path)
     title = f"{finding.code} {finding.name}"
     head = f"file={_property(relative)},line={line},title={_property(title)}"

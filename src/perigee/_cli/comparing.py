@@ -1,4 +1,4 @@
-"""`perigee bench` and `perigee parity`: a step run in several ways, or held against another."""
+"""`perigee bench` and `perigee parity`: compare execution modes, or a step with another."""
 
 from __future__ import annotations
 
@@ -31,17 +31,15 @@ _NOT_TIMED = (
 def bench(
     file: File,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each measurement.")] = 200,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="Measurements of each way, all ways in turn.")
-    ] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each mode, alternating.")] = 5,
     batch_size: BatchSize = None,
     seed: Seed = None,
     set_: Set = None,
 ) -> None:
-    """Time the step of FILE in each way to run it; keeps nothing.
+    """Time the step of FILE in each execution mode; saves nothing.
 
-    Compiling is not counted, and nothing is validated or saved. Only what is measured side by side
-    can be compared: the last column tells how fast each way is against the first.
+    Compiling is not counted, and nothing is validated or saved. Only times measured together are
+    comparable: the last column is the speed of each mode relative to the first.
     """
     settings = Settings.parsed(set_ or ())
     with opened(file) as experiment:
@@ -51,7 +49,7 @@ def bench(
             arguments.pop(name, None)
         ways = [_Way(experiment, settings, execution, given_seed) for execution in _executions()]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `perigee check` tells of findings
+            warnings.simplefilter("ignore")  # `perigee check` reports findings
             for _ in range(rounds + 1):  # the first one compiles
                 for way in ways:
                     way.measure(steps, arguments)
@@ -59,7 +57,7 @@ def bench(
 
 
 def _executions() -> list[Execution]:
-    """Return every way to run a step on this framework, the usual one first."""
+    """Return every execution mode on this framework, the usual one first."""
     import perigee as pg
     from perigee._backends import MOST_STEPS_A_BLOCK, current
 
@@ -73,7 +71,7 @@ def _executions() -> list[Execution]:
 
 
 class _Way:
-    """One way to run a step, and what it took."""
+    """An execution mode, and its measurements."""
 
     def __init__(
         self, experiment: Experiment, settings: Settings, execution: Execution, seed: int | None
@@ -90,9 +88,9 @@ class _Way:
 
     @property
     def name(self) -> str:
-        """How it is called."""
+        """Its readable name."""
         many = "one step" if self.execution.steps_per_call == 1 else "many steps"
-        return f"{self.execution.mode}, {many} a call"
+        return f"{self.execution.mode}, {many} per call"
 
     def measure(self, steps: int, arguments: Mapping[str, Any]) -> None:
         """Train for some steps; the first time does not count."""
@@ -106,9 +104,9 @@ class _Way:
         try:
             history = fit(self._step, self._data, steps=steps, **arguments, **own)
         except Exception as error:
-            if self.execution.mode != "xla":  # whose compiler takes less than others
+            if self.execution.mode != "xla":  # whose compiler supports less than the others
                 raise
-            self.failure = f"left out: {type(error).__name__}"
+            self.failure = f"skipped: {type(error).__name__}"
             return
         if self._is_warm:
             spent = {name: s for name, s in history.spent.items() if name != "compiling"}
@@ -119,10 +117,10 @@ class _Way:
 
 
 def _table(ways: Sequence[_Way]) -> str:
-    from statistics import median  # which takes a while to import
+    from statistics import median  # slow to import
 
     first = median(ways[0].rates)
-    rows = [("", "steps a second", "ratio")]
+    rows = [("", "steps/s", "ratio")]
     for way in ways:
         if way.failure is not None:
             rows.append((way.name, way.failure, ""))
@@ -142,7 +140,7 @@ def _table(ways: Sequence[_Way]) -> str:
         for name, seconds in sorted(best.spent.items(), key=lambda item: -item[1])
         if seconds > 0
     )
-    return "\n".join([*lines, f"Where the time goes ({best.name}): {shares}."])
+    return "\n".join([*lines, f"Time spent ({best.name}): {shares}."])
 
 
 @answering
@@ -159,15 +157,15 @@ def parity(
     steps: Annotated[int, typer.Option(min=1, help="Steps to compare.")] = 20,
     batch_size: BatchSize = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="How far updates may be apart, relative to the update.")
+        float, typer.Option(min=0.0, help="Largest difference of an update, relative to it.")
     ] = 1e-4,
     seed: Seed = None,
     set_: Set = None,
 ) -> None:
-    """Check that FILE trains as something else does, step by step.
+    """Check that FILE trains like something else, step by step.
 
-    The exit status is 0 where the two are equal, and 1 where they part; then it says at which step
-    and variable, and why.
+    The exit status is 0 if the two are equal, and 1 if they differ, with the step, the variable and
+    the likely cause.
     """
     settings = Settings.parsed(set_ or ())
     path, name = split(file)
@@ -196,7 +194,7 @@ def parity(
 def _named(
     given: str, path: Path, names: dict[str, Any], stack: ExitStack
 ) -> tuple[Path, str, Any]:
-    """Return what is held against the experiment, with the file that has it."""
+    """Return the object to compare the experiment with, and its file."""
     other, name = split(given)
     if given.isidentifier() and not other.exists():
         other, name = path, given
@@ -210,7 +208,7 @@ def _named(
 
 
 def _other(path: Path, name: str, found: Any) -> tuple[Any, Any]:
-    """Return a Step, a model or a function of a batch, and what a function works on, if it says."""
+    """Return a Step, a model or a function of a batch, and the objects it uses, if given."""
     import keras
 
     from perigee._api.experiment import Experiment
@@ -225,7 +223,7 @@ def _other(path: Path, name: str, found: Any) -> tuple[Any, Any]:
         found, holds = found
     if not isinstance(found, Step | keras.Model) and not callable(found):
         raise FileError(
-            f"{path}:{name} gives a {type(found).__name__}, which is no experiment, Step, compiled "
+            f"{path}:{name} provides a {type(found).__name__}, not an experiment, Step, compiled "
             "model or function of a batch."
         )
     return found, holds

@@ -1,4 +1,4 @@
-"""The experiment that a file holds, for the commands that train, measure and verify it."""
+"""Loads the experiment of a file, for the commands that train, measure and verify it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WANTED = "experiment"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `--set` said, by the part of the experiment that it is about."""
+    """The `--set` options, by the part of the experiment that they change."""
 
     step: dict[str, str]
     data: dict[str, str]
@@ -27,7 +27,7 @@ class Settings:
 
     @classmethod
     def parsed(cls, given: Sequence[str]) -> Settings:
-        """Take `part.name=value`.
+        """Parse `part.name=value`.
 
         Raises:
             FileError: If one is not of that form.
@@ -38,7 +38,7 @@ class Settings:
             part, dot, argument = name.strip().partition(".")
             if not (equals and dot and part in parts and argument.isidentifier()):
                 raise FileError(
-                    f"--set {text}: that is not of the form step.NAME=VALUE, data.NAME=VALUE or "
+                    f"--set {text}: it is not of the form step.NAME=VALUE, data.NAME=VALUE or "
                     "validation.NAME=VALUE."
                 )
             parts[part][argument] = value.strip()
@@ -47,7 +47,7 @@ class Settings:
 
 @contextmanager
 def opened(file: str) -> Generator[Experiment]:
-    """Import a file, and give the experiment in it; what the file prints is printed.
+    """Import a file, and yield the experiment in it; what the file prints is printed.
 
     Args:
         file: `FILE` or `FILE:NAME`.
@@ -62,7 +62,7 @@ def opened(file: str) -> Generator[Experiment]:
 
 @contextmanager
 def imported(path: Path) -> Generator[dict[str, Any]]:
-    """Import a file, and give what is in it, by name.
+    """Import a file, and yield its contents by name.
 
     Raises:
         FileError: If there is no such file.
@@ -75,17 +75,17 @@ def imported(path: Path) -> Generator[dict[str, Any]]:
             exec(code, vars(module))
         except SystemExit as error:
             raise FileError(
-                f"{path} left by `sys.exit({error.code!r})` while it was imported; let it do that "
-                'under `if __name__ == "__main__":` only.'
+                f"{path} called `sys.exit({error.code!r})` while it was imported; call that "
+                'only under `if __name__ == "__main__":`.'
             ) from error
         yield vars(module)
 
 
 def experiment_of(path: Path, name: str | None, names: dict[str, Any]) -> Experiment:
-    """Return the experiment among what a file holds.
+    """Return the experiment of a file.
 
     Raises:
-        FileError: If there is none, or several of which none is named.
+        FileError: If there is none, or there are several and none is named.
     """
     from perigee._api.experiment import Experiment
 
@@ -101,7 +101,7 @@ def experiment_of(path: Path, name: str | None, names: dict[str, Any]) -> Experi
         raise FileError(
             f"{path} holds no `pg.Experiment`.\n"
             "Write `experiment = pg.Experiment(step=make_step, data=load_data, fit={...})` into "
-            f"it; a script that calls `pg.fit` by itself is run by `python {path}`."
+            f"it; a script that itself calls `pg.fit` is run by `python {path}`."
         )
     if len({id(value) for value in known.values()}) > 1 and _WANTED not in known:
         raise FileError(f"{path} holds several experiments.{_listed(known)} Name one: {path}:NAME.")

@@ -1,4 +1,4 @@
-"""A user's file, run until it would train: what it would train, and on which data."""
+"""Runs a user's file until it would train, and finds what it would train on which data."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from perigee._errors import did_you_mean
 
 
 class FileError(Exception):
-    """A file cannot be used as it is asked for; the message says why."""
+    """A file cannot be used as requested; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a file would train.
+    """The training that a file would start.
 
     Attributes:
         step: A Step, or a compiled `keras.Model`.
-        data: What it would be trained on.
-        batch_size: Rows a batch, or `None`.
-        validation: What it would be validated on, or `None`.
-        line: The line of the file at which it would be trained; 1 where it only names it.
+        data: The training data.
+        batch_size: Rows per batch, or `None`.
+        validation: The validation data, or `None`.
+        line: The line of the file that would train it; 1 if the file only names it.
     """
 
     step: Any
@@ -40,14 +40,14 @@ class Target:
 
 
 class _Reached(BaseException):
-    """Leaves the user's file where it would train; no `except Exception` of the file stops it."""
+    """Ends the user's file where it would train; its `except Exception` does not catch this."""
 
 
 Use = Callable[[Target], None]
 
 
 def split(file: str) -> tuple[Path, str | None]:
-    """Tell a file from the name behind it; a path may hold a colon itself."""
+    """Split a file and the name after it; the path itself may contain a colon."""
     path, colon, name = file.rpartition(":")
     if colon and name.isidentifier() and not Path(file).exists():
         return Path(path), name
@@ -58,42 +58,41 @@ def compiled(path: Path) -> types.CodeType:
     """Return the code of a Python file.
 
     Raises:
-        FileError: If there is no such file, or it is none.
+        FileError: If there is no such file, or it is not a Python file.
     """
     if not path.is_file():
-        kind = "a directory, not a Python file" if path.is_dir() else "not there"
+        kind = "a directory, not a Python file" if path.is_dir() else "missing"
         raise FileError(f"{path} is {kind}.")
     try:
         return compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
         raise FileError(f"{path}:{error.lineno}: {error.msg}.") from error
     except (OSError, ValueError) as error:
-        raise FileError(f"{path} is no Python file: {error}.") from error
+        raise FileError(f"{path} is not a Python file: {error}.") from error
 
 
 def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: Use) -> None:
-    """Run a file, and call `use` with what it would train, in place of training it.
+    """Run a file, and call `use` with what it would train, instead of training it.
 
     The file runs as `python FILE` does, up to the first call of `pg.fit`, `pg.keras_fit` or
-    `keras.Model.fit`; `use` is called from within that call, so that what the file holds open is
-    open. What comes after it in the file does not run. What the file prints goes to standard
-    error.
+    `keras.Model.fit`; `use` is called from within that call, so that the file's context managers
+    are still open. The rest of the file does not run. What the file prints goes to standard error.
 
-    With a name the file is imported, so that what it guards by `__name__` does not run. The name
-    is of one of these:
+    With a name the file is imported, so that code guarded by `__name__` does not run. The name is
+    that of one of these:
 
     - a function without arguments: it is called, and trains, or returns one of the following;
     - a pair of a Step or compiled model and its data, or anything with attributes `step` and
       `data`;
     - a Step or a model: its data is that of the first call that trains it.
 
-    Other calls that train while the file is imported are left out.
+    Other calls that would train while the file is imported are skipped.
 
     Args:
         path: The file.
-        name: Of something in the file, or `None`.
-        arguments: What the file finds in `sys.argv`, behind its own name.
-        use: What to do.
+        name: A name in the file, or `None`.
+        arguments: The rest of `sys.argv` for the file, after its own name.
+        use: The function to call.
 
     Raises:
         FileError: If there is no such file or name, or nothing would be trained.
@@ -119,7 +118,7 @@ def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: U
             pass
         except SystemExit as error:
             raise FileError(
-                f"{path} left by `sys.exit({error.code!r})` before it trained anything."
+                f"{path} called `sys.exit({error.code!r})` before it trained anything."
             ) from error
         finally:
             if fits.raised is not None:
@@ -127,10 +126,10 @@ def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: U
     if fits.is_reached:
         return
     raise FileError(
-        f"{path} ended without a call of `pg.fit`, `pg.keras_fit` or `model.fit`.\n"
-        f"Name what is to be checked: {path}:NAME, a function or object that gives a Step or "
-        "compiled model with its data. Of a loop of your own, put what it does with a batch into "
-        "`train_step` of a `pg.Step`, and let a function return the Step with its data."
+        f"{path} ended without a call of `pg.fit`, `pg.keras_fit` or `model.fit`.\nName what to "
+        f"check: {path}:NAME, a function or object that provides a Step or compiled model with "
+        "its data. For a loop of your own, put the code for a batch into `train_step` of a "
+        "`pg.Step`, and let a function return the Step with its data."
     )
 
 
@@ -142,8 +141,8 @@ def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fi
         missing = needed_by(found)
         if missing:
             raise FileError(
-                f"{path}:{name} is a function that needs {', '.join(missing)}; one without "
-                "arguments can be called from here."
+                f"{path}:{name} is a function that needs {', '.join(missing)}; only one without "
+                "required arguments can be called from here."
             )
         line = found.__code__.co_firstlineno
         fits.is_meant = lambda step: True
@@ -162,18 +161,18 @@ def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fi
         use(Target(step, data, batch_size, validation, line))
     elif fits.is_trainable(found):
         raise FileError(
-            f"{path}:{name} is a {type(found).__name__}, and the file does not train it, so that "
-            "its data is not known.\nName a function that returns it with its data, as a pair."
+            f"{path}:{name} is a {type(found).__name__}, and the file does not train it, so its "
+            "data is not known.\nName a function that returns it with its data, as a pair."
         )
     else:
         raise FileError(
-            f"{path}:{name} gives a {type(found).__name__}, which is neither a Step nor a "
+            f"{path}:{name} provides a {type(found).__name__}, which is neither a Step nor a "
             "compiled model with its data, as a pair or as attributes `step` and `data`."
         )
 
 
 def needed_by(function: Callable[..., Any]) -> list[str]:
-    """Return the arguments without which a function cannot be called."""
+    """Return the required arguments of a function."""
     parameters = inspect.signature(function).parameters.values()
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
@@ -190,19 +189,19 @@ def _experiment(found: Any, line: int) -> Target | None:
 
 
 def similar(name: str, names: dict[str, Any]) -> str:
-    """Return the names nearest to one that is not there, as a question; empty if there are none."""
+    """Return known names similar to a missing one, as a question; empty if there are none."""
     return question(name, [each for each in names if not each.startswith("__")], most=3)
 
 
 def question(given: object, known: Iterable[str], most: int = 1) -> str:
-    """Return what was probably meant as a sentence to go on with; empty if nothing is like it."""
+    """Return a "did you mean" question to append to a message; empty if nothing is similar."""
     asked = did_you_mean(given, known, most=most, form="{}")
     return f" {asked[0].upper()}{asked[1:]}" if asked else ""
 
 
 @contextmanager
 def as_program(path: Path, module: types.ModuleType, arguments: Sequence[str]) -> Generator[None]:
-    """Let the interpreter look as it does to a file that is run."""
+    """Set up the interpreter as for a file that is run."""
     argv, search, before = sys.argv, sys.path, sys.modules.get(module.__name__)
     sys.argv = [str(path), *arguments]
     sys.path = [str(path.resolve().parent), *sys.path]
@@ -218,12 +217,12 @@ def as_program(path: Path, module: types.ModuleType, arguments: Sequence[str]) -
 
 
 class _Fits:
-    """Stands in for the functions that train.
+    """Replaces the functions that train.
 
     Args:
         path: The file, to find the line of a call.
-        use: Is called instead of training.
-        is_meant: Tells whether a Step or model is the one that was asked for.
+        use: Called instead of training.
+        is_meant: Returns whether a Step or model is the requested one.
 
     Attributes:
         is_meant: The same.
@@ -238,7 +237,7 @@ class _Fits:
 
     @contextmanager
     def intercepted(self) -> Generator[None]:
-        """Put the functions in, into Keras when the file imports it: it chooses the framework."""
+        """Install the replacements, in Keras only once the file imports it and so chooses it."""
         import perigee as pg
 
         with ExitStack() as stack:
@@ -261,7 +260,7 @@ class _Fits:
             yield
 
     def is_trainable(self, found: Any) -> bool:
-        """Tell whether something is a Step or a model."""
+        """Return whether something is a Step or a model."""
         import keras
 
         from perigee._step.step import Step
@@ -301,7 +300,7 @@ class _Fits:
     def _reached(self, step: Any, target: Callable[[], Target]) -> Any:
         if not self.is_meant(step):
             return self._nothing()
-        if not self.is_reached:  # the file may catch whatever is raised, and go on
+        if not self.is_reached:  # the file may catch all exceptions, and continue
             self.is_reached = True
             try:
                 self._use(target())
@@ -310,7 +309,7 @@ class _Fits:
         raise _Reached
 
     def _nothing(self) -> Any:
-        """Return what a training that is left out came to."""
+        """Return the result of a skipped training."""
         import keras
 
         return keras.callbacks.History()
@@ -326,7 +325,7 @@ class _Fits:
 
 
 def _known(given: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what says how long to train, and how to show it."""
+    """Drop arguments about the length of training and its display."""
     names = (
         "model",
         "x",
@@ -343,7 +342,7 @@ def _known(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _undo(holder: Any, name: str) -> Callable[[], None]:
-    """Return what gives an attribute back what it is now, or takes it away again."""
+    """Return a function that restores an attribute, or deletes it if it did not exist."""
     if name in vars(holder):
         before = vars(holder)[name]
         return lambda: setattr(holder, name, before)

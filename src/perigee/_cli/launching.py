@@ -1,4 +1,4 @@
-"""Several local processes of one script, as `perigee launch` starts and watches them.
+"""Starts and watches several local processes of one script, for `perigee launch`.
 
 Nothing here trains: the workers find each other by the variables that TensorFlow, JAX and Keras
 read, and reduce their gradients themselves.
@@ -26,12 +26,12 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a launch came to its end.
+    """The outcome of a launch.
 
     Attributes:
-        code: The exit status: 0, or that of the first worker that failed; of one that a signal
-            ended, 128 and the signal's number, as in a shell.
-        reason: Which worker failed and how, with what it wrote last to stderr; empty if none did.
+        code: The exit status: 0, or that of the first worker that failed; if a signal ended it, 128
+            plus the signal's number, as in a shell.
+        reason: Which worker failed and how, with its last line on stderr; empty if none did.
     """
 
     code: int
@@ -55,17 +55,17 @@ def launch(
 ) -> Ending:
     """Run a script in several processes on this machine, until all have ended.
 
-    Where one fails, the others are asked to end (SIGTERM), and ended (SIGKILL) if they still run
-    after `grace_secs`: they could only wait for it. SIGINT and SIGTERM are passed on to all, who
-    have `grace_secs` to end by them before they are asked again.
+    If one fails, the others get SIGTERM, and SIGKILL if they still run after `grace_secs`: they
+    could only wait for it. SIGINT and SIGTERM are forwarded to all, who have `grace_secs` to end
+    before they are signaled again.
 
     Args:
         script: A Python file.
-        arguments: Of the script.
-        workers: How many processes.
-        grace_secs: What the others have to end by themselves.
-        write: Takes each line that they write, with the worker's number in front, and whether it
-            was written to stderr.
+        arguments: The arguments of the script.
+        workers: The number of processes.
+        grace_secs: The time for the others to end themselves.
+        write: Called with each line that they write, prefixed by the worker's number, and whether
+            it was written to stderr.
     """
     lock = threading.Lock()
 
@@ -89,7 +89,7 @@ def launch(
 
 
 def environments(workers: int) -> list[dict[str, str]]:
-    """Return the variables by which each worker finds the others, on free ports of this machine."""
+    """Return the variables by which each worker finds the others, on free local ports."""
     *ports, coordinator = _free_ports(workers + 1)
     cluster = {"worker": [f"{_HOST}:{port}" for port in ports]}
     address = f"{_HOST}:{coordinator}"
@@ -128,7 +128,7 @@ def _start(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # a terminal's Ctrl-C comes once, passed on
+        start_new_session=True,  # a terminal's Ctrl-C arrives once, forwarded
     )
     worker = _Worker(index, process)
 
@@ -149,8 +149,8 @@ def _start(
 def _watch(workers: Sequence[_Worker], received: list[int], grace_secs: float) -> Ending:
     """Wait until all have ended; the first that fails ends the others.
 
-    Those that a signal was passed on to are ending already: another one at once would keep them
-    from saving.
+    Workers that a signal was forwarded to are already ending: another signal at once would keep
+    them from saving.
     """
     failed: _Worker | None = None
     was_passed_on = False
@@ -182,7 +182,7 @@ def _ending(worker: _Worker) -> Ending:
         reader.join(1.0)
     code = worker.process.returncode
     if code < 0:
-        how = f"was ended by {signal.Signals(-code).name}"
+        how = f"was killed by {signal.Signals(-code).name}"
         code = 128 - code
     else:
         how = f"ended with exit code {code}"
@@ -199,7 +199,7 @@ def _send(workers: Sequence[_Worker], number: int) -> None:
 
 @contextlib.contextmanager
 def _noting_signals() -> Generator[list[int]]:
-    """Collect the signals that come, instead of what they do, to be passed on."""
+    """Collect received signals to forward them, instead of handling them."""
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:

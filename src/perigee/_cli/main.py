@@ -1,6 +1,6 @@
 """The `perigee` command.
 
-Every import here is paid by `perigee --help`, so no module that it reaches may import a framework.
+`perigee --help` pays for every import here, so no module that it reaches may import a framework.
 """
 
 from pathlib import Path
@@ -65,7 +65,7 @@ def explain(
         typer.Argument(help="A code such as PG101, or the name of an error."),
     ] = None,
 ) -> None:
-    """Explain an error by its code: what it means and what usually causes it."""
+    """Explain an error or finding: what it means and what usually causes it."""
     if code is None:
         for page in all_pages().values():
             typer.echo(f"{page.code}  {page.name}: {page.summary}")
@@ -87,15 +87,15 @@ def launch(
     file: Annotated[
         Path, typer.Argument(help="A Python file.", exists=True, dir_okay=False, metavar="FILE")
     ],
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes.")],
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="The number of processes.")],
     grace: Annotated[
         float,
-        typer.Option(min=0.0, metavar="SECONDS", help="How long the others may take to end."),
+        typer.Option(min=0.0, metavar="SECONDS", help="The time for the others to end."),
     ] = 15.0,
 ) -> None:
-    """Run FILE in several processes of this machine that train together.
+    """Run FILE in several processes on this machine that train together.
 
-    Options come before FILE; what follows it is passed to it. Each process finds the others by
+    Options come before FILE; arguments after it are passed to it. Each process finds the others by
     TF_CONFIG on TensorFlow, and by `keras.distribution.initialize()` on JAX. If one fails, all are
     ended, and its exit code is returned.
     """

@@ -1,4 +1,4 @@
-"""`perigee new`: a small project to begin with."""
+"""`perigee new`: a small project to start from."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _TEMPLATE = Path(__file__).parent / "project"
 @answering
 def new(
     name: Annotated[
-        Path, typer.Argument(metavar="NAME", help="The directory to make; it must not be there.")
+        Path, typer.Argument(metavar="NAME", help="The directory to create; it must not exist.")
     ],
 ) -> None:
-    """Make a small project: a step, data, an experiment, and tests that pass."""
+    """Create a small project: a step, data, an experiment, and tests that pass."""
     if name.exists():
-        raise FileError(f"{name} is there already; name another directory.")
+        raise FileError(f"{name} already exists; name another directory.")
     title = name.resolve().name
     try:
         name.mkdir(parents=True)
     except OSError as error:
-        raise FileError(f"{name} cannot be made: {error.strerror}.") from error
+        raise FileError(f"{name} cannot be created: {error.strerror}.") from error
     for source in sorted(_TEMPLATE.iterdir()):
         if source.is_file():
             target = name / (".gitignore" if source.name == "gitignore" else source.name)
@@ -34,4 +34,4 @@ def new(
             if source.suffix == ".md":
                 text = text.replace("{name}", title)
             target.write_text(text, encoding="utf-8")
-    typer.echo(f"Made {name}. To begin:\n\n  cd {name}\n  perigee fit experiment.py\n")
+    typer.echo(f"Created {name}. To start:\n\n  cd {name}\n  perigee fit experiment.py\n")

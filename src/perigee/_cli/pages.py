@@ -1,4 +1,4 @@
-"""The pages behind `perigee explain`: one for each code, written where the code is."""
+"""The pages of `perigee explain`: one per code, from the docstring next to the code."""
 
 import ast
 import inspect
@@ -13,21 +13,21 @@ from perigee._errors import PerigeeError, near_names
 _MOST_SUGGESTED = 5
 
 _SUBJECTS = {"PG7": "Findings of guards while a training runs (PG7xx)"}
-"""What codes are about of which no error has one."""
+"""Subjects of codes that no error class has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What there is to read about one code.
+    """The page about one code.
 
     Attributes:
-        code: Such as `"PG101"`.
-        name: The class that has the code, or the rule that makes a finding of it.
-        caught_as: The built-in exceptions that catch it too.
-        subject: What the codes around it are about; empty for the root of all errors.
-        text: The explanation, in Markdown, beginning with one sentence that sums it up.
-        is_finding: Whether it is told, and not raised.
-        shown_by: What shows it, of an error about the program that is trained; else empty.
+        code: The code, such as `"PG101"`.
+        name: The error class with the code, or the rule that reports it as a finding.
+        caught_as: The built-in exceptions that it inherits from.
+        subject: The subject of its group of codes; empty for the base class of all errors.
+        text: The explanation, in Markdown, beginning with a summary sentence.
+        is_finding: Whether it is reported, not raised.
+        shown_by: The evidence for an error about the program that is trained; else empty.
         can_be_ignored: Whether `ignore_findings` turns it off.
     """
 
@@ -55,7 +55,7 @@ def all_pages() -> dict[str, Page]:
 
 
 def find_page(asked: str) -> Page | None:
-    """Return the page for a code or a class name, however it is capitalized; `None` if unknown."""
+    """Return the page for a code or a class name, ignoring case; `None` if unknown."""
     wanted = _normalized(asked)
     for page in all_pages().values():
         if wanted in (page.code, page.name.upper()):
@@ -64,7 +64,7 @@ def find_page(asked: str) -> Page | None:
 
 
 def near_pages(asked: str) -> list[Page]:
-    """Return the pages whose codes or names look most like what was asked for, at most five."""
+    """Return the pages whose codes or names are most similar to the request, at most five."""
     pages = all_pages()
     by_label = pages | {page.name.upper(): page for page in pages.values()}
     labels = near_names(_normalized(asked), by_label, most=_MOST_SUGGESTED)
@@ -77,7 +77,7 @@ def _normalized(asked: str) -> str:
 
 
 def _errors_below(error: type[PerigeeError]) -> Iterator[type[PerigeeError]]:
-    # A class that only inherits its code is a variant of the one above, not a page of its own.
+    # A class that inherits its code is a variant of its base class, without its own page.
     if "code" in vars(error):
         yield error
     for subclass in error.__subclasses__():
@@ -85,9 +85,9 @@ def _errors_below(error: type[PerigeeError]) -> Iterator[type[PerigeeError]]:
 
 
 def _rule_pages(subjects: Mapping[str, str]) -> Iterator[Page]:
-    """Yield the pages of rules that make findings, from the docstrings of their modules.
+    """Yield the pages of rules, from the docstrings of their modules.
 
-    The modules are read, not imported: they would bring a framework with them.
+    The modules are parsed, not imported, since that would import a framework.
     """
     for path in sorted((Path(__file__).parents[1] / "diagnostics").glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -100,7 +100,7 @@ def _rule_pages(subjects: Mapping[str, str]) -> Iterator[Page]:
 
 
 def _page_of(error: type[PerigeeError]) -> Page:
-    # The facts that an error keeps are documented for readers of the code, not of the page.
+    # The attributes of an error are documented for readers of the code, not of the page.
     text = (inspect.getdoc(error) or "").partition("\n\nAttributes:")[0]
     subject = inspect.getdoc(sys.modules[error.__module__]) or ""
     return Page(

@@ -1,4 +1,4 @@
-"""`perigee runs` and `perigee report`: what kept runs came to. No framework is imported."""
+"""`perigee runs` and `perigee report`: results of saved runs. No framework is imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @answering
 def runs(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where runs are, in any depth.")
+        Path, typer.Argument(metavar="DIR", help="A directory with runs, at any depth.")
     ] = Path("runs"),
     value: Annotated[
         list[str] | None,
@@ -37,8 +37,8 @@ def runs(
         name = os.path.relpath(path, directory)
         try:
             found.append(reports.read_kept(path, name if name != "." else path.resolve().name))
-        except (PerigeeError, OSError) as error:  # one that is damaged hides no other
-            typer.echo(f"{path} is left out: {error}", err=True)
+        except (PerigeeError, OSError) as error:  # a damaged one hides no other
+            typer.echo(f"{path} is skipped: {error}", err=True)
     if not found:
         raise NoRunError(str(directory))
     values = list(value or ())
@@ -60,11 +60,12 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="Where to write the page: report.html in the run; of several in this directory.",
+            help="The file to write; by default report.html in the run, or in this directory for "
+            "several runs.",
         ),
     ] = None,
 ) -> None:
-    """Write the report of a run, or of several beside each other, as one HTML file."""
+    """Write the report of a run, or of several side by side, as one HTML file."""
     from perigee import report as reports
 
     names = _names(directories)
@@ -77,7 +78,7 @@ def report(
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """Return as much of each path as tells it from the others."""
+    """Return as much of each path as is unique."""
     paths = [path.resolve() for path in paths]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
@@ -89,11 +90,11 @@ def _names(paths: list[Path]) -> list[str]:
 def _check_recorded(name: str, found: list[KeptRun]) -> None:
     known = sorted({each for run in found for each in run.value_names()})
     if name not in known:
-        raise typer.BadParameter(f"{name!r} is logged by none of them; {', '.join(known)} are.")
+        raise typer.BadParameter(f"none of them logged {name!r}; logged are {', '.join(known)}.")
 
 
 def _rank(run: KeptRun, name: str) -> tuple[bool, float]:
-    """Return the place of a run among others: the best first, those without the value last."""
+    """Return the sort key of a run: the best first, those without the value last."""
     from perigee._events.better import better_mode
 
     last, best = run.values(name)[-1:], run.best(name)

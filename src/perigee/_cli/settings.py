@@ -1,4 +1,4 @@
-"""What `[tool.perigee.check]` of a project's `pyproject.toml` says."""
+"""Settings from `[tool.perigee.check]` of a project's `pyproject.toml`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _TABLE = "[tool.perigee.check]"
 
 
 class SettingsError(Exception):
-    """Something that was asked for on the command line or in a file makes no sense."""
+    """A setting on the command line or in a file is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a file is checked.
+    """Settings of a check.
 
     Attributes:
-        ignore: Codes that are not told.
-        level: `"default"`, or `"full"` for trials of some hundred steps too.
-        fail_on: The mildest severity at which the command fails.
+        ignore: Codes that are not reported.
+        level: `"default"`, or `"full"`, which adds trials of some hundred steps.
+        fail_on: The lowest severity at which the command fails.
     """
 
     ignore: tuple[str, ...] = ()
@@ -38,10 +38,10 @@ class Settings:
 
 
 def settings_for(file: Path) -> Settings:
-    """Return what the nearest `pyproject.toml` says that has the table, from `file` upwards.
+    """Return the settings of the nearest `pyproject.toml` with the table, from `file` upwards.
 
     Raises:
-        SettingsError: If it cannot be read, or says something that makes no sense.
+        SettingsError: If it cannot be read, or has an invalid setting.
     """
     for directory in file.resolve().parents:
         path = directory / "pyproject.toml"
@@ -65,10 +65,10 @@ def with_options(
     level: str | None,
     fail_on: str | None,
 ) -> Settings:
-    """Return the settings with what the command line says: its codes are added, the rest replaces.
+    """Return the settings with command-line options: codes are added, the rest is replaced.
 
     Raises:
-        SettingsError: If a code is unknown, or a choice is none.
+        SettingsError: If a code is unknown, or a choice is invalid.
     """
     codes = [code.strip() for given in ignore for code in given.split(",") if code.strip()]
     return replace(
@@ -80,10 +80,10 @@ def with_options(
 
 
 def known_code(given: str, where: str) -> str:
-    """Return a code as it is written.
+    """Return a code in its normal form.
 
     Raises:
-        SettingsError: If there is none like it; the nearest are named.
+        SettingsError: If it is unknown; similar ones are named.
     """
     code = given.upper()
     if code in all_pages():
@@ -97,22 +97,22 @@ def known_code(given: str, where: str) -> str:
 
 
 def one_of(where: str, given: Any, choices: Any) -> Any:
-    """Return what was chosen.
+    """Return a valid choice.
 
     Raises:
-        SettingsError: If it is none of the choices.
+        SettingsError: If it is not one of the choices.
     """
     known = get_args(choices)
     if given in known:
         return given
     raise SettingsError(
-        f"{where}: {given!r} is none of {', '.join(known)}.{question(given, known)}"
+        f"{where}: {given!r} is not one of {', '.join(known)}.{question(given, known)}"
     )
 
 
 def _parse(table: Any, path: str) -> Settings:
     if not isinstance(table, dict):
-        raise SettingsError(f"{path}: {_TABLE} is no table.")
+        raise SettingsError(f"{path}: {_TABLE} is not a table.")
     known = ("ignore", "level", "fail-on")
     for name in table:
         if name not in known:
@@ -122,7 +122,7 @@ def _parse(table: Any, path: str) -> Settings:
             )
     codes = table.get("ignore", [])
     if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
-        raise SettingsError(f'{path}: ignore is a list of codes, such as ["PG220"].')
+        raise SettingsError(f'{path}: ignore must be a list of codes, such as ["PG220"].')
     return Settings(
         ignore=tuple(known_code(code, f"{path}: ignore") for code in codes),
         level=one_of(f"{path}: level", table.get("level", "default"), Level),

@@ -1,4 +1,4 @@
-"""`perigee fit`, `evaluate` and `verify`: what a file's experiment is told to do."""
+"""`perigee fit`, `evaluate` and `verify`: train, measure and verify a file's experiment."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from perigee.tools import Profile
 
 _LONGEST_VALIDATION = 2
-"""Batches of a validation in a dry run."""
+"""The most validation batches in a dry run."""
 
 File = Annotated[
     str,
     typer.Argument(
         metavar="FILE[:NAME]",
-        help="A Python file with a `pg.Experiment`, and its name where there are several.",
+        help="A Python file with a `pg.Experiment`, and its name if there are several.",
     ),
 ]
 Set = Annotated[
@@ -33,16 +33,16 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="PART.NAME=VALUE",
-        help="An argument of what makes the step, the data or the validation, such as "
-        "step.temperature=4; repeatable.",
+        help="An argument of the function that makes the step, the data or the validation, such "
+        "as step.temperature=4; repeatable.",
     ),
 ]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows a batch, of arrays.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows per batch, for arrays.")]
 Seed = Annotated[
-    int | None, typer.Option(help="Of the weights, the order of the data and all else.")
+    int | None, typer.Option(help="Seed of the weights, the order of the data and all else.")
 ]
 Mode = Annotated[
-    Literal["auto", "graph", "xla", "eager"] | None, typer.Option(help="How the step is run.")
+    Literal["auto", "graph", "xla", "eager"] | None, typer.Option(help="How the step runs.")
 ]
 
 
@@ -51,7 +51,7 @@ def fit(
     file: File,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs to train.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps to train.")] = None,
-    steps_per_epoch: Annotated[int | None, typer.Option(min=1, help="Steps an epoch.")] = None,
+    steps_per_epoch: Annotated[int | None, typer.Option(min=1, help="Steps per epoch.")] = None,
     batch_size: BatchSize = None,
     shuffle: Annotated[
         bool | None, typer.Option("--shuffle/--no-shuffle", help="Whether arrays are shuffled.")
@@ -60,63 +60,64 @@ def fit(
         bool, typer.Option("--validate/--no-validate", help="Whether to validate.")
     ] = True,
     validation_steps: Annotated[
-        int | None, typer.Option(min=1, help="Batches of a validation.")
+        int | None, typer.Option(min=1, help="Batches per validation.")
     ] = None,
     validate_every: Annotated[
         str | None, typer.Option(metavar="CADENCE", help='Such as "100 steps" or "2 epochs".')
     ] = None,
-    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches an update.")] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches per update.")] = None,
     nonfinite: Annotated[
         Literal["raise", "skip", "stop"] | None,
         typer.Option(help="What happens when a value is NaN or infinite."),
     ] = None,
     execution: Mode = None,
     steps_per_call: Annotated[
-        int | None, typer.Option(min=1, help="Steps that go into one call at most.")
+        int | None, typer.Option(min=1, help="The most steps in one call.")
     ] = None,
     progress: Annotated[
-        Literal["auto", "bar", "lines", "off"] | None, typer.Option(help="What is shown.")
+        Literal["auto", "bar", "lines", "off"] | None, typer.Option(help="How progress is shown.")
     ] = None,
     seed: Seed = None,
-    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the training here.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep checkpoints and logs here.")
+    ] = None,
     save_every: Annotated[
         str | None,
         typer.Option(metavar="CADENCE", help='Such as "500 steps", "1 epoch" or "60 seconds".'),
     ] = None,
     keep: Annotated[int | None, typer.Option(min=1, help="Checkpoints to keep.")] = None,
     best: Annotated[
-        str | None, typer.Option(metavar="VALUE", help="Keep the best by it too: val_loss.")
+        str | None,
+        typer.Option(metavar="VALUE", help="Also keep the best by this value: val_loss."),
     ] = None,
     resume: Annotated[
         Literal["auto", "never", "required"] | None,
-        typer.Option(help="Whether a run that is there goes on."),
+        typer.Option(help="Whether an existing run is resumed."),
     ] = None,
     tensorboard: Annotated[
-        bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Write its events.")
+        bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Write events for it.")
     ] = None,
     set_: Set = None,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Try all of it on a few steps (training, validation, saving, going on), and "
-            "leave nothing behind. Callbacks are left out.",
+            help="Try everything on a few steps (training, validation, saving, resuming) without "
+            "callbacks, and save nothing.",
         ),
     ] = False,
     overfit_batches: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Train on the first N batches only, and validate on none."
+            min=1, metavar="N", help="Train on only the first N batches, without validation."
         ),
     ] = None,
     profile: Annotated[
         bool,
-        typer.Option(
-            "--profile", help="Trace some steps into the run, and say where the time goes."
-        ),
+        typer.Option("--profile", help="Trace some steps into the run, and report the time spent."),
     ] = False,
 ) -> None:
-    """Train the experiment of FILE. Options replace what it says itself."""
+    """Train the experiment of FILE. Options replace its own settings."""
     given = {
         "epochs": epochs,
         "steps": steps,
@@ -138,7 +139,7 @@ def fit(
         "tensorboard": tensorboard,
     }
     if profile and dry_run:
-        raise FileError("--profile: a dry run keeps nothing; leave out --dry-run or --profile.")
+        raise FileError("--profile: a dry run saves nothing; omit --dry-run or --profile.")
     settings = Settings.parsed(set_ or ())
     with opened(file) as experiment:
         arguments = fit_arguments(experiment, given, execution, steps_per_call)
@@ -163,13 +164,13 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Load the weights that a run saved.")
     ] = None,
     which: Annotated[
-        str, typer.Option(metavar="newest|best|STEP", help="Which of its checkpoints.")
+        str, typer.Option(metavar="newest|best|STEP", help="The checkpoint of the run.")
     ] = "newest",
     best: Annotated[
-        str | None, typer.Option(metavar="VALUE", help="What `best` is meant by: val_loss.")
+        str | None, typer.Option(metavar="VALUE", help="The value that decides `best`: val_loss.")
     ] = None,
     on: Annotated[
-        Literal["validation", "data"], typer.Option(help="Which data of the experiment.")
+        Literal["validation", "data"], typer.Option(help="The data of the experiment to use.")
     ] = "validation",
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to draw.")] = None,
     batch_size: BatchSize = None,
@@ -194,7 +195,7 @@ def evaluate(
             more.pop("batch_size", None)
         clock = None
         if run is not None:
-            pg.evaluate(step, data, steps=1, **more)  # which builds what is built lazily
+            pg.evaluate(step, data, steps=1, **more)  # builds lazy layers
             clock = _restore(run, step, which, best)
         values = pg.evaluate(step, data, steps=steps, **more)
     width = max((len(name) for name in values), default=0)
@@ -209,13 +210,13 @@ def verify(
     file: File,
     steps: Annotated[int, typer.Option(min=2, help="Steps in all.")] = 8,
     at: Annotated[
-        int | None, typer.Option(min=1, help="The step at which to stop; half way.")
+        int | None, typer.Option(min=1, help="The step at which to stop; half of them by default.")
     ] = None,
     batch_size: BatchSize = None,
     execution: Mode = None,
     set_: Set = None,
 ) -> None:
-    """Check that the experiment of FILE goes on exactly where it was stopped, bit by bit."""
+    """Check that the experiment of FILE resumes exactly where it was stopped, bit by bit."""
     settings = Settings.parsed(set_ or ())
     with opened(file) as experiment:
         from perigee.testing import verify_resume
@@ -239,7 +240,7 @@ def verify(
 
 
 def _cadence(name: str, text: str | None) -> Any:
-    """Return the cadence that a text means; the framework is imported with it."""
+    """Parse a cadence; this imports the framework."""
     if text is None:
         return None
     count, _, unit = text.strip().partition(" ")
@@ -255,7 +256,7 @@ def _cadence(name: str, text: str | None) -> Any:
                 return Every(seconds=float(count))
             case _:
                 pass
-    except ValueError:  # no number, or none that makes sense
+    except ValueError:  # not a number, or an invalid one
         pass
     raise FileError(f'{name} {text!r}: write "100 steps", "2 epochs" or "60 seconds".')
 
@@ -269,7 +270,7 @@ def fit_arguments(
     """Return the arguments of `fit`: those of the experiment, replaced by those given."""
     given = {name: value for name, value in given.items() if value is not None}
     arguments = dict(experiment.fit)
-    if {"epochs", "steps"} & given.keys():  # the one that is asked for is the end
+    if {"epochs", "steps"} & given.keys():  # the requested one is the end
         for name in ("epochs", "steps"):
             arguments.pop(name, None)
     arguments |= given
@@ -284,7 +285,7 @@ def fit_arguments(
 
 
 def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
-    """Return the run, with what was asked for in place of what the experiment says of it."""
+    """Return the run, with the given options in place of the experiment's."""
     from perigee._api.arguments import as_run
     from perigee._runs.run import Run
 
@@ -295,18 +296,18 @@ def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
     if run is None:
         if given:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise FileError(f"{options}: there is no run to keep anything in; pass --run DIR.")
+            raise FileError(f"{options}: there is no run to store anything in; pass --run DIR.")
         return None
     return replace(run, **given)
 
 
 def _profile(arguments: dict[str, Any]) -> Profile:
-    """Put a hook that profiles to the callbacks, and return it."""
+    """Add a profiling hook to the callbacks, and return it."""
     from perigee._api.arguments import sorted_callbacks
     from perigee.tools import Profile
 
     if arguments["run"] is None:
-        raise FileError("--profile: there is no run to keep the trace in; pass --run DIR.")
+        raise FileError("--profile: there is no run to store the trace in; pass --run DIR.")
     hooks, callbacks = sorted_callbacks(arguments.get("callbacks"))
     made = Profile(Path(arguments["run"].path) / "profile")
     arguments["callbacks"] = [*hooks, made, *callbacks]
@@ -314,7 +315,7 @@ def _profile(arguments: dict[str, Any]) -> Profile:
 
 
 def seed_all(seed: int | None) -> None:
-    """Let weights and all else be those of a seed, if there is one."""
+    """Seed weights and all else, if there is a seed."""
     if seed is not None:
         import keras
 
@@ -362,7 +363,7 @@ def _first_batches(data: Any, count: int, arguments: Mapping[str, Any]) -> list[
 
 
 def _overfitted(count: int, values: Mapping[str, list[float]]) -> str:
-    """Say how far training on a few batches came."""
+    """Describe the result of training on a few batches."""
     shown = ", ".join(
         f"{name} {found[0]:.4g} -> {found[-1]:.4g}"
         for name, found in values.items()
@@ -378,7 +379,7 @@ def _tried(
     validates: bool,
     overfit: int | None,
 ) -> str:
-    """Train a little, save, and go on in a new Step, in a directory that is removed."""
+    """Train a little, save, and resume in a new Step, in a directory that is removed."""
     steps = max(2, arguments.get("accumulate", 1))
     tried = {
         **arguments,
@@ -395,7 +396,7 @@ def _tried(
             told.append(_trained(experiment, settings, tried, validates, overfit))
         first, again = told
         if again.resumed_from is None or again.resumed_from.step != steps:
-            raise FileError("What was saved was not taken up again.")
+            raise FileError("The saved run was not resumed.")
         saved = (Path(folder) / "run" / "checkpoints").rglob("*")
         newest = max(saved, key=lambda path: path.stat().st_size)
         size = newest.stat().st_size / 2**20
@@ -403,12 +404,12 @@ def _tried(
     validated = any(name.startswith("val_") for name in first.history)
     return (
         f"{steps} steps trained{', validated' if validated else ''} and saved ({size:.1f} MiB), "
-        f"then taken up again for {steps} more.\nLogged: {names}.\nNothing was kept."
+        f"then resumed for {steps} more.\nLogged: {names}.\nNothing was saved."
     )
 
 
 def _is_arrays(data: Any) -> bool:
-    """Tell whether data is cut into batches by Perigee."""
+    """Return whether Perigee splits the data into batches."""
     import keras
     import numpy as np
 
@@ -419,7 +420,7 @@ def _is_arrays(data: Any) -> bool:
 
 
 def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
-    """Load the weights of a checkpoint; all that the step has must be there."""
+    """Load the weights of a checkpoint, which must hold everything of the step."""
     from perigee._errors import NoRunError, StateMismatchError
     from perigee._runs.run import Run
     from perigee._step.state import track
@@ -432,7 +433,7 @@ def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
     if which not in ("newest", "best") and not which.isdigit():
         raise FileError(f"--which {which}: newest, best, or the number of a step.")
     if which == "best" and best is None:
-        raise FileError("--which best: say by which value, such as --best val_loss.")
+        raise FileError("--which best: name the value, such as --best val_loss.")
     chosen: Any = int(which) if which.isdigit() else which
     loaded = Run(run, best=best).checkpoints().load(chosen)
     tracked = track(step)

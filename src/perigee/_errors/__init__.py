@@ -1,4 +1,4 @@
-"""The tree of errors, by subject. Every class has a code, four parts and its facts."""
+"""All errors, by subject. Each class has a code, a message of four parts, and its facts."""
 
 from perigee._errors._meant import did_you_mean as did_you_mean
 from perigee._errors._meant import near_names as near_names

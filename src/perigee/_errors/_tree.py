@@ -1,4 +1,4 @@
-"""The root of the errors: four parts, a code, and the facts kept as attributes."""
+"""The base class of the errors: a message of four parts, a code, and facts as attributes."""
 
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
@@ -9,20 +9,20 @@ _MOST_LISTED = 5
 
 
 class PerigeeError(Exception):
-    """Root of every error that Perigee raises on its own account.
+    """Base class of every error that Perigee itself raises.
 
     Exceptions raised by user code pass through unchanged; they are never turned into one of these.
     Each subclass also inherits the built-in exception that a reader would catch, and takes facts,
-    from which it composes a message of four parts: what happened, what was expected, how to mend
-    it, and where to read more.
+    from which it composes a message of four parts: what happened, what was expected, how to fix it,
+    and where to read more.
 
     Attributes:
         code: Stable identifier of the kind of error, such as `"PG101"`.
-        shown_by: What shows that a program has it, for the table of the docs; empty where the
-            error is about something else than the program that is trained.
-        can_be_ignored: Whether `ignore_findings` turns it off: nothing breaks where it is meant.
-        happened: What was seen, with values, one sentence.
-        items: The things that it is about (variables by path, batches, names), all of them.
+        shown_by: The evidence for it in a program, for the table in the docs; empty for errors that
+            are not about the program that is trained.
+        can_be_ignored: Whether `ignore_findings` turns it off, since it may be intended.
+        happened: What was observed, with values, in one sentence.
+        items: Everything that it is about (variables by path, batches, names).
         expected: What would have been right.
         fix: What to change.
     """
@@ -50,7 +50,7 @@ def refuse(error: PerigeeError, ignored: Collection[str]) -> None:
     """Raise an error about a program, unless it can be ignored and is.
 
     Args:
-        error: Raised, but for within `keeping_refusals`.
+        error: Raised, except within `keeping_refusals`.
         ignored: The codes that the Step ignores.
     """
     if error.can_be_ignored and error.code in ignored:
@@ -64,7 +64,7 @@ def refuse(error: PerigeeError, ignored: Collection[str]) -> None:
 
 @contextmanager
 def keeping_refusals() -> Generator[list[PerigeeError]]:
-    """Yield a list for the errors that could be ignored: they let the step run on meanwhile."""
+    """Yield a list that collects errors that could be ignored, while the step continues."""
     kept: list[PerigeeError] = []
     token = _kept.set(kept)
     try:
@@ -74,7 +74,7 @@ def keeping_refusals() -> Generator[list[PerigeeError]]:
 
 
 class PerigeeWarning(UserWarning):
-    """Something is probably wrong; the same is on `History.findings`."""
+    """A suspected problem; it is also in `History.findings`."""
 
 
 def compose(

@@ -6,7 +6,7 @@ from perigee._errors._tree import PerigeeError
 
 
 class EmptyDataError(PerigeeError, ValueError):
-    """The data holds no batch at all."""
+    """The data holds no batch."""
 
     code = "PG301"
     shown_by = "a pass over the data"
@@ -17,13 +17,13 @@ class EmptyDataError(PerigeeError, ValueError):
             f"The data ({kind}) holds no batch.",
             expected="at least one batch a pass.",
             fix="check filters and paths; with `drop_remainder=True` the data must hold at least "
-            "one full batch; an iterator that was used up must be made again (pass the generator "
+            "one full batch; an exhausted iterator must be created again (pass the generator "
             "function instead).",
         )
 
 
 class DataEndedError(PerigeeError, ValueError):
-    """The data ended before the epochs or steps that were asked for, and cannot begin again."""
+    """The data ended before the requested epochs or steps, and cannot be restarted."""
 
     code = "PG302"
     shown_by = "a pass over the data"
@@ -31,10 +31,10 @@ class DataEndedError(PerigeeError, ValueError):
     def __init__(self, kind: str, drawn: int, wanted: str) -> None:
         self.kind, self.drawn, self.wanted = kind, drawn, wanted
         super().__init__(
-            f"The data ({kind}) ended after {drawn} batches; {wanted} were asked for.",
-            expected="data that can be passed over as often as needed.",
-            fix="pass the generator function instead of a generator that it made, or ask for no "
-            "more than there is.",
+            f"The data ({kind}) ended after {drawn} batches; {wanted} were requested.",
+            expected="data that can be iterated over as often as needed.",
+            fix="pass the generator function instead of a generator object, or request no more "
+            "than the data holds.",
         )
 
 
@@ -55,22 +55,22 @@ class BatchChangedError(PerigeeError, ValueError):
 
 
 class InfiniteDataError(PerigeeError, ValueError):
-    """Epochs were asked for on data that never ends."""
+    """Epochs were requested on infinite data."""
 
     code = "PG304"
-    shown_by = "the arguments, for data that says that it has no end"
+    shown_by = "the arguments, for data that declares itself infinite"
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         super().__init__(
-            f"The data ({kind}) never ends, so it has no epochs.",
+            f"The data ({kind}) is infinite, so it has no epochs.",
             expected="`steps_per_epoch`, or `steps` instead of `epochs`.",
             fix="pass `steps_per_epoch=...`, or drop `.repeat()` from the data.",
         )
 
 
 class DataTypeError(PerigeeError, TypeError):
-    """Data of a kind that Perigee does not take."""
+    """Data of a type that Perigee does not support."""
 
     code = "PG305"
     shown_by = "the data itself"
@@ -102,7 +102,7 @@ class ArrayLengthError(PerigeeError, ValueError):
 
 
 class PositionError(PerigeeError, ValueError):
-    """The data cannot stand at the position that was asked for."""
+    """The data cannot be moved to the requested position."""
 
     code = "PG307"
     shown_by = "the data itself, at the position"
@@ -110,7 +110,7 @@ class PositionError(PerigeeError, ValueError):
     def __init__(self, kind: str, passes: int, batches: int, why: str) -> None:
         self.kind, self.passes, self.batches, self.why = kind, passes, batches, why
         super().__init__(
-            f"The data ({kind}) cannot stand at batch {batches} of pass {passes}: {why}.",
+            f"The data ({kind}) cannot be moved to batch {batches} of pass {passes}: {why}.",
             expected="a position that this data has had, or can reach.",
             fix="use the same data, batch size and filters as when the position was saved, and a "
             "generator function instead of a generator that it made.",
@@ -121,7 +121,7 @@ class DataChangedError(PerigeeError, ValueError):
     """The data is not the one whose position was saved."""
 
     code = "PG308"
-    shown_by = "what was saved of the data, and the data"
+    shown_by = "the saved description of the data, and the data"
 
     def __init__(self, kind: str, differences: Sequence[str]) -> None:
         self.kind, self.differences = kind, tuple(differences)
@@ -134,7 +134,7 @@ class DataChangedError(PerigeeError, ValueError):
 
 
 class NotResumableError(PerigeeError, ValueError):
-    """The data cannot be brought back to a saved position at all."""
+    """The data cannot be restored to any saved position."""
 
     code = "PG309"
     shown_by = "the data itself"
@@ -142,18 +142,18 @@ class NotResumableError(PerigeeError, ValueError):
     def __init__(self, kind: str, why: str) -> None:
         self.kind, self.why = kind, why
         super().__init__(
-            f"The data ({kind}) cannot be brought back to where it was: {why}.",
-            expected="data that can begin again: arrays, a `tf.data.Dataset`, a "
+            f"The data ({kind}) cannot be restored to its saved position: {why}.",
+            expected="data that can be restarted: arrays, a `tf.data.Dataset`, a "
             "`keras.utils.PyDataset`, a list of batches, or a generator function.",
             fix="pass the generator function instead of a generator that it made.",
         )
 
 
 class DataStateError(PerigeeError, ValueError):
-    """What was saved is no position of data of this kind."""
+    """The saved value is not a position of data of this type."""
 
     code = "PG310"
-    shown_by = "what was saved"
+    shown_by = "the saved value"
 
     def __init__(self, kind: str, why: str) -> None:
         self.kind, self.why = kind, why

@@ -1,4 +1,4 @@
-"""Errors about devices that train together (PG7xx)."""
+"""Errors about training on several devices (PG7xx)."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from perigee._errors._tree import PerigeeError
 
 
 class DistributionChangedError(PerigeeError, ValueError):
-    """Variables lie elsewhere than on the devices of the distribution that is set.
+    """Variables are not on the devices of the current distribution.
 
-    A variable is laid out when it is made, as `keras.distribution` says at that moment. Models,
+    A variable is placed when it is created, by the distribution that is set at that moment. Models,
     optimizers and metrics made before `set_distribution` stay on one device; those made under
-    another distribution, or inside a `scope()` that has ended, lie on the devices of that one.
+    another distribution, or inside a `scope()` that has ended, are on the devices of that one.
     """
 
     code = "PG751"
@@ -29,12 +29,11 @@ class DistributionChangedError(PerigeeError, ValueError):
 
 
 class DistributionUnsupportedError(PerigeeError, NotImplementedError):
-    """A distribution is asked for that Keras does not carry out on this framework.
+    """A distribution was requested that Keras does not implement on this framework.
 
-    `keras.distribution` lays arrays over devices on JAX alone. On the other frameworks it can be
-    set, and then one device trains on everything without a word. On torch, Keras has no way for
-    several processes to reduce the gradients of one step either: each of them would train a model
-    of its own.
+    `keras.distribution` distributes arrays over devices on JAX alone. On the other frameworks it
+    can be set, and one device silently trains on everything. On torch, Keras cannot reduce the
+    gradients of a step over several processes either: each of them would train its own model.
     """
 
     code = "PG752"
@@ -42,7 +41,7 @@ class DistributionUnsupportedError(PerigeeError, NotImplementedError):
     def __init__(self, framework: str, found: str) -> None:
         self.framework, self.found = framework, found
         super().__init__(
-            f"{found}, which Keras does not carry out on {framework}.",
+            f"{found}, which Keras does not implement on {framework}.",
             expected="one device and one process of torch."
             if framework == "torch"
             else "no `keras.distribution`.",
@@ -57,9 +56,9 @@ class DistributionUnsupportedError(PerigeeError, NotImplementedError):
 
 
 class DistributionMissingError(PerigeeError, RuntimeError):
-    """Several processes are connected, and no distribution says what they share.
+    """Several processes are connected, but no distribution is set.
 
-    Each of them would train a model of its own, and write over the run of the others.
+    Each of them would train its own model, and overwrite the run of the others.
     """
 
     code = "PG753"
@@ -67,7 +66,7 @@ class DistributionMissingError(PerigeeError, RuntimeError):
     def __init__(self, processes: int) -> None:
         self.processes = processes
         super().__init__(
-            f"{processes} processes are connected, and no `keras.distribution` is set.",
+            f"{processes} processes are connected, but no `keras.distribution` is set.",
             expected="a distribution over the devices of all of them.",
             fix="call `keras.distribution.set_distribution(keras.distribution.DataParallel())` "
             "after `keras.distribution.initialize()` and before the first model is made.",
@@ -77,7 +76,7 @@ class DistributionMissingError(PerigeeError, RuntimeError):
 class SplitOverProcessesError(PerigeeError, NotImplementedError):
     """A variable is split over the devices of several processes.
 
-    No process can read it by itself, to save it or to put it back.
+    No single process can read it, to save or to restore it.
     """
 
     code = "PG754"

@@ -6,14 +6,14 @@ from perigee._errors._tree import PerigeeError
 
 
 class UnusedVariablesError(PerigeeError, ValueError):
-    """No gradient reached some of the variables that an optimizer was asked to update.
+    """No gradient reached some of the variables that an optimizer should update.
 
-    The loss does not depend on them, so an update would silently leave them as they are. Usual
+    The loss does not depend on them, so an update would silently leave them unchanged. Common
     causes: the forward pass ran outside the objective, so its result is a constant there; the loss
-    was computed from something else than the model's output; `argmax`, NumPy or an integer cast
+    was computed from something other than the model's output; `argmax`, NumPy or an integer cast
     cut the path; the variables belong to a part of the model that this loss does not use.
 
-    Filtering the missing gradients out, as many tutorials advise, hides the fault and builds the
+    Filtering out the missing gradients, as many tutorials advise, hides the problem and builds the
     optimizer on the wrong set of variables.
     """
 
@@ -28,7 +28,7 @@ class UnusedVariablesError(PerigeeError, ValueError):
             items=self.unused,
             expected="the objective depends on each variable that it is differentiated for.",
             fix="compute the loss from the output of the model call made inside the objective, "
-            "without argmax, NumPy or integer casts on the way, or pass `variables=` with only "
+            "without argmax, NumPy or integer casts in between, or pass `variables=` with only "
             "the ones that this optimizer trains.",
         )
 
@@ -36,7 +36,7 @@ class UnusedVariablesError(PerigeeError, ValueError):
 class UntrackedVariablesError(PerigeeError, ValueError):
     """The objective reads trainable variables that the Step does not hold.
 
-    They would be neither trained nor saved. The usual cause is a `tf.Variable` (or a
+    They would be neither trained nor saved. The common cause is a `tf.Variable` (or a
     `torch.nn.Parameter`) in a Keras 3 layer: Keras tracks only its own variables, so the layer
     seems complete and its weight never moves.
     """
@@ -61,16 +61,14 @@ class UntrackedVariablesError(PerigeeError, ValueError):
 
 
 class VariableMadeInStepError(PerigeeError, RuntimeError):
-    """The step creates variables each time it runs, so they never learn anything.
+    """The step creates variables each time it runs, so they are never trained.
 
     A layer, an optimizer, a metric or a variable that is made inside `train_step` is new in every
-    call (or in every compilation). It must be made once, in `__init__`, and held by the Step.
+    call (or in every compilation). Make it once, in `__init__`, and keep it on the Step.
     """
 
     code = "PG103"
-    shown_by = (
-        "variables that came into being while the step ran, and that nothing holds afterwards"
-    )
+    shown_by = "variables that were created while the step ran, and that nothing holds afterwards"
 
     def __init__(self, made: Sequence[str]) -> None:
         self.made = tuple(made)
@@ -87,12 +85,12 @@ class UnheldVariablesError(PerigeeError, ValueError):
 
     It updates an optimizer, a metric, a model or a variable that lives elsewhere: in a global, or
     inside an object that is neither a Step nor held by a layer or a loss. Such state is neither
-    reset nor saved nor put back after a validation, and on JAX the writes are lost without a word,
-    so that nothing learns.
+    reset nor saved nor restored after a validation, and on JAX the writes are silently lost, so
+    that nothing is trained.
 
     Variables inside layers and losses are found wherever they are kept: as attributes, in lists,
-    tuples and dicts, in dataclasses and in objects of classes of yours, also where Keras does not
-    list them, as it does not list the states of recurrent layers.
+    tuples and dicts, in dataclasses and in objects of your own classes, even where Keras does not
+    list them, such as the states of recurrent layers.
     """
 
     code = "PG111"
@@ -103,7 +101,7 @@ class UnheldVariablesError(PerigeeError, ValueError):
         super().__init__(
             f"The step writes {len(self.unheld)} variables that the Step does not hold:",
             items=self.unheld,
-            expected="what a step writes is held by the Step.",
+            expected="the Step holds every variable that the step writes.",
             fix="keep the optimizer, metric, model, seed generator or variable as an attribute of "
             "the Step (lists, dicts and other Steps held by it are searched too).",
         )
@@ -113,12 +111,13 @@ class SharedVariableError(PerigeeError, ValueError):
     """Two optimizers update the same variable in one step.
 
     Each keeps its own slots and count, and both move the variable, one after the other, from
-    gradients taken at different points. Published methods do so (an adversarial autoencoder trains
-    its encoder twice): then `ignore_findings = ("PG104",)` in the Step says that it is meant.
+    gradients taken at different points. Published methods do this (an adversarial autoencoder
+    trains its encoder twice): then declare that it is intended, by `ignore_findings = ("PG104",)`
+    in the Step.
     """
 
     code = "PG104"
-    shown_by = "two updates of one step that name the same variable. Published methods do so"
+    shown_by = "two updates of one step that name the same variable. Published methods do this"
     can_be_ignored = True
 
     def __init__(self, shared: Sequence[str], first: str, second: str) -> None:
@@ -127,7 +126,7 @@ class SharedVariableError(PerigeeError, ValueError):
             f"{len(self.shared)} variables are updated by both {first!r} and {second!r}:",
             items=self.shared,
             expected="each trainable variable belongs to exactly one optimizer of a step.",
-            fix="pass `variables=` so that the groups do not overlap; where both are meant, write "
+            fix="pass `variables=` so that the groups do not overlap; if both are intended, write "
             '`ignore_findings = ("PG104",)` in the Step.',
         )
 
@@ -140,7 +139,7 @@ class OptimizerSetError(PerigeeError, ValueError):
     """
 
     code = "PG105"
-    shown_by = "two updates of one step by one optimizer that name other variables"
+    shown_by = "two updates of one step by one optimizer, for different variables"
 
     def __init__(self, optimizer: str, first: Sequence[str], second: Sequence[str]) -> None:
         self.optimizer, self.first, self.second = optimizer, tuple(first), tuple(second)
@@ -154,9 +153,9 @@ class OptimizerSetError(PerigeeError, ValueError):
 
 
 class OptimizerVariablesError(PerigeeError, ValueError):
-    """An optimizer was built on other variables than it is now asked to update.
+    """An optimizer was built for other variables than it should now update.
 
-    It happens when a model has grown or been unfrozen after training began, or when an optimizer
+    This happens when a model has grown or been unfrozen after training began, or when an optimizer
     was first applied to a filtered list of gradients.
     """
 
@@ -169,12 +168,12 @@ class OptimizerVariablesError(PerigeeError, ValueError):
             f"{optimizer!r} was built without {len(self.unknown)} of the variables given to it:",
             items=self.unknown,
             expected="an optimizer updates the variables that it was built with.",
-            fix="make a new optimizer for the new phase and assign it to the Step.",
+            fix="create a new optimizer for the new phase and assign it to the Step.",
         )
 
 
 class VariablesArgumentError(PerigeeError, ValueError):
-    """`variables=` does not name variables, or was left out where that is ambiguous."""
+    """`variables=` does not name variables, or was omitted where that is ambiguous."""
 
     code = "PG107"
     shown_by = "the argument itself"
@@ -184,8 +183,8 @@ class VariablesArgumentError(PerigeeError, ValueError):
         super().__init__(
             f"The variables to differentiate for are not clear: {given}.",
             items=self.candidates,
-            expected="a model, a layer, or a list of built `keras.Variable`s; leaving it out "
-            "works for a Step that holds exactly one model.",
+            expected="a model, a layer, or a list of built `keras.Variable`s; it may be omitted "
+            "for a Step that holds exactly one model.",
             fix="pass `variables=self.model` (or the list of variables that this optimizer "
             "trains).",
         )
@@ -207,10 +206,10 @@ class GradientCountError(PerigeeError, ValueError):
 
 
 class OptimizerAccumulationError(PerigeeError, ValueError):
-    """An optimizer accumulates gradients by itself (`gradient_accumulation_steps`).
+    """An optimizer accumulates gradients itself (`gradient_accumulation_steps`).
 
-    Keras reads learning-rate schedules and averages weights once a micro-batch there, weighs
-    ragged micro-batches alike, and keeps what is left over for the next epoch.
+    Keras then advances learning-rate schedules and weight averages once per micro-batch, gives
+    micro-batches of different sizes equal weight, and carries a remainder over into the next epoch.
     """
 
     code = "PG109"
@@ -221,6 +220,6 @@ class OptimizerAccumulationError(PerigeeError, ValueError):
         super().__init__(
             f"{optimizer!r} has gradient_accumulation_steps={steps}, which counts micro-batches "
             "as updates.",
-            expected="schedules, averages and counters advance once an update.",
-            fix=f"leave it out of the optimizer and pass `accumulate={steps}` to `fit`.",
+            expected="schedules, averages and counters advance once per update.",
+            fix=f"remove it from the optimizer and pass `accumulate={steps}` to `fit`.",
         )

@@ -6,7 +6,7 @@ from perigee._errors._tree import PerigeeError
 
 
 class LossShapeError(PerigeeError, ValueError):
-    """An objective returned something that is neither a mean nor one value an example.
+    """An objective returned something that is neither a mean nor one value per example.
 
     A matrix of losses usually comes from labels of shape `(batch,)` and predictions of shape
     `(batch, 1)`, which broadcast to `(batch, batch)` in hand-written arithmetic.
@@ -20,7 +20,7 @@ class LossShapeError(PerigeeError, ValueError):
         super().__init__(
             f"The objective returned a loss of shape {self.shape}"
             + (f" for a batch of {batch}." if batch is not None else "."),
-            expected="a scalar (the mean over the batch), one value an example of shape "
+            expected="a scalar (the mean over the batch), one value per example of shape "
             "`(batch,)`, or `pg.mean(values, weights)`.",
             fix="average over the other axes, or use `pg.mean(values)`; where the shape is "
             "(batch, batch), give labels and predictions the same shape first.",
@@ -28,10 +28,10 @@ class LossShapeError(PerigeeError, ValueError):
 
 
 class LossTypeError(PerigeeError, TypeError):
-    """An objective returned a loss that cannot be differentiated: no tensor, or not floating."""
+    """An objective returned a loss that cannot be differentiated: not a floating tensor."""
 
     code = "PG202"
-    shown_by = "what the objective returned: no tensor, or none of floating numbers"
+    shown_by = "what the objective returned: not a tensor, or not a floating one"
 
     def __init__(self, given: str) -> None:
         self.given = given
@@ -43,14 +43,14 @@ class LossTypeError(PerigeeError, TypeError):
 
 
 class BroadcastError(PerigeeError, ValueError):
-    """Labels and predictions have shapes that broadcast, so every label meets wrong predictions.
+    """Labels are compared with the wrong predictions, since their shapes broadcast.
 
-    It is said of the losses of Keras that compare them element by element, by name, as functions
-    or as objects. What a loss of your own makes of labels of another shape is its own affair.
+    This is checked for Keras's losses that compare element by element, given by name, as functions
+    or as objects. A loss of your own may use labels of any shape.
     """
 
     code = "PG203"
-    shown_by = "shapes that broadcast, in a loss of Keras's that compares element by element"
+    shown_by = "shapes that broadcast, in a Keras loss that compares element by element"
     can_be_ignored = True
 
     def __init__(
@@ -62,21 +62,21 @@ class BroadcastError(PerigeeError, ValueError):
             f"{self.y_pred}, which broadcast.",
             expected="labels and predictions of the same shape.",
             fix="reshape one of them: `y[:, None]` gives labels a second axis, "
-            "`ops.squeeze(y_pred, -1)` takes it from the predictions.",
+            "`ops.squeeze(y_pred, -1)` removes it from the predictions.",
         )
 
 
 class LabelEncodingError(PerigeeError, ValueError):
-    """Integer class ids meet a loss for one-hot labels, or the reverse.
+    """A loss for one-hot labels was given integer class ids, or the reverse.
 
-    Or a loss for several classes meets predictions of a single one: their softmax is always 1, so
-    that the loss is 0 whatever the labels say.
+    Or a loss for several classes was given predictions of a single class: their softmax is always
+    1, so the loss is 0 whatever the labels are.
     """
 
     code = "PG204"
     shown_by = (
-        "the shape of labels for a crossentropy of Keras's, which refuses most of these "
-        "itself; or a single class, whose probability is always 1"
+        "the shape of labels for a Keras crossentropy, which itself rejects most of these; or a "
+        "single class, whose probability is always 1"
     )
     can_be_ignored = True
 
@@ -101,7 +101,7 @@ class LabelEncodingError(PerigeeError, ValueError):
             f"{loss} got labels of shape {self.y_true} for predictions of shape {self.y_pred}: "
             f"{what}.",
             expected="one-hot rows or probabilities for `CategoricalCrossentropy`, class ids for "
-            "`SparseCategoricalCrossentropy`, answers of 0 and 1 for `BinaryCrossentropy`.",
+            "`SparseCategoricalCrossentropy`, labels 0 and 1 for `BinaryCrossentropy`.",
             fix=f"use `{instead}`{', with a sigmoid' if instead[0] == 'B' else ''}, or {fix}.",
         )
 
@@ -109,45 +109,45 @@ class LabelEncodingError(PerigeeError, ValueError):
 class LabelRangeError(PerigeeError, ValueError):
     """A label lies outside the classes that the model predicts.
 
-    On the CPU some kernels raise, under XLA and on a GPU the loss becomes NaN or the label is
-    clamped, without a word.
+    On the CPU some kernels raise; under XLA and on a GPU the loss silently becomes NaN, or the
+    label is clamped.
     """
 
     code = "PG205"
-    shown_by = "a label in the batch for which a crossentropy of Keras's has no value"
+    shown_by = "a label in the batch for which a Keras crossentropy is not defined"
     can_be_ignored = True
 
     def __init__(self, loss: str, label: int | float, row: int, low: float, high: float) -> None:
         self.loss, self.label, self.row, self.low, self.high = loss, label, row, low, high
         super().__init__(
             f"{loss} got label {label} at row {row} of the batch.",
-            expected=f"labels from {low} to {high}, as the predictions have room for.",
+            expected=f"labels from {low} to {high}, the classes that are predicted.",
             fix="give the model one output for each class, or map the labels to that range.",
         )
 
 
 class LogitsError(PerigeeError, ValueError):
-    """A loss that wants probabilities gets scores, or the reverse.
+    """A loss that expects probabilities was given logits, or the reverse.
 
-    Training runs and the loss falls, to a floor that has nothing to do with the data. On TensorFlow
-    Keras finds the scores behind a softmax again where nothing lies between, and makes
-    probabilities of positive numbers on every framework: what it computes right is left alone.
+    Training runs and the loss falls, but to a floor unrelated to the data. On TensorFlow, Keras
+    recovers the logits from a softmax directly before the loss, and on every framework it
+    normalizes positive numbers to probabilities: what it computes correctly is not reported.
     """
 
     code = "PG206"
     shown_by = (
-        "predictions in the batch, and a value of a crossentropy of Keras's that is not the "
-        "one of what they say"
+        "predictions in the batch, and a value of a Keras crossentropy that differs from the "
+        "true one"
     )
     can_be_ignored = True
 
     def __init__(self, loss: str, from_logits: bool, low: float, high: float) -> None:
         self.loss, self.from_logits, self.low, self.high = loss, from_logits, low, high
-        seen = "probabilities (rows that sum to 1)" if from_logits else "scores"
+        seen = "probabilities (rows that sum to 1)" if from_logits else "logits"
         super().__init__(
             f"{loss}(from_logits={from_logits}) got {seen}, from {low:.3g} to {high:.3g}.",
-            expected="scores for `from_logits=True`, probabilities for `from_logits=False`.",
-            fix="drop the softmax, or pass from_logits=False."
+            expected="logits for `from_logits=True`, probabilities for `from_logits=False`.",
+            fix="remove the softmax, or pass from_logits=False."
             if from_logits
             else "pass from_logits=True, or end the model with a softmax or sigmoid.",
         )
@@ -157,7 +157,7 @@ class InnerLossError(PerigeeError, ValueError):
     """A gradient taken inside another objective, or for tensors, needs a scalar.
 
     A mean would make a gradient penalty too small by the batch size, a sum would make a loss too
-    large; only the author knows which is meant.
+    large; only the author knows which is intended.
     """
 
     code = "PG207"
@@ -173,10 +173,10 @@ class InnerLossError(PerigeeError, ValueError):
 
 
 class RegularizationTwiceError(PerigeeError, ValueError):
-    """The objective reads `model.losses` although they are added by themselves.
+    """The objective reads `model.losses`, which are also added automatically.
 
-    Weight penalties and `add_loss` terms of everything that an objective differentiates are added
-    once by `minimize` and `gradients`.
+    `minimize` and `gradients` add the weight penalties and `add_loss` terms of everything that an
+    objective differentiates, once.
     """
 
     code = "PG208"
@@ -186,15 +186,15 @@ class RegularizationTwiceError(PerigeeError, ValueError):
     def __init__(self, layer: str, terms: int) -> None:
         self.layer, self.terms = layer, terms
         super().__init__(
-            f"The objective reads the {terms} losses of {layer!r}, which are also added by "
-            "themselves.",
+            f"The objective reads the {terms} losses of {layer!r}, which are also added "
+            "automatically.",
             expected="regularization and `add_loss` terms counted once.",
-            fix="leave `model.losses` out of the objective, or pass `add_losses=False`.",
+            fix="remove `model.losses` from the objective, or pass `add_losses=False`.",
         )
 
 
 class AccumulationError(PerigeeError, ValueError):
-    """`accumulate` was asked for where it cannot equal the step on the large batch."""
+    """`accumulate` was requested for a step where it cannot equal the large batch."""
 
     code = "PG209"
     shown_by = "updates, losses and reads of the step that micro-batches cannot repeat"
@@ -203,7 +203,7 @@ class AccumulationError(PerigeeError, ValueError):
         self.why = why
         super().__init__(
             f"This step cannot be accumulated exactly: {why}.",
-            expected="an update that equals the one of the large batch.",
+            expected="an update that equals that of the large batch.",
             fix=fix,
         )
 
@@ -227,13 +227,13 @@ class PairingError(PerigeeError, ValueError):
     """The loss does not depend on which label belongs to which example.
 
     Rolling the labels by one row leaves the loss as it is, while changing their values does not:
-    each label is compared with every prediction. It happens when `(batch,)` labels and
+    each label is compared with every prediction. This happens when `(batch,)` labels and
     `(batch, 1)` predictions broadcast to `(batch, batch)` in hand-written arithmetic.
     """
 
     code = "PG211"
     shown_by = (
-        "a loss that stays the same when labels change places, with two sets of weights, and "
+        "a loss that does not change when labels are rolled, with two sets of weights, but "
         "changes with their values"
     )
     can_be_ignored = True

@@ -1,4 +1,4 @@
-"""Errors for want of memory: each framework has its own, and none says what needs less."""
+"""Out-of-memory errors: each framework has its own, and none says what needs less memory."""
 
 _SIGNS = ("out of memory", "oom when allocating", "can't allocate memory", "resource_exhausted")
 _ADVICE = (
@@ -9,7 +9,7 @@ _ADVICE = (
 
 
 def advise_on_memory(error: BaseException) -> None:
-    """Add to an error what needs less memory, once, where that ran out; others stay as they are."""
+    """Add advice to an out-of-memory error, once; other errors stay as they are."""
     text = str(error).lower()
     ran_out = isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)
     if ran_out and _ADVICE not in getattr(error, "__notes__", ()):

@@ -8,7 +8,7 @@ from perigee._errors._tree import PerigeeError
 class StrategyError(PerigeeError, NotImplementedError):
     """The Step was made under a strategy on which training would not be exact.
 
-    `docs/distribution.md` says which strategies were tried, and what was measured.
+    `docs/distribution.md` lists the strategies that were tested, with measurements.
     """
 
     code = "PG450"
@@ -24,28 +24,28 @@ class StrategyError(PerigeeError, NotImplementedError):
 
 
 class ReplicasError(PerigeeError, ValueError):
-    """On several replicas, the step would not do what it does on one device.
+    """On several replicas, the step would differ from the step on one device.
 
-    Each replica runs the step on a share of the batch, and Perigee puts together what is a mean
-    over examples, or a pair of a sum and a count. What cannot be put together is refused.
+    Each replica runs the step on a share of the batch, and Perigee combines means over examples,
+    and pairs of a sum and a count. A value that cannot be combined is refused.
     """
 
     code = "PG451"
-    shown_by = "what the step did on one batch, and on its halves"
+    shown_by = "the results of the step on one batch, and on its halves"
 
     def __init__(self, reason: str, fix: str) -> None:
         self.reason, self.fix_ = reason, fix
         super().__init__(
             f"The step cannot be exact on several replicas: {reason}.",
-            expected="the update and the values of one device that has the whole batch.",
+            expected="the update and the values of one device with the whole batch.",
             fix=fix,
         )
 
 
 class ScopeError(PerigeeError, ValueError):
-    """The Step, and what it holds, were made under different strategies.
+    """The Step and its variables were made under different strategies.
 
-    A variable that was made outside the scope has one copy, which all replicas would change.
+    A variable that was made outside the scope has one copy, which all replicas would write.
     """
 
     code = "PG452"
@@ -63,9 +63,9 @@ class ScopeError(PerigeeError, ValueError):
 
 
 class WorkerLostError(PerigeeError, ConnectionError):
-    """Another process of the training has ended, or cannot be reached any more.
+    """Another process of the training has ended, or is no longer reachable.
 
-    Steps need all processes, so the training ends in each of them. With a run it goes on from its
+    Steps need all processes, so the training ends in each of them. With a run it resumes from its
     newest checkpoint when all are started again with the same command.
     """
 
@@ -76,15 +76,15 @@ class WorkerLostError(PerigeeError, ConnectionError):
         super().__init__(
             f"Process {process} of {processes} has lost another one: {said}",
             expected="all processes run until the training ends in all of them.",
-            fix="look at the log of the one that ended first, and start all of them again.",
+            fix="read the log of the process that ended first, and restart all of them.",
         )
 
 
 class WorkersApartError(PerigeeError, ValueError):
-    """The processes of one training have begun it differently.
+    """The processes of one training were started differently.
 
-    All of them must run the same program on the same data in the same order, and see the same
-    run directory: each trains on its share of every batch.
+    All of them must run the same program on the same data in the same order, and use the same run
+    directory: each trains on its share of every batch.
     """
 
     code = "PG454"
@@ -92,9 +92,9 @@ class WorkersApartError(PerigeeError, ValueError):
     def __init__(self, differences: Sequence[str]) -> None:
         self.differences = tuple(differences)
         super().__init__(
-            f"The processes of the training differ in {len(self.differences)} things:",
+            f"The processes of the training differ in {len(self.differences)} items:",
             items=self.differences,
-            expected="the same in each of them.",
+            expected="the same values in all processes.",
             fix="seed what is random (`keras.utils.set_random_seed`, a `seed` for shuffles), and "
-            "let all of them see the same files.",
+            "give all of them the same files.",
         )

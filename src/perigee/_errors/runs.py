@@ -7,29 +7,30 @@ from perigee._errors._tree import PerigeeError
 
 
 class RunExistsError(PerigeeError, FileExistsError):
-    """The run directory holds a run already."""
+    """The run directory already holds a run."""
 
     code = "PG501"
 
     def __init__(self, path: str, found: str) -> None:
         self.path, self.found = path, found
         super().__init__(
-            f"{path} holds a run already ({found}).",
+            f"{path} already holds a run ({found}).",
             expected="an empty or new directory: a run is never overwritten.",
             fix="choose another path, or move the old run away.",
         )
 
 
 class StateMismatchError(PerigeeError, ValueError):
-    """A stored state and the Step that is to take it differ, so that nothing was loaded.
+    """A stored state does not match the Step, so nothing was loaded.
 
-    Variables are known by the attribute path of their owner, their place among its variables and
-    their name. Renamed attributes, other layers or optimizers, and layers and optimizers that are
-    not built yet make a difference. So do a value of another shape or of another family (float,
-    integer, boolean), an integer that the variable cannot hold, and a float that would be rounded.
+    A variable is identified by the attribute path of its owner, its index among the owner's
+    variables and its name. So renamed attributes, other layers or optimizers, and layers and
+    optimizers that are not built yet do not match. Neither does a value of another shape or another
+    kind of dtype (float, integer, boolean), an integer that the variable cannot hold, or a float
+    that would be rounded.
 
     To load the part that matches on purpose, such as the trunk of a model under a new head, pass
-    `strict=False`: what was left out is returned then.
+    `strict=False`, which returns what was skipped.
     """
 
     code = "PG520"
@@ -45,7 +46,7 @@ class StateMismatchError(PerigeeError, ValueError):
             f"{len(different)} do not fit",
         )
         super().__init__(
-            f"The stored state is not of this Step: {', '.join(counts)}.",
+            f"The stored state does not match this Step: {', '.join(counts)}.",
             items=[
                 *(f"{path}: {why}" for path, why in different.items()),
                 *(f"{path}: not stored" for path in missing),
@@ -58,11 +59,11 @@ class StateMismatchError(PerigeeError, ValueError):
 
 
 class DamagedCheckpointError(PerigeeError, ValueError):
-    """A file of a checkpoint is not what was written.
+    """A file of a checkpoint is damaged.
 
-    Every file is compared with the size and the checksum in `manifest.json`, and that file with a
-    checksum of itself. What is asked for next is the checkpoint before: damaged ones are named and
-    passed over, and only one that is asked for by its number raises this.
+    Every file is compared with the size and the checksum in `manifest.json`, and that file with its
+    own checksum. Damaged checkpoints are named and skipped, and the one before is used; only a
+    checkpoint requested by its number raises this.
     """
 
     code = "PG521"
@@ -72,15 +73,15 @@ class DamagedCheckpointError(PerigeeError, ValueError):
         super().__init__(
             f"{file} in {path} cannot be used: {reason}.",
             expected="the file that was saved.",
-            fix="take another checkpoint, or put the file back from a copy.",
+            fix="use another checkpoint, or restore the file from a copy.",
         )
 
 
 class NoCheckpointError(PerigeeError, FileNotFoundError):
-    """There is no checkpoint as it was asked for, or none that is intact.
+    """The requested checkpoint does not exist, or none is intact.
 
-    Training does not begin anew by itself where there are only damaged checkpoints: what was
-    trained may still be saved from them.
+    Training does not restart automatically where all checkpoints are damaged: something may still
+    be recovered from them.
     """
 
     code = "PG522"
@@ -96,21 +97,21 @@ class NoCheckpointError(PerigeeError, FileNotFoundError):
         self.steps, self.damaged = tuple(steps), tuple(damaged)
         there = ", ".join(str(step) for step in steps) or "none"
         super().__init__(
-            f"{path} has no intact checkpoint for {which!r} (steps there: {there}).",
+            f"{path} has no intact checkpoint for {which!r} (available steps: {there}).",
             items=[f"{error.path}/{error.file}: {error.reason}" for error in damaged],
-            expected="at least one checkpoint that is what was saved.",
-            fix="put the damaged files back from a copy, ask for another one, or move the "
-            "directory away to begin anew."
+            expected="at least one intact checkpoint.",
+            fix="restore the damaged files from a copy, request another checkpoint, or move the "
+            "directory away to start over."
             if damaged
-            else "ask for one that is there, or check the path.",
+            else "request a step that is available, or check the path.",
         )
 
 
 class CheckpointSaveError(PerigeeError, OSError):
     """A checkpoint could not be written.
 
-    What was written of it has been removed, and all checkpoints before it are as they were: an old
-    one is removed only after a new one is in its place.
+    The partial checkpoint has been removed, and all earlier checkpoints are unchanged: an old one
+    is removed only after a new one is complete.
     """
 
     code = "PG523"
@@ -120,7 +121,7 @@ class CheckpointSaveError(PerigeeError, OSError):
         self.reason = error.strerror or str(error)
         super().__init__(
             f"{path} ({size_bytes / 1e6:,.1f} MB) could not be written: {self.reason}.",
-            expected="a directory that can be written to, with room for one checkpoint more than "
+            expected="a directory that can be written to, with room for one more checkpoint than "
             "are kept.",
             fix="free space there or keep fewer checkpoints."
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -132,10 +133,10 @@ class CheckpointSaveError(PerigeeError, OSError):
 class RunInUseError(PerigeeError, BlockingIOError):
     """Another process is writing to the run directory.
 
-    Two processes in one run would overwrite each other's checkpoints. The lock goes with the
-    process that holds it, also when it is killed. Only on a file system without locks is a process
-    of another machine taken for a living one, as nothing tells from here; if it has ended, delete
-    the lock file.
+    Two processes in one run would overwrite each other's checkpoints. The lock is released when the
+    process that holds it ends, even if it is killed. Only on a file system without locks, a process
+    on another machine is assumed to be running, since that cannot be checked from here; if it has
+    ended, delete the lock file.
     """
 
     code = "PG524"
@@ -152,11 +153,11 @@ class RunInUseError(PerigeeError, BlockingIOError):
 
 
 class CheckpointContentError(PerigeeError, TypeError):
-    """Something is to be saved that a checkpoint does not hold.
+    """A checkpoint cannot hold a value that was to be saved.
 
-    A checkpoint holds no objects and no code, so that nothing is executed when it is loaded:
-    strings, numbers, booleans, `None` and NumPy arrays of numbers, in dicts with strings as keys
-    and in lists, 64 levels deep at most.
+    A checkpoint holds no objects and no code, so that nothing is executed when it is loaded. It
+    holds strings, numbers, booleans, `None` and NumPy arrays of numbers, in dicts with strings as
+    keys and in lists, nested at most 64 levels deep.
     """
 
     code = "PG525"
@@ -164,18 +165,18 @@ class CheckpointContentError(PerigeeError, TypeError):
     def __init__(self, path: str, found: str) -> None:
         self.path, self.found = path, found
         super().__init__(
-            f"{path} {found}, which a checkpoint does not hold.",
+            f"{path} {found}, which a checkpoint cannot hold.",
             expected="strings, numbers, booleans, `None` and arrays of numbers, in dicts whose "
             "keys are strings without a leading `$`, and in lists.",
-            fix="save the numbers from which it can be made again.",
+            fix="save the numbers from which it can be rebuilt.",
         )
 
 
 class CheckpointVersionError(PerigeeError, ValueError):
-    """A checkpoint was written by a later version of Perigee, in a format that this one lacks.
+    """A checkpoint was written by a later version of Perigee, in a format unknown to this one.
 
-    It is not passed over for an older checkpoint like a damaged one: it is whole, and training
-    would fall back without need.
+    It is not skipped for an older checkpoint, as a damaged one is: it is intact, and training would
+    lose progress needlessly.
     """
 
     code = "PG526"
@@ -190,9 +191,9 @@ class CheckpointVersionError(PerigeeError, ValueError):
 
 
 class RandomStateError(PerigeeError, ValueError):
-    """The state of a random generator cannot be saved, or what was saved is no such state.
+    """The state of a random generator cannot be saved, or the saved value is not such a state.
 
-    NumPy's global generator can be exchanged for one of another kind; only its own, the Mersenne
+    NumPy's global generator can be replaced by one of another kind; only the default, the Mersenne
     Twister, is saved.
     """
 
@@ -203,17 +204,17 @@ class RandomStateError(PerigeeError, ValueError):
         super().__init__(
             f"The state of {generator} is {reason}.",
             expected="the state that the generator had when it was saved.",
-            fix="leave NumPy's global generator as it is, and take another checkpoint if this one "
+            fix="keep NumPy's default global generator, and use another checkpoint if this one "
             "was changed.",
         )
 
 
 class LogShortError(PerigeeError, ValueError):
-    """A file that a run writes to holds less than it did when the checkpoint was taken.
+    """A log file of a run is shorter than it was when the checkpoint was saved.
 
-    A run that resumes goes on after what the file held then, and cuts off what lies beyond, so
-    that nothing is missing in it and nothing stands in it twice. With a file that was cut, or
-    replaced by another one, neither can be kept.
+    A resumed run truncates the file to its length at the checkpoint and appends to it, so that
+    nothing is missing and nothing is written twice. A file that was shortened or replaced makes
+    this impossible.
     """
 
     code = "PG540"
@@ -223,14 +224,14 @@ class LogShortError(PerigeeError, ValueError):
         super().__init__(
             f"{path} holds {found}.",
             expected=f"at least the {needed} that it held at the checkpoint.",
-            fix="put the file back from a copy, or delete it to go on without what it held.",
+            fix="restore the file from a copy, or delete it to continue without its contents.",
         )
 
 
 class LogExistsError(PerigeeError, FileExistsError):
-    """A file that a new run is to write holds something already.
+    """A log file of a new run already exists and is not empty.
 
-    Only a run that resumes writes to a file that is there.
+    Only a resumed run appends to an existing file.
     """
 
     code = "PG541"
@@ -238,17 +239,17 @@ class LogExistsError(PerigeeError, FileExistsError):
     def __init__(self, path: str) -> None:
         self.path = path
         super().__init__(
-            f"{path} holds something that this run did not write.",
-            expected="a path where nothing is yet, or an empty file.",
+            f"{path} holds data that this run did not write.",
+            expected="a path that does not exist yet, or an empty file.",
             fix="choose another path, or move the old file away.",
         )
 
 
 class WriterError(PerigeeError, OSError):
-    """A writer could not write, and was told to end the training then.
+    """A writer failed, and `strict=True` makes this end the training.
 
-    Left to itself, training goes on without it: the records wait in memory until the writer can
-    write again, and those that never could be written are counted in `run.json`.
+    By default, training continues without it: the records wait in memory until the writer can write
+    again, and those that could never be written are counted in `run.json`.
     """
 
     code = "PG542"
@@ -258,12 +259,13 @@ class WriterError(PerigeeError, OSError):
         super().__init__(
             f"The writer {name!r} failed after step {step}: {reason}.",
             expected="every record to be written, since its writers are strict.",
-            fix="make room, or the place writable, and resume; or let training go on without it.",
+            fix="free space, or make the path writable, and resume; or pass `strict=False` to "
+            "continue without it.",
         )
 
 
 class MissingPackageError(PerigeeError, ImportError):
-    """A package that is needed for what was asked is not installed."""
+    """A required package is not installed."""
 
     code = "PG543"
 
@@ -277,9 +279,9 @@ class MissingPackageError(PerigeeError, ImportError):
 
 
 class RunFileError(PerigeeError, ValueError):
-    """The `run.json` of a run that is to be taken up cannot be read.
+    """The `run.json` of a run that is to be resumed cannot be read.
 
-    It is only ever replaced as a whole, so that no crash of a run leaves it damaged.
+    The file is always replaced as a whole, so a crash of the run does not damage it.
     """
 
     code = "PG544"
@@ -289,14 +291,14 @@ class RunFileError(PerigeeError, ValueError):
         super().__init__(
             f"{path} cannot be read: {reason}.",
             expected="the file that the run wrote.",
-            fix="put it back from a copy, or use the version of Perigee that wrote it.",
+            fix="restore it from a copy, or use the version of Perigee that wrote it.",
         )
 
 
 class NoRunError(PerigeeError, FileNotFoundError):
-    """There is no run in a directory of which one is to be shown.
+    """The directory holds no run.
 
-    Each run keeps a `run.json`; the directory above several runs has none of its own.
+    Each run keeps a `run.json`; a directory that contains several runs has none itself.
     """
 
     code = "PG548"
@@ -312,10 +314,10 @@ class NoRunError(PerigeeError, FileNotFoundError):
 
 
 class RunArgumentError(PerigeeError, ValueError):
-    """A run is to go on with another value of an argument that decides its numbers.
+    """A run cannot be resumed with another value of an argument that determines its results.
 
-    The seed and the way in which the step runs were chosen when the run was made, and stand in its
-    checkpoints. A run that went on with others would be neither of the two trainings.
+    The seed and the execution mode were chosen when the run was created, and are stored in its
+    checkpoints. A run resumed with others would equal neither of the two trainings.
     """
 
     code = "PG545"
@@ -323,16 +325,16 @@ class RunArgumentError(PerigeeError, ValueError):
     def __init__(self, path: str, name: str, saved: str, given: str) -> None:
         self.path, self.name, self.saved, self.given = path, name, saved, given
         super().__init__(
-            f"{path} was trained with {name}={saved}, and is to go on with {name}={given}.",
-            expected="the value that the run was made with.",
-            fix=f"leave `{name}` out, pass {saved}, or start a new run.",
+            f"{path} was trained with {name}={saved}, and cannot be resumed with {name}={given}.",
+            expected="the value that the run was created with.",
+            fix=f"omit `{name}`, pass {saved}, or start a new run.",
         )
 
 
 class StepAheadError(PerigeeError, ValueError):
-    """The Step was trained further than the checkpoint from which the run is to go on.
+    """The Step was trained further than the checkpoint from which the run would resume.
 
-    Its updates since then would be overwritten. This happens where a training ended with an error
+    Its updates since then would be overwritten. This happens when a training ended with an error
     after its last save, and the same Step is passed again.
     """
 
@@ -344,16 +346,16 @@ class StepAheadError(PerigeeError, ValueError):
             f"{optimizer} of the Step has made {updates} updates, and {path} was saved after "
             f"{saved}.",
             expected="a Step that is new, or as it was saved.",
-            fix="make the Step anew; or load the checkpoint on purpose before, by "
+            fix="create a new Step; or load the checkpoint explicitly first, with "
             "`pg.Run(path).restore(step)`.",
         )
 
 
 class LoopError(PerigeeError, RuntimeError):
-    """A prepared Step is not driven in the order that makes it resumable.
+    """The methods of a prepared Step were called in an order that cannot be resumed.
 
-    Its methods are called within a `with` block. With a run, `goes_on` begins each turn of the
-    loop: it is there that the state is saved, so that a resumed loop begins a whole turn.
+    They are called within a `with` block. With a run, each iteration of the loop begins with
+    `goes_on`: the state is saved there, so that a resumed loop begins with a whole iteration.
     """
 
     code = "PG547"
@@ -369,7 +371,7 @@ class LoopError(PerigeeError, RuntimeError):
 
 
 class ArgumentError(PerigeeError, ValueError):
-    """An argument has a value that makes no sense, alone or with another one."""
+    """An argument has an invalid value, alone or together with another argument."""
 
     code = "PG601"
 
@@ -388,5 +390,5 @@ class UnknownArgumentError(PerigeeError, TypeError):
         super().__init__(
             f"`{function}` has no argument {name!r}.",
             expected=f"one of {', '.join(known)}.",
-            fix=meant or "leave it out.",
+            fix=meant or "omit it.",
         )

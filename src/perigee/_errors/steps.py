@@ -1,4 +1,4 @@
-"""Errors about what a Step is and what its methods return (PG4xx)."""
+"""Errors about Steps and what their methods return (PG4xx)."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from perigee._errors._tree import PerigeeError
 
 
 class MissingMethodError(PerigeeError, NotImplementedError):
-    """The Step has no method of the kind that was asked to run."""
+    """The Step lacks the method that was to run."""
 
     code = "PG401"
     shown_by = "the class of the Step: it has no such method"
@@ -21,7 +21,7 @@ class MissingMethodError(PerigeeError, NotImplementedError):
 
 
 class StepReturnError(PerigeeError, TypeError):
-    """A step returned something else than a dict of scalars to log."""
+    """A step returned something other than a dict of scalars to log."""
 
     code = "PG402"
     shown_by = "what the step returned"
@@ -30,13 +30,13 @@ class StepReturnError(PerigeeError, TypeError):
         self.method, self.given, self.suggestion = method, given, suggestion
         super().__init__(
             f"`{method}` returned {given}.",
-            expected="a flat dict from names to scalars, or to one value an example.",
+            expected="a flat dict from names to scalars, or to one value per example.",
             fix=f"end it with `return {suggestion}`.",
         )
 
 
 class LogValueError(PerigeeError, TypeError):
-    """A value to log is no scalar, no vector of one value an example, and no Average."""
+    """A value to log is not a scalar, a vector with one value per example, or an Average."""
 
     code = "PG403"
     shown_by = "what the step returned"
@@ -47,15 +47,15 @@ class LogValueError(PerigeeError, TypeError):
             f"`{method}` returned {given} under {name!r}.",
             expected="a number: a scalar (the batch's mean), a vector `(batch,)`, or "
             "`pg.mean(values, weights)`.",
-            fix="average it over all axes but the first, or leave it out of the dict.",
+            fix="average it over all axes but the first, or remove it from the dict.",
         )
 
 
 class SampleError(PerigeeError, TypeError):
-    """What is to be logged by `pg.sample` is neither images nor ids of tokens.
+    """`pg.sample` was given neither images nor token ids.
 
-    A step is compiled, so it sees tensors and no text: a string made in its Python code would be
-    that of the first batch for ever. Ids become text on the host, by `decode`.
+    A step is compiled, so it sees tensors and no text: a string made in its Python code would
+    always be that of the first batch. Ids are converted to text on the host, by `decode`.
     """
 
     code = "PG413"
@@ -69,14 +69,14 @@ class SampleError(PerigeeError, TypeError):
             "with a batch axis in front, with 1, 3 or 4 channels; or `text`, integers `(length,)` "
             "or `(batch, length)`.",
             fix="`pg.sample(image=images)`, with the channels last; or "
-            "`pg.sample(text=ids, decode=...)`, where `decode` makes a string of ids.",
+            "`pg.sample(text=ids, decode=...)`, where `decode` converts ids to a string.",
         )
 
 
 class LogNameError(PerigeeError, ValueError):
     """A returned value has the name of a metric that the step updates.
 
-    Both would be logged under one name; Keras's `fit` drops one of them without a word.
+    Both would be logged under one name; Keras's `fit` silently drops one of them.
     """
 
     code = "PG404"
@@ -87,14 +87,14 @@ class LogNameError(PerigeeError, ValueError):
         super().__init__(
             f"`{method}` returns a value named {name!r}, and updates the metric {metric!r} of "
             "that name.",
-            expected="each name is logged from one place.",
-            fix=f"leave {name!r} out of the returned dict (updated metrics are logged by "
-            "themselves), or rename one of them.",
+            expected="each logged name has one source.",
+            fix=f"remove {name!r} from the returned dict (updated metrics are logged "
+            "automatically), or rename one of them.",
         )
 
 
 class ForeignKerasError(PerigeeError, TypeError):
-    """A Keras 2 object (`tf_keras`) stands in a Keras 3 Step."""
+    """A Keras 3 Step holds a Keras 2 object (`tf_keras`)."""
 
     code = "PG405"
     shown_by = "an object of `tf_keras` that the Step holds"
@@ -112,8 +112,8 @@ class ForeignKerasError(PerigeeError, TypeError):
 class KeptTensorError(PerigeeError, TypeError):
     """The step keeps tensors as attributes of the Step.
 
-    A compiled step runs its Python code once, so the attribute would hold a placeholder of that
-    one run: never a value, and an error wherever it is used.
+    A compiled step runs its Python code once, so the attribute would hold a symbolic tensor of that
+    trace: it never has a value, and using it is an error.
     """
 
     code = "PG410"
@@ -124,7 +124,7 @@ class KeptTensorError(PerigeeError, TypeError):
         super().__init__(
             f"The step keeps {len(self.paths)} tensors as attributes:",
             items=self.paths,
-            expected="tensors leave a step through what it returns, and state lives in variables.",
+            expected="a step returns tensors, and keeps state in variables.",
             fix="return the value, or hold a `keras.Variable(..., trainable=False)` made in "
             "`__init__` and `assign` to it.",
         )
@@ -157,7 +157,7 @@ class OutputsError(PerigeeError, ValueError):
         self.what, self.given, self.outputs = what, tuple(given), tuple(outputs)
         super().__init__(
             f"{what} is given for {list(self.given)}, and the outputs are {list(self.outputs)}.",
-            expected="one entry for each output, by name or in order; `None` leaves one out.",
+            expected="one entry for each output, by name or in order; `None` skips one.",
             fix=f"match {what} to the outputs of the model.",
         )
 
@@ -165,8 +165,8 @@ class OutputsError(PerigeeError, ValueError):
 class NonFiniteError(PerigeeError, FloatingPointError):
     """A value that a step returned became NaN or infinite.
 
-    Where the data can be drawn again, the steps before are run again, and the message names the
-    data, the layer or the gradients in which it began (see PG701).
+    If the data can be replayed, the steps before it are run again, and the message names the data,
+    the layer or the gradients where it began (see PG701).
     """
 
     code = "PG408"
@@ -184,31 +184,29 @@ class NonFiniteError(PerigeeError, FloatingPointError):
         super().__init__(
             f"{name!r} was {value} at step {step}." if origin is None else origin,
             expected="finite values.",
-            fix=(
-                mend or "lower the learning rate, clip the gradients, or look for NaN in the data."
-            )
-            + ' Or pass `nonfinite="stop"`, which ends the training there without an error.',
+            fix=(mend or "lower the learning rate, clip the gradients, or check the data for NaN.")
+            + ' Or pass `nonfinite="stop"`, which ends the training at that step without an error.',
         )
 
 
 class ModelCopyError(PerigeeError, ValueError):
     """A model has no exact copy.
 
-    A copy is made anew from the model's config and then gets its weights. That needs a class whose
-    `get_config` gives everything that `__init__` takes, a `from_config` that makes new layers, and
-    a `build` that makes every weight. Keras refuses `Lambda` layers around Python lambdas.
+    A copy is created from the model's config and then given its weights. That needs a class whose
+    `get_config` returns everything that `__init__` takes, a `from_config` that makes new layers,
+    and a `build` that makes every weight. Keras rejects `Lambda` layers around Python lambdas.
     """
 
     code = "PG409"
-    shown_by = "Keras's own refusal, or a copy that has other weights"
+    shown_by = "an error of Keras's, or a copy that has other weights"
 
     def __init__(self, model: str, why: str) -> None:
         self.model, self.why = model, why
         super().__init__(
             f"{model} cannot be copied: {why}.",
-            expected="a built model that Keras can make anew from its config.",
-            fix="build it first, write `get_config`, or make the second model by the code that "
-            "made the first and copy with `second.set_weights(first.get_weights())`.",
+            expected="a built model that Keras can recreate from its config.",
+            fix="build it first, write `get_config`, or create the second model by the same code "
+            "as the first and copy with `second.set_weights(first.get_weights())`.",
         )
 
 
@@ -223,7 +221,7 @@ class LossNotScaledError(PerigeeError, ValueError):
     code = "PG411"
     shown_by = (
         "an optimizer that divides by a loss scale, and no call of its `scale_loss`. The step "
-        "may scale by itself"
+        "may do its own scaling"
     )
     can_be_ignored = True
 
@@ -239,21 +237,21 @@ class LossNotScaledError(PerigeeError, ValueError):
 
 
 class FrozenSinceBuiltError(PerigeeError, ValueError):
-    """Other variables are trainable than when the optimizer of a model was built.
+    """The trainable variables of a model changed after its optimizer was built.
 
-    On JAX a model's step hands all trainable variables to the optimizer, which takes just those
-    that it was built for. Keras's `fit` goes on with the program that it compiled before, as if
+    On JAX a model's step passes all trainable variables to the optimizer, which accepts only those
+    that it was built for. Keras's `fit` keeps using the function that it compiled before, as if
     nothing had been frozen.
     """
 
     code = "PG412"
-    shown_by = "the optimizer's own refusal"
+    shown_by = "an error of the optimizer's"
 
     def __init__(self, trainable: int) -> None:
         self.trainable = trainable
         super().__init__(
             f"The model has {trainable} trainable variables, and its optimizer was built for "
-            "others.",
-            expected="a model that is compiled after its layers were frozen or thawed.",
+            "different ones.",
+            expected="a model that is compiled after its layers were frozen or unfrozen.",
             fix="call `model.compile(...)` again, with a new optimizer.",
         )

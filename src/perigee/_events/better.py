@@ -1,4 +1,4 @@
-"""Which of two logged values is the better one, as far as their name tells."""
+"""Which of two logged values is better, derived from their name."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ _BETTER_HIGH = {"acc", "accuracy", "auc", "f1", "iou", "precision", "r2", "recal
 
 
 def better_mode(name: str) -> Mode | None:
-    """Tell whether low (`"min"`) or high values are better; `None` where the name does not."""
+    """Return whether low (`"min"`) or high values are better; `None` if the name does not say."""
     words = set(name.split("_"))
     is_low, is_high = bool(words & _BETTER_LOW), bool(words & _BETTER_HIGH)
     return None if is_low == is_high else "min" if is_low else "max"

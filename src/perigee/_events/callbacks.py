@@ -25,7 +25,7 @@ class KerasCallbacks:
     """A list of Keras callbacks; see `perigee._events.protocols.Callbacks`."""
 
     def __init__(self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any]) -> None:
-        # `KerasStep` shows its model itself.
+        # `KerasStep` provides its model itself.
         self._model: Any = getattr(step, "seen_by_callbacks", None) or _Facade(step)
         self._callbacks = list(callbacks)
         self._list = keras.callbacks.CallbackList(list(callbacks), model=self._model, **params)
@@ -69,10 +69,10 @@ class KerasCallbacks:
         self._list.on_train_end(dict(logs))
 
     def state(self) -> list[Any]:
-        """Return the attributes of each callback that are plain values or arrays of them.
+        """Return the attributes of each callback that are plain values or arrays.
 
-        So the counters and best values of Keras's own callbacks are kept, and those that users
-        write in the same way. What else a callback holds (a file, a model) begins anew.
+        This keeps the counters and best values of Keras's own callbacks, and of users' callbacks
+        written in the same way. Anything else that a callback holds (a file, a model) is reset.
         """
         return [[type(c).__qualname__, _plain_attributes(c)] for c in self._callbacks]
 
@@ -86,7 +86,8 @@ class KerasCallbacks:
                 continue
             attributes = dict(attributes)
             if getattr(callback, "monitor_op", 0) is None and "monitor_op" not in attributes:
-                # Keras chooses it at the first epoch's end, and turns the sign of this one then.
+                # Keras chooses it at the end of the first epoch, and then flips the sign of this
+                # one.
                 attributes.pop("min_delta", None)
             vars(callback).update(attributes)
 
@@ -108,7 +109,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _overrides(callback: Any, names: Sequence[str]) -> bool:
-    """Tell whether a callback has hooks of its own, on its class or set on the instance."""
+    """Return whether a callback overrides methods, on its class or on the instance."""
     for name in names:
         own = getattr(callback, name)
         if getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, name):
@@ -117,9 +118,9 @@ def _overrides(callback: Any, names: Sequence[str]) -> bool:
 
 
 class _Facade:
-    """What callbacks see as their model: the parts of a `keras.Model` that a Step has.
+    """The model that callbacks see: the parts of a `keras.Model` that a Step has.
 
-    What it does not have itself is looked up on the only model of the Step.
+    Other attributes are looked up on the only model of the Step.
     """
 
     def __init__(self, step: Step) -> None:
@@ -136,8 +137,8 @@ class _Facade:
         raise ArgumentError(
             "callbacks",
             f"<a callback that reads model.optimizer of {list(optimizers)}>",
-            "one optimizer, which such a callback acts on.",
-            "write a `pg.Hook`, which holds the optimizer that it means.",
+            "one optimizer for the callback to act on.",
+            "write a `pg.Hook` that holds its optimizer.",
         )
 
     def get_weights(self) -> list[Any]:
@@ -166,7 +167,7 @@ class _Facade:
                 "callbacks",
                 f"<a callback that uses model.{wanted}>",
                 "a Step that holds exactly one model.",
-                "write a `pg.Hook`, which holds the model that it means.",
+                "write a `pg.Hook` that holds its model.",
             )
         return model
 
@@ -175,6 +176,6 @@ class _Facade:
         if model is None or name.startswith("_") or not hasattr(model, name):
             raise AttributeError(
                 f"The Step {type(vars(self)['_step']).__name__} has no `{name}` for callbacks; "
-                "write a `pg.Hook`, which holds what it needs."
+                "write a `pg.Hook` that holds what it needs."
             )
         return getattr(model, name)

@@ -1,16 +1,16 @@
-"""What counts: steps, epochs and the batches of the epoch under way."""
+"""The counters of a training: steps, epochs and batches of the current epoch."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """How far training has come.
+    """The progress of a training.
 
     Attributes:
         step: Finished calls of the user's step, over the whole training.
         epoch: Finished epochs.
-        batch: Finished steps of the epoch under way.
+        batch: Finished steps of the current epoch.
     """
 
     step: int = 0
@@ -22,5 +22,5 @@ class Clock:
         return replace(self, step=self.step + count, batch=self.batch + count)
 
     def after_epoch(self) -> "Clock":
-        """Return the clock with the epoch under way finished."""
+        """Return the clock after the end of the current epoch."""
         return replace(self, epoch=self.epoch + 1, batch=0)

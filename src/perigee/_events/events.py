@@ -1,4 +1,4 @@
-"""What the loop tells hooks and writers: five events, each a small record."""
+"""The five events that the loop sends to hooks and writers, each a small record."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Started:
 
     Attributes:
         step: The Step that is trained.
-        clock: Where it begins.
-        epochs: How many epochs are planned, or `None` where steps count.
-        steps: How many steps are planned in all, or `None`.
-        steps_per_epoch: Steps an epoch, or `None` where the data does not tell.
+        clock: The progress at the start.
+        epochs: The number of planned epochs, or `None` if steps are planned.
+        steps: The total number of planned steps, or `None`.
+        steps_per_epoch: Steps per epoch, or `None` if the data has no known length.
         seconds: Time of the event, in seconds since `fit` was called.
-        origin: The checkpoint from which it goes on, or `None`.
+        origin: The checkpoint from which it resumes, or `None`.
     """
 
     step: Any
@@ -41,10 +41,10 @@ class StepsDone:
     """Some steps are finished.
 
     Attributes:
-        clock: After these steps.
-        count: How many steps this event reports.
-        read: Returns the exact means of the epoch so far, by name. It waits for the device: call
-            it when the numbers are looked at, not each time.
+        clock: The progress after these steps.
+        count: The number of steps that this event reports.
+        read: Returns the exact means of the epoch so far, by name. It waits for the device: call it
+            only when the numbers are used.
         stop: Call it with a reason to end the training after this event.
         seconds: Time of the event, in seconds since `fit` was called.
     """
@@ -61,14 +61,14 @@ class Recorded:
     """Exact values are known: of an epoch, of a validation, or of a window of steps.
 
     Attributes:
-        clock: After the steps that the values cover.
+        clock: The progress after the steps that the values cover.
         scope: `"epoch"` (training values and, if it ended with one, those of the validation,
-            prefixed `val_`), `"validation"` (one in mid-epoch, prefixed too) or `"steps"`.
-        values: Name to exact mean.
+            prefixed `val_`), `"validation"` (one in mid-epoch, also prefixed) or `"steps"`.
+        values: Exact means by name.
         stop: Call it with a reason to end the training after this event.
         seconds: Time of the event, in seconds since `fit` was called.
-        samples: Name to the images or texts that `pg.sample` logged in the last step, those of a
-            validation under `val_`, and to histograms that a hook asked for; at epochs and
+        samples: By name, the images or texts that `pg.sample` logged in the last step, those of a
+            validation prefixed `val_`, and histograms requested by a hook; at epochs and
             validations only.
     """
 
@@ -82,10 +82,10 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Something is probably wrong: a guard, or a check of the step that is trained, says so.
+    """A guard, or a check of the trained step, suspects a problem.
 
     Attributes:
-        clock: When it was told; the finding itself names the step that it is about.
+        clock: The progress when it was reported; the finding names the step that it is about.
         finding: A `pg.Finding`.
         seconds: Time of the event, in seconds since `fit` was called.
     """
@@ -97,17 +97,17 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Training is over, however it ended.
+    """Training has ended, in whatever way.
 
     Attributes:
-        clock: Where it ended.
-        reason: Why: `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, what a hook asked for, or
+        clock: The progress at the end.
+        reason: Why: `"epochs"`, `"steps"`, `"data"`, `"non-finite"`, the reason given by a hook, or
             `"error: ..."`.
         seconds: Time of the event, in seconds since `fit` was called.
         spent: Seconds spent waiting for `"data"`, running steps and waiting for their values
-            (`"device"`), in `"validation"`, `"saving"`, and `"compiling"` (which is rehearsing a
-            step, measuring a plan, and calls that compile, with the steps that they run, wherever
-            that happens); `"host"` is the rest. They add up to `seconds`.
+            (`"device"`), in `"validation"`, `"saving"`, and `"compiling"` (rehearsing a step,
+            measuring a plan, and calls that compile, including the steps that they run); `"host"`
+            is the rest. They sum to `seconds`.
     """
 
     clock: Clock
@@ -117,21 +117,21 @@ class Ended:
 
 
 class Hook:
-    """Something to do while training: override any of the five methods.
+    """Code that runs during training: override any of the five methods.
 
-    Hooks are called in the order in which they are given, writers after them. An exception ends
-    the training and comes out as it is.
+    Hooks are called in the order in which they are given, writers after them. An exception ends the
+    training and is raised unchanged.
 
     Attributes:
-        every: When `on_steps` is called: at exactly these steps, whatever the size of the blocks
-            in which they run (a cadence of epochs never calls it). `None` calls it whenever some
-            steps are done, which may be many at once.
-        watches: What of the updates is to be computed within the steps: `"norms"` logs those of
-            gradients and of updates, `"histograms"` shows the values of both and of the weights,
-            as `perigee.tools.Norms` and `perigee.tools.Histograms` ask for.
-        may_lag: Whether `on_record` and `on_steps` may be told of the middle of a block when all of
-            it has run, so that blocks need not end at each record: for what writes down or shows
-            what it is told. `StepsDone.read` may then be some steps ahead of its clock.
+        every: When `on_steps` is called: at exactly these steps, whatever the size of the blocks in
+            which they run (a cadence of epochs never calls it). `None` calls it whenever some steps
+            are done, which may be many at once.
+        watches: What to compute from the updates within the steps: `"norms"` logs the norms of
+            gradients and of updates, `"histograms"` shows the values of both and of the weights, as
+            used by `perigee.tools.Norms` and `perigee.tools.Histograms`.
+        may_lag: Whether `on_record` and `on_steps` may be called for the middle of a block after
+            all of it has run, so that blocks need not end at each record: for hooks that only write
+            or show values. `StepsDone.read` may then be some steps ahead of its clock.
     """
 
     every: Every | None = None
@@ -142,32 +142,32 @@ class Hook:
         """Training is about to begin."""
 
     def on_steps(self, event: StepsDone) -> None:
-        """Some steps are finished; `every` says when to be told."""
+        """Some steps are finished; `every` says when this is called."""
 
     def on_record(self, event: Recorded) -> None:
         """Exact values of an epoch, a validation or a window of steps are known."""
 
     def on_finding(self, event: Found) -> None:
-        """Something is probably wrong, and is told for the first time."""
+        """A suspected problem is reported for the first time."""
 
     def on_end(self, event: Ended) -> None:
-        """Training is over; also called when it ends with an error."""
+        """Training has ended; also called when it ends with an error."""
 
     def state(self) -> Mapping[str, Any]:
         """Return what must survive a restart: numbers, strings, lists and dicts of them."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned, before `on_start`.
+        """Restore what `state` returned, before `on_start`.
 
         Args:
-            state: As it was at the checkpoint from which the run goes on.
+            state: The state at the checkpoint from which the run resumes.
         """
 
 
 @dataclass(slots=True)
 class Hooks:
-    """Several hooks as one: each event goes to each of them in order."""
+    """Several hooks as one: each event is sent to each of them in order."""
 
     hooks: list[Hook] = field(default_factory=list)
 
@@ -182,11 +182,11 @@ class Hooks:
 
     @property
     def may_lag(self) -> bool:
-        """Whether none of them has to be told of a record before the next step runs."""
+        """Whether none of them must receive a record before the next step runs."""
         return not any(map(_keeps_up, self.hooks))
 
     def steps_until_due(self, clock: Clock) -> int | None:
-        """Return how many steps remain until one of them is to be told of steps; `None`: no end."""
+        """Return how many steps remain until `on_steps` of one of them is due; `None` if never."""
         ends = [hook.every.steps_until_due(clock) for hook in self.hooks if hook.every]
         return min((end for end in ends if end is not None), default=None)
 
@@ -195,9 +195,9 @@ class Hooks:
         return [[type(hook).__qualname__, dict(hook.state())] for hook in self.hooks]
 
     def load_state(self, states: Sequence[Any]) -> None:
-        """Give each hook the state of the one of its class that stood in its place among those.
+        """Restore the state of each hook, matched by class and by order within the class.
 
-        A hook that was not there begins anew.
+        A hook that has no saved state starts from scratch.
         """
         saved: dict[str, list[Any]] = {}
         for name, state in states:
@@ -216,12 +216,12 @@ class Hooks:
             hook.on_finding(event)
 
     def end(self, event: Ended) -> None:
-        """Tell each hook that training is over, also when one of them raises; raise the first."""
+        """Notify each hook that training has ended, even if one raises; raise the first error."""
         raised: Exception | None = None
         for hook in self.hooks:
             try:
                 hook.on_end(event)
-            except Exception as error:  # each hook must hear of the end
+            except Exception as error:  # each hook must be notified of the end
                 raised = raised or error
         if raised is not None:
             raise raised

@@ -1,4 +1,4 @@
-"""Stopping in time, so that a training saves before its machine is taken away."""
+"""Stopping early enough to save before the machine is preempted."""
 
 import time
 from collections.abc import Callable
@@ -15,16 +15,16 @@ class Preemption(Hook):
     >>> hook = Preemption(when=Path("/tmp/preempted").exists)
 
     Args:
-        limit_secs: How long the process may run, as a scheduler limits it, greater than
-            `margin_secs`, or `None`. It counts from here: make this hook first.
+        limit_secs: The time limit of the process, as set by a scheduler, greater than
+            `margin_secs`, or `None`. It counts from here: create this hook first.
         margin_secs: How long before that to stop. A block of steps (about half a second), a
-            validation and the save must fit in.
-        when: Tells whether the machine will be taken away soon, or `None`.
-        poll_secs: `when` is asked at most this often.
+            validation and the save must fit into it.
+        when: Returns whether the machine will be preempted soon, or `None`.
+        poll_secs: The least time between two calls of `when`.
         now: Seconds from any origin.
 
     Raises:
-        ArgumentError: If there is neither a limit nor `when`, or no time before the margin.
+        ArgumentError: If there is neither a limit nor `when`, or the margin exceeds the limit.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Preemption(Hook):
     ) -> None:
         if limit_secs is None and when is None:
             raise ArgumentError(
-                "limit_secs", "None", "a limit or `when`.", "pass one of them, or no `Preemption`."
+                "limit_secs", "None", "a limit or `when`.", "pass `limit_secs` or `when`."
             )
         if limit_secs is not None and not limit_secs > margin_secs:
             raise ArgumentError(

@@ -1,4 +1,4 @@
-"""The seams between the rooms: what the loop needs of a feed."""
+"""Protocols between the rooms: what the loop needs from feeds, guards and callbacks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from perigee._events.clock import Clock
 from perigee._typing import Batch
 
 Resumes: TypeAlias = Literal["exactly", "by replay", "not exactly"]
-"""Whether data that is brought back to a position goes on like data that was never interrupted.
+"""Whether data that is moved to a saved position continues like uninterrupted data.
 
-`"by replay"`: by drawing and dropping the batches before, exact where they depend on seeds alone.
+`"by replay"`: by drawing and dropping the batches before it, exact if they depend on seeds alone.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a feed stands.
+    """The position of a feed.
 
     Attributes:
-        passes: Passes over the data that are finished.
-        batches: Batches drawn in the pass under way.
+        passes: Finished passes over the data.
+        batches: Batches drawn in the current pass.
     """
 
     passes: int = 0
@@ -32,13 +32,13 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A pass over arrays that are in memory, for code that cuts the batches itself.
+    """A pass over arrays in memory, for code that slices the batches itself.
 
     Attributes:
         arrays: A tree of arrays with one common first axis.
-        order: Their rows in the order of the pass, shape `(rows,)`; `None` where it is their own.
-        rows: How many.
-        batch_size: Rows a batch; the last one may have fewer.
+        order: Row indices in the order of the pass, shape `(rows,)`; `None` for their own order.
+        rows: The number of rows.
+        batch_size: Rows per batch; the last one may have fewer.
     """
 
     arrays: Batch
@@ -48,40 +48,40 @@ class Resident:
 
     @property
     def batches(self) -> int:
-        """Batches of the pass, a smaller last one included."""
+        """Batches of the pass, including a smaller last one."""
         return -(-self.rows // self.batch_size)
 
     @property
     def full_batches(self) -> int:
-        """Batches of just `batch_size` rows."""
+        """Batches with exactly `batch_size` rows."""
         return self.rows // self.batch_size
 
 
 class Feed(Protocol):
     """Batches for the loop, one pass over the data after another.
 
-    A feed draws in order and knows where it stands. After the last batch of a pass `draw` returns
+    A feed draws in order and knows its position. After the last batch of a pass `draw` returns
     `None` once, and the draw after that begins the next pass.
     """
 
     @property
     def kind(self) -> str:
-        """What the data is, for messages, such as `"arrays"` or `"tf.data.Dataset"`."""
+        """The kind of data, for messages, such as `"arrays"` or `"tf.data.Dataset"`."""
         ...
 
     @property
     def length(self) -> int | None:
-        """Batches a pass; `None` where the data does not tell."""
+        """Batches per pass; `None` if unknown."""
         ...
 
     @property
     def is_infinite(self) -> bool:
-        """Whether a pass is known never to end."""
+        """Whether a pass is known to be infinite."""
         ...
 
     @property
     def position(self) -> Position:
-        """Where the next batch will be drawn."""
+        """The position of the next batch."""
         ...
 
     def peek(self) -> Batch:
@@ -97,70 +97,70 @@ class Feed(Protocol):
         ...
 
     def resident(self) -> Resident | None:
-        """Return the pass under way where its data may be kept in memory, or `None`."""
+        """Return the current pass if its data may be kept in memory, or `None`."""
         ...
 
     def prepare_pass(self) -> None:
-        """Do what the next pass needs, while the device works on the end of this one."""
+        """Prepare the next pass, while the device works on the end of this one."""
         ...
 
     def skip(self, count: int) -> None:
-        """Stand `count` batches further in the pass: code that holds its arrays drew them."""
+        """Advance by `count` batches that were drawn by code that holds the arrays."""
         ...
 
     @property
     def is_stream(self) -> bool:
-        """Whether the framework has an iterator for it that compiled code draws from."""
+        """Whether compiled code can draw from an iterator of the framework."""
         ...
 
     def stream(self) -> tuple[Any, Any] | None:
-        """Return the iterator of the pass, and the batch that was taken from it already.
+        """Return the iterator of the pass, and the batch that was already taken from it.
 
-        The batch is an optional of the framework and may be empty. `None` where the pass is over,
-        which the next `draw` tells.
+        The batch is an optional of the framework and may be empty. `None` if the pass has ended, as
+        the next `draw` will show.
         """
         ...
 
     def advance(self, count: int, is_over: bool) -> None:
-        """Take note of batches that were drawn from the iterator, and of the end of its pass."""
+        """Record batches that were drawn from the iterator, and the end of its pass."""
         ...
 
     def put_back(self, batch: Batch | None) -> None:
-        """Stand before what was drawn last, so that the next draw returns it again.
+        """Return what was drawn last to the feed, so that the next draw returns it again.
 
-        What was drawn before it may follow, the last one first.
+        Earlier batches may follow, the last one first.
         """
         ...
 
     def look_ahead(self, most: int) -> bool:
-        """Take one more batch of the pass to where `draw` will find it, while the device works.
+        """Prefetch one more batch of the pass for `draw`, while the device works.
 
-        The position stays. Returns false where `most` batches wait to be drawn, where there is
-        nothing to take, or nothing to be won: data that takes its batches ahead by itself.
+        The position does not change. Returns false if `most` batches wait to be drawn, if the pass
+        has ended, or if the data already prefetches.
         """
         ...
 
     @property
     def host_random(self) -> Any:
-        """State of the host's generators before the batches drawn ahead, or `None`."""
+        """State of the host's generators before the prefetched batches, or `None`."""
         ...
 
     def seek(self, position: Position) -> None:
-        """Stand at `position`, so that the next draw returns the batch that follows it."""
+        """Move to `position`, so that the next draw returns the batch that follows it."""
         ...
 
     @property
     def resumes(self) -> Resumes:
-        """How well `load_state` will bring back the data, known before anything is drawn."""
+        """How well `load_state` will restore the position, known before anything is drawn."""
         ...
 
     @property
     def resumes_because(self) -> str:
-        """Why, as the end of a sentence: "The data resumes by replay, as ..."."""
+        """The reason, as the end of a sentence: "The data resumes by replay, as ..."."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return where the next batch will be drawn, for a checkpoint.
+        """Return the position of the next batch, for a checkpoint.
 
         A tree of dicts with strings as keys and of lists, whose leaves are plain values and NumPy
         arrays.
@@ -168,43 +168,43 @@ class Feed(Protocol):
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Stand where another feed of the same data stood when it returned `state`.
+        """Move to the position of another feed of the same data, which returned `state`.
 
-        It is for a feed that has drawn nothing yet; a peek is no draw.
+        Only for a feed that has drawn nothing yet; a peek does not count.
 
         Raises:
-            DataChangedError: If the data is another one; it names what differs.
-            NotResumableError: If the data cannot begin again.
-            DataStateError: If `state` is no position of such data.
+            DataChangedError: If the data differs; the error says how.
+            NotResumableError: If the data cannot be restarted.
+            DataStateError: If `state` is not a position of such data.
             PositionError: If the data holds fewer batches.
         """
         ...
 
     @property
     def begun(self) -> int:
-        """Passes that were begun, where each has an order of its own that depends on it, or 0."""
+        """The number of passes begun, if the order of a pass depends on it, or 0."""
         ...
 
     def begin_after(self, begun: int) -> None:
-        """Let the next pass be the one that follows so many."""
+        """Make the next pass the one that follows `begun` passes."""
         ...
 
     def close(self) -> None:
-        """Stop workers and let go of the data."""
+        """Stop workers and release the data."""
         ...
 
 
 class Source(Protocol):
-    """What a run needs of where batches come from: the part of a `Feed` that is saved."""
+    """What a run needs from the source of batches: the part of a `Feed` that is saved."""
 
     @property
     def kind(self) -> str:
-        """What the data is, for messages."""
+        """The kind of data, for messages."""
         ...
 
     @property
     def resumes(self) -> Resumes:
-        """How well `load_state` will bring back the data."""
+        """How well `load_state` will restore the position."""
         ...
 
     def peek(self) -> Batch:
@@ -213,15 +213,15 @@ class Source(Protocol):
 
     @property
     def host_random(self) -> Any:
-        """State of the host's generators before the batches drawn ahead, or `None`."""
+        """State of the host's generators before the prefetched batches, or `None`."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return where the next batch will be drawn."""
+        """Return the position of the next batch."""
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Stand where another one stood when it returned `state`."""
+        """Move to the position of another one, which returned `state`."""
         ...
 
 
@@ -234,15 +234,15 @@ class Saving(Protocol):
         ...
 
     def begin(self) -> None:
-        """The first step comes next, and nothing before it."""
+        """Called directly before the first step."""
         ...
 
     def is_due(self, clock: Clock) -> bool:
-        """Tell whether to save now."""
+        """Return whether to save now."""
         ...
 
     def steps_until_due(self, clock: Clock) -> int | None:
-        """Return how many steps remain until it is due; `None` where steps do not tell."""
+        """Return how many steps remain until it is due; `None` if it does not depend on steps."""
         ...
 
     def save(
@@ -252,49 +252,50 @@ class Saving(Protocol):
         finished: str | None,
         is_last: bool = False,
     ) -> None:
-        """Save, unless this very state is saved already.
+        """Save, unless this same state is already saved.
 
         Args:
-            clock: Where training stands.
-            state: Returns what the loop needs.
-            finished: Why there is nothing left to train, or `None`.
-            is_last: Whether the process is going to end: it is on the disk when this returns.
+            clock: The progress of the training.
+            state: Returns the state of the loop.
+            finished: Why the training is complete, or `None`.
+            is_last: Whether the process is about to end: then the checkpoint is on the disk on
+                return.
         """
         ...
 
 
 class Guards(Protocol):
-    """Watches a training, from what the host reads anyhow. What is found is told once."""
+    """Watches a training, using values that the host reads anyway; reports a finding once."""
 
     def before(self, feed: Feed, clock: Clock) -> None:
-        """The next step comes after this; `clock` says where the training stands."""
+        """Called before the next step; `clock` is the progress of the training."""
         ...
 
     def rows(self, columns: Sequence[Any], rows: NDArray[Any], clock: Clock) -> Sequence[Any]:
-        """Return what is found in rows that were read.
+        """Return findings in rows that were read.
 
         Args:
-            columns: What their columns are.
+            columns: Their columns.
             rows: Means and counts, shape `(steps, columns, 2)`.
-            clock: After the last of them.
+            clock: The progress after the last of them.
         """
         ...
 
     def epoch(
         self, program: Any, values: Mapping[str, float], spent: Mapping[str, float], clock: Clock
     ) -> Sequence[Any]:
-        """Return what is found at the end of an epoch.
+        """Return findings at the end of an epoch.
 
         Args:
-            program: What ran.
-            values: What was logged.
+            program: The program that ran.
+            values: The logged values.
             spent: Seconds so far, as in `Ended.spent`.
-            clock: After the last step of the epoch.
+            clock: The progress after the last step of the epoch.
         """
         ...
 
     def origin(self, program: Any, name: str, value: float, step: int) -> Any:
-        """Return where a logged value that is not finite began; `None` where it is not known."""
+        """Return where a logged value that is not finite began; `None` if unknown."""
         ...
 
     def state(self) -> Mapping[str, Any]:
@@ -302,7 +303,7 @@ class Guards(Protocol):
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""
         ...
 
 
@@ -311,17 +312,17 @@ class Callbacks(Protocol):
 
     @property
     def wants_batches(self) -> bool:
-        """Whether one of them looks at single batches."""
+        """Whether one of them observes single batches."""
         ...
 
     @property
     def wants_test_batches(self) -> bool:
-        """Whether one of them looks at single batches of a validation."""
+        """Whether one of them observes single batches of a validation."""
         ...
 
     @property
     def stop_requested(self) -> bool:
-        """Whether one of them asked to stop."""
+        """Whether one of them requested a stop."""
         ...
 
     def train_begin(self) -> None:
@@ -365,7 +366,7 @@ class Callbacks(Protocol):
         ...
 
     def state(self) -> list[Any]:
-        """Return what must survive a restart, of each callback in order."""
+        """Return what must survive a restart, for each callback in order."""
         ...
 
     def load_state(self, state: Sequence[Any]) -> None:

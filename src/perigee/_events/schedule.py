@@ -1,4 +1,4 @@
-"""When things are due: cadences as values."""
+"""Cadences: when saving, validating or logging is due."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from perigee._events.clock import Clock
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """A cadence: every so many steps, every so many epochs, or every so many seconds.
+    """A cadence: every `steps` steps, every `epochs` epochs, or every `seconds` seconds.
 
     >>> Every(steps=100).is_due(Clock(step=200))
     True
@@ -16,8 +16,8 @@ class Every:
     Args:
         steps: Due when the clock's step is a multiple of it, at least 1.
         epochs: Due at the end of an epoch whose number is a multiple of it, at least 1.
-        seconds: Due when so much time has gone by, greater than 0; for saving only, since what is
-            trained and logged does not depend on time.
+        seconds: Due when this much time has passed, greater than 0; for saving only, since training
+            and logs must not depend on time.
 
     Raises:
         ArgumentError: Unless exactly one of them is given, and positive.
@@ -39,23 +39,23 @@ class Every:
             )
 
     def is_due(self, clock: Clock) -> bool:
-        """Tell whether something is due at this clock.
+        """Return whether it is due at this clock.
 
         Epochs count when they have just ended: `clock.batch` is 0 and `clock.epoch` has advanced.
 
         Args:
-            clock: After the steps and epochs that are finished.
+            clock: The progress after the finished steps and epochs.
         """
         if self.steps is not None:
             return clock.step > 0 and clock.step % self.steps == 0
-        if self.epochs is None:  # only a clock on the wall tells
+        if self.epochs is None:  # it depends on time alone
             return False
         return clock.batch == 0 and clock.epoch > 0 and clock.epoch % self.epochs == 0
 
     def steps_until_due(self, clock: Clock) -> int | None:
-        """Return how many steps remain until it is due, at least 1; `None` if steps do not tell.
+        """Return how many steps remain until it is due, at least 1; `None` if not counted in steps.
 
         Args:
-            clock: After the steps that are finished.
+            clock: The progress after the finished steps.
         """
         return None if self.steps is None else self.steps - clock.step % self.steps

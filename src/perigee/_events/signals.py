@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT while a training runs: the first asks it to stop, a second one ends it."""
+"""SIGTERM and SIGINT during a training: the first requests a stop, a second one kills it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from types import FrameType
 from typing import Any, ClassVar
 
 ECHO_SECS = 0.5
-"""What comes this soon after the first signal is the same act of the user, heard twice."""
+"""A signal this soon after the first one is its echo: the same request, received twice."""
 
 _TAKEN = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Take SIGTERM and SIGINT over, so that a training can save before it ends.
+    """Handles SIGTERM and SIGINT, so that a training can save before it ends.
 
         with Signals() as signals:
             while not signals.received:
@@ -30,20 +30,20 @@ class Signals:
         signals.deliver()
 
     The first signal sets `received`, and a line on stderr says so. A second one, of either kind,
-    ends the process at once by that signal, with a line too. Python's own handlers wait until a
+    ends the process at once by that signal, also with a line. Python's own handlers wait until a
     call into C++ returns, so a thread on the wake-up descriptor serves it; that thread needs the
-    GIL, which blocks and saves release. In an interactive session, where the process is worth
-    more than the training, a second SIGINT raises `KeyboardInterrupt` instead, as soon as Python
-    runs.
+    GIL, which blocks and saves release. In an interactive session, where the process is worth more
+    than the training, a second SIGINT raises `KeyboardInterrupt` instead, as soon as Python runs.
 
-    Within `ECHO_SECS` of the first, signals are its echo and do not count: a wrapper forwards the
-    Ctrl-C that its child has had from the terminal too, and `timeout` signals a command and then
-    its group.
+    Signals within `ECHO_SECS` of the first are its echo and do not count: a wrapper forwards a
+    Ctrl-C that its child also got from the terminal, and `timeout` signals a command and then its
+    group.
 
-    A signal that was ignored, or whose handler is not Python's and could not be put back, is left
-    alone. A forked child has at once what was there before. Outside the main thread of the main
-    interpreter, where Python lets nobody handle signals, nothing happens and nothing is received.
-    Inside another `Signals`, this one shares what that one receives and leaves the rest to it.
+    A signal that was ignored, or whose handler is not Python's and could not be restored, is not
+    handled. In a forked child the previous handlers are restored at once. Outside the main thread
+    of the main interpreter, where Python does not allow signal handlers, nothing is handled or
+    received. Inside another `Signals`, this one shares what that one receives and leaves the rest
+    to it.
     """
 
     _open: ClassVar[Signals | None] = None
@@ -58,7 +58,7 @@ class Signals:
 
     @property
     def received(self) -> signal.Signals | None:
-        """The first signal, or `None` as long as there was none."""
+        """The first signal, or `None` if there was none."""
         return self._received if self._outer is None else self._outer.received
 
     def __enter__(self) -> Signals:
@@ -73,11 +73,11 @@ class Signals:
         self.close()
 
     def close(self) -> None:
-        """Put handlers and wake-up descriptor back; done already, it does nothing."""
+        """Restore handlers and the wake-up descriptor; a second call does nothing."""
         self._undo.close()
 
     def deliver(self) -> None:
-        """Send what was received to those for whom it was meant, after putting them back.
+        """Restore the previous handlers, and send them the received signal.
 
         A handler of the user's runs; SIGINT raises `KeyboardInterrupt`, as Python does by default;
         SIGTERM ends the process by default (143 in a shell). Without a signal, or inside another
@@ -91,7 +91,7 @@ class Signals:
         if number is None:
             return
         is_default = signal.getsignal(number) == signal.SIG_DFL
-        if is_default:  # which leaves no time to write what is buffered
+        if is_default:  # which leaves no time to flush buffers
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or closed
                     stream.flush()
@@ -100,7 +100,7 @@ class Signals:
             raise SystemExit(128 + number)
 
     def _take_over(self) -> None:
-        """SIGINT is taken first and put back last: nothing between is cut by Ctrl-C."""
+        """Handle SIGINT first and restore it last, so that Ctrl-C interrupts nothing in between."""
         undo = self._undo
         for number in _TAKEN:
             before = signal.getsignal(number)
@@ -126,7 +126,7 @@ class Signals:
         undo.callback(_set_wakeup_fd, self._wakeup_before)
 
     def _give_back(self, number: signal.Signals, before: Any) -> None:
-        if signal.getsignal(number) == self._note:  # else somebody has set another one since
+        if signal.getsignal(number) == self._note:  # otherwise another handler was set since
             signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -135,21 +135,21 @@ class Signals:
         self._received = self._received or signal.Signals(number)
 
     def _watch(self, reader: socket.socket) -> None:
-        """Count signals as they come. Several in one block reach `_note` as one, and late."""
+        """Count signals as they arrive. Several during one block reach `_note` as one, and late."""
         first: float | None = None
         while data := reader.recv(4096):
             now = time.monotonic()
             for number in data:
                 if signal.getsignal(number) != self._note:
-                    # A descriptor that is full or closed would have lost it as well.
+                    # A descriptor that is full or closed would have lost it too.
                     with contextlib.suppress(OSError):
                         os.write(self._wakeup_before, bytes([number]))
                 elif first is None:
                     first = now
-                    if _is_read():  # else the second signal would wait for the line
+                    if _is_read():  # otherwise the second signal would wait for the line
                         _say(
-                            f"{signal.Signals(number).name} ends this training when the steps "
-                            "under way are done and saved; a second signal ends it at once."
+                            f"{signal.Signals(number).name} ends this training after the current "
+                            "steps are done and saved; a second signal ends it at once."
                         )
                 elif now - first > ECHO_SECS:
                     self._insist(number)
@@ -180,7 +180,7 @@ def _end_process(number: int) -> None:
     """End by the default action of a signal, from any thread.
 
     `signal.signal` works in the main thread only; the C function below it, everywhere. Afterwards
-    one more signal ends the process even if nobody reads its stderr and the write waits.
+    one more signal ends the process even if the write to stderr blocks.
     """
     ctypes.pythonapi.PyOS_setsig(number, None)
     _say(f"a second signal, {signal.Signals(number).name}, ends the process at once.")
@@ -189,7 +189,7 @@ def _end_process(number: int) -> None:
 
 
 def _is_read() -> bool:
-    """Tell whether a line can be written to stderr without waiting for whoever reads it."""
+    """Return whether a line can be written to stderr without waiting for its reader."""
     try:
         return bool(select.select([], [2], [], 0)[1])
     except (OSError, ValueError):  # closed
@@ -197,13 +197,13 @@ def _is_read() -> bool:
 
 
 def _say(what: str) -> None:
-    """Write a line past all buffers, which another thread may hold."""
+    """Write a line directly, bypassing buffers that another thread may hold."""
     with contextlib.suppress(OSError):
         os.write(2, f"Perigee: {what}\n".encode())
 
 
 class _Fork(threading.local):
-    """What a thread that forks has to remember: the signals that it blocked before."""
+    """The signals that a forking thread had blocked before."""
 
     blocked_before: set[int] | None = None
 
@@ -212,7 +212,7 @@ _fork = _Fork()
 
 
 def _before_fork() -> None:
-    """Hold all signals, until the child has handlers and a wake-up descriptor of its own."""
+    """Block all signals, until the child has its own handlers and wake-up descriptor."""
     if Signals._open is not None:
         _fork.blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 

@@ -1,4 +1,4 @@
-"""How a step runs: compiled or not, how many steps a call, chosen by measurement."""
+"""How a step runs: compiled or not, how many steps per call, chosen by measurement."""
 
 from perigee._execution.blocks import Blocks as Blocks
 from perigee._execution.choice import Choice as Choice

@@ -1,4 +1,4 @@
-"""Many steps in one call, from whatever the data is."""
+"""Blocks: many steps in one call, for every kind of data."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _Rows = TypeVar("_Rows", np.ndarray, list[Tree])
 
 _BLOCK_SECONDS = 0.25
 _GROWTH = 4
-"""How many times as long a block is at most as the one before: one step says little of many."""
+"""The largest growth factor of a block: the time of one step predicts that of many poorly."""
 _STACK_BYTES = 16 * 2**20
 _STACK_STEPS = 32
-"""Bytes and batches of a block at most that is put together on the host."""
+"""The most bytes and batches of a block that is assembled on the host."""
 
 
 class Blocks:
-    """Runs many steps of a program in one call, where its plan says so and the data allows it.
+    """Runs many steps of a program in one call, if its plan says so and the data allows it.
 
-    The size of a block changes no number: one compiled program runs blocks of every size. A batch
-    that fits no block is drawn by the caller, who runs it by itself: one of another shape, or a
-    smaller last one where the framework compiles each size anew.
+    The size of a block affects no result: one compiled program runs blocks of every size. A batch
+    that fits no block is drawn by the caller, who runs it alone: one of another shape, or a smaller
+    last one if the framework recompiles for each size.
 
     Args:
-        feed: Where batches come from.
-        most: Steps a block at most; `None` makes blocks of about a quarter of a second.
+        feed: The source of batches.
+        most: The most steps per block; `None` makes blocks of about a quarter of a second.
 
     Attributes:
         feed: Where batches come from.
         data_seconds: Time spent waiting for the data.
-        device_seconds: Time spent running blocks, the wait for their values included, without
-            that for compiling them.
+        device_seconds: Time spent running blocks, including the wait for their values but not
+            compiling.
     """
 
     def __init__(self, feed: Feed, most: int | None = None) -> None:
@@ -56,13 +56,13 @@ class Blocks:
         self._most = 1 if most is None else most
 
     def run(self, program: Program, most: int | None) -> np.ndarray | None:
-        """Run the next block and return its rows on the host; `None` where none can be run.
+        """Run the next block and return its rows on the host; `None` if none can be run.
 
-        It waits for the device. Where the result is `None`, the next batch is to be drawn.
+        It waits for the device. If the result is `None`, the caller draws the next batch.
 
         Args:
-            program: What runs.
-            most: Steps until something else is due, or `None`.
+            program: The program to run.
+            most: The number of steps until something else is due, or `None`.
 
         Returns:
             The rows of logged values, shape `(steps, columns, 2)`, of at least one step.
@@ -70,13 +70,13 @@ class Blocks:
         return self._timed(program, lambda: self._run(program, most))
 
     def predict(self, program: Program, most: int | None) -> list[Tree] | None:
-        """Run the next block of predictions; `None` where none can be run.
+        """Run the next block of predictions; `None` if none can be run.
 
-        What comes from an iterator of the framework or has fewer rows is run batch by batch.
+        Batches with fewer rows, or from an iterator of the framework, are run one by one.
 
         Args:
-            program: Of `predict_step`.
-            most: Batches at most, or `None`.
+            program: The program of `predict_step`.
+            most: The most batches, or `None`.
 
         Returns:
             The predictions of each batch, on the host.
@@ -93,12 +93,12 @@ class Blocks:
             return None
         seconds = now() - began - (self.data_seconds - waited)
         self.device_seconds += max(0.0, seconds - (compile_seconds() - compiled))
-        if program.traces == traces:  # a call that compiles tells nothing of the next one
+        if program.traces == traces:  # a compiling call does not predict the next one
             self._adapt(len(rows), seconds)
         return rows
 
     def _length(self, program: Program, until_due: int | None) -> int:
-        """Return how many steps the next block has at most."""
+        """Return the most steps for the next block."""
         most = min(self._most, program.most_steps)
         return most if until_due is None else min(most, until_due)
 
@@ -108,7 +108,7 @@ class Blocks:
         if resident is not None:
             return self._run_resident(program, resident, most)
         if self._is_stream:
-            # XLA draws from no iterator.
+            # XLA cannot read from an iterator.
             return None if program.block_mode == "xla" else self._run_stream(program, most)
         return self._run_stack(program, most, until_due)
 
@@ -157,9 +157,9 @@ class Blocks:
         ]
 
     def _on_device(self, resident: Resident) -> Batch:
-        """Return the arrays in the order of the pass, taken to the device once and put in order.
+        """Return the arrays in the order of the pass, copied to the device once and reordered.
 
-        They are put in order once a pass: cutting a batch out is cheaper than gathering it.
+        They are reordered once per pass: slicing a batch is cheaper than gathering it.
         """
         order = resident.arrays if resident.order is None else resident.order
         if self._spread[0] is order:
@@ -174,7 +174,7 @@ class Blocks:
         if resident.order is None:
             return self._arrays[1]
         if self._ordered[0] is not resident.order:
-            self._ordered = (None, None)  # let go of the last pass before this one takes room
+            self._ordered = (None, None)  # free the last pass before this one allocates
             rows = resident.order.astype(np.int32)
             ordered = _backends.current().rows_in_order(self._arrays[1], rows)
             self._ordered = resident.order, ordered
@@ -200,8 +200,8 @@ class Blocks:
             return None
         pending = program.begin_block(stack.arrays, stack.rows, 0, count)
         try:
-            # No further than the next thing that is due: what is saved then, or ends the training,
-            # finds the data where it stands itself.
+            # No further than the next due event: if that saves or ends the training, the data must
+            # be at the same position.
             left = None if until_due is None else until_due - count
             self._look_ahead(min(self._length(program, left), stack.steps), pending)
         finally:
@@ -212,7 +212,7 @@ class Blocks:
         return rows
 
     def _look_ahead(self, most: int, pending: Pending) -> None:
-        """Take batches of the next block while the device runs this one."""
+        """Prefetch batches of the next block while the device runs this one."""
         done_at = None
         while self.feed.look_ahead(most):
             if done_at is None and pending.done():
@@ -221,7 +221,7 @@ class Blocks:
             self.data_seconds += now() - done_at
 
     def _adapt(self, count: int, seconds: float) -> None:
-        """Let blocks take a quarter of a second at most, so that nothing waits for them for long.
+        """Limit blocks to a quarter of a second, so that nothing waits for them for long.
 
         A block of one step may take longer.
         """
@@ -233,11 +233,11 @@ class Blocks:
             self._most *= _GROWTH
 
     def sample(self) -> tuple[Batch, int, int] | None:
-        """Return what `Program.run_block` can be tried with; nothing is drawn.
+        """Return arguments to try `Program.run_block` with; draws nothing.
 
         Returns:
-            Arrays, the batch size, and how many full batches there are; `None` where blocks are
-            made in another way or not at all.
+            Arrays, the batch size, and the number of full batches; `None` if blocks are made in
+            another way or not at all.
         """
         resident = self.feed.resident()
         if resident is not None:
@@ -261,7 +261,7 @@ class Blocks:
 
 
 def _ran(program: Program, rows: np.ndarray) -> np.ndarray:
-    """Return the rows of the steps that were run: nothing follows one that stops the training."""
+    """Return the rows of the steps that ran: none follows a step that stops the training."""
     if not program.stops:
         return rows
     return rows[: next((i + 1 for i, row in enumerate(rows) if not _is_finite(row)), len(rows))]
@@ -272,13 +272,13 @@ def _is_finite(row: np.ndarray) -> bool:
 
 
 class _Stack:
-    """Batches of one shape, drawn on the host and put after one another for a block.
+    """Batches of one shape, drawn on the host and concatenated for a block.
 
     Attributes:
         arrays: The batches of the block, a tree of arrays like a batch. Their size never changes
-            unless the last batch is smaller; what is left over means nothing.
-        rows: Rows a batch.
-        steps: How many batches there is room for; 0 where they cannot be put together.
+            unless the last batch is smaller; unused rows are undefined.
+        rows: Rows per batch.
+        steps: The capacity in batches; 0 if they cannot be concatenated.
         drawn: The batches of the block.
     """
 
@@ -292,10 +292,10 @@ class _Stack:
         self._raised: Exception | None = None
 
     def fill(self, most: int, takes_smaller: bool) -> int:
-        """Draw up to `most` batches and return how many: 0 where the next one fits no block.
+        """Draw up to `most` batches and return how many: 0 if the next one fits no block.
 
-        With `takes_smaller` the last of them may have fewer rows. What the data raises comes out
-        after the batches that it gave.
+        With `takes_smaller` the last of them may have fewer rows. An error of the data is raised
+        after the batches before it.
         """
         if self._raised is not None:
             raised, self._raised = self._raised, None
@@ -324,7 +324,7 @@ class _Stack:
         return count
 
     def fill_with_next(self) -> int:
-        """Put the next batch into every place, without drawing it; returns how many there are."""
+        """Fill every place with the next batch, without drawing it; return the number of places."""
         self._make_room()
         for index in range(self.steps):
             self._put(self._feed.peek(), index * self.rows)
@@ -332,7 +332,7 @@ class _Stack:
         return self.steps
 
     def _make_room(self) -> None:
-        """Make room for batches like the next one, unless they are large or no plain arrays."""
+        """Allocate room for batches like the next one, unless large or not plain arrays."""
         if self._first is not None:
             return
         self._first = self._feed.peek()
@@ -345,7 +345,7 @@ class _Stack:
             self._room = [np.zeros((self.steps * len(a), *a.shape[1:]), a.dtype) for a in leaves]
 
     def _put(self, batch: Batch, start: int) -> int:
-        """Put a batch in and return how many rows it has; 0 where it does not fit."""
+        """Store a batch and return its number of rows; 0 if it does not fit."""
         leaves = _leaves(batch)
         rows = _rows(leaves)
         if rows > self.rows or any(
@@ -358,9 +358,9 @@ class _Stack:
         return rows
 
     def _stands_alone(self, batch: Batch) -> bool:
-        """Tell whether a batch has other inner sizes, so that it makes a block by itself.
+        """Return whether a batch has other inner sizes, so that it forms its own block.
 
-        So code that takes smaller batches runs all lengths, which it opens an axis for once.
+        Code that accepts smaller batches then handles all lengths, with one undefined axis.
         """
         leaves = _leaves(batch)
         pairs = list(zip(leaves, self._room, strict=True))
@@ -380,6 +380,6 @@ def _leaves(batch: Batch) -> list[Any]:
 
 
 def _rows(leaves: list[Any]) -> int:
-    """Return the common first axis of arrays; 0 where they have none, or are no NumPy arrays."""
+    """Return the common first axis of arrays; 0 if they have none, or are not NumPy arrays."""
     rows = {len(leaf) if isinstance(leaf, np.ndarray) and leaf.ndim else 0 for leaf in leaves}
     return rows.pop() if len(rows) == 1 else 0

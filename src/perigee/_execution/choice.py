@@ -1,4 +1,4 @@
-"""How a user asks for steps to be run."""
+"""The user's choice of how steps run."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ Choice = Literal["auto", "eager", "graph", "xla"]
 class Execution:
     """How a step runs.
 
-    Neither setting changes what is computed, beyond the order of floating-point operations; on
+    Neither setting changes the results, except for the order of floating-point operations; on
     TensorFlow, XLA draws other random numbers from the same seed.
 
     Attributes:
         mode: `"graph"` compiles it, `"xla"` compiles it with XLA, `"eager"` runs it as plain
-            Python, for debugging; `"auto"` measures on this machine what is fastest, and takes
-            the framework's usual way where the training is too short for measuring to pay.
-        steps_per_call: Steps that go into one call at most, from 1 to 256; 1 makes one call for
-            each step. `"auto"` makes them as long as about a quarter of a second.
+            Python, for debugging; `"auto"` measures which is fastest on this machine, and uses the
+            framework's default if the training is too short for measuring to pay off.
+        steps_per_call: The most steps in one call, from 1 to 256; 1 makes one call per step.
+            `"auto"` makes calls of about a quarter of a second.
     """
 
     mode: Choice = "auto"
     steps_per_call: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        known = ("auto", "eager", "graph", "xla")
-        if self.mode not in known:
+        if self.mode not in ("auto", "eager", "graph", "xla"):
             raise ArgumentError(
-                "execution", repr(self.mode), f"one of {', '.join(known)}.", "choose one of them."
+                "execution",
+                repr(self.mode),
+                "one of auto, eager, graph, xla.",
+                'pass "auto", "eager", "graph" or "xla".',
             )
         steps: Any = self.steps_per_call
         if steps != "auto" and (
@@ -45,13 +47,13 @@ class Execution:
             raise ArgumentError(
                 "steps_per_call",
                 repr(steps),
-                f'a whole number from 1 to {_backends.MOST_STEPS_A_BLOCK}, or "auto".',
-                "leave it out, and it is adapted while the training runs.",
+                f'an integer from 1 to {_backends.MOST_STEPS_A_BLOCK}, or "auto".',
+                "omit it, and it is adapted during training.",
             )
 
     @property
     def given_mode(self) -> Mode | None:
-        """The mode that was asked for; `None` where it is to be chosen.
+        """The requested mode; `None` for an automatic choice.
 
         Raises:
             ArgumentError: If the framework has no such mode.
@@ -60,17 +62,18 @@ class Execution:
             return None
         modes = _backends.current().capabilities.modes
         if self.mode not in modes:
+            offered = ", ".join(("auto", *modes))
             raise ArgumentError(
                 "execution",
                 repr(self.mode),
-                f"one of auto, {', '.join(modes)} on {_backends.current().name}.",
-                "choose one of them.",
+                f"one of {offered} on {_backends.current().name}.",
+                f"pass one of {offered}.",
             )
         return self.mode
 
     @property
     def fuses(self) -> bool | None:
-        """Whether many steps go into one call; `None` where it is to be chosen."""
+        """Whether many steps go into one call; `None` for an automatic choice."""
         if self.mode == "eager":
             return False
         if self.steps_per_call == "auto":
@@ -79,5 +82,5 @@ class Execution:
 
     @property
     def most_steps(self) -> int | None:
-        """Steps a call at most; `None` where that is to be adapted."""
+        """The most steps per call; `None` to adapt it."""
         return None if self.steps_per_call == "auto" else self.steps_per_call

@@ -18,7 +18,7 @@ _spent = _Spent()
 
 
 def compile_seconds() -> float:
-    """Return the seconds that this thread has spent making steps ready to run, ever.
+    """Return the total seconds that this thread has spent preparing steps to run.
 
     Take the difference of two readings, as with `now`.
     """
@@ -27,7 +27,7 @@ def compile_seconds() -> float:
 
 @contextmanager
 def compiling() -> Generator[None]:
-    """Count the time within as spent on making a step ready; within another one it is once."""
+    """Count the time inside as spent preparing a step; nested ones count once."""
     if _spent.is_running:
         yield
         return
@@ -41,6 +41,6 @@ def compiling() -> Generator[None]:
 
 
 def count_as_compiling(seconds: float) -> None:
-    """Count `seconds` that have passed as spent on making a step ready."""
+    """Count `seconds` that have passed as spent preparing a step."""
     if not _spent.is_running:
         _spent.seconds += seconds

@@ -18,10 +18,10 @@ def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
 
 
 def named_rates(optimizers: Mapping[str, Any]) -> dict[str, float]:
-    """Read learning rates, under the names under which they are logged. It waits for the device.
+    """Read learning rates by the names under which they are logged. It waits for the device.
 
     Args:
-        optimizers: By attribute path.
+        optimizers: Optimizers by attribute path.
     """
     rates = {path: _number(one.learning_rate) for path, one in optimizers.items()}
     if len(rates) == 1:
@@ -30,7 +30,7 @@ def named_rates(optimizers: Mapping[str, Any]) -> dict[str, float]:
 
 
 def has_constant_rates(rehearsal: Rehearsal) -> bool:
-    """Tell whether no learning rate changes while steps run, by a schedule or by the step."""
+    """Return whether all learning rates are constant: no schedule, no change by the step."""
     written = {id(variable) for variable in rehearsal.written}
     rates = [optimizer.learning_rate for optimizer in applied(rehearsal).values()]
     return all(isinstance(rate, keras.Variable) and id(rate) not in written for rate in rates)
@@ -47,7 +47,7 @@ def applied(rehearsal: Rehearsal) -> dict[str, Any]:
 
 
 def _number(rate: Any) -> float:
-    """Return a learning rate, a variable or what a schedule gives. It waits for the device."""
+    """Return a learning rate, from a variable or a schedule. It waits for the device."""
     backend = _backends.current()
     if isinstance(rate, keras.Variable):
         return float(backend.read(rate))
@@ -55,7 +55,7 @@ def _number(rate: Any) -> float:
 
 
 def finalize(rehearsal: Rehearsal) -> None:
-    """Put averaged weights (`use_ema`) into the variables, where Keras's `fit` does so."""
+    """Assign averaged weights (`use_ema`) to the variables, where Keras's `fit` does so."""
     for path, variables in rehearsal.updated.items():
         optimizer = rehearsal.tracked.optimizers.get(path)
         if optimizer is not None:

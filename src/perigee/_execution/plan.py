@@ -1,4 +1,4 @@
-"""What was chosen for a step, and what it was chosen from."""
+"""The plan that was chosen for a step, and the alternatives."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Literal
 from perigee import _backends
 from perigee._backends import Mode
 
-Origin = Literal["usual", "asked for", "measured", "remembered"]
+Origin = Literal["usual", "requested", "measured", "remembered"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One way to run a step that was considered.
+    """One execution mode that was considered.
 
     Attributes:
         mode: `"graph"`, `"xla"` or `"eager"`.
         is_fused: Whether many steps go into one call.
-        microseconds: A step, the best of a few measurements; `None` where it was not measured.
-        compile_seconds: Until the first call was done; `None` where it was not measured.
-        note: Why it was left out, or what it changes; empty otherwise.
-        is_for_longer: Whether it was left out only because the training is short.
+        microseconds: Time per step, the best of a few measurements; `None` if not measured.
+        compile_seconds: Time until the first call was done; `None` if not measured.
+        note: Why it was skipped, or what it changes; empty otherwise.
+        is_for_longer: Whether it was skipped only because the training is short.
     """
 
     mode: Mode
@@ -37,15 +37,15 @@ class Trial:
 class Plan:
     """How a step runs. Printing it shows what was tried, what each cost and what was chosen.
 
-    How many steps go into one call is no part of it: it changes no number.
+    The number of steps per call is not part of it, since it affects no result.
 
     Attributes:
         mode: `"graph"`, `"xla"` or `"eager"`.
-        is_fused: Whether many steps go into one call, where the data allows it.
-        origin: `"usual"` (too short for measuring to pay, or nothing to choose from),
-            `"asked for"`, `"measured"`, or `"remembered"` from an earlier measurement.
-        trials: What was considered.
-        steps: For a training of how many steps; 0 where nothing was considered.
+        is_fused: Whether many steps go into one call, if the data allows it.
+        origin: `"usual"` (too short for measuring to pay off, or no alternative),
+            `"requested"`, `"measured"`, or `"remembered"` from an earlier measurement.
+        trials: The modes that were considered.
+        steps: The number of steps for which it was chosen; 0 if nothing was considered.
     """
 
     mode: Mode
@@ -66,7 +66,7 @@ class Plan:
             is_fused: What was requested, or `None`.
         """
         usual_mode, usually_fused = _backends.current().capabilities.plans[0]
-        origin = "usual" if mode is None and is_fused is None else "asked for"
+        origin = "usual" if mode is None and is_fused is None else "requested"
         if is_fused is None:
             is_fused = usually_fused and loops_well
         return cls(mode or usual_mode, is_fused and mode != "eager", origin)
@@ -77,7 +77,7 @@ class Plan:
             cost = (
                 "not measured"
                 if trial.microseconds is None
-                else f"{trial.microseconds:.0f} us a step"
+                else f"{trial.microseconds:.0f} us per step"
             )
             compiling = (
                 ""
@@ -92,7 +92,7 @@ class Plan:
         """Tell whether nothing else could be chosen for a training of so many steps."""
         if self.origin in ("measured", "remembered"):
             return steps <= self.steps or not any(t.is_for_longer for t in self.trials)
-        return self.origin == "asked for"
+        return self.origin == "requested"
 
     def facts(self) -> dict[str, Any]:
         """Return the plan as plain values, for a file."""
@@ -106,7 +106,7 @@ class Plan:
 
     @classmethod
     def remembered(cls, facts: Mapping[str, Any]) -> Plan | None:
-        """Return the plan that `facts` tell of, or `None` where they tell of none."""
+        """Return the plan that `facts` describe, or `None` if they describe none."""
         try:
             mode, is_fused = facts["mode"], facts["is_fused"]
             trials = tuple(Trial(**trial) for trial in facts.get("trials", ()))
@@ -119,4 +119,4 @@ class Plan:
 
 
 def _name(choice: Plan | Trial) -> str:
-    return f"{choice.mode}, {'many steps a call' if choice.is_fused else 'one step a call'}"
+    return f"{choice.mode}, {'many steps per call' if choice.is_fused else 'one step per call'}"

@@ -1,4 +1,4 @@
-"""The plan, made by measuring on this machine before the first step counts."""
+"""Makes the plan by measuring on this machine, before the first real step."""
 
 from __future__ import annotations
 
@@ -29,47 +29,46 @@ from perigee._typing import Batch
 from perigee._version import __version__
 
 _LEAST_GAIN = 0.05
-"""A plan replaces the usual one only if its steps take this share less time."""
+"""A plan replaces the usual one only if it reduces the time per step by this share."""
 _BEST_GAIN = 0.5
-"""The share of the time that another plan is taken to save at best, before it is tried."""
+"""The largest share of the time that another plan is assumed to save, before it is tried."""
 _BUDGET_SHARE, _BUDGET_SECONDS = 0.02, 3.0
-"""What measuring may cost: this share of the training, or these seconds if that is less."""
+"""The budget for measuring: this share of the training, or these seconds if less."""
 _LEAST_STEPS = 100
-"""Trainings of fewer steps have the usual plan."""
+"""Trainings with fewer steps use the usual plan."""
 _FEW_STEPS = 8
 _SLICE_SECONDS = 0.05
 _SLICES = 3
 _MOST_PLANS = 500
-"""Plans that are remembered at most, of a few hundred bytes each."""
+"""The most plans that are remembered, of a few hundred bytes each."""
 _PLAN_FILE = re.compile(r"[0-9a-f]{32}\.(json|[0-9-]+)")
 
 
 def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Plan:
-    """Return the fastest plan for a program, as it was measured or as it is remembered.
+    """Return the fastest plan for a program, measured or remembered.
 
-    The usual plan is tried first. Another one is compiled only where the steps ahead could pay for
-    it at best, and given up after a few steps where those take much longer. All runs on a copy of
-    the state, on batches that are not drawn: nothing shows afterwards.
+    The usual plan is tried first. Another one is compiled only if the remaining steps could make it
+    pay off, and abandoned after a few steps if those take much longer. Everything runs on a copy of
+    the state, on batches that are not drawn, and leaves no trace.
 
-    Where there is something to choose, the choice is remembered in a file, so that the same
-    training has the same plan.
+    If there is a choice, it is stored in a file, so that the same training gets the same plan.
 
     Args:
-        program: What runs, whose plan is the usual one.
-        blocks: Of the data.
+        program: The program to run, whose plan is the usual one.
+        blocks: Blocks of the data.
         batch: The first batch.
-        steps: Steps that are going to be run; 0 where that is not known.
+        steps: The number of steps to run; 0 if unknown.
     """
-    if program.plan.holds_for(steps):  # asked for, or measured in this process already
+    if program.plan.holds_for(steps):  # requested, or already measured in this process
         return program.plan
     usual = Plan.usual(program.rehearsal.loops_well)
     others = [p for p in _backends.current().capabilities.plans if p != _pair(usual)]
     if not others or steps < _LEAST_STEPS or program.is_split:
         return usual
     if program.spans_processes:
-        return usual  # each process would measure other times, and come to another plan
+        return usual  # each process would measure other times, and choose another plan
     sample = blocks.sample()
-    if sample is None:  # nothing to choose from: the data allows one way only
+    if sample is None:  # no alternative: the data allows one way only
         return usual
     memory = _memory(program, batch, sample, steps)
     remembered = _recall(memory)
@@ -92,12 +91,11 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
 
 
 class _Trials:
-    """Measures ways to run a step, and keeps what that costs within bounds.
+    """Measures execution modes of a step, within a budget.
 
-    The usual way has to be compiled anyway, and is always measured a little: two steps, or a tenth
-    of a second. Everything else begins only where it fits into the budget, as far as that is known:
-    compiling another way is taken to last as long as compiling the usual one did, with XLA three
-    times as long.
+    The usual mode has to be compiled anyway, and is always measured briefly: two steps, or a tenth
+    of a second. Everything else begins only if its expected cost fits into the budget: compiling
+    another mode is assumed to take as long as the usual one did, with XLA three times as long.
     """
 
     def __init__(self, program: Program, batch: Batch, sample: Any, steps: int) -> None:
@@ -107,15 +105,16 @@ class _Trials:
         self._first = 0
         self._began = now()
         self._budget = _BUDGET_SECONDS
-        self._reserve = 0.0  # for measuring the usual way once more
+        self._reserve = 0.0  # for measuring the usual mode again
         self._random = host_random()
         self._random_after: dict[tuple[Mode, bool], Any] = {}
         self._tracing = 0.0
 
     def obstacles(self, usual: Plan) -> Sequence[str]:
-        """Compile the usual way, and return what in the step stands against any other.
+        """Compile the usual mode, and return what in the step rules out any other.
 
-        Nothing is run: a step that prints or writes files would do so for batches that never were.
+        Nothing is run: a step that prints or writes files would do so for batches that do not
+        exist.
         """
         self._program.plan = usual
         began = now()
@@ -125,14 +124,14 @@ class _Trials:
         return found
 
     def forget(self) -> None:
-        """Let the host's generators be as before anything was compiled."""
+        """Restore the host's generators to their state before anything was compiled."""
         set_host_random(self._random)
 
     def left_out(
         self, usual: Plan, others: list[tuple[Mode, bool]], obstacles: Sequence[str]
     ) -> Plan:
-        """Return the usual plan, with the reason why no other is looked at."""
-        note = f"left out: there is {', '.join(obstacles)}"
+        """Return the usual plan, with the reason why no other is considered."""
+        note = f"skipped: there is {', '.join(obstacles)}"
         trials = tuple(Trial(*pair, note=note) for pair in others)
         return replace(usual, trials=(Trial(*_pair(usual)), *trials))
 
@@ -143,7 +142,7 @@ class _Trials:
         measured = [t for t in trials if t.microseconds is not None]
         best = min(measured, key=lambda t: t.microseconds or 0.0)
         if best is not first:
-            # Once more, for the machine may have been busy with something else the first time.
+            # Again, since the machine may have been busy the first time.
             self._reserve = 0.0
             again = self._timed(_pair(first), limit=math.inf)
             least = min(first.microseconds, again.microseconds or first.microseconds)
@@ -169,34 +168,34 @@ class _Trials:
         if mode == "xla":
             cost *= 3
         if ahead * _BEST_GAIN < cost:
-            note = "left out: the steps ahead cannot pay for compiling"
+            note = "skipped: compiling would not pay off in the remaining steps"
             return Trial(mode, is_fused, note=note, is_for_longer=True)
         self._reserve = 2 * one
         if not self._affords(cost + 2 * one):
-            note = "left out: measuring it would take too long"
+            note = "skipped: measuring it would take too long"
             return Trial(mode, is_fused, note=note, is_for_longer=True)
         draws = mode == "xla" and self._program.compiled_block(self._sample[1]).draws()
         try:
             trial = self._timed(pair, limit=3 * first.microseconds)
         except Exception as error:
-            # The step has run in the usual way: what only the compiler refuses has another plan.
+            # The step has run in the usual mode: if only this compiler fails, another plan is used.
             if not _backends.current().is_compiler_error(error):
                 raise
-            return Trial(mode, is_fused, note=f"left out: {type(error).__name__} while compiling")
+            return Trial(mode, is_fused, note=f"skipped: {type(error).__name__} while compiling")
         if draws and trial.microseconds is not None:
             trial = replace(trial, note="draws other random numbers from the same seeds")
         return trial
 
     def _timed(self, pair: tuple[Mode, bool], limit: float) -> Trial:
-        """Measure a way to run the step, given up if steps take more microseconds than `limit`.
+        """Measure an execution mode; abandon it if a step takes more than `limit` microseconds.
 
-        Without a limit it is the usual way, which is measured whatever it costs, but then only as
-        well as the budget allows.
+        Without a limit it is the usual mode, which is always measured, but only as well as the
+        budget allows.
         """
         mode, is_fused = pair
         self._program.plan = Plan(mode, is_fused, "measured")
         run = self._block if is_fused else self._single
-        # Each begins with the host's generators as they are: a step may draw while it is traced.
+        # Each begins with the same host generators: a step may draw while it is traced.
         set_host_random(self._random)
         began = now()
         run(1)
@@ -205,16 +204,16 @@ class _Trials:
         self._random_after.setdefault(pair, host_random())
         is_usual = limit == math.inf
         if not is_usual and not self._affords(0.0):
-            note = "left out: compiling it took too long"
+            note = "skipped: compiling it took too long"
             return Trial(mode, is_fused, None, compiling, note, is_for_longer=True)
         one, steps = _seconds(lambda: run(1)), 1
         few = min(_FEW_STEPS, self._in_a_slice(one))
-        if few > 1:  # a call costs something too, so that one step in a call seems to take longer
+        if few > 1:  # a call has a cost of its own, so a single step per call seems to take longer
             one, steps = min(_seconds(lambda: run(few)) for _ in range(2)) / few, 2 * few
         if is_usual:
             self._budget = max(_BUDGET_SHARE * self._steps * one, _BUDGET_SECONDS)
         if one * 1e6 > limit:
-            return Trial(mode, is_fused, one * 1e6, compiling, f"given up after {steps} steps")
+            return Trial(mode, is_fused, one * 1e6, compiling, f"abandoned after {steps} steps")
         if self._steps * one * _BEST_GAIN < compiling:
             return Trial(mode, is_fused, one * 1e6, compiling)
         count, best = self._in_a_slice(one), one
@@ -224,20 +223,19 @@ class _Trials:
         return Trial(mode, is_fused, best * 1e6, compiling)
 
     def _affords(self, seconds: float) -> bool:
-        """Tell whether so much more is within the budget."""
+        """Return whether `seconds` more are within the budget."""
         return now() - self._began + seconds + self._reserve <= self._budget
 
     def _in_a_slice(self, one: float) -> int:
-        """Return how many steps of so many seconds a measurement has.
+        """Return the number of steps in a measurement, given the seconds of one.
 
-        A clock may be too coarse for a single step, and no block is longer than compiled code
-        allows.
+        A clock may be too coarse for a single step, and compiled code limits the block size.
         """
         return self._most if one <= 0 else max(1, int(min(self._most, _SLICE_SECONDS / one)))
 
     def _block(self, count: int) -> None:
         arrays, batch_size, full = self._sample
-        self._first = (self._first + 1) % (full - count + 1)  # as varied as they will be
+        self._first = (self._first + 1) % (full - count + 1)  # as varied as in training
         rows = self._program.run_block(arrays, batch_size, self._first, count)
         _backends.current().to_host(rows)
 
@@ -256,7 +254,7 @@ def _pair(plan: Plan | Trial) -> tuple[Mode, bool]:
     return plan.mode, plan.is_fused
 
 
-# The memory: one small file for each training, named by what it depends on.
+# The memory: one small file per training, named by what its plan depends on.
 
 
 def _memory(program: Program, batch: Batch, sample: tuple[Batch, int, int], steps: int) -> Path:
@@ -285,12 +283,12 @@ def _recall(memory: Path) -> Plan | None:
     except (OSError, ValueError):
         return None
     with contextlib.suppress(OSError):
-        os.utime(memory)  # what is in use stays
+        os.utime(memory)  # keeps files in use from being removed
     return Plan.remembered(facts) if isinstance(facts, dict) else None
 
 
 def _remember(memory: Path, plan: Plan) -> None:
-    """Write the plan down; where that cannot be done, the next training measures again."""
+    """Store the plan; if that fails, the next training measures again."""
     beside = memory.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
@@ -303,9 +301,9 @@ def _remember(memory: Path, plan: Plan) -> None:
 
 
 def _forget_oldest(plans: Path) -> None:
-    """Remove the plans that were not used for longest, beyond as many as are kept.
+    """Remove the least recently used plans beyond the number that is kept.
 
-    Other processes may do the same, or write: a file that is gone already was not needed.
+    Other processes may do the same: a file that is already gone needs no removal.
     """
 
     def used(path: Path) -> float:
@@ -315,7 +313,7 @@ def _forget_oldest(plans: Path) -> None:
             return -math.inf
 
     try:
-        # Also what a process that was killed left half written.
+        # Includes partial files of killed processes.
         files = [path for path in plans.iterdir() if _PLAN_FILE.fullmatch(path.name)]
     except OSError:
         return

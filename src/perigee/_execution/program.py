@@ -1,4 +1,4 @@
-"""One method of a Step made ready to run many times, and made anew when the Step changes."""
+"""One method of a Step, prepared to run many times, and rebuilt when the Step changes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from perigee._step.updates import flush_accumulators, flush_if_full, internals
 from perigee._typing import Batch, Tensor, Tree
 
 _PREDICTED_BYTES = 32 * 2**20
-"""Bytes of the predictions of a block at most, taking 8 for each value."""
+"""The most bytes of the predictions of a block, at 8 per value."""
 
 _OPEN_SIZES = (
-    "Compiled, `{}` takes batches of any size: the first axis of its tensors is open, and "
+    "Compiled, `{}` accepts batches of any size: the first axis of its tensors is undefined, and "
     "`x.shape[0]` is None. It compiles for the size of the first batch. Write "
     "`keras.ops.shape(x)[0]` for the number of rows, keep a number that never changes as an "
     'attribute of the Step, or pass `execution="xla"`, which compiles it for each size.'
@@ -49,12 +49,12 @@ Nonfinite = Literal["raise", "skip", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class Retrace:
-    """A function that was compiled again, for a batch of other sizes.
+    """A function that was recompiled, for a batch of other sizes.
 
     Attributes:
-        traces: How often it has been compiled by now.
-        axes: Of arrays of a batch, how many had several sizes by now.
-        change: What is different about the batch, for people.
+        traces: The number of compilations so far.
+        axes: The number of array axes that have had several sizes so far.
+        change: A readable description of how the batch differs.
     """
 
     traces: int
@@ -66,7 +66,7 @@ class Program:
     """One method of a Step, ready to run on one batch after another.
 
     Attributes:
-        rehearsal: What is known of the method.
+        rehearsal: The rehearsal of the method.
         plan: How it runs.
         most_steps: Steps of a block at most, of any kind. Whoever makes blocks asks for it; a
             longer one is refused.
@@ -172,7 +172,7 @@ class Program:
                 _like(first),
             )
         found = programs[key]
-        if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
+        if asked is not None or execution.fuses is not None or found.plan.origin == "requested":
             found.plan = Plan.usual(found.rehearsal.loops_well, asked, execution.fuses)
         return found
 
@@ -195,17 +195,17 @@ class Program:
 
     @property
     def block_mode(self) -> Mode:
-        """For which mode blocks are made: that of XLA where the sizes of batches must be known."""
+        """The mode that blocks are made for: XLA's if the sizes of batches must be known."""
         return "xla" if self.rehearsal.carried else self.plan.mode
 
     @property
     def accumulates(self) -> bool:
-        """Whether gradients are collected for an update every few batches."""
+        """Whether gradients are accumulated over several batches per update."""
         return self._accumulate > 1
 
     @property
     def traces(self) -> int:
-        """How often the method has been compiled, in whatever way."""
+        """How often the method has been compiled, in any mode."""
         return sum(compiled.traces for compiled in self._compiled.values())
 
     @property
@@ -215,7 +215,7 @@ class Program:
 
     @property
     def changed_outside(self) -> dict[str, float]:
-        """Numbers outside the Step that have changed since it was compiled: what they were."""
+        """Numbers outside the Step that have changed since it was compiled: their old values."""
         if not self.traces or not self._outside:
             return {}
         now = numbers_outside(self._step, self._method)
@@ -232,25 +232,25 @@ class Program:
         return self._suspected
 
     def run(self, batch: Batch) -> Tree:
-        """Run the method on a batch; what is accumulated waits for `flush`.
+        """Run the method on a batch; accumulated gradients wait for `flush`.
 
         Returns:
-            The row of logged values, shape `(columns, 2)`: means and counts, on the device. Of
-            `predict_step` what it returned.
+            The row of logged values, shape `(columns, 2)`: means and counts, on the device; for
+            `predict_step`, its result.
         """
         return self._watched(self._single(), batch)
 
     def run_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Tensor:
         """Run the method on `count` batches cut from arrays, in one call.
 
-        What is accumulated is applied within it, whenever it is enough.
+        Accumulated gradients are applied within it, whenever there are enough.
 
         Args:
             arrays: Tensors with one common first axis.
-            batch_size: Rows a batch.
+            batch_size: Rows per batch.
             first: The first batch.
-            count: How many batches, at most `most_steps`; each must be full, but for the last one
-                of the arrays where the framework takes that.
+            count: How many batches, at most `most_steps`; each must be full, except the last one of
+                the arrays if the framework accepts that.
 
         Returns:
             The rows of logged values, shape `(at least count, columns, 2)`, on the device.
@@ -259,7 +259,7 @@ class Program:
         return self._watched(self.compiled_block(batch_size), arrays, np.int32(first), length)
 
     def begin_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Pending:
-        """Begin `run_block`; what it returns gives the rows."""
+        """Begin `run_block`; the result returns the rows."""
         compiled, length = self.compiled_block(batch_size), self._length(count)
         return self._watched(compiled, arrays, np.int32(first), length, run=compiled.begin)
 
@@ -267,9 +267,9 @@ class Program:
         """Run the method on up to `count` batches drawn from an iterator, in one call.
 
         Args:
-            iterator: The framework's own.
-            ahead: A batch that was taken from it already, as an optional; it may be empty.
-            count: How many batches at most, itself at most `most_steps`.
+            iterator: An iterator of the framework.
+            ahead: A batch that was already taken from it, as an optional; it may be empty.
+            count: The most batches, at most `most_steps`.
 
         Returns:
             The rows of logged values, shape `(steps, columns, 2)`, and how many there are.
@@ -281,13 +281,13 @@ class Program:
         return self._run(compiled, iterator, ahead, self._length(count))[0]
 
     def _length(self, count: int) -> np.int32:
-        """Return the length of a block as compiled code takes it.
+        """Return the length of a block in the type that compiled code takes.
 
         Raises:
-            ValueError: If compiled code has no room for so many.
+            ValueError: If `count` is out of range.
         """
         if not 1 <= count <= self.most_steps:
-            raise ValueError(f"A block of {count} steps: it has from 1 to {self.most_steps}.")
+            raise ValueError(f"A block has from 1 to {self.most_steps} steps, not {count}.")
         return np.int32(count)
 
     def flush(self) -> None:
@@ -295,13 +295,13 @@ class Program:
         self._run(self._kept(("flush", self.plan.mode), lambda: self._flush_all))
 
     def samples(self) -> dict[str, Shown]:
-        """Return the samples that were logged since the last time. It waits for the device."""
+        """Return the samples logged since the last call. It waits for the device."""
         found = {name: slot.take() for name, slot in self.rehearsal.samples.items()}
         watched = {} if self._watching is None else self._watching.shown()
         return {**watched, **{name: shown for name, shown in found.items() if shown is not None}}
 
     def structure(self) -> list[Any]:
-        """Return what tells this method from others across processes, as plain values."""
+        """Return what identifies this method across processes, as plain values."""
         entries = self.rehearsal.tracked.entries
         code = getattr(getattr(type(self._step), self._method), "__code__", None)
         return [
@@ -337,11 +337,11 @@ class Program:
     def operations(self) -> float | None:
         """Count the floating-point operations of one step, of matrix products and convolutions.
 
-        A multiplication and an addition are two. The step is compiled anew for it, on torch it is
-        run, on a batch of zeros: the caller puts back what that writes.
+        A multiplication and an addition are two. The step is recompiled for it (on torch it is run)
+        on a batch of zeros: the caller restores what that writes.
 
         Returns:
-            How many, for a batch like the first one; `None` where it cannot be told.
+            The number for a batch like the first one; `None` if unknown.
         """
         if self._like is None or self.is_split or self.spans_processes:
             return None
@@ -351,23 +351,23 @@ class Program:
         )
         try:
             count = compiled.operations(keras.tree.map_structure(_zeros, self._like))
-        except Exception:  # of user code, which never met such a batch
+        except Exception:  # of user code, for which such a batch is new
             return None
         return None if math.isnan(count) else count
 
     def hidden_state(self) -> list[str]:
-        """Return the kinds of operations, as far as it has run, whose state cannot be saved."""
+        """Return the kinds of operations run so far whose state cannot be saved."""
         return sorted({op for c in self._compiled.values() for op in c.hidden_state()})
 
     def _watched(self, compiled: Compiled, batch: Batch, *more: Any, run: Any = None) -> Any:
-        """Run what is compiled, and take note where a batch made it compile again."""
+        """Run compiled code, and record a batch that made it recompile."""
         result, is_traced = self._run(compiled, batch, *more, run=run)
         if is_traced:
             self._take_note(compiled, batch)
         return result
 
     def _take_note(self, compiled: Compiled, batch: Batch) -> None:
-        """Take note of a batch for which something was compiled, and how it differs from others."""
+        """Record a batch that caused a compilation, and how it differs from others."""
         arrays = leaf_shapes(batch)
         before = self._traced_for.get(compiled)
         self._traced_for[compiled] = arrays
@@ -381,13 +381,13 @@ class Program:
             axes = sum(
                 len(set(of_axis)) > 1 for known in seen for of_axis in zip(*known, strict=True)
             )
-            change = "; ".join(changed) or "other values that are no arrays"
+            change = "; ".join(changed) or "other values that are not arrays"
             self.retraces.append(Retrace(compiled.traces, axes, change))
 
     def _run(self, compiled: Compiled, *arguments: Any, run: Any = None) -> tuple[Any, bool]:
-        """Run what is compiled; where that compiles it first, the time counts as such.
+        """Run compiled code; if that compiles it first, the time counts as compiling.
 
-        It does with the steps of that call, where the device is waited for.
+        That includes the steps of the call, if it waits for the device.
         """
         traces, began = compiled.traces, now()
         try:
@@ -401,15 +401,15 @@ class Program:
         return result, is_traced
 
     def _note_open_sizes(self, error: Exception, is_traced: bool) -> None:
-        """Add to an error of tracing that it comes from sizes which compiled code leaves open.
+        """Add to a tracing error that it is due to sizes that compiled code leaves undefined.
 
-        It does where the step can be compiled for the sizes of the first batch.
+        Only if the step can be compiled for the sizes of the first batch.
         """
         if is_traced and not isinstance(error, PerigeeError) and self._fits_sized():
             error.add_note(_OPEN_SIZES.format(self._method))
 
     def _fits_sized(self) -> bool:
-        """Tell whether the method can be compiled for one size, where it is for any."""
+        """Return whether the method can be compiled for one size, if it fails for any size."""
         open_modes = _backends.current().capabilities.fuses_ragged
         if self._like is None or self.block_mode not in open_modes:
             return False
@@ -418,7 +418,7 @@ class Program:
         sized = _backends.current().compile(body, variables, self.plan.mode, states=None)
         try:
             sized.obstacles(keras.tree.map_structure(_zeros, self._like))
-        except Exception:  # of user code: there is another cause
+        except Exception:  # of user code: the cause is another
             return False
         return True
 
@@ -427,7 +427,7 @@ class Program:
         return self._kept(("single", self.plan.mode), lambda: body)
 
     def compiled_block(self, batch_size: int) -> Compiled:
-        """Return what runs blocks of batches of this size."""
+        """Return the compiled code for blocks of batches of this size."""
         function, dtypes = self._row_of_block, "float32"
         if self._method == "predict_step":
             function = self._predict
@@ -445,7 +445,7 @@ class Program:
         )
 
     def _kept(self, key: Any, make: Any) -> Compiled:
-        """Return what is compiled under `key`, made at its first use."""
+        """Return the compiled code for `key`, made at its first use."""
         compiled = self._compiled.get(key)
         if compiled is None:
             variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
@@ -474,17 +474,17 @@ class Program:
         return self._with_results(row) if self._replicas.splits else row
 
     def _row_of_share(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        """Run the step on a batch, or on one replica's share of a batch of so many rows."""
+        """Run the step on a batch, or on one replica's share of a batch of `rows` rows."""
         run = self._unless_nonfinite if self._skips else self._cells
         columns, cells = run(batch, rows)
-        self.columns = tuple(columns)  # at once: replicas take turns within a step
+        self.columns = tuple(columns)  # at once: replicas alternate within a step
         if self._accumulate > 1:
             internals(self._step).accumulated.assign_add(1)
         row = ops.stack(cells) if cells else ops.zeros((0, 2))
         return row if rows is None else self._of_all(row, batch, rows)
 
     def _of_all(self, row: Tensor, batch: Batch, rows: Tensor) -> Tensor:
-        """Return the row of all replicas, and let their variables agree."""
+        """Return the row of all replicas, and synchronize their variables."""
         means, counts = row[:, 0], row[:, 1]
         totals = ops.where(counts == 0, ops.zeros_like(means), means * counts)
         share = ops.cast(_rows(batch), "float32") / ops.cast(ops.maximum(rows, 1), "float32")
@@ -493,7 +493,7 @@ class Program:
         return ops.stack([totals / ops.where(counts == 0, 1.0, counts), counts], 1)
 
     def _with_results(self, row: Tensor) -> Tensor:
-        """Put the results of metrics over all replicas in the place of those over a share."""
+        """Replace the results of metrics over a share by those over all replicas."""
         results = self.rehearsal.results
         if not any(column.name in results for column in self.columns):
             return row
@@ -546,7 +546,7 @@ class Program:
     def _unless_nonfinite(
         self, batch: Batch, rows: Tensor | None
     ) -> tuple[list[Column], list[Tensor]]:
-        """Run the step; where it came to a NaN or an infinity, all that it wrote is as before."""
+        """Run the step, and undo all its writes if it produced a NaN or an infinity."""
         written = self._written_in_a_step()
         before = [ops.copy(ops.convert_to_tensor(variable)) for variable in written]
         columns, cells = self._cells(batch, rows)
@@ -571,16 +571,16 @@ class Program:
 
     def _written_in_a_step(self) -> list[Any]:
         own = internals(self._step).variables
-        own.pop("accumulated", None)  # counts batches, also those that were left out
+        own.pop("accumulated", None)  # counts batches, including skipped ones
         written = [*self.rehearsal.written, *own.values()]
         for path, variables in self.rehearsal.updated.items():
-            # Slots may have been made only after the rehearsal.
+            # Slots may have been created only after the rehearsal.
             optimizer = self.rehearsal.tracked.optimizers.get(path)
             written += [*variables, *(() if optimizer is None else optimizer.variables)]
         return list({id(v): v for v in written}.values())
 
     def _until(self) -> Callable[[Tensor], Tensor] | None:
-        """Return what tells whether a block goes on after a row, or `None`."""
+        """Return a function that decides whether a block continues after a row, or `None`."""
         if not self.stops:
             return None
         return lambda row: _backends.current().all_finite([row[:, 0]])
@@ -604,7 +604,7 @@ class Program:
 
 
 def _predictions_a_block(predicted: Tree) -> int:
-    """Return how many predictions are put together; 1 where they are no tensors of rows."""
+    """Return how many predictions are concatenated; 1 if they are not tensors of rows."""
     leaves = keras.tree.flatten(predicted)
     if not leaves or any(
         not isinstance(leaf, keras.KerasTensor) or not leaf.shape for leaf in leaves
@@ -615,7 +615,7 @@ def _predictions_a_block(predicted: Tree) -> int:
 
 
 def _settled(rehearsal: Rehearsal) -> tuple[list[Any], list[Any]]:
-    """Return what a step writes that replicas must agree on: sums, and what is averaged."""
+    """Return variables written by a step that replicas synchronize: summed, and averaged ones."""
     is_sum = _backends.current().is_sum
     written = {id(v) for v in rehearsal.written}
     updated = {id(v) for variables in rehearsal.updated.values() for v in variables}
@@ -644,28 +644,28 @@ def _fingerprint(step: Step, volatile: frozenset[str]) -> tuple[Any, ...]:
 def _refuse_watches(
     step: Step, rehearsal: Rehearsal, accumulate: int, watches: frozenset[str]
 ) -> None:
-    """Refuse to watch updates that are made elsewhere than in the step, or by others."""
+    """Refuse to watch updates that are made outside the step, or not through Perigee."""
     if not watches:
         return
     replicas = internals(step).replicas
     if accumulate > 1:
-        expected = "an update in each step; with `accumulate` they come every few."
+        expected = "an update in each step; with `accumulate` only some steps update."
     elif replicas is not None and replicas.splits:
-        expected = "one replica, which alone can be watched."
+        expected = "a single replica, since only that can be watched."
     elif not rehearsal.updated or not step._shows_updates:
-        expected = "updates through `minimize` or `apply`, which alone are seen."
+        expected = "updates through `minimize` or `apply`, the only ones that are seen."
     else:
         return
     raise ArgumentError(
         "callbacks",
         f"a hook that watches {', '.join(sorted(watches))}",
         expected,
-        "leave the hook out.",
+        "remove the hook.",
     )
 
 
 def _like(batch: Batch) -> Batch | None:
-    """Return the shapes and dtypes of a batch, or `None` where it is more than arrays."""
+    """Return the shapes and dtypes of a batch, or `None` if it is not only arrays."""
 
     def leaf_like(leaf: Any) -> Any:
         if leaf is None:
@@ -684,7 +684,7 @@ def _zeros(leaf: Any) -> Any:
 
 @contextmanager
 def _scope(step: Step, batch: Batch, asked: Mode | None) -> Generator[None]:
-    """Let a step be rehearsed in the scope under which it was made."""
+    """Enter the scope under which a step was created, for its rehearsal."""
     replicas = internals(step).replicas
     if replicas is None:
         yield
@@ -692,7 +692,7 @@ def _scope(step: Step, batch: Batch, asked: Mode | None) -> Generator[None]:
     replicas.check()
     if replicas.splits and asked == "xla":
         raise ReplicasError(
-            f"XLA compiles no function that runs on several devices of {replicas.name}",
+            f"XLA cannot compile a function for several devices of {replicas.name}",
             'leave `execution` at "auto".',
         )
     if replicas.splits and not _can_be_split(batch):

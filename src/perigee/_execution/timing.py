@@ -1,8 +1,8 @@
-"""How long things take on this machine, by one clock that can be replaced as a whole.
+"""The one clock for measuring time, which can be replaced.
 
-Whatever depends on the speed of the machine (the plan, the length of blocks, what measuring may
-cost, when it is time to save) reads `now`, and nothing else. So a test chooses how fast the machine
-is, also below `fit`, where a clock could not be handed from part to part: programs outlive the
+Everything that depends on the speed of the machine (the plan, the size of blocks, the budget for
+measuring, when to save) reads `now`, and nothing else. So a test can choose how fast the machine
+is, even below `fit`, where a clock could not be passed as an argument: programs outlive the
 training that made them.
 """
 
@@ -18,13 +18,13 @@ _timer: ContextVar[Timer] = ContextVar("_timer", default=time.perf_counter)
 
 
 def now() -> float:
-    """Return seconds from any origin, by the timer that is in effect."""
+    """Return seconds from any origin, by the current timer."""
     return _timer.get()()
 
 
 @contextmanager
 def timed_by(timer: Timer) -> Generator[None]:
-    """Let another timer tell the time within, in this thread."""
+    """Use another timer within the context, in this thread."""
     token = _timer.set(timer)
     try:
         yield

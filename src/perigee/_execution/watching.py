@@ -1,4 +1,4 @@
-"""What hooks see of the updates within compiled steps: norms, and the tensors themselves."""
+"""What hooks see of updates within compiled steps: norms, and the tensors themselves."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ WATCHES = ("norms", "histograms")
 
 
 class Watching:
-    """Leaves norms and tensors of each update in variables of its own.
+    """Stores norms and tensors of each update in its own variables.
 
-    Not in tensors: an update may stand in a branch, out of which none comes. They are no state of
-    the Step, since nothing that follows depends on them.
+    Not in tensors: an update may be inside a branch, which no tensor can leave. They are not state
+    of the Step, since nothing depends on them.
 
     Args:
-        rehearsal: What is known of the step.
-        watches: Which of `WATCHES`.
+        rehearsal: The rehearsal of the step.
+        watches: The requested `WATCHES`.
 
     Attributes:
-        variables: What compiled code writes.
+        variables: The variables that compiled code writes.
     """
 
     def __init__(self, rehearsal: Rehearsal, watches: frozenset[str]) -> None:
@@ -57,7 +57,7 @@ class Watching:
             norms.assign(ops.zeros((3,)))
 
     def values(self, variables: Sequence[Any]) -> list[Tensor]:
-        """See `Watch.values`: copied, for some frameworks update in place."""
+        """See `Watch.values`: copied, since some frameworks update in place."""
         return [ops.copy(ops.convert_to_tensor(variable)) for variable in variables]
 
     def updated(
@@ -69,7 +69,7 @@ class Watching:
         when: Any = None,
         after: Sequence[Any] | None = None,
     ) -> None:
-        """See `Watch.updated`: of several updates by one optimizer in a step, the last one."""
+        """See `Watch.updated`: keeps the last of several updates by one optimizer in a step."""
         dense = _backends.current().dense
         seen = [
             (variable, ops.cast(dense(gradient), "float32"), _change(old, new))
@@ -102,7 +102,7 @@ class Watching:
         return columns, cells
 
     def shown(self) -> Mapping[str, Shown]:
-        """Return how the values of the last updates and of the weights are spread. It waits."""
+        """Return histograms of the last updates and of the weights. It waits for the device."""
         if not self._tensors:
             return {}
         read = _backends.current().read

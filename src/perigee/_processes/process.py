@@ -1,4 +1,4 @@
-"""Which process writes to a run directory, as its lock says."""
+"""The process that writes to a run directory, as recorded in its lock."""
 
 import json
 import os
@@ -14,13 +14,13 @@ _MOST_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Which process, on which machine.
+    """A process on a machine.
 
     Attributes:
-        pid: Its number, which the system gives to others later.
+        pid: Its process id, which the system may reuse.
         host: The name of the machine.
-        began: Boot of the machine and ticks since then at which the process began, which tells it
-            from others of the same number; empty where the system does not say.
+        began: The boot id of the machine and the ticks from boot to the start of the process, which
+            distinguish it from others with the same id; empty if the system does not provide them.
     """
 
     pid: int
@@ -29,12 +29,12 @@ class Process:
 
     @classmethod
     def current(cls) -> Self:
-        """Return the process that asks."""
+        """Return the current process."""
         pid = os.getpid()
         return cls(pid, socket.gethostname(), _began(pid))
 
     def may_live(self) -> bool:
-        """Tell whether it lives, as far as this machine can tell."""
+        """Return whether it may be running; true if that cannot be known here."""
         if self.host != socket.gethostname():
             return True
         try:
@@ -42,7 +42,7 @@ class Process:
         except ProcessLookupError:
             return False
         except OSError:
-            pass  # it lives, and is someone else's
+            pass  # it runs, and belongs to another user
         return self.began == _began(self.pid)
 
 
@@ -62,7 +62,7 @@ def read_process(path: Path) -> Process | None:
 def _began(pid: int) -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        # Its second field is the name of the program, in parentheses, with anything in it.
+        # Its second field is the program name in parentheses, which may contain anything.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""Several processes that train together: what they agree on, and that one of them writes."""
+"""Several processes that train together: how they agree, and which one writes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from perigee._step.updates import internals
 from perigee._typing import Batch
 
 _STEPS_BETWEEN_AGREEMENTS = 8
-"""Asking takes as long as a small step."""
+"""Steps between two queries of the other processes: a query takes as long as a small step."""
 STEPS_A_BLOCK = 32
-"""Steps a block where several processes run: it must not depend on how fast one of them is."""
+"""Steps per block with several processes: it must not depend on the speed of one of them."""
 
 
 class Workers:
-    """The processes in which a Step is trained, one of them as a rule.
+    """The processes in which a Step is trained, usually only one.
 
-    What is asked of the others is asked by all of them, at the same points of the program.
+    Each method that communicates is called by all processes, at the same points of the program.
 
     Args:
         step: The Step.
@@ -36,7 +36,7 @@ class Workers:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of processes."""
         return 1 if self._peers is None else self._peers.processes
 
     @property
@@ -46,19 +46,19 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the chief process, which writes."""
         return self._peers is None or self._peers.process == 0
 
     def most_steps(self, asked: int | None) -> int | None:
-        """Return how many steps a block has at most; `None` where that is adapted."""
+        """Return the most steps per block; `None` if that is adapted."""
         return STEPS_A_BLOCK if asked is None and self.are_several else asked
 
     def of_chief(self, value: int) -> int:
-        """Return the value that the chief passes. It waits for all of them."""
+        """Return the value that the chief process passes. It waits for all processes."""
         return int(self._gathered([value])[0, 0]) if self.are_several else value
 
     def agree(self, facts: Mapping[str, int]) -> None:
-        """Refuse to go on where they differ in something. It waits for all of them.
+        """Raise if the processes differ in something. It waits for all processes.
 
         Raises:
             WorkersApartError: If they do.
@@ -75,7 +75,7 @@ class Workers:
             raise WorkersApartError(apart)
 
     def wait(self) -> None:
-        """Wait for all of them."""
+        """Wait for all processes."""
         if self.are_several:
             self._gathered([1])
 
@@ -99,7 +99,7 @@ class Workers:
 
     @contextmanager
     def told_of_loss(self) -> Generator[None]:
-        """Say what it means where another one has ended."""
+        """Raise `WorkerLostError` if another process has ended."""
         try:
             yield
         except Exception as error:
@@ -117,7 +117,7 @@ class Workers:
 
 
 def checksum(batch: Batch) -> int:
-    """Return a number that tells batches apart."""
+    """Return a number that identifies a batch."""
     found = 0
     for leaf in keras.tree.flatten(_backends.current().to_host(batch)):
         if isinstance(leaf, np.ndarray) and leaf.dtype != object:

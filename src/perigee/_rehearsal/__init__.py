@@ -1,1 +1,1 @@
-"""One run of a step that leaves no trace, to learn what it does."""
+"""A run of a step that leaves no trace, to find out what it does."""

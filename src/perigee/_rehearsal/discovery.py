@@ -1,8 +1,8 @@
 """The rehearsal: one run of a step that leaves no trace, before anything is compiled.
 
-It builds lazy layers, builds each optimizer on the union of the variables that it updates, sees
-which metrics are updated and what returned values depend on, and refuses what is certainly wrong
-while user code still runs as plain Python, so that its errors come out as they are.
+It builds lazy layers, builds each optimizer for the union of the variables that it updates, finds
+which metrics are updated and what returned values depend on, and refuses certain errors while user
+code still runs as plain Python, so that its exceptions are raised unchanged.
 """
 
 from __future__ import annotations
@@ -43,23 +43,24 @@ from perigee._typing import Batch, Tree
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What is known of a step after its rehearsal.
+    """The facts about a step found by its rehearsal.
 
     Attributes:
-        tracked: What the Step holds, built.
-        kinds: For each returned name, `"mean"` to be averaged over the steps, or `"last"` where
-            the value covers the pass so far already (it depends on metric state).
+        tracked: The contents of the Step, built.
+        kinds: For each returned name, `"mean"` for an average over the steps, or `"last"` if the
+            value already covers the pass so far (it depends on metric state).
         metrics: Metrics that the step updates, by the name under which they are logged.
         updated: For each optimizer by path, the variables that it updates.
         written: Variables that the step assigns.
-        carried: Of these, state inside layers that Keras does not list, draws left out.
+        carried: The part of these that is state inside layers and not listed by Keras, without
+            seeds.
         volatile: Attribute paths of Python values that the step itself changes.
         called_losses: Whether the step called Keras loss objects.
-        predicted: What `predict_step` returned, as `KerasTensor`s where it is tensors.
-        loops_well: Whether the step may do well in a compiled loop; see `Backend.rehearse`.
-        results: Of returned values that are a metric's result: the metric, and which leaf of its
+        predicted: The result of `predict_step`, with `KerasTensor`s in place of tensors.
+        loops_well: Whether the step may be fast in a compiled loop; see `Backend.rehearse`.
+        results: For returned values that are a metric's result: the metric, and the leaf of its
             result.
-        samples: Where samples are left for the host, by the names under which they are returned.
+        samples: The slots of samples for the host, by the names under which they are returned.
     """
 
     tracked: Tracked
@@ -86,19 +87,19 @@ def rehearse(
     computes: bool = True,
     witness: Witness | None = None,
 ) -> Rehearsal:
-    """Run one method of a Step once, and put everything back.
+    """Run one method of a Step once, and undo all its effects.
 
     Args:
         step: The Step.
-        method: Which of its methods.
+        method: The name of the method.
         batch: Tensors.
-        observers: Look at each call of a loss object.
-        accumulate: Micro-batches an update; more than 1 is checked to be exact.
-        computes: Whether values are wanted; without, this is for what the method builds alone.
-        witness: Sees what the recorder sees.
+        observers: Called with each call of a loss object.
+        accumulate: Micro-batches per update; more than 1 is checked to be exact.
+        computes: Whether to compute values; if false, only what the method builds matters.
+        witness: Receives what the recorder receives.
 
     Returns:
-        What was learned. Lazy layers and optimizers are built afterwards, which is the only trace.
+        The facts. Lazy layers and optimizers are built afterwards, which is the only effect.
     """
     step._before_rehearsal(method, batch)
     before = track(step)
@@ -155,12 +156,12 @@ class _Undo:
     global_seed: tuple[Any, np.ndarray | None] | None = None
 
     def is_global_seed(self, variable: Any) -> bool:
-        """Tell whether it is the state of Keras's global seed generator, which has drawn."""
+        """Return whether it is the state of Keras's global seed generator, if that was used."""
         return self.global_seed is not None and variable is self.global_seed[0]
 
     def draws(self, original: Any, generator: Any, ordered: bool = True) -> Talk:
-        """Keep the state of Keras's global seed generator as it is before its first draw."""
-        if not ordered and self.global_seed is None:  # how Keras draws where no seed is given
+        """Keep the state of Keras's global seed generator from before its first draw."""
+        if not ordered and self.global_seed is None:  # how Keras draws if no seed is given
             try:
                 value = snapshot([generator.state])[0]
             except NotImplementedError:  # not known inside a function that the user compiles
@@ -171,7 +172,7 @@ class _Undo:
 
 @contextmanager
 def undone(variables: Sequence[Any]) -> Generator[_Undo]:
-    """Give variables, those made meanwhile and the host's random state back what they had."""
+    """Restore variables, including those created meanwhile, and the host's random state."""
     with put_back(variables) as values:
         undo = _Undo(values)
         try:
@@ -208,7 +209,7 @@ def _run(
 
 
 def _is_split(step: Step) -> bool:
-    """Tell whether the step runs on shares of a batch, but is rehearsed on all of it at once."""
+    """Return whether the step runs on shares of a batch, but is rehearsed on the whole batch."""
     replicas = internals_of(step).replicas
     return replicas is not None and replicas.splits
 
@@ -216,19 +217,19 @@ def _is_split(step: Step) -> bool:
 def _refuse_samples(recorder: StepRecorder) -> None:
     if recorder.samples:
         raise ReplicasError(
-            f"it shows {', '.join(recorder.samples)}, and each replica has samples of its own",
-            "show them in a callback, from a few examples of their own.",
+            f"it shows {', '.join(recorder.samples)}, and each replica has its own samples",
+            "show them in a callback, from a few fixed examples.",
         )
 
 
 def _refuse_counts(
     step: Step, method: Method, batch: Batch, tracked: Tracked, written: Sequence[Any]
 ) -> None:
-    """Refuse variables that add up over the batch, where replicas see a share of it.
+    """Refuse variables that sum over the batch, if replicas see only a share of it.
 
-    What a step writes by itself becomes the mean over the replicas. The step runs on both halves
-    of the batch: whole numbers must change by as much as with the whole batch, and others must
-    not change by as much as with both halves together.
+    A variable that a step assigns becomes the mean over the replicas. The step runs on both halves
+    of the batch: integers must change by as much as with the whole batch, and floats must not
+    change by as much as with both halves together.
     """
     kinds = {id(e.variable): e.kind for e in tracked.entries if not e.key.startswith("perigee/")}
     held = [v for v in written if kinds.get(id(v)) in ("variable", "non_trainable")]
@@ -259,9 +260,9 @@ def _refuse_counts(
             counted.append(variable)
     if counted:
         raise ReplicasError(
-            f"{', '.join(tracked.names_of(counted))} adds up over the batch, and a variable that a "
-            "step assigns becomes the mean over the replicas",
-            "hold a `keras.metrics.Sum`, which adds up over replicas, or count in `host_state`.",
+            f"{', '.join(tracked.names_of(counted))} is a sum over the batch, and a variable "
+            "that a step assigns becomes the mean over the replicas",
+            "hold a `keras.metrics.Sum`, which sums over replicas, or count in `host_state`.",
         )
 
 
@@ -277,7 +278,7 @@ def _noting(method: Method) -> Generator[None]:
         yield
     except BaseException as error:
         if not isinstance(error, PerigeeError):
-            error.add_note(f"While Perigee rehearsed `{method}` on a first batch, to be undone.")
+            error.add_note(f"While Perigee rehearsed `{method}` on a first batch, before training.")
             advise_on_memory(error)
         raise
 
@@ -292,9 +293,9 @@ def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any
 
 
 def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Undo) -> list[Any]:
-    """Return what the step assigned through Keras, and what is not as it was.
+    """Return variables that the step assigned through Keras, and those that changed.
 
-    Assignments that go past Keras's own method are seen only by their effect.
+    Assignments that bypass Keras's method are seen only by their effect.
     """
     initial = {id(raw): value for raw, value in undo.made if value is not None}
     for v in after.variables:
@@ -309,7 +310,7 @@ def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Und
 
 
 def _carried(tracked: Tracked, written: Sequence[Any]) -> list[Any]:
-    """Return what a step writes of the state inside layers that Keras does not list."""
+    """Return the state inside layers that a step writes and Keras does not list."""
     models = tracked.models.values()
     unlisted = {id(v) for model in models for v in variables_of(model)}
     unlisted -= {id(v) for model in models for v in model.variables}
@@ -337,13 +338,13 @@ def _prepare_accumulators(step: Step, tracked: Tracked, recorder: StepRecorder) 
             own.accumulators[path] = Accumulator(optimizer, variables)
 
 
-# What is made of it.
+# Evaluating it.
 
 
 def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
-    """Refuse variables that the step made and that nothing holds.
+    """Refuse variables that the step created and that nothing holds.
 
-    Keras makes its one global seed generator at the first unseeded draw.
+    Keras creates its global seed generator at the first unseeded draw.
     """
     known = [*tracked.variables, *([] if undo.global_seed is None else [undo.global_seed[0]])]
     held = {id(v) for v in known} | {id(v.value) for v in known}
@@ -360,21 +361,21 @@ def _refuse_unheld(tracked: Tracked, recorder: StepRecorder) -> None:
 
 
 def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Sequence[Any]) -> None:
-    """Refuse optimizers that the step applied by itself: they update at each micro-batch."""
+    """Refuse optimizers that the step applied itself: they update at each micro-batch."""
     asked = {id(optimizer) for optimizer, _ in recorder.updates}
     changed = {id(variable) for variable in written}
     for path, optimizer in tracked.optimizers.items():
         if id(optimizer) not in asked and id(optimizer.iterations) in changed:
             raise AccumulationError(
-                f"the step applies {path!r} by itself, which updates at each micro-batch",
-                "call `minimize`, or `gradients` and `apply`, or leave `accumulate` out.",
+                f"the step itself applies {path!r}, which updates at each micro-batch",
+                "call `minimize`, or `gradients` and `apply`, or omit `accumulate`.",
             )
 
 
 def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:
-    """Refuse tensors that the step kept as attributes, where steps are compiled.
+    """Refuse tensors that the step kept as attributes, if steps are compiled.
 
-    Compiled, such an attribute is set once, to something that stands for a tensor and is none.
+    Compiled, such an attribute is set once, to a symbolic tensor.
     """
     if _backends.current().capabilities.modes[0] == "eager":
         return
@@ -394,7 +395,7 @@ def _check_logs(method: Method, returned: Any) -> None:
         raise StepReturnError(method, given, suggestion)
     for name, value in returned.items():
         if not isinstance(name, str):
-            raise LogValueError(method, str(name), "a value under a name that is no string")
+            raise LogValueError(method, str(name), "a value under a name that is not a string")
         if isinstance(value, Average | Sample | int | float | np.generic):
             continue
         shape = getattr(value, "shape", None)
@@ -431,11 +432,11 @@ def _kinds(
     tracked: Tracked,
     computes: bool,
 ) -> dict[str, Literal["mean", "last"]]:
-    """Find the returned values that depend on metric state: they cover the pass already.
+    """Find returned values that depend on metric state: they already cover the pass.
 
-    A value that is a metric's result is known by identity. What is computed from results is found
-    by running the step again from the same state, once as it is and once with the metrics'
-    variables changed; a step whose values differ between equal runs is left to identity.
+    A value that is a metric's result is found by identity. Values computed from results are found
+    by running the step again from the same state, once unchanged and once with the metrics'
+    variables changed; for a step whose values differ between equal runs only identity counts.
     """
     kinds: dict[str, Literal["mean", "last"]] = {
         name: "last" if is_result else "mean" for name, is_result in recorder.is_result.items()
@@ -448,15 +449,16 @@ def _kinds(
         if _equal(first[name], again[name]) and not _equal(first[name], moved[name]):
             if kinds[name] == "mean" and _is_split(step):
                 raise ReplicasError(
-                    f"{name!r} is computed from the result of a metric, which holds a share there",
-                    "return `metric.result()` as it is, or hold the metric and return nothing.",
+                    f"{name!r} is computed from the result of a metric, which holds only a share "
+                    "there",
+                    "return `metric.result()` unchanged, or hold the metric and return nothing.",
                 )
             kinds[name] = "last"
     return kinds
 
 
 class Probe:
-    """A step to be run again and again from the same state, to compare what it returns."""
+    """A step to be run repeatedly from the same state, to compare its results."""
 
     def __init__(self, step: Step, method: Method, tracked: Tracked) -> None:
         self._tracked = tracked
@@ -469,12 +471,12 @@ class Probe:
     def __call__(
         self, batch: Batch, change_metrics: bool = False, change_weights: bool = False
     ) -> Mapping[str, Any]:
-        """Run the step on a batch, put everything back, and return its values on the host.
+        """Run the step on a batch, undo its effects, and return its values on the host.
 
         Args:
             batch: Tensors.
-            change_metrics: Whether metric variables begin with other values than they have.
-            change_weights: Whether trainable variables do, the same ones in each call.
+            change_metrics: Whether metric variables begin with other values.
+            change_weights: Whether trainable variables do, with the same values in each call.
         """
         with undone(self._tracked.variables):
             if change_weights:
@@ -484,8 +486,8 @@ class Probe:
                 moved = [v + n.astype(v.dtype) for v, n in zip(values, noise, strict=True)]
                 restore(weights, moved)
             if change_metrics:
-                # Each element by another amount: a share stays what it is where both of its
-                # counts grow alike, as 3 of 3 and 6 of 6.
+                # Each element by another amount: a ratio does not change if both of its counts grow
+                # alike, as 3 of 3 and 6 of 6.
                 draw = np.random.default_rng(0)
                 for variable in self._tracked.of_kind("metric"):
                     value = keras.ops.convert_to_tensor(variable)

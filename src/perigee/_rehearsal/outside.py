@@ -1,4 +1,4 @@
-"""What the code of a method reads and calls from outside: compiled, it is constant."""
+"""Values that the code of a method reads from outside: in compiled code they are constant."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _OWN = "perigee."
 
 
 def numbers_outside(holder: Any, method: str) -> dict[str, float]:
-    """Return numbers that a method reads and does not set itself, by name, as they are now.
+    """Return the current numbers that a method reads but does not set itself, by name.
 
-    Those that functions read which it calls by name are among them: other methods, functions that
-    are attributes, and functions of its own module.
+    They include numbers read by functions that it calls by name: other methods, functions that are
+    attributes, and functions of its own module.
 
     Args:
         holder: The object.
@@ -36,7 +36,7 @@ def numbers_outside(holder: Any, method: str) -> dict[str, float]:
 
 
 def makes_unseeded_generators(holder: Any, method: str) -> bool:
-    """Tell whether a method, or what it calls, calls `default_rng()` of NumPy without a seed.
+    """Return whether a method, or a function that it calls, calls NumPy's `default_rng()` unseeded.
 
     Args:
         holder: The object.
@@ -76,7 +76,7 @@ def _calls_default_rng(code: CodeType) -> bool:
 
 
 def _functions(holder: Any, names: Iterable[str]) -> list[FunctionType]:
-    """Return what a holder has by these names that is a function, its methods as they stand."""
+    """Return the functions that a holder has under these names, methods as plain functions."""
     own = vars(holder)
     held = [own[name] if name in own else getattr(type(holder), name, None) for name in names]
     return [function for function in held if isinstance(function, FunctionType)]
@@ -97,7 +97,7 @@ def _content(cell: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _names(code: CodeType) -> tuple[frozenset[str], ...]:
-    """Return the names of globals and closures that code reads, of attributes, and that it sets."""
+    """Return the names of globals and closures that code reads, of attributes, and of set names."""
     read: set[str] = set()
     asked: set[str] = set()
     written: set[str] = set()

@@ -1,4 +1,4 @@
-"""What a step does while it is rehearsed: listened to through Keras's public methods."""
+"""Records what a rehearsed step does, by listening to Keras's public methods."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class LossCall:
     """One call of a Keras loss object during a rehearsal.
 
     Attributes:
-        loss: The loss object. Where one of Perigee's own computes in the place of the user's, its
-            attribute `perigee_stands_for` holds the one that is meant; `None` there means none.
+        loss: The loss object. If one of Perigee's own replaces the user's, its attribute
+            `perigee_stands_for` holds the user's; `None` there means none.
         y_true: Labels, as given to it.
         y_pred: Predictions, as given to it.
     """
@@ -48,18 +48,18 @@ class LossCall:
 
 
 Observer = Callable[[LossCall], None]
-"""Looks at a call of a loss before it runs; raises what is certainly wrong."""
+"""Called before a loss runs; raises errors that are certain."""
 
 
 class Witness(Protocol):
-    """Somebody who sees what a recorder sees, to judge it later."""
+    """Receives what a recorder receives, for later rules."""
 
     def derived(self, gradients: Gradients, adds_losses: bool) -> None:
         """Gradients were taken for variables, with losses of layers added or not."""
         ...
 
     def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
-        """An optimizer is asked to apply gradients, under a condition or not."""
+        """An optimizer is to apply gradients, under a condition or not."""
         ...
 
     def returned(self, logs: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Witness(Protocol):
 
 
 class StepRecorder:
-    """Learns what a step does, and refuses what is certainly wrong. See `_step.Recorder`."""
+    """Records what a step does, and raises errors that are certain. See `_step.Recorder`."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class StepRecorder:
         listed = [entry.variable for entry in tracked.entries if entry.is_listed]
         known = {id(copy) for v in listed for copy in copies(v)}
         known |= {id(v.value) for v in listed} | {id(v) for v in listed}
-        known |= {id(v) for v, _ in self.made}  # refused as made in the step, when it has run
+        known |= {id(v) for v, _ in self.made}  # refused as created in the step, after it has run
         self._unlisted |= {
             id(each): entry.variable
             for entry in tracked.entries
@@ -123,7 +123,7 @@ class StepRecorder:
             refuse(error, self._step.ignore_findings)
 
     def refuse_untrained(self, written: Sequence[Any]) -> None:
-        """Refuse what an objective reads as if it were trained, unless the step assigns it."""
+        """Refuse trainable variables that an objective reads, unless the step assigns them."""
         assigned = {id(variable) for variable in written}
         untracked = [
             v
@@ -155,8 +155,8 @@ class StepRecorder:
                     )
                 if self._accumulates:
                     raise AccumulationError(
-                        "one optimizer is applied several times a step",
-                        "take the updates apart, or leave `accumulate` out.",
+                        "one optimizer is applied several times per step",
+                        "separate the updates, or omit `accumulate`.",
                     )
                 return
             shared = [v for v in others if id(v) in ids]
@@ -172,8 +172,8 @@ class StepRecorder:
     def _refuse_altered(self, gradients: Gradients) -> None:
         if self._accumulates and gradients.is_altered:
             raise AccumulationError(
-                "gradients are altered between `gradients` and `apply`, and what is true of the "
-                "gradient of a micro-batch need not be true of the mean",
+                "gradients are altered between `gradients` and `apply`, which for the gradient "
+                "of a micro-batch differs from doing it to the mean",
                 "clip in the optimizer (`global_clipnorm=...`), which sees the mean.",
             )
 
@@ -181,26 +181,26 @@ class StepRecorder:
         weighted = sum(term.is_weighted for term in terms)
         if self._is_split and any(t.is_weighted and t.count is None for t in terms):
             raise ReplicasError(
-                "the loss is a sum over the batch, and Perigee averages what shares return",
+                "the loss is a sum over the batch, and Perigee averages the values of shares",
                 "use a loss that is a mean, or `pg.mean(values) * size`.",
             )
         if self._accumulates and any(t.is_weighted and t.count is None for t in terms):
             raise AccumulationError(
                 "the loss is a sum over the batch, and the mean of the sums of micro-batches is "
                 "not the sum over the large batch",
-                "use a loss that is a mean, or leave `accumulate` out.",
+                "use a loss that is a mean, or omit `accumulate`.",
             )
         if self._accumulates and weighted and len(terms) > 1:
             raise AccumulationError(
                 "the loss adds terms that are divided by different counts",
-                "divide all terms by the same count, or leave `accumulate` out.",
+                "divide all terms by the same count, or omit `accumulate`.",
             )
 
     def names(self, metric: keras.Metric, name: str) -> None:
         self._names[id(metric)] = name
 
     def name_of(self, metric: keras.Metric) -> str:
-        """Return what a metric is logged under, unless two share that name."""
+        """Return the name under which a metric is logged, unless two share it."""
         return self._names.get(id(metric)) or str(metric.name)
 
     def read_losses(self, layer: keras.Layer, terms: int) -> None:
@@ -213,7 +213,7 @@ class StepRecorder:
         if frame is None or not frame.depth:
             return
         if any(variable is v for _, variables in self.updates for v in variables):
-            # Not raised here: Keras replaces what is raised within a layer's call.
+            # Not raised here: Keras replaces errors raised within a layer's call.
             self._late_read = self._late_read or self._tracked.name_of(variable)
 
     def refuse_late_read(self) -> None:
@@ -221,7 +221,7 @@ class StepRecorder:
             raise AccumulationError(
                 f"a later objective reads {self._late_read!r}, which an earlier update of the "
                 "step changes",
-                "take the updates apart, or leave `accumulate` out.",
+                "separate the updates, or omit `accumulate`.",
             )
 
     def returned(self, logs: Mapping[str, Any]) -> None:
@@ -249,7 +249,7 @@ class StepRecorder:
 
     @contextmanager
     def listening(self) -> Generator[None]:
-        """Listen to the methods that tell what happens, for as long as the context is open."""
+        """Listen to the relevant methods, for as long as the context is open."""
         heard: list[tuple[Any, str, Listener]] = [
             (keras.losses.Loss, "__call__", self._loss_call),
             (keras.Layer, "losses", self._losses),
@@ -297,7 +297,7 @@ class StepRecorder:
         if self._is_held(variable):
             self.assigned.add(id(variable))
             yield
-        else:  # refused when the step has run; until then it keeps its value
+        else:  # refused after the step has run; until then it keeps its value
             yield Call(lambda: value, (), {})
 
     def _reads(self, original: Any, variable: Any) -> Talk:
@@ -305,9 +305,9 @@ class StepRecorder:
         yield
 
     def _is_held(self, variable: Any) -> bool:
-        """Tell whether the Step holds a variable that is written; what it does not is noted."""
+        """Return whether the Step holds a written variable; records those that it does not."""
         if id(variable) not in self._held:
-            # Perhaps it was made meanwhile.
+            # It may have been created meanwhile.
             self._held |= {id(v) for v in track(self._step).variables}
         if id(variable) not in self._held and not self.is_global_seed(variable):
             self.unheld[id(variable)] = variable
@@ -316,23 +316,23 @@ class StepRecorder:
 
 
 def _refuse_raw_update(original: Any, *args: Any, **kwargs: Any) -> Talk:
-    """Refuse updates by the step itself: Perigee does not see what they are made of."""
+    """Refuse updates by the step itself: Perigee does not see their gradients."""
     raise ReplicasError(
-        "it applies an optimizer by itself, to gradients of a share of the batch",
+        "it applies an optimizer itself, to gradients of a share of the batch",
         "call `minimize`, or `gradients` and `apply` of the Step.",
     )
     yield
 
 
 def _refuse_inexact(loss: keras.losses.Loss, y_pred: Any) -> None:
-    """Refuse a loss object that divides by what a share of a batch does not tell."""
+    """Refuse a loss object that divides by a number that a share of a batch does not determine."""
     reason = None
     if loss.reduction == "sum":
-        reason = "adds up over the batch"
+        reason = "is a sum over the batch"
     elif loss.reduction == "mean_with_sample_weight":
         reason = "divides by the weights of a share"
     elif any(mask_of(leaf) is not None for leaf in keras.tree.flatten(y_pred)):
-        reason = "divides by the values of a share that its mask leaves"
+        reason = "divides by the unmasked values of a share"
     if reason is not None:
         raise ReplicasError(
             f"the loss {loss.name!r} {reason}",

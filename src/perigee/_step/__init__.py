@@ -1,1 +1,1 @@
-"""The Step, and what it is made of."""
+"""The Step and its parts."""

@@ -1,8 +1,8 @@
-"""Averages that stay exact when they are put together: (total, count) pairs.
+"""Averages that stay exact when they are combined: (total, count) pairs.
 
-The mean of batch means is not the mean over the examples as soon as batches differ in size, and a
-ratio of sums cannot be mended once it has been divided. So a step hands over the pair, and the
-division happens once, over everything that the value covers.
+The mean of batch means is not the mean over the examples if batches differ in size, and a ratio
+cannot be corrected after the division. So a step returns the pair, and the division happens once,
+over everything that the value covers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +20,16 @@ from perigee._typing import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One quantity of an average: its total over what it counts.
+    """One term of an average: a total and its count.
 
     Attributes:
         total: The sum, shape `()`; where `count` is `None`, the mean itself.
-        count: What the sum is divided by, shape `()`, or `None` for a mean over the examples of
-            the batch, whose number is known where the value is taken in.
+        count: The divisor of the sum, shape `()`, or `None` for a mean over the examples of the
+            batch, whose number is known where the value is used.
         is_weighted: Whether the count depends on the data (weights, a mask), so that terms of
-            different batches cannot be put together by the number of examples. Without a count:
-            the total is a sum over the batch, that of a large batch not the mean of such sums.
+            different batches cannot be combined by the number of examples. Without a count: the
+            total is a sum over the batch, so that the value of a large batch is not the mean of
+            such sums.
     """
 
     total: Tensor
@@ -37,9 +38,9 @@ class Term:
 
 
 class Average:
-    """A mean that is not divided yet: one or more (total, count) terms whose means add up.
+    """A mean before its division: one or more (total, count) terms whose means are added.
 
-    Made by `mean`. `+` with another average or a scalar keeps each term apart, multiplication by
+    Made by `mean`. `+` with another average or a scalar keeps the terms separate, multiplication by
     a scalar scales the totals; anything else raises, because the count would be lost.
 
     Attributes:
@@ -47,7 +48,7 @@ class Average:
     """
 
     __slots__ = ("terms",)
-    __array_priority__ = 1000  # NumPy scalars on the left give way to __rmul__ and __radd__
+    __array_priority__ = 1000  # makes NumPy scalars on the left defer to __rmul__ and __radd__
 
     def __init__(self, terms: Sequence[Term]) -> None:
         self.terms: tuple[Term, ...] = tuple(terms)
@@ -108,27 +109,27 @@ class Average:
         """Return each term as (mean, count), shapes `()`, float32.
 
         Args:
-            examples: Number of examples of the batch, for terms that carry no count of their own.
-                A term that counts nothing has mean 0.
+            examples: Number of examples of the batch, for terms without a count of their own.
+                A term with a count of 0 has mean 0.
         """
         return [_mean_and_count(term, examples) for term in self.terms]
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
-        """Split into tensors and the rest, so that frameworks can carry an average through.
+        """Split into tensors and the rest, so that frameworks can treat an average as a tree.
 
         Returns:
-            Totals and counts in turn, shapes `()`, and whether each count depends on the data.
+            Totals and counts, alternating, shapes `()`, and whether each count depends on the data.
         """
         tensors = [part for term in self.terms for part in (term.total, term.count)]
         return tensors, tuple(term.is_weighted for term in self.terms)
 
     @classmethod
     def tree_unflatten(cls, rest: Any, tensors: Sequence[Any]) -> "Average":
-        """Put together what `tree_flatten` took apart.
+        """Rebuild an average from what `tree_flatten` returned.
 
         Args:
             rest: Whether each count depends on the data.
-            tensors: Totals and counts in turn.
+            tensors: Totals and counts, alternating.
 
         Returns:
             The average.
@@ -139,22 +140,22 @@ class Average:
 
 @_backends.current().plain
 def mean(values: Tensor, weights: Tensor | None = None) -> Average:
-    """Return the exact mean of `values`, to be divided once over all that it covers.
+    """Return the exact mean of `values`, divided once over everything that it covers.
 
     >>> loss = pg.mean(ops.square(y - y_pred), weights=mask)
 
     Args:
-        values: One value for each thing that counts, any shape, floating.
-        weights: What each value counts, of a shape that broadcasts to that of `values`; `None`
-            counts each as one. No gradient flows through the count.
+        values: One value for each counted item, any shape, floating.
+        weights: The weight of each value, of a shape that broadcasts to that of `values`; `None`
+            weights each by 1. No gradient flows through the count.
 
     Returns:
         The pair (sum of weighted values, sum of weights), as an `Average`.
     """
     values = ops.cast(values, _accumulation_dtype(values))
     if weights is None:
-        # The number of values is known from their shape: their sum and count stay in proportion
-        # to the number of examples.
+        # The number of values follows from their shape, so their sum and count stay proportional to
+        # the number of examples.
         count = ops.cast(ops.prod(ops.shape(values)), "float32")
         return Average([Term(ops.sum(values), count, is_weighted=False)])
     weights = ops.broadcast_to(ops.cast(weights, values.dtype), ops.shape(values))
@@ -163,7 +164,7 @@ def mean(values: Tensor, weights: Tensor | None = None) -> Average:
 
 
 def as_average(value: Tensor, examples: Tensor | None) -> Average:
-    """Return a loss or log value as an average: a scalar, one value an example, or itself."""
+    """Return a loss or log value (a scalar, one value per example, or an average) as an average."""
     if isinstance(value, Average):
         return value
     value = ops.convert_to_tensor(value)
@@ -207,12 +208,12 @@ def _shape(value: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Where one term of a logged value stands among the columns that a step returns.
+    """One term of a logged value, in the columns that a step returns.
 
     Attributes:
-        name: What it is logged under; the means of the columns of one name add up.
-        kind: `"mean"` to be averaged, `"last"` where the value already covers the pass so far,
-            `"sum"` to be added up.
+        name: The name under which it is logged; the means of columns with one name are added.
+        kind: `"mean"` for an average, `"last"` for a value that already covers the pass so far,
+            `"sum"` for a sum.
     """
 
     name: str
@@ -231,8 +232,8 @@ class Tally:
         """Add steps.
 
         Args:
-            columns: What the columns of `rows` are. Columns that are not there yet are added; of
-                one name, the first goes to the first, and so on.
+            columns: The columns of `rows`. New columns are added; columns with one name are matched
+                in their order.
             rows: Means and counts, shape `(steps, columns, 2)`.
         """
         means, counts = rows[..., 0].astype(np.float64), rows[..., 1].astype(np.float64)
@@ -247,13 +248,13 @@ class Tally:
                 self._totals[index] = _added(self._totals.get(index, 0.0), mean)
                 self._counts[index] = 1.0
                 continue
-            # A term that counted nothing contributes nothing, whatever its mean.
+            # A term with a count of 0 contributes nothing, whatever its mean.
             products = np.where(count == 0, 0.0, mean) * count
             self._totals[index] = _added(self._totals.get(index, 0.0), products)
             self._counts[index] = _added(self._counts.get(index, 0.0), count)
 
     def _places(self, columns: Sequence[Column]) -> list[int]:
-        """Return where each column is kept, and make room for new ones."""
+        """Return the index of each column, adding new columns."""
         if self._columns == tuple(columns):
             return list(range(len(columns)))
         places: list[int] = []
@@ -266,7 +267,7 @@ class Tally:
         return places
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset to nothing added."""
         self._totals.clear()
         self._counts.clear()
         self._columns = ()
@@ -281,7 +282,7 @@ class Tally:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Tally":
-        """Return a tally that goes on where `state` was returned."""
+        """Return a tally restored from `state`."""
         tally = cls()
         tally._columns = tuple(Column(name, kind) for name, kind in state["columns"])
         tally._totals = {index: total for index, total in state["totals"]}
@@ -289,7 +290,7 @@ class Tally:
         return tally
 
     def means(self) -> Mapping[str, float]:
-        """Return the mean of each name over everything added; names that count nothing are out."""
+        """Return the mean of each name over everything added, without names whose count is 0."""
         means: dict[str, float] = {}
         for index, column in enumerate(self._columns):
             count = self._counts.get(index, 0.0)
@@ -300,5 +301,5 @@ class Tally:
 
 
 def _added(total: float, values: np.ndarray) -> float:
-    """Add values one after another, so that the sum is the same however they are cut in blocks."""
+    """Add values one after another, so that the sum does not depend on the block size."""
     return float(np.add.accumulate(np.concatenate(([total], values)))[-1])

@@ -1,4 +1,4 @@
-"""What a running step knows about its surroundings."""
+"""The context of a running step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Method = Literal["train_step", "test_step", "predict_step"]
 
 
 class Recorder(Protocol):
-    """Somebody who learns what a step does while it is rehearsed."""
+    """Receives what a step does while it is rehearsed."""
 
     def differentiated(self, read: Sequence[Any]) -> None:
         """Gradients were taken; `read` are raw variables of the framework that were read."""
@@ -31,7 +31,7 @@ class Recorder(Protocol):
         ...
 
     def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
-        """An optimizer is asked to apply `gradients`, under a condition or not."""
+        """An optimizer is to apply `gradients`, under a condition or not."""
         ...
 
     def measured(self, terms: Sequence[Term]) -> None:
@@ -44,7 +44,7 @@ class Recorder(Protocol):
 
 
 class Watch(Protocol):
-    """Somebody who looks at the updates of a step while it runs."""
+    """Receives the updates of a step while it runs."""
 
     def values(self, variables: Sequence[Any]) -> Sequence[Any]:
         """Return the values of variables, before they are updated."""
@@ -59,33 +59,33 @@ class Watch(Protocol):
         when: Any = None,
         after: Sequence[Any] | None = None,
     ) -> None:
-        """Take note of an update that was made, if `when` is not false.
+        """Receive an update that was made, if `when` is not false.
 
-        `after` are the new values, where the variables do not have them yet.
+        `after` are the new values, if the variables do not hold them yet.
         """
         ...
 
 
 @dataclass(slots=True)
 class Frame:
-    """The call of a step under way.
+    """A call of a step that is running.
 
     Attributes:
         step: The Step whose method runs.
-        method: Which method.
-        examples: Number of examples of the batch, shape `()`, or `None` where it is not known.
-        recorder: Who listens, during a rehearsal.
+        method: The name of the method.
+        examples: Number of examples of the batch, shape `()`, or `None` if unknown.
+        recorder: The recorder, during a rehearsal.
         is_accumulating: Whether `apply` collects gradients for a later update.
-        depth: How many objectives are being differentiated around the code that runs.
-        adds_losses: Whether the innermost of them has losses added by itself.
-        finite: Whether the gradients of each update so far were finite, under a loss scale.
-        all_examples: Number of examples of the batch of which this replica has a share, shape
-            `()`; `None` where it has the whole batch.
-        all_rows: Likewise, of rows.
-        is_probed: Whether the step runs for what it returns, and updates nothing.
+        depth: The number of nested objectives around the running code.
+        adds_losses: Whether losses are added to the innermost of them automatically.
+        finite: For each update so far, whether its gradients were finite, under a loss scale.
+        all_examples: Number of examples of the whole batch, shape `()`; `None` unless this replica
+            has only a share of it.
+        all_rows: The same for rows.
+        is_probed: Whether the step runs only for its result, and updates nothing.
         is_applying: Whether an optimizer is being applied by `Step.apply`.
-        keep: Leaves a sample under its name for the host; `None` during a rehearsal.
-        watch: Is shown each update; `None` where nobody looks.
+        keep: Stores a sample under its name for the host; `None` during a rehearsal.
+        watch: Receives each update; `None` if not needed.
     """
 
     step: Holder
@@ -105,7 +105,7 @@ class Frame:
 
     @property
     def share(self) -> Any:
-        """Which part of the examples of the batch this replica has, shape `()`, float32."""
+        """The share of the batch's examples on this replica, shape `()`, float32."""
         return ops.cast(self.examples, "float32") / ops.maximum(self.all_examples, 1.0)
 
     @contextmanager
@@ -119,15 +119,15 @@ class Frame:
 
 
 under_way: ContextVar[Frame | None] = ContextVar("perigee_frame", default=None)
-"""The call of a step under way, or `None` outside any."""
+"""The running call of a step, or `None` outside any."""
 
 
 def current_frame() -> Frame | None:
-    """Return the call of a step under way, or `None` outside any."""
+    """Return the running call of a step, or `None` outside any."""
     return under_way.get()
 
 
 def ignored_codes() -> Collection[str]:
-    """Return the codes of what is meant in the Step whose method runs; none outside any."""
+    """Return the codes that the running Step ignores; none outside any."""
     frame = current_frame()
     return () if frame is None else getattr(frame.step, "ignore_findings", ())

@@ -1,4 +1,4 @@
-"""Gradients with the variables that they belong to, and what is done to them on the way."""
+"""Gradients with their variables, and operations such as clipping."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _plain = _backends.current().plain
 
 @dataclass(frozen=True, slots=True)
 class Gradients(Sequence[Any]):
-    """Gradients with the variables that they belong to; a sequence of the gradients.
+    """Gradients with their variables; a sequence of the gradients.
 
     Attributes:
         values: One tensor for each variable, of its shape.
         variables: The variables.
-        returned: What the objective returned, its loss with the added terms.
-        weight: How much this batch counts among others, shape `()`: its number of examples, or
-            the count of the loss.
+        returned: The objective's result, its loss including the added terms.
+        weight: The weight of this batch among others, shape `()`: its number of examples, or the
+            count of the loss.
         is_altered: Whether the values were replaced after they were computed.
-        loss: The mean over the whole batch of what was differentiated, shape `()`, also where a
-            batch is split over several replicas: what decides about an update.
+        loss: The mean of the differentiated loss over the whole batch, shape `()`, even if the
+            batch is split over several replicas. It decides whether an update is skipped.
     """
 
     values: Sequence[Any]
@@ -45,7 +45,7 @@ class Gradients(Sequence[Any]):
 
     @_plain
     def replaced(self, values: Iterable[Any]) -> Gradients:
-        """Return the same with other values, in the same order.
+        """Return a copy with other values, in the same order.
 
         Raises:
             GradientCountError: If their number differs.
@@ -57,7 +57,7 @@ class Gradients(Sequence[Any]):
 
     @_plain
     def of(self, variables: Sequence[Any]) -> Gradients:
-        """Return the part that belongs to some of the variables, unaltered.
+        """Return the gradients of some of the variables, unaltered.
 
         Args:
             variables: Any of `self.variables`, in any order.
@@ -74,22 +74,22 @@ class Gradients(Sequence[Any]):
 
     @_plain
     def clip_by_norm(self, max_norm: float) -> Gradients:
-        """Scale each gradient by itself so that its own L2 norm is at most `max_norm`."""
+        """Scale each gradient separately so that its L2 norm is at most `max_norm`."""
         return self.replaced(
             g * _shrink(ops.sqrt(ops.sum(ops.square(g))), max_norm) for g in self._dense()
         )
 
     @_plain
     def clip_by_global_norm(self, max_norm: float) -> tuple[Gradients, Tensor]:
-        """Scale all gradients by one factor so that their joint L2 norm is at most `max_norm`.
+        """Scale all gradients by one factor so that their global L2 norm is at most `max_norm`.
 
-        Directions are kept, unlike clipping each by itself (Pascanu et al., 2013, algorithm 1).
+        Directions are kept, unlike clipping each separately (Pascanu et al., 2013, algorithm 1).
 
         Args:
             max_norm: Upper bound, greater than 0, in the units of the gradients.
 
         Returns:
-            The scaled gradients, and the joint norm before scaling, shape `()`.
+            The scaled gradients, and the global norm before scaling, shape `()`.
         """
         norm = self.global_norm()
         factor = _shrink(norm, max_norm)
@@ -97,7 +97,7 @@ class Gradients(Sequence[Any]):
 
     @_plain
     def global_norm(self) -> Tensor:
-        """Return the joint L2 norm of all gradients, shape `()`, to be logged or decided by."""
+        """Return the global L2 norm of all gradients, shape `()`, for logs or conditions."""
         return ops.sqrt(sum((ops.sum(ops.square(g)) for g in self._dense()), start=0.0))
 
     def _dense(self) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""What a loss or a metric computes, found once, however it was given.
+"""Identifies what a loss or a metric computes, however it was given.
 
-Keras takes a loss by name, as a function, as an object or as its config, and wraps some of them:
-the class of what is called tells little. All that depends on which loss it is asks here.
+Keras accepts a loss as a name, a function, an object or a config, and wraps some of them, so the
+class of the called object says little. Everything that depends on the loss uses this module.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NOT_NEGATIVE = (
         "categorical_hinge",
     }
 )
-"""Have no value below 0, for labels in their range."""
+"""Losses that are never below 0, for labels in their range."""
 
 _CLASSES = {
     "binary_crossentropy": "BinaryCrossentropy",
@@ -65,40 +65,40 @@ _CLASSES = {
     "squared_hinge": "SquaredHinge",
     "tversky": "Tversky",
 }
-"""Keras's functions, which name a kind of computation, and the class of each, for people."""
+"""Keras's functions, which name a kind of computation, and the readable class of each."""
 
 ELEMENTWISE = (
     frozenset(_CLASSES) - SPARSE - {"categorical_generalized_cross_entropy", "circle", "ctc"}
 )
-"""Compare labels and predictions element by element; the others take labels of another shape."""
+"""Losses that compare element by element; the others take labels of another shape."""
 
 _FUNCTIONS: dict[Any, str] = {
     function: name
     for room in (keras.losses, keras.ops)
     for name in _CLASSES
-    # Not every release of Keras has each; `keras.ops` has functions of other kinds as well.
+    # Not every release of Keras has all; `keras.ops` has other kinds of functions too.
     if (room is keras.losses or name.endswith("_crossentropy"))
     and (function := getattr(room, name, None)) is not None
 } | {keras.metrics.binary_accuracy: "binary_accuracy"}
 
 _METRICS = {"accuracy": keras.metrics.Accuracy, "auc": keras.metrics.AUC}
-"""Metrics that no public function of Keras computes."""
+"""Metrics that no public Keras function computes."""
 
 _CALL, _UPDATE = keras.losses.MeanSquaredError.call, keras.metrics.MeanMetricWrapper.update_state
-"""What calls the function that a loss or a metric of Keras is made of."""
+"""Keras classes that wrap a function as a loss or a metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Computation:
-    """What a loss or a metric computes.
+    """The computation of a loss or a metric.
 
     Attributes:
-        kind: The name of Keras's function for it; `"own"` where Keras did not write it.
-        name: What to call it: the class that Keras has for it, or the user's own name.
+        kind: The name of Keras's function for it; `"own"` for a user's own.
+        name: Its readable name: Keras's class for it, or the user's own name.
         settings: Values of the function's further arguments, by name.
-        is_aligned: Whether labels and predictions of which one has a last axis of 1 more are
-            brought to one rank before, as `keras.Model.compile` does for functions.
-        function: What computes it, of labels and predictions; `None` where only the object can.
+        is_aligned: Whether labels and predictions are brought to one rank first if one has an
+            additional last axis of size 1, as `keras.Model.compile` does for functions.
+        function: Computes it from labels and predictions; `None` if only the object can.
     """
 
     kind: str
@@ -109,17 +109,17 @@ class Computation:
 
     @property
     def is_own(self) -> bool:
-        """Whether the user wrote it, so that only its author knows what it takes."""
+        """Whether the user wrote it, so that only its author knows what it accepts."""
         return self.kind == "own"
 
     @property
     def from_logits(self) -> bool | None:
-        """Whether it takes scores for predictions; `None` where it makes no difference."""
+        """Whether it expects logits as predictions; `None` if that does not apply."""
         return self.settings.get("from_logits")
 
     @property
     def axis(self) -> int:
-        """The axis of the classes, the last one as a rule."""
+        """The axis of the classes, usually the last."""
         axis = self.settings.get("axis", -1)
         return axis if isinstance(axis, int) else -1
 
@@ -129,13 +129,13 @@ class Computation:
         Args:
             y_true: Labels.
             y_pred: Predictions.
-            **changed: Settings that are to have other values.
+            **changed: Settings with other values.
         """
         assert self.function is not None
         return self.function(*_one_rank(y_true, y_pred), **{**self.settings, **changed})
 
     def mean(self, y_true: Any, y_pred: Any) -> float:
-        """Return the mean over all values that count, as a loss object of Keras would.
+        """Return the mean over all values, as a Keras loss object would.
 
         Args:
             y_true: Labels, on the host.
@@ -147,10 +147,10 @@ class Computation:
 
 
 def computation_of(given: Any) -> Computation:
-    """Return what a loss or a metric computes.
+    """Return the computation of a loss or a metric.
 
     Args:
-        given: What `compile` takes for one loss or metric: an object, a class, a function, a
+        given: What `compile` accepts for one loss or metric: an object, a class, a function, a
             `functools.partial` of one, a name, or a config.
     """
     if isinstance(given, FunctionLoss):
@@ -158,11 +158,11 @@ def computation_of(given: Any) -> Computation:
     if isinstance(given, str | Mapping | type):
         given = _looked_up(given)
     if isinstance(given, partial):
-        if given.args:  # other arguments than labels come first
+        if given.args:  # other arguments come before the labels
             return _own(given.func)
         return _with(computation_of(given.func), given.keywords)
     if isinstance(given, keras.losses.Loss) and type(given).call is _CALL:
-        # The function has a public name, the settings that it is called with have none.
+        # The function has a public name, but its settings have none.
         settings = getattr(given, "_fn_kwargs", {})
         return replace(_with(computation_of(vars(given)["fn"]), settings), is_aligned=True)
     if isinstance(given, keras.Metric):
@@ -180,7 +180,7 @@ def _of_metric(metric: keras.Metric) -> Computation:
         if isinstance(metric, known):
             settings = {"from_logits": bool(metric.get_config().get("from_logits"))}
             return Computation(kind, type(metric).__name__, settings)
-    function = getattr(metric, "_fn", None)  # Keras keeps it under no public name
+    function = getattr(metric, "_fn", None)  # Keras has no public name for it
     if function is None or type(metric).update_state is not _UPDATE:
         return _own(metric)
     found = _with(computation_of(function), getattr(metric, "_fn_kwargs", {}))
@@ -188,7 +188,7 @@ def _of_metric(metric: keras.Metric) -> Computation:
 
 
 def _looked_up(given: Any) -> Any:
-    """Return the function or object that a name, a class or a config means."""
+    """Return the function or object for a name, a class or a config."""
     for room in (keras.losses, keras.metrics):
         try:
             return room.get(given)
@@ -207,17 +207,17 @@ def _own(given: Any) -> Computation:
 
 
 BY_HAND = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
-"""Functions of `keras.ops` that compute what a loss object does."""
+"""Functions of `keras.ops` that compute the same as a loss object."""
 
 
 def loss_like(name: str, arguments: Mapping[str, Any]) -> keras.losses.Loss | None:
-    """Return the loss object that computes what a function of `keras.ops` was asked for."""
+    """Return the loss object equal to a call of a function of `keras.ops`."""
     if arguments.get("axis", -1) != -1:
         return None
     return getattr(keras.losses, _CLASSES[name])(from_logits=arguments.get("from_logits", False))
 
 
-# Objects for what `compile` takes.
+# Objects for what `compile` accepts.
 
 
 class FunctionLoss(keras.losses.Loss):
@@ -238,7 +238,7 @@ class FunctionLoss(keras.losses.Loss):
         y_true = keras.tree.map_structure_up_to(y_true, lambda pair: pair[0], pairs)
         y_pred = keras.tree.map_structure_up_to(y_pred, lambda pair: pair[1], pairs)
         if getattr(self.function, "__name__", "") == "<lambda>":
-            # Nothing to rewrite, and TensorFlow warns where it cannot tell two lambdas apart.
+            # Nothing to rewrite, and TensorFlow warns if it cannot distinguish two lambdas.
             return self.function(y_true, y_pred)
         return _backends.current().user_code(self.function)(y_true, y_pred)
 
@@ -260,7 +260,7 @@ def name_of(function: Any) -> str:
 
 
 def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
-    """Return what `compile` takes for a loss as a loss object.
+    """Return a loss object for what `compile` accepts as a loss.
 
     Args:
         given: A loss object or class, a function, a name, or the config of one; `"crossentropy"`
@@ -269,7 +269,7 @@ def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
         y_pred: Predictions for it.
 
     Raises:
-        ValueError: If Keras knows no such loss.
+        ValueError: If Keras has no such loss.
     """
     if isinstance(given, str) and given.lower() in ("crossentropy", "ce"):
         kind = kind_of_labels(y_true, y_pred)
@@ -279,14 +279,14 @@ def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
 
 
 def as_metric(given: Any) -> keras.Metric:
-    """Return what `compile` takes for a metric as an object, named as Keras logs it.
+    """Return a metric object for what `compile` accepts as a metric, named as Keras logs it.
 
     Args:
         given: A metric object or class, a function, a name, or the config of one; `"accuracy"` is
             the binary, categorical or sparse one, by the shapes of each batch.
 
     Raises:
-        ValueError: If Keras knows no such metric.
+        ValueError: If Keras has no such metric.
     """
     if isinstance(given, str) and given.lower() in ("accuracy", "acc"):
         return keras.metrics.MeanMetricWrapper(_accuracy, name=given)
@@ -299,7 +299,7 @@ def as_metric(given: Any) -> keras.Metric:
 
 
 def _accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return whether each prediction is right, by the kind of classification that shapes mean."""
+    """Return whether each prediction is right; the shapes determine the kind of classification."""
     kind = kind_of_labels(y_true, y_pred)
     if kind == "binary":
         return keras.metrics.binary_accuracy(y_true, y_pred)
@@ -309,10 +309,10 @@ def _accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def kind_of_labels(y_true: Tensor, y_pred: Tensor) -> str:
-    """Tell which kind of classification the shapes mean.
+    """Return the kind of classification that the shapes imply.
 
     Returns:
-        `"binary"` for one prediction an example, `"sparse"` for class ids, else `"categorical"`.
+        `"binary"` for one prediction per example, `"sparse"` for class ids, else `"categorical"`.
     """
     if y_pred.shape[-1] == 1:
         return "binary"

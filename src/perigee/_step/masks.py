@@ -1,4 +1,4 @@
-"""Masks that tensors of Keras carry, read and set through its public calls."""
+"""Masks of Keras tensors, read and set through public calls."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from perigee._typing import Tensor
 
 
 class _Masks(keras.layers.Layer):
-    """Passes a tensor on: Keras hands masks to layers, and takes them from layers.
+    """Returns its input: Keras passes masks to layers, and takes them from layers.
 
-    Where a mask is kept is Keras's own affair, and differs between the frameworks.
+    How Keras stores a mask is private, and differs between frameworks.
     """
 
     def __init__(self, given: Tensor | None = None) -> None:
@@ -42,5 +42,5 @@ def mask_of(tensor: Tensor) -> Tensor | None:
 
 
 def masked(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a tensor with a mask, unless it carries one already."""
+    """Return a tensor with a mask, unless it already carries one."""
     return tensor if mask is None else _Masks(mask)(tensor)

@@ -1,4 +1,4 @@
-"""The call of an objective: what layers add to its loss, and the scalar to differentiate."""
+"""The call of an objective: terms that layers add to its loss, and the scalar to differentiate."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from perigee._step.state import Holder
 from perigee._typing import Tensor
 
 _added: ContextVar[list[Tensor] | None] = ContextVar("perigee_added", default=None)
-"""What layers add to the innermost objective under way, in the thread that runs it.
+"""Terms that layers add to the innermost running objective, per thread.
 
-Replicas run their objectives in threads that take turns in the middle of them.
+Replicas run their objectives in threads that alternate.
 """
 
 
 class ObjectiveCall:
-    """The call of an objective: collects what layers add to the loss while it runs."""
+    """The call of an objective: collects the terms that layers add to the loss while it runs."""
 
     def __init__(self, frame: Frame, step: Holder, add_losses: bool) -> None:
         self._frame, self._step, self._add_losses = frame, step, add_losses
@@ -39,8 +39,7 @@ class ObjectiveCall:
         self._was_set = under_way.get() is None
         if self._was_set:
             self._token = under_way.set(self._frame)
-        # Inner objectives keep what they add to themselves: on some frameworks their tensors
-        # mean nothing outside.
+        # Inner objectives keep their terms: on some frameworks their tensors are invalid outside.
         self._outer = _added.set(self._added)
         self._listening = listening(keras.Layer, "add_loss", self._adds)
         self._listening.__enter__()
@@ -55,13 +54,13 @@ class ObjectiveCall:
             under_way.reset(self._token)
 
     def _adds(self, original: Any, layer: keras.Layer, loss: Any) -> Talk:
-        """Take note of what a layer adds, unless a further objective stands inside this one."""
+        """Collect a term that a layer adds, unless an inner objective is running."""
         yield
         if _added.get() is self._added:
             self._added.extend(keras.tree.flatten(loss))
 
     def terms(self, variables: Sequence[Any]) -> list[Tensor]:
-        """Return what is added to the loss: `add_loss` terms and penalties of `variables`."""
+        """Return the terms to add to the loss: `add_loss` terms and penalties of `variables`."""
         if not self._add_losses:
             return []
         penalties = [v.regularizer(v) for v in variables if getattr(v, "regularizer", None)]
@@ -71,9 +70,9 @@ class ObjectiveCall:
 def measured(
     returned: Any, added: Sequence[Tensor], frame: Frame, is_inner: bool, scale: Tensor | None
 ) -> tuple[Tensor, Any]:
-    """Return the scalar to differentiate, and what is handed back: (returned, weight, scalar).
+    """Return the scalar to differentiate, with the result: (returned, weight, scalar).
 
-    Where a replica has a share of the batch, the scalars of all of them add up to the loss.
+    If each replica has a share of the batch, the scalars of all replicas sum to the loss.
     """
     if is_inner:
         return inner_scalar(returned), (returned, None, None)
@@ -100,10 +99,10 @@ def measured(
 def _shared(
     average: Average, pairs: Sequence[tuple[Tensor, Tensor]], is_average: bool, frame: Frame
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """Weigh the terms of a replica by its share in what each of them counts.
+    """Weight the terms of a replica by its share of each count.
 
     Returns:
-        The terms, and the count of the first one on all replicas together.
+        The terms, and the count of the first one summed over all replicas.
     """
     counts = [count for _, count in pairs]
     if is_average and any(term.count is not None for term in average.terms):
@@ -118,7 +117,7 @@ def _shared(
     for (mean, count), whole in zip(pairs, everywhere, strict=True):
         # No gradient flows through a count, nor back over the replicas.
         share = ops.stop_gradient(count / ops.where(whole == 0, ops.ones_like(whole), whole))
-        kept = ops.where(count == 0, ops.zeros_like(mean), mean)  # a mean of nothing is NaN
+        kept = ops.where(count == 0, ops.zeros_like(mean), mean)  # a mean over nothing is NaN
         shared.append((kept * ops.cast(share, kept.dtype), count))
     return shared, ops.stop_gradient(everywhere[0])
 
@@ -154,7 +153,7 @@ def _check_loss(loss: Any, examples: Any) -> None:
 
 
 def _static_int(value: Any) -> int | None:
-    """Return a number that is known now, as it is outside compiled code."""
+    """Return a number if it is known now, as outside compiled code."""
     try:
         return None if value is None else int(value)
     except Exception:  # a symbolic tensor; each framework raises its own type

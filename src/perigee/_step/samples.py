@@ -1,4 +1,4 @@
-"""Samples: the only log values that are no numbers, images and texts to look at."""
+"""Samples: images and texts, the only log values that are not numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perigee._typing import Tensor
 
 _MOST_IMAGES, _MOST_TEXTS = 16, 8
 _LEAST_LENGTH, _MOST_LENGTH = 256, 1024
-"""Ids of a text that there is room for."""
+"""The most ids kept of a text."""
 _PADDING = -1
 
 Decode = Callable[[np.ndarray], str]
@@ -25,11 +25,11 @@ Decode = Callable[[np.ndarray], str]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What `sample` returned: tensors to be shown.
+    """The result of `sample`: tensors to be shown.
 
     Attributes:
         values: Images `(images, height, width, channels)`, uint8, or ids `(texts, length)`, int32.
-        decode: Makes a text of a row of ids; `None` shows the ids, or images.
+        decode: Converts a row of ids to text; `None` shows the ids, or images.
     """
 
     values: Tensor
@@ -39,30 +39,30 @@ class Sample:
 
 @_backends.current().plain
 def sample(*, image: Any = None, text: Any = None, decode: Decode | None = None) -> Sample:
-    """Return something to look at, to be logged by a step beside its numbers.
+    """Return images or texts for a step to log beside its numbers.
 
     >>> return {"loss": loss, "drawn": pg.sample(image=images)}
     >>> return {"loss": loss, "said": pg.sample(text=ids, decode=vocabulary.decode)}
 
-    It works in compiled steps, in blocks and on every backend. That of the last step is kept at
-    the end of each epoch and at each validation: in `samples/` of a run directory, in its report
-    and in TensorBoard. Each step computes it, so what is costly to draw belongs in `test_step`.
+    It works in compiled steps, in blocks and on every backend. The sample of the last step is kept
+    at the end of each epoch and at each validation: in `samples/` of a run directory, in its report
+    and in TensorBoard. Each step computes it, so an expensive sample belongs in `test_step`.
 
     Args:
         image: One image `(height, width)` or `(height, width, channels)`, or a batch of them with
             one more axis in front; the first 16 are kept. Channels come last: 1 (gray), 3 or 4.
-            Three axes are one image where the last has that many channels. Floats are from 0 to
-            1, integers from 0 to 255; what is beyond is cut off.
-        text: Ids of tokens, `(length,)` or `(batch, length)`, integers; the first 8 rows and 1,024
-            ids are kept. Negative ids are padding and left out.
-        decode: From the ids of one text, a NumPy array `(length,)`, to the text. It runs on the
+            Three axes are one image if the last has that many channels. Floats are from 0 to 1,
+            integers from 0 to 255; values beyond are clipped.
+        text: Token ids, `(length,)` or `(batch, length)`, integers; the first 8 rows and 1,024 ids
+            are kept. Negative ids are padding and dropped.
+        decode: Converts the ids of one text, a NumPy array `(length,)`, to the text. It runs on the
             host, when the sample is written. `None` shows the ids.
 
     Returns:
         A value for the dict that a step returns.
 
     Raises:
-        SampleError: If there is not one of both, or it has no such shape or dtype.
+        SampleError: Unless exactly one is given, with such a shape and dtype.
     """
     if (image is None) == (text is None):
         raise SampleError("both of them" if image is not None else "neither of them")
@@ -85,7 +85,7 @@ def _pixels(image: Any) -> Tensor:
     if dtype == "bool":
         image = ops.cast(image, "float32")
     if dtype == "bool" or "float" in dtype:
-        # Half a step up, since a cast cuts off.
+        # Add half a step, since a cast truncates.
         image = ops.nan_to_num(ops.cast(image, "float32")) * 255.0 + 0.5
     return ops.cast(ops.clip(image, 0, 255), "uint8")
 
@@ -113,12 +113,12 @@ def _dtype(value: Any, name: str) -> str:
 
 
 class Slot:
-    """Where compiled code leaves the last sample of a name, for the host to fetch.
+    """Storage where compiled code leaves the last sample of a name, for the host to fetch.
 
-    It is no state of the Step: nothing that follows depends on it, and no checkpoint holds it.
+    It is not part of the Step's state: nothing depends on it, and no checkpoint holds it.
 
     Args:
-        sample: One from a rehearsal, of the same structure.
+        sample: A sample of the same structure, from a rehearsal.
     """
 
     def __init__(self, sample: Sample) -> None:
@@ -134,11 +134,11 @@ class Slot:
 
     @property
     def variables(self) -> list[Any]:
-        """What compiled code writes."""
+        """The variables that compiled code writes."""
         return [self._values, self._count]
 
     def write(self, sample: Sample) -> None:
-        """Keep a sample in place of the one before; with fewer rows, the rest is left out."""
+        """Replace the sample; if it has fewer rows, the other rows are cleared."""
         values = sample.values
         rows = ops.minimum(ops.shape(values)[0], self._shape[0])
         self._count.assign(ops.cast(rows, "int32"))
@@ -146,7 +146,7 @@ class Slot:
         self._values.assign(_fitted(values, self._shape, fill))
 
     def take(self) -> Shown | None:
-        """Return what was kept since the last time, or `None`. It waits for the device."""
+        """Return the sample kept since the last call, or `None`. It waits for the device."""
         count = int(ops.convert_to_numpy(self._count))
         if count == 0:
             return None
@@ -161,7 +161,7 @@ class Slot:
 
 
 def _fitted(values: Tensor, shape: Sequence[int], fill: int) -> Tensor:
-    """Cut and fill up a tensor so that it has a shape; sizes may be known only when it runs."""
+    """Crop and pad a tensor to a shape; its size may be known only when it runs."""
     for axis, size in enumerate(shape):
         if values.shape[axis] == size:
             continue

@@ -1,4 +1,4 @@
-"""Images and texts that a step logged, on the host: what hooks and writers get of them."""
+"""Images and texts that a step logged, on the host, for hooks and writers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Images:
     """Some images that a step logged.
 
     Attributes:
-        pixels: Shape `(images, height, width, channels)`, uint8, of 1 (gray), 3 (red, green, blue)
-            or 4 channels (and opacity).
+        pixels: Shape `(images, height, width, channels)`, uint8, with 1 (gray), 3 (RGB) or 4 (RGBA)
+            channels.
     """
 
     pixels: np.ndarray
@@ -30,7 +30,7 @@ class Images:
 
     @property
     def grid(self) -> np.ndarray:
-        """All of them as one image, in about as many rows as columns."""
+        """All images as one, in about as many rows as columns."""
         count, height, width, channels = self.pixels.shape
         columns = int(np.ceil(np.sqrt(count)))
         rows = -(-count // columns)
@@ -80,11 +80,11 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Histograms:
-    """How the values of some tensors are spread.
+    """Histograms of the values of some tensors.
 
     Attributes:
         bins: For each tensor by name: the edges of the bins, shape `(bins + 1,)`, and how many
-            values are in each, shape `(bins,)`. Values that are not finite are left out.
+            values are in each, shape `(bins,)`. Values that are not finite are dropped.
     """
 
     bins: Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -110,4 +110,4 @@ class Histograms:
 
 
 Shown = Images | Texts | Histograms
-"""What a step logged as `pg.sample`, or a hook asked for."""
+"""What a step logged as `pg.sample`, or a hook requested."""

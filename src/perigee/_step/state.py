@@ -1,4 +1,4 @@
-"""What a Step holds: its objects and variables, found and named by attribute path."""
+"""The objects and variables that a Step holds, found and named by attribute path."""
 
 import copy
 import dataclasses
@@ -24,15 +24,15 @@ from perigee._errors import ForeignKerasError
 Kind = Literal["trainable", "non_trainable", "metric", "seed", "optimizer", "variable"]
 
 INTERNALS = "_perigee"
-"""Attribute under which a Step keeps what Perigee itself needs; not searched like the others."""
+"""Attribute for Perigee's own state on a Step; not searched like the others."""
 
 
 _PLAIN = int | float | str | bytes | bool | type(None) | np.generic
-"""Python values that say all of themselves."""
+"""Types of plain Python values."""
 
 
 class Holder:
-    """Something whose attributes are searched for models, optimizers, metrics and variables."""
+    """An object whose attributes are searched for models, optimizers, metrics and variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class Entry:
 
     Attributes:
         key: Attribute path of the owner, index among its variables, and the variable's name
-            without the numbers that Keras adds by itself (`dense_1`); of an optimizer's slot, only
-            what the slot is for (`momentum`). It is the same for every instance, in every process
-            and on every backend, and no two entries have the same.
-        name: For people: the attribute path and the variable's own path in the owner.
+            without the numbers that Keras adds (`dense_1`); for an optimizer's slot, only its
+            purpose (`momentum`). It is the same for every instance, in every process and on every
+            backend, and unique among the entries.
+        name: The readable name: the attribute path and the variable's own path in the owner.
         variable: The variable itself.
-        kind: What it is for.
-        is_listed: Whether Keras lists it among the variables of its layer, or the Step holds it
-            itself. Keras does not list the states of recurrent layers, nor what layers hold where
-            it does not look.
+        kind: Its role.
+        is_listed: Whether Keras lists it among the variables of its layer, or the Step itself holds
+            it. Keras does not list the states of recurrent layers, nor variables in containers that
+            it does not search.
     """
 
     key: str
@@ -66,9 +66,9 @@ class Tracked:
     Attributes:
         entries: Every variable.
         models: Models and layers by attribute path.
-        optimizers: By attribute path.
-        metrics: By attribute path, those inside models and layers included.
-        plain: Python values by attribute path: what a compiled step has built in as constants.
+        optimizers: Optimizers by attribute path.
+        metrics: Metrics by attribute path, including those inside models and layers.
+        plain: Python values by attribute path: constants of a compiled step.
         tensors: Tensors held as attributes, by attribute path.
     """
 
@@ -89,7 +89,7 @@ class Tracked:
         return [entry.variable for entry in self.entries if entry.kind in kinds]
 
     def name_of(self, variable: Any) -> str:
-        """Return the readable path of a variable; its own path where nothing holds it."""
+        """Return the readable path of a variable; its own path if nothing holds it."""
         for entry in self.entries:
             if entry.variable is variable:
                 return entry.name
@@ -112,9 +112,9 @@ class Tracked:
 def track(root: Holder) -> Tracked:
     """Find everything that `root` holds.
 
-    Attributes are searched in the order in which they were set, also inside lists, tuples, dicts
-    and other Steps. An object reached twice belongs to the first path. State that layers hold and
-    Keras does not list comes last, so that it takes nothing from another path.
+    Attributes are searched in the order in which they were set, including lists, tuples, dicts and
+    other Steps. An object reached twice belongs to the first path. State of layers that Keras does
+    not list comes last, so that it does not claim an object of another path.
 
     Raises:
         ForeignKerasError: If it holds an object of Keras 2.
@@ -131,9 +131,9 @@ def track(root: Holder) -> Tracked:
 
 
 def fingerprint(root: Holder) -> tuple[Any, ...]:
-    """Return what a compiled step depends on: it must be compiled again when this changes.
+    """Return what a compiled step depends on: it must be recompiled when this changes.
 
-    It is looked at in every epoch, so no names are made for it.
+    It is compared in every epoch, so it makes no names.
     """
     search = _searched(root)
     variables = [(e.key, id(e.variable), bool(e.variable.trainable)) for e in search.entries]
@@ -215,7 +215,7 @@ class _Search:
             )
             self._variable(variable, path, index, kind, within=layer.name)
         for index, metric in enumerate(layer.metrics):
-            # Where it stands, since its name may be one that Keras made up.
+            # The place, since the name may be one that Keras generated.
             self._metric(metric, _join(path, metric.name), place=_join(path, f"metrics/{index}"))
 
     def unlisted(self) -> None:
@@ -226,7 +226,7 @@ class _Search:
                 place = _join(path, "unlisted")
                 self._variable(variable, path, index, kind, owner.name, place, is_listed=False)
             for index, layer in enumerate(filter(_is_adapted, layers)):
-                # Tensors, which a compiled step has built in: `adapt` makes others.
+                # Tensors, which are constants of a compiled step: `adapt` replaces them.
                 self.plain[_join(path, f"adapted/{index}")] = _Same(getattr(layer, "mean", None))
 
     def _optimizer(self, optimizer: Any, path: str) -> None:
@@ -260,7 +260,7 @@ class _Search:
         self._seen.add(id(variable))
         own = variable.path.removeprefix(f"{within}/") if within else variable.name
         name = _join(path, own) if within else path
-        # The name comes last, when it is known which variables slots may belong to.
+        # The name is set last, when it is known which variables slots may belong to.
         self.entries.append(Entry(f"{place or path}/{index}", name, variable, kind, is_listed))
 
 
@@ -277,14 +277,14 @@ def _with_stable_keys(entries: Sequence[Entry]) -> Iterator[Entry]:
     for entry in entries:
         slots_of = owners if entry.kind == "optimizer" else ()
         key = f"{entry.key}/{_stable_name(entry.variable.name, slots_of)}"
-        taken[key] += 1  # again only where keys of a dict contain slashes, or read alike as text
+        taken[key] += 1  # repeated only if dict keys contain slashes, or are equal as text
         yield replace(entry, key=key if taken[key] == 1 else f"{key}~{taken[key]}")
 
 
 def _stable_name(name: str, slots_of: Collection[str]) -> str:
-    """Return a variable's name without what differs between two instances of the same thing.
+    """Return a variable's name without what differs between two instances.
 
-    Keras names a slot `{path of its variable}_{what it is for}`, with `_` for `/` in the path.
+    Keras names a slot `{path of its variable}_{purpose}`, with `_` for `/` in the path.
     """
     end = len(name)
     while (end := name.rfind("_", 0, end)) > 0:
@@ -317,7 +317,7 @@ def _host_copy(variable: Any) -> np.ndarray:
 
 
 def restore(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    """Give variables back the values that `snapshot` took."""
+    """Restore the values that `snapshot` returned."""
     for variable, value in zip(variables, values, strict=True):
         _backends.current().write(variable, value)
 
@@ -328,18 +328,18 @@ def host_random() -> Any:
 
 
 def set_host_random(state: Any) -> None:
-    """Take back what `host_random` returned."""
+    """Restore the states that `host_random` returned."""
     random.setstate(state[0])
     np.random.set_state(state[1])
 
 
 @contextmanager
 def put_back(variables: Sequence[Any], host: bool = True) -> Generator[list[np.ndarray]]:
-    """Give variables, and the framework's own random state, back what they had; yields it.
+    """Restore variables and the framework's random state at the end; yields their values.
 
     Args:
-        variables: Which ones. It waits for them.
-        host: Whether Python's and NumPy's global generators get theirs back too.
+        variables: The variables. It waits for them.
+        host: Whether to restore Python's and NumPy's global generators too.
     """
     backend = _backends.current()
     here, framework = host_random(), backend.random_state()
@@ -355,9 +355,9 @@ def put_back(variables: Sequence[Any], host: bool = True) -> Generator[list[np.n
 
 @contextmanager
 def attributes_put_back(root: Holder) -> Generator[None]:
-    """Give plain attributes of `root` back what they had: numbers, texts, generators of the host.
+    """Restore plain attributes of `root` at the end: numbers, strings, host generators.
 
-    So are lists, dicts and sets of plain values. What has been built meanwhile stays.
+    Lists, dicts and sets of plain values are included. Objects built meanwhile stay.
     """
     held = [(holder, dict(vars(holder))) for holder in _searched(root).holders]
     inside = [
@@ -378,7 +378,7 @@ def attributes_put_back(root: Holder) -> Generator[None]:
 
 
 def _host_state(value: Any) -> Any:
-    """Return what a generator or a container of plain values holds; `None` of all else."""
+    """Return the content of a generator or a container of plain values; else `None`."""
     if isinstance(value, np.random.Generator):
         return value.bit_generator.state
     if type(value) is random.Random:
@@ -408,7 +408,7 @@ def rewind_seeds(tracked: Tracked) -> None:
 
 
 def nested_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """Yield a layer and all layers inside it, without private attributes of Keras."""
+    """Yield a layer and all layers inside it, without using private attributes of Keras."""
     seen: set[int] = set()
     waiting: list[Any] = [layer]
     while waiting:
@@ -431,7 +431,7 @@ def _may_hold_layers(value: Any) -> bool:
 
 
 def unlisted_state(layer: keras.Layer) -> dict[int, list[Any]]:
-    """Return the state inside a layer that Keras does not list, by the `id` of who holds it."""
+    """Return the state inside a layer that Keras does not list, by the `id` of its holder."""
     found: dict[int, list[Any]] = {}
     for owner, variable, _ in _unlisted(layer):
         found.setdefault(id(owner), []).append(variable)
@@ -439,13 +439,13 @@ def unlisted_state(layer: keras.Layer) -> dict[int, list[Any]]:
 
 
 def _is_adapted(layer: keras.Layer) -> bool:
-    """Tell whether a layer computes with tensors that it made of its variables."""
+    """Return whether a layer computes with tensors that it derived from its variables."""
     return isinstance(layer, keras.layers.Normalization)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Same:
-    """A value that equals nothing but itself."""
+    """A value that equals only itself."""
 
     value: Any
 
@@ -457,21 +457,21 @@ class _Same:
 
 
 def adapt_anew(tracked: Tracked) -> None:
-    """Let layers that compute with tensors made of their variables make them of what these hold."""
+    """Let layers that compute with tensors derived from their variables derive them again."""
     for model in tracked.models.values():
         for layer in filter(_is_adapted, nested_layers(model)):
             layer.finalize_state()
 
 
 def variables_of(layer: keras.Layer) -> list[Any]:
-    """Return all variables of a layer, those at the end that Keras does not list."""
+    """Return all variables of a layer, unlisted ones last."""
     return [*layer.variables, *(variable for _, variable, _ in _unlisted(layer))]
 
 
 def _unlisted(
     owner: keras.Layer | keras.losses.Loss, layers: list[keras.Layer] | None = None
 ) -> list[tuple[Any, Any, Kind]]:
-    """Return what `_state_inside` finds and Keras does not list, in an order that stays."""
+    """Return what `_state_inside` finds but Keras does not list, in a stable order."""
     listed = {id(variable) for variable in getattr(owner, "variables", ())}
     inside = _state_inside(owner, [] if layers is None else layers)
     return [found for found in inside if id(found[1]) not in listed]
@@ -482,16 +482,16 @@ def _state_inside(
 ) -> Iterator[tuple[Any, Any, Kind]]:
     """Yield each variable in the attributes of a layer and the layers inside, with its layer.
 
-    Attributes are walked in the order of their names, which is the same on every framework, also
-    through containers, dataclasses and objects of the user's own classes. Metrics and optimizers
-    are found elsewhere, or are not the layer's. The layers that are met are added to `layers`.
+    Attributes are visited in the order of their names, which is the same on every framework,
+    including containers, dataclasses and objects of user classes. Metrics and optimizers are found
+    elsewhere, or do not belong to the layer. Visited layers are added to `layers`.
     """
     as_keras_variable = _backends.current().as_keras_variable
     seen: set[int] = set()
     waiting: list[tuple[Any, Any]] = [(root, root)]
     while waiting:
         owner, value = waiting.pop()
-        # What an object says its class is: TensorFlow wraps containers.
+        # The class that an object reports: TensorFlow wraps containers.
         holding = _holding(value.__class__)
         if holding == "nothing" or id(value) in seen:
             continue
@@ -526,7 +526,7 @@ _Holding = Literal[
 
 @cache
 def _holding(kind: type) -> _Holding:
-    """Tell what an object of a class holds, so far as it may be state of a layer."""
+    """Return how an object of a class holds values that may be state of a layer."""
     if issubclass(kind, (*_PLAIN.__args__, Holder, keras.Metric, keras.optimizers.Optimizer, type)):
         return "nothing"
     known: list[tuple[_Holding, Any]] = [
@@ -548,7 +548,7 @@ def _holding(kind: type) -> _Holding:
 
 
 def _is_own_class(kind: type) -> bool:
-    """Tell whether a class is neither Python's nor one of an installed package."""
+    """Return whether a class is neither Python's nor from an installed package."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     if file is None:
         return kind.__module__ == "__main__"

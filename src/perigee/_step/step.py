@@ -1,4 +1,4 @@
-"""The Step: what the user writes, and the three verbs that it is written with."""
+"""The Step: the class that users write, and its three verbs."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from perigee._step.updates import internals, update
 from perigee._typing import Batch, Tensor, Tree
 
 Objective = Callable[..., Any]
-"""Returns a loss, or `(loss, aux)`; takes tensors only where it is differentiated for them."""
+"""Returns a loss, or `(loss, aux)`; takes tensors only if it is differentiated for them."""
 
 _plain = _backends.current().plain
 
 
 class Step(Holder):
-    """One training step, and what it works on.
+    """One training step, with its models, optimizers and other state.
 
     Hold models, layers, optimizers, metrics, seed generators, `keras.Variable`s and other Steps
     as attributes (also inside lists, tuples and dicts): they are found, named by their attribute
-    path, compiled over and saved. Write the methods that are needed:
+    path, compiled and saved. Write the methods that are needed:
 
     - `train_step(batch)` and `test_step(batch)` return a flat dict of what to log: scalars (the
-      mean over the batch), vectors of one value an example, or `pg.mean(values, weights)`.
-      Metrics that they update are logged by themselves.
-    - `predict_step(batch)` returns a tree of tensors whose first axis counts the examples.
+      mean over the batch), vectors of one value per example, or `pg.mean(values, weights)`. Metrics
+      that they update are logged automatically.
+    - `predict_step(batch)` returns a tree of tensors with the examples on the first axis.
 
     A batch is what the data yields, as tensors.
 
@@ -58,9 +58,9 @@ class Step(Holder):
     ...         return {"loss": self.minimize(objective, self.optimizer, self.model)}
 
     Attributes:
-        ignore_findings: Codes that are meant here, such as `("PG233",)` where examples of a batch
-            are compared with each other: neither `check` nor `fit` tells of them. It turns those
-            errors off that say so on their page, such as PG104.
+        ignore_findings: Codes that `check` and `fit` do not report for this Step, such as
+            `("PG233",)` if examples of a batch are compared with each other on purpose. It also
+            turns off errors whose page says so, such as PG104.
     """
 
     ignore_findings: Sequence[str] = ()
@@ -71,7 +71,7 @@ class Step(Holder):
         return True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Take methods that the user compiles as what they are made of: the step is compiled."""
+        """Replace methods that the user compiled by their plain functions: the step is compiled."""
         super().__init_subclass__(**kwargs)
         for base in reversed(cls.__mro__):
             for name, value in list(vars(base).items()):
@@ -80,11 +80,11 @@ class Step(Holder):
                     setattr(cls, name, inlined)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Hold what the user compiles as what it is made of."""
+        """Set an attribute; a function that the user compiled is replaced by its plain function."""
         super().__setattr__(name, _backends.current().inlined(value))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Take note of the replicas in whose scope the Step is made."""
+        """Record the replicas in whose scope the Step is created."""
         del args, kwargs
         step = super().__new__(cls)
         replicas = _backends.current().replicas()
@@ -99,8 +99,8 @@ class Step(Holder):
             batch: One batch, in the structure of the data.
 
         Returns:
-            A flat dict of scalars (means over the batch), vectors `(batch,)` with one value an
-            example, `pg.mean(...)` and `pg.sample(...)`. Metrics are logged without it.
+            A flat dict of scalars (means over the batch), vectors `(batch,)` with one value per
+            example, `pg.mean(...)` and `pg.sample(...)`. Metrics are logged automatically.
 
         Raises:
             MissingMethodError: Unless it is overridden.
@@ -108,7 +108,7 @@ class Step(Holder):
         raise MissingMethodError(type(self).__name__, "train_step")
 
     def test_step(self, batch: Batch) -> dict[str, Any]:
-        """Measure the Step on one batch and return what to log; whatever it writes is undone.
+        """Measure the Step on one batch and return what to log; all its writes are undone.
 
         Args:
             batch: One batch, in the structure of the data.
@@ -134,16 +134,16 @@ class Step(Holder):
 
     @_plain
     def num_examples(self, batch: Batch) -> Tensor | int | None:
-        """Return how many examples a batch holds, which is what its averages weigh.
+        """Return the number of examples of a batch, by which its averages are weighted.
 
-        Override it where the common first axis of all arrays is not the count.
+        Override it if the common first axis of all arrays is not the count.
 
         Args:
             batch: One batch, in the structure of the data.
 
         Returns:
-            A scalar; `None` where the arrays of the batch have no common first axis, so that each
-            step weighs 1.
+            A scalar; `None` if the arrays of the batch have no common first axis, so that each step
+            has weight 1.
         """
         sizes, static = [], set()
         for leaf in keras.tree.flatten(batch):
@@ -161,14 +161,14 @@ class Step(Holder):
         return {}
 
     def load_host_state(self, state: dict[str, Any]) -> None:
-        """Take back what `host_state` returned.
+        """Restore what `host_state` returned.
 
         Args:
-            state: As it was at the checkpoint from which the training goes on.
+            state: The state at the checkpoint from which the training resumes.
         """
 
     def _before_rehearsal(self, method: Method, batch: Batch) -> None:
-        """Build what must be there before a method is rehearsed; the rest is built by it."""
+        """Build what a method needs before its rehearsal, which builds the rest."""
 
     @_plain
     def minimize(
@@ -181,26 +181,26 @@ class Step(Holder):
     ) -> Any:
         """Take one step of `optimizer` towards a smaller `objective()`.
 
-        The loss is averaged over the batch exactly, weight penalties and `add_loss` terms are
-        added once, the loss is scaled where the models compute in float16, and every variable
-        must be reached by a gradient.
+        The loss is averaged over the batch exactly, weight penalties and `add_loss` terms are added
+        once, the loss is scaled if the models compute in float16, and a gradient must reach every
+        variable.
 
         Args:
-            objective: Returns the loss (a scalar, one value an example, or `pg.mean(...)`), or
+            objective: Returns the loss (a scalar, one value per example, or `pg.mean(...)`), or
                 `(loss, aux)` with any tree. It must call the model itself.
-            optimizer: Held by this Step.
-            variables: What to update: a model, a layer, or a (nested) list of variables; `None`
-                for the only model of the Step.
+            optimizer: An optimizer that this Step holds.
+            variables: The variables to update: a model, a layer, or a (nested) list of variables;
+                `None` for the only model of the Step.
             add_losses: Whether to add the penalties of the variables' regularizers and the
                 `add_loss` terms of layers called inside the objective.
 
         Returns:
-            What the objective returned, its loss with the added terms.
+            The objective's result, its loss including the added terms.
 
         Raises:
             UnusedVariablesError: If no gradient reaches some variables.
-            LossShapeError: If the loss is neither a scalar nor one value an example.
-            LossTypeError: If the loss is no floating tensor.
+            LossShapeError: If the loss is neither a scalar nor one value per example.
+            LossTypeError: If the loss is not a floating tensor.
         """
         gradients = self.gradients(objective, variables, add_losses=add_losses)
         self.apply(optimizer, gradients)
@@ -215,14 +215,14 @@ class Step(Holder):
         For variables, outside any other objective: the gradients of the mean over the batch,
         unscaled, as `Gradients`. Inside another objective, or for tensors: the plain gradients of
         a scalar, to build penalties and inner loops with (they can be differentiated again). On
-        several replicas those for variables are put together from all shares, as if the scalar
+        several replicas, gradients for variables are combined from all shares, as if the scalar
         were a mean over examples.
 
         Args:
             objective: Returns the loss, or `(loss, aux)`. For tensors it takes them as arguments
                 and returns a scalar.
             variables: A model, a layer, or a (nested) list of variables; or tensors (one, or a
-                list) to differentiate the objective for its arguments.
+                list) to differentiate the objective with respect to its arguments.
             add_losses: As in `minimize`; never inside another objective, nor for tensors.
 
         Returns:
@@ -274,14 +274,14 @@ class Step(Holder):
         """Let `optimizer` update the variables of `gradients`.
 
         Args:
-            optimizer: Held by this Step.
+            optimizer: An optimizer that this Step holds.
             gradients: What `gradients` returned, changed or not; or (gradient, variable) pairs.
-            when: Boolean scalar tensor; where it is false nothing at all changes, slots and
-                counters included. `None` always updates.
+            when: Boolean scalar tensor; if it is false nothing changes, not even slots and
+                counters. `None` always updates.
 
         Raises:
-            OptimizerVariablesError: If the optimizer was built on other variables.
-            OptimizerAccumulationError: If the optimizer accumulates gradients by itself.
+            OptimizerVariablesError: If the optimizer was built for other variables.
+            OptimizerAccumulationError: If the optimizer accumulates gradients itself.
         """
         gradients = as_gradients(gradients)
         _refuse_unused(self, gradients.variables, gradients.values)
@@ -294,7 +294,7 @@ class Step(Holder):
         if frame is not None and frame.recorder is not None:
             frame.recorder.applied(optimizer, gradients, when is not None)
             if not optimizer.built:
-                return  # built on the union of its variables when the rehearsal is over
+                return  # built for the union of its variables when the rehearsal is over
         if frame is not None and frame.is_probed:
             return
         if not optimizer.built:
@@ -316,36 +316,36 @@ class Step(Holder):
     def blend(self, source: keras.Layer, target: keras.Layer, rate: Any) -> None:
         """Move the weights of one network toward those of another: an average, or a target network.
 
-        Each weight, statistics of layers such as BatchNorm included, becomes
-        `(1 - rate) * target + rate * source`; integers are copied. Seeds stay. With a rate of 1
-        the target is a copy to the bit.
+        Each weight, including statistics of layers such as BatchNorm, becomes
+        `(1 - rate) * target + rate * source`; integers are copied. Seeds do not change. With a rate
+        of 1 the target is an exact copy.
 
         >>> self.blend(self.model, self.average, 0.01)  # after `minimize`
 
         Args:
-            source: Where the weights come from; it stays as it is.
-            target: What is changed, as made by `copy_of(source)`.
+            source: The network that provides the weights; it does not change.
+            target: The network that is changed, as made by `copy_of(source)`.
             rate: A number from 0 to 1, or a scalar tensor.
 
         Raises:
             ArgumentError: If the two do not have weights of the same shapes, in the same order.
-            AccumulationError: With `accumulate`: it would move with each micro-batch.
+            AccumulationError: With `accumulate`, since it would move with each micro-batch.
         """
         frame = under_way.get()
         if frame is not None and frame.is_accumulating:
             raise AccumulationError(
                 "`blend` would move its target with each micro-batch, not with each update",
-                "leave `accumulate` out, or let the optimizer average by `use_ema=True`.",
+                "omit `accumulate`, or average in the optimizer with `use_ema=True`.",
             )
         if isinstance(rate, int | float) and not 0 <= rate <= 1:
-            raise ArgumentError("rate", repr(rate), "a number from 0 to 1.", "1 copies, 0 nothing.")
+            raise ArgumentError("rate", repr(rate), "a number from 0 to 1.", "1 copies all.")
         shapes = [[tuple(w.shape) for w in network.weights] for network in (source, target)]
         if source is target or shapes[0] != shapes[1] or not shapes[0]:
             raise ArgumentError(
                 "target",
                 f"<{target.name!r} with {len(shapes[1])} weights>",
-                f"another network with weights like those of {source.name!r} ({len(shapes[0])}).",
-                "make it by `pg.copy_of(source)`, once the source is built.",
+                f"a network with weights like those of {source.name!r} ({len(shapes[0])}).",
+                "create it by `pg.copy_of(source)`, once the source is built.",
             )
         for new, old in zip(source.weights, target.weights, strict=True):
             is_copy = isinstance(rate, int | float) and rate == 1
@@ -390,20 +390,19 @@ def call(
 
     Args:
         step: The Step.
-        method: Which of its methods.
+        method: The name of the method.
         batch: Tensors.
-        recorder: Who listens.
+        recorder: Receives what the step does.
         is_accumulating: Whether `apply` collects gradients for a later update.
-        counts_examples: Whether the batch has a number of examples. Compiled code does not see it
-            where the sizes are left open, so it is told.
-        rows: Of the whole batch, where this is the share of one replica.
-        is_probed: Whether the step runs for what it returns, and updates nothing.
-        keep: Leaves a sample for the host.
-        watch: Looks at the updates.
+        counts_examples: Whether the batch has a number of examples. Compiled code with undefined
+            sizes cannot see it, so it is passed.
+        rows: Rows of the whole batch, if this is the share of one replica.
+        is_probed: Whether the step runs only for its result, and updates nothing.
+        keep: Stores a sample for the host.
+        watch: Receives the updates.
 
     Returns:
-        What the method returned, and the number of examples, shape `()`, float32 (1 where it is
-        not known).
+        The method's result, and the number of examples, shape `()`, float32 (1 if unknown).
     """
     examples = step.num_examples(batch) if counts_examples else None
     frame = Frame(step, method, examples, recorder, is_accumulating, is_probed=is_probed, keep=keep)
@@ -423,7 +422,7 @@ def call(
 
 
 def _all_examples(step: Step, examples: Any, rows: Tensor) -> Tensor:
-    """Return how many examples the batch holds of which this replica has a share."""
+    """Return the number of examples of the whole batch, of which this replica has a share."""
     if type(step).num_examples is Step.num_examples:
         return ops.cast(rows, "float32")
     (counted,) = _backends.current().sum_over_replicas([ops.cast(examples, "float32")])
@@ -431,10 +430,10 @@ def _all_examples(step: Step, examples: Any, rows: Tensor) -> Tensor:
 
 
 def _mean_over_shares(values: Sequence[Tensor], frame: Frame) -> list[Tensor]:
-    """Return the mean over all replicas, by their shares; gradients flow back to all of them."""
+    """Return the mean over all replicas, weighted by share; gradients flow back to all of them."""
 
     def kept(value: Tensor) -> Tensor:
-        # What comes from no examples is NaN: neither it nor its gradient reaches the others.
+        # A mean over no examples is NaN: neither it nor its gradient may reach the others.
         return ops.where(ops.greater(frame.examples, 0), value, ops.zeros_like(value))
 
     parts = [kept(value) * ops.cast(frame.share, value.dtype) for value in values]
@@ -461,13 +460,13 @@ def _is_tensors(variables: Any) -> bool:
 
 
 def _chosen_variables(step: Step, given: Any, objective: Objective, frame: Frame) -> list[Any]:
-    """Return the trainable variables that `given` names, building lazy layers for it."""
+    """Return the trainable variables that `given` names, building layers as needed."""
     targets = _targets(step, given)
     if frame.recorder is not None and any(
         isinstance(t, keras.Layer) and not _is_built(t) for t in targets
     ):
         # Layers that are built at their first call have no variables before it. The rehearsal
-        # undoes whatever else the call changes.
+        # undoes all other changes of the call.
         objective()
     chosen: dict[int, Any] = {}
     for target in targets:
@@ -475,7 +474,7 @@ def _chosen_variables(step: Step, given: Any, objective: Objective, frame: Frame
         chosen |= {id(v): v for v in found}
     if not chosen:
         raise VariablesArgumentError(
-            "no trainable variable is there (the model is not built, or all of it is frozen)"
+            "there is no trainable variable (the model is not built, or is frozen)"
         )
     return list(chosen.values())
 
@@ -485,7 +484,7 @@ def _targets(step: Step, given: Any) -> list[Any]:
         models: dict[str, Any] = _models(track(step))
         if len(models) != 1:
             raise VariablesArgumentError(
-                f"`variables=` was left out and the Step holds {len(models)} models", list(models)
+                f"`variables=` was omitted and the Step holds {len(models)} models", list(models)
             )
         return list(models.values())
     flat = keras.tree.flatten(given)
@@ -512,6 +511,6 @@ def only_model(step: Step) -> keras.Model | None:
 
 
 def layers_of(tracked: Tracked) -> Iterator[keras.Layer]:
-    """Yield every layer that a Step holds, nested ones included."""
+    """Yield every layer that a Step holds, including nested ones."""
     for model in tracked.models.values():
         yield from nested_layers(model)

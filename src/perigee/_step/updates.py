@@ -1,4 +1,4 @@
-"""Updates of variables: at once or accumulated, under a condition, with a loss scale."""
+"""Updates of variables: immediate or accumulated, conditional, with a loss scale."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def update(
     """Apply gradients now, unless `when` is false or, under a loss scale, one is not finite."""
     backend = _backends.current()
     scale = internals(step).loss_scale
-    # Keras's `LossScaleOptimizer` divides by a scale that it expects the loss to carry; what it
-    # adds to the optimizer inside it is done here.
+    # Keras's `LossScaleOptimizer` divides by a scale that it expects in the loss; its other work is
+    # done here.
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if scale is not None or inner is not optimizer:
         finite = backend.all_finite(gradients)
@@ -64,14 +64,14 @@ def update(
 
 
 def _unknown(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
-    """Return the variables that an optimizer was not built with; Keras names only the first."""
+    """Return the variables that an optimizer was not built for; Keras names only the first."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     known = {id(v) for v in getattr(inner, "_trainable_variables", ())}
     return [v for v in variables if id(v) not in known]
 
 
 class Internals:
-    """What Perigee itself keeps on a Step: part of its state, found like the rest of it."""
+    """Perigee's own state on a Step: found and saved like the rest of its state."""
 
     def __init__(self) -> None:
         self.loss_scale: LossScale | None = None
@@ -91,7 +91,7 @@ class Internals:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Every variable of Perigee's own, by name."""
+        """Perigee's own variables, by name."""
         found: dict[str, Any] = {}
         if self.loss_scale is not None:
             found |= self.loss_scale.variables
@@ -113,15 +113,15 @@ class Internals:
 
 
 def internals(step: Holder) -> Internals:
-    """Return what Perigee keeps on a Step, made at the first call."""
+    """Return Perigee's own state on a Step, created at the first call."""
     return vars(step).setdefault(INTERNALS, Internals())
 
 
 class LossScale:
-    """A factor that keeps float16 gradients from vanishing, adapted to what they bear.
+    """A factor that keeps float16 gradients from vanishing, adapted to their range.
 
-    It doubles after 2,000 finite updates in a row and halves at each one that is not, which is
-    left out (Micikevicius et al., 2018, section 3.2; Keras's own numbers).
+    It doubles after 2,000 finite updates in a row and halves at each update that is not finite,
+    which is skipped (Micikevicius et al., 2018, section 3.2; Keras's own numbers).
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class LossScale:
         return ops.convert_to_tensor(self._scale)
 
     def adapt(self, finite: Sequence[Tensor]) -> None:
-        """Take in whether the updates of one step were finite."""
+        """Adapt to whether the updates of one step were finite."""
         is_finite = finite[0]
         for other in finite[1:]:
             is_finite = ops.logical_and(is_finite, other)
@@ -175,13 +175,13 @@ class Accumulator:
         dense = _backends.current().dense
         for value, variable in zip(gradients.values, gradients.variables, strict=True):
             share = ops.cast(dense(value), "float32") * weight
-            if when is not None:  # not a product: a gradient that is left out may be NaN
+            if when is not None:  # not a product: a skipped gradient may be NaN
                 share = ops.where(when, share, ops.zeros_like(share))
             sums[id(variable)].assign_add(share)
         self._count.assign_add(weight if when is None else ops.where(when, weight, 0.0))
 
     def flush(self, step: Holder) -> None:
-        """Apply the mean of what was added, if anything, and begin anew."""
+        """Apply the mean of what was added, if anything, and reset."""
         count = ops.convert_to_tensor(self._count)
         divisor = ops.maximum(count, 1e-30)
         means = [
@@ -195,7 +195,7 @@ class Accumulator:
 
 
 def flush_if_full(step: Holder, size: int) -> None:
-    """Apply what all accumulators of a Step hold, if that is `size` micro-batches."""
+    """Apply all accumulators of a Step if they hold `size` micro-batches."""
     own = internals(step)
     written = list(own.variables.values())
     for accumulator in own.accumulators.values():
@@ -205,7 +205,7 @@ def flush_if_full(step: Holder, size: int) -> None:
 
 
 def flush_accumulators(step: Holder) -> None:
-    """Apply what all accumulators of a Step hold, and begin anew."""
+    """Apply all accumulators of a Step, and reset them."""
     frame = Frame(step, "train_step", None)
     token = under_way.set(frame)
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run on the disk, whole or not there, and nothing that executes."""
+"""Checkpoints: the state of a run on the disk, written atomically, without executable content."""
 
 from perigee.checkpoints.content import Content as Content
 from perigee.checkpoints.directory import Checkpoints as Checkpoints

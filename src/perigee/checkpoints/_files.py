@@ -1,4 +1,4 @@
-"""Files with a checksum, flushed when they are written, looked at before they are read."""
+"""Files with a checksum: flushed when written, verified when read."""
 
 import os
 import stat
@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-_CHUNK_BYTES = 2**20  # small enough to be still in the cache when it is written after the checksum
+_CHUNK_BYTES = 2**20  # small enough to stay in the cache between checksum and write
 _ALGORITHM = "xxh3_128"
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """By what a file is known again.
+    """A file's identity: its size and checksum.
 
     Attributes:
-        size_bytes: How long it is.
-        checksum: Of all of it, with the name of the algorithm in front.
+        size_bytes: Its size.
+        checksum: Its checksum, prefixed by the name of the algorithm.
     """
 
     size_bytes: int
@@ -28,9 +28,9 @@ class Stamp:
 
 
 def checksum_of(parts: Sequence[memoryview | bytes]) -> str:
-    """Return the checksum of what stands in several places.
+    """Return the checksum of several parts.
 
-    128 bits that tell damage, not an attacker: he would write the checksum too. It costs a ninth
+    128 bits that detect damage, not an attacker, who would write the checksum too. It costs a ninth
     of writing and flushing; nothing in Python's own library with at least 64 bits costs less than
     the writing itself (`benchmarks/reliability/checksum.py`).
     """
@@ -41,10 +41,10 @@ def checksum_of(parts: Sequence[memoryview | bytes]) -> str:
 
 
 def write_file(path: Path, parts: Sequence[memoryview | bytes]) -> Stamp:
-    """Write a new file, flush it to the disk, and return by what it is known again.
+    """Write a new file, flush it to the disk, and return its identity.
 
     Raises:
-        OSError: If the system refuses.
+        OSError: If the system call fails.
     """
     checksum = xxhash.xxh3_128()
     size_bytes = 0
@@ -58,12 +58,12 @@ def write_file(path: Path, parts: Sequence[memoryview | bytes]) -> Stamp:
 
 
 def read_file(path: Path, stamp: Stamp) -> np.ndarray:
-    """Return the bytes of a file that is what its stamp says, shape `(size,)`, uint8.
+    """Return the bytes of a file that matches its stamp, shape `(size,)`, uint8.
 
     Raises:
-        OSError: If the system refuses, or it is a link.
-        ValueError: If it is no regular file, or not the one of the stamp, saying why.
-        MemoryError: If there is no room for it.
+        OSError: If the system call fails, or it is a link.
+        ValueError: If it is not a regular file, or does not match the stamp, saying why.
+        MemoryError: If there is not enough memory.
     """
     with _open(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
@@ -79,7 +79,7 @@ def read_file(path: Path, stamp: Stamp) -> np.ndarray:
                 checksum.update(chunk[:count])
                 chunk = chunk[count:]
     if f"{_ALGORITHM}:{checksum.hexdigest()}" != stamp.checksum:
-        raise ValueError("its checksum is another one")
+        raise ValueError("checksum mismatch")
     return content
 
 
@@ -87,8 +87,8 @@ def read_small_file(path: Path, most_bytes: int) -> bytes:
     """Return the bytes of a file that has no stamp.
 
     Raises:
-        OSError: If the system refuses, or it is a link.
-        ValueError: If it is no regular file, or longer than `most_bytes`.
+        OSError: If the system call fails, or it is a link.
+        ValueError: If it is not a regular file, or longer than `most_bytes`.
     """
     with _open(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
@@ -110,5 +110,5 @@ def _open(path: Path) -> BufferedReader:
     file = os.fdopen(os.open(path, os.O_RDONLY | sum(flags)), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     return file

@@ -1,7 +1,7 @@
-"""Plain values as JSON that is written in one way only, with arrays beside it.
+"""Plain values as canonical JSON, with arrays stored separately.
 
 JSON has neither arrays nor numbers that are not finite. They are written as objects with one key,
-`{"$array": "0"}` and `{"$float": "nan"}`, so no key of a value itself may begin with `$`.
+`{"$array": "0"}` and `{"$float": "nan"}`, so no key of a value may begin with `$`.
 """
 
 import json
@@ -15,7 +15,7 @@ from perigee._errors import CheckpointContentError
 from perigee.checkpoints import _tensors
 
 MOST_BYTES = 64 * 2**20
-"""The longest JSON that is written or read; what is large belongs into arrays."""
+"""The longest JSON that is written or read; large data belongs in arrays."""
 
 _MOST_LEVELS = 64
 _MOST_INTEGER = 2**1024
@@ -24,14 +24,14 @@ _NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def simplified(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
-    """Return a copy of a value in which all is JSON; copies of its arrays are put into `arrays`.
+    """Return a JSON copy of a value; copies of its arrays are stored in `arrays`.
 
-    NumPy's scalars become numbers, tuples lists.
+    NumPy scalars become numbers, tuples become lists.
 
     Args:
         value: Strings, numbers, booleans, `None` and arrays, in dicts, lists and tuples.
-        path: Where the value is from, for errors.
-        arrays: Gets the arrays, by number.
+        path: The path of the value, for errors.
+        arrays: Receives the arrays, by number.
 
     Raises:
         CheckpointContentError: If it holds anything else.
@@ -84,7 +84,7 @@ def restored(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """Return what `simplified` was given, with lists for tuples.
 
     Raises:
-        ValueError: If it names an array that there is not, or a number that is none.
+        ValueError: If it names a missing array, or an invalid number.
         RecursionError: If it is nested deeply.
     """
     if isinstance(value, dict):
@@ -95,7 +95,7 @@ def restored(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         if value.keys() == {_FLOAT} and number in _NOT_FINITE:
             return float(number)
         if any(key.startswith("$") for key in value):
-            raise ValueError("it names an array that is not there, or a number that is none")
+            raise ValueError("it names a missing array, or an invalid number")
         return {key: restored(item, arrays) for key, item in value.items()}
     if isinstance(value, list):
         return [restored(item, arrays) for item in value]
@@ -103,18 +103,18 @@ def restored(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def to_json(value: Any) -> bytes:
-    """Return the one way to write a value of which all is JSON."""
+    """Return the canonical JSON of a value."""
     return json.dumps(value, allow_nan=False).encode("ascii")
 
 
 def from_json(content: bytes) -> Any:
     """Return the value that was written.
 
-    What is not written as `to_json` writes it is refused: keys that come twice, numbers that are
-    not finite, blanks.
+    Anything not written as by `to_json` is refused: duplicate keys, numbers that are not finite,
+    whitespace.
 
     Raises:
-        ValueError: If it is no such JSON.
+        ValueError: If it is not such JSON.
         RecursionError: If it is nested deeply.
     """
     value = json.loads(content.decode("ascii"))

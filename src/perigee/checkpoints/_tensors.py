@@ -1,10 +1,10 @@
 """Named arrays as the bytes of a safetensors file.
 
-The format is eight bytes of length, a JSON header with dtype, shape and place of each array, and
+The format is eight bytes of length, a JSON header with dtype, shape and offsets of each array, and
 the arrays (https://github.com/huggingface/safetensors). The library of that name writes a file
-without showing its bytes, and to read 100 MB again for their checksum costs more than the rest of
-the checksum; and what it reads it does not hold to every rule here (a key that comes twice, a byte
-that is no bool). Each reads what the other writes.
+without giving access to its bytes, and reading 100 MB again costs more than their checksum; and it
+does not enforce every rule here when it reads (duplicate keys, bytes that are not booleans). Each
+reads what the other writes.
 """
 
 import json
@@ -30,22 +30,22 @@ _NAMES: dict[np.dtype[Any], str] = {
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _LENGTH_BYTES = 8
-_MOST_HEADER_BYTES = 100_000_000  # what the library takes
+_MOST_HEADER_BYTES = 100_000_000  # the limit of the library
 _MOST_AXES = 32
 
 
 def can_hold(dtype: np.dtype[Any]) -> bool:
-    """Tell whether the format has this dtype, in little-endian order."""
+    """Return whether the format has this dtype, in little-endian order."""
     return dtype in _NAMES
 
 
 def encode(arrays: Mapping[str, np.ndarray]) -> list[memoryview]:
-    """Return the bytes of a file that holds `arrays`, in parts; those of the arrays are not copied.
+    """Return the bytes of a file that holds `arrays`, in parts; the arrays are not copied.
 
     Args:
-        arrays: Any shapes, of dtypes that the format has.
+        arrays: Arrays of any shapes, with dtypes of the format.
     """
-    # The widest first, so that every array begins at a multiple of its own width.
+    # The widest dtypes first, so that every array is aligned to its own width.
     ordered = sorted(arrays, key=lambda name: -arrays[name].itemsize)
     begins: dict[str, int] = {}
     end = 0
@@ -63,7 +63,7 @@ def encode(arrays: Mapping[str, np.ndarray]) -> list[memoryview]:
     ).encode("ascii")
     header += b" " * (-len(header) % _LENGTH_BYTES)
     start = len(header).to_bytes(_LENGTH_BYTES, "little") + header
-    # As bytes: the buffer protocol knows nothing of bfloat16.
+    # As bytes: the buffer protocol does not support bfloat16.
     return [
         memoryview(start),
         *(arrays[name].reshape(-1).view(np.uint8).data for name in ordered),
@@ -71,9 +71,9 @@ def encode(arrays: Mapping[str, np.ndarray]) -> list[memoryview]:
 
 
 def decode(content: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the arrays of a file, as parts of its content, in the order of its header.
+    """Return the arrays of a file, as views of its content, in the order of its header.
 
-    Nothing is allocated that `content` does not already hold.
+    Nothing is allocated beyond `content`.
 
     Args:
         content: The bytes of the file, shape `(size,)`, uint8.
@@ -85,13 +85,13 @@ def decode(content: np.ndarray) -> dict[str, np.ndarray]:
     header_bytes = int.from_bytes(content[:_LENGTH_BYTES].tobytes(), "little")
     start = _LENGTH_BYTES + header_bytes
     if len(content) < _LENGTH_BYTES or header_bytes > _MOST_HEADER_BYTES or start > len(content):
-        raise ValueError("the header is longer than the file, or than any header")
+        raise ValueError("the header is longer than the file, or than the limit")
     header = json.loads(
         content[_LENGTH_BYTES:start].tobytes().decode("utf-8"), object_pairs_hook=_once
     )
     if not isinstance(header, dict):
-        raise ValueError("the header is no JSON object")
-    header.pop("__metadata__", None)  # notes that others may have left; nothing here reads them
+        raise ValueError("the header is not a JSON object")
+    header.pop("__metadata__", None)  # optional notes of other writers; not used here
     places = {name: _place(name, entry) for name, entry in header.items()}
     end = 0
     for begin, stop, _, _ in sorted(places.values(), key=lambda place: place[:2]):
@@ -109,24 +109,24 @@ def decode(content: np.ndarray) -> dict[str, np.ndarray]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key comes twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
 def _place(name: str, entry: Any) -> tuple[int, int, np.dtype[Any], tuple[int, ...]]:
-    """Return begin, end, dtype and shape of an array, which agree with each other."""
+    """Return the begin, end, dtype and shape of an array, after checking their consistency."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{name!r} is no description of an array")
+        raise ValueError(f"{name!r} does not describe an array")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ValueError(f"{name!r} has dtype {dtype!r}")
     if not _are_sizes(shape) or len(shape) > _MOST_AXES:
-        raise ValueError(f"{name!r} has a shape that no array has")
+        raise ValueError(f"{name!r} has an invalid shape")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name!r} has no place in the file")
+        raise ValueError(f"{name!r} has invalid offsets")
     size_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != size_bytes:
-        raise ValueError(f"{name!r} has another size than its place in the file")
+        raise ValueError(f"the size of {name!r} does not match its offsets")
     return offsets[0], offsets[1], _DTYPES[dtype], tuple(shape)
 
 
@@ -136,7 +136,7 @@ def _are_sizes(value: Any) -> bool:
 
 def _array(name: str, data: np.ndarray, dtype: np.dtype[Any], shape: Any) -> np.ndarray:
     if dtype == np.bool_ and data.size and data.max() > 1:
-        raise ValueError(f"{name!r} is to hold booleans, and holds other bytes")
-    if data.ctypes.data % dtype.itemsize:  # frameworks may take it for aligned
+        raise ValueError(f"{name!r} should hold booleans, but holds other bytes")
+    if data.ctypes.data % dtype.itemsize:  # frameworks may assume alignment
         data = data.copy()
     return data.view(dtype).reshape(shape)

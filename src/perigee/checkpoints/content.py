@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and the directory that holds it."""
+"""The content of a checkpoint, and its directory."""
 
 import os
 import stat
@@ -29,22 +29,22 @@ POSITION = "data/position.json"
 POSITION_ARRAYS = "data/arrays.safetensors"
 
 _NEEDED = {STATE, POSITION}
-_KNOWN = {*_NEEDED, FACTS, POSITION_ARRAYS}  # no other file is ever opened, whatever is written
+_KNOWN = {*_NEEDED, FACTS, POSITION_ARRAYS}  # no other file is ever opened
 _MOST_NUMBER = 2**63
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything that a run needs to go on.
+    """Everything that a run needs to resume.
 
-    `facts` and `data` are strings, numbers (also those that are not finite), booleans, `None` and
-    NumPy arrays, in dicts with strings as keys, and in lists; tuples come back as lists.
+    `facts` and `data` are strings, numbers (including those that are not finite), booleans, `None`
+    and NumPy arrays, in dicts with strings as keys, and in lists; tuples become lists.
 
     Attributes:
-        clock: Where training stands.
-        arrays: The state of the Step by key, as `arrays_of` returns it. Not copied, so not to be
-            changed until it is written.
-        facts: What else there is to keep: hooks, histories, random state, host state.
+        clock: The progress of the training.
+        arrays: The state of the Step by key, as `arrays_of` returns it. Not copied, so it must not
+            change until it is written.
+        facts: All other state: hooks, histories, random state, host state.
         data: The position of the feed.
     """
 
@@ -59,8 +59,8 @@ class Monitored:
     """The value by which checkpoints are compared.
 
     Attributes:
-        name: Of the logged value, such as `"val_loss"`.
-        value: May be NaN or infinite.
+        name: The name of the logged value, such as `"val_loss"`.
+        value: The value; may be NaN or infinite.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Monitored:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A content that nothing changes any more: all of it copied, or said to stay as it is.
+    """Content that no longer changes: copied, or guaranteed to be constant.
 
     Attributes:
-        head: What the manifest says, but for the files.
-        files: By name, arrays, or the bytes themselves.
+        head: The manifest without the files.
+        files: By name, arrays or bytes.
     """
 
     head: Mapping[str, Any]
@@ -86,19 +86,19 @@ class Prepared:
 
     @property
     def size_bytes(self) -> int:
-        """What the files take together, the manifest left out."""
+        """The total size of the files, without the manifest."""
         return sum(part.nbytes for name in self.files for part in self.parts(name))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `manifest.json` says.
+    """The content of `manifest.json`.
 
     Attributes:
-        clock: Where training stood.
-        monitored: The value by which it is compared; `None` if it has none.
-        facts: As `Content` has them, without their arrays yet.
-        files: By name, by what each is known again.
+        clock: The progress of the training.
+        monitored: The value by which it is compared; `None` if there is none.
+        facts: The facts of `Content`, without their arrays.
+        files: The identity of each file, by name.
     """
 
     clock: Clock
@@ -108,10 +108,10 @@ class Manifest:
 
 
 def prepare(content: Content, monitored: Monitored | None = None) -> Prepared:
-    """Make a content ready to be written, by another thread as well.
+    """Prepare content to be written, possibly by another thread.
 
     Raises:
-        CheckpointContentError: If it holds what cannot be stored.
+        CheckpointContentError: If it holds something that cannot be stored.
     """
     for key, array in content.arrays.items():
         if not _tensors.can_hold(array.dtype):
@@ -122,7 +122,7 @@ def prepare(content: Content, monitored: Monitored | None = None) -> Prepared:
     position = _plain.to_json(_plain.simplified(content.data, "data", in_data))
     _refuse_long("data", position)
     value = None if monitored is None else _plain.simplified(asdict(monitored), "monitored", {})
-    # They are encoded in the thread, which the caller need not wait for.
+    # They are encoded in the thread, so that the caller need not wait.
     files: dict[str, Mapping[str, np.ndarray] | bytes]
     files = {STATE: dict(content.arrays), POSITION: position}
     if in_facts:
@@ -139,11 +139,11 @@ def prepare(content: Content, monitored: Monitored | None = None) -> Prepared:
 
 
 def write(directory: Path, prepared: Prepared) -> None:
-    """Write a new directory with a content in it, and flush all of it to the disk.
+    """Write content to a new directory, and flush it to the disk.
 
     Raises:
-        OSError: If the system refuses; what was written is still there then.
-        CheckpointContentError: If the facts without their arrays are too long to be read again.
+        OSError: If the system refuses; what was written remains.
+        CheckpointContentError: If the facts without their arrays are too long to be read.
     """
     (directory / "data").mkdir(parents=True)
     stamps = {
@@ -158,13 +158,13 @@ def write(directory: Path, prepared: Prepared) -> None:
 
 
 def read(directory: Path) -> tuple[Content, Manifest]:
-    """Return the content of a checkpoint, all of it compared with its checksums.
+    """Return the content of a checkpoint, verified by its checksums.
 
-    Nothing that is stored is executed or followed anywhere, and no more memory is asked for than
-    its files are long.
+    Nothing stored is executed or followed, and no more memory is allocated than the size of its
+    files.
 
     Raises:
-        DamagedCheckpointError: If it is not what was written, naming the file.
+        DamagedCheckpointError: If it is damaged, naming the file.
         CheckpointVersionError: If a later version of Perigee wrote it.
     """
     manifest = read_manifest(directory)
@@ -179,16 +179,16 @@ def read(directory: Path) -> tuple[Content, Manifest]:
             raise ValueError(f"it has more than {_plain.MOST_BYTES:,} bytes")
         data = _plain.from_json(files[POSITION].tobytes())
         if not isinstance(data, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         data = _plain.restored(data, tensors.get(POSITION_ARRAYS, {}))
     return Content(manifest.clock, tensors[STATE], facts, data), manifest
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Return what the manifest of a checkpoint says, without a look at the other files.
+    """Return the manifest of a checkpoint, without reading the other files.
 
     Raises:
-        DamagedCheckpointError: If it is not what was written.
+        DamagedCheckpointError: If it is damaged.
         CheckpointVersionError: If a later version of Perigee wrote it.
     """
     with _blamed(directory, MANIFEST):
@@ -196,10 +196,10 @@ def read_manifest(directory: Path) -> Manifest:
         raw = _files.read_small_file(directory / MANIFEST, _plain.MOST_BYTES)
         said = _plain.from_json(raw)
         if not isinstance(said, dict) or _sealed(said) != raw:
-            raise ValueError("its own checksum is another one")
+            raise ValueError("mismatch of its own checksum")
         version = said.get("format_version")
         if type(version) is not int or version < 1:
-            raise ValueError("it has no format version that there is")
+            raise ValueError("it has no valid format version")
         if version > FORMAT_VERSION:
             raise CheckpointVersionError(str(directory), version, FORMAT_VERSION)
         facts = said.get("facts")
@@ -215,18 +215,18 @@ def read_manifest(directory: Path) -> Manifest:
 
 def _refuse_long(path: str, text: bytes) -> None:
     if len(text) > _plain.MOST_BYTES:
-        raise CheckpointContentError(path, f"has {len(text):,} bytes that are no arrays")
+        raise CheckpointContentError(path, f"has {len(text):,} bytes that are not arrays")
 
 
 def _sealed(said: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a manifest, which end with the checksum of all that it says."""
+    """Return the bytes of a manifest, which end with the checksum of its content."""
     rest = {key: value for key, value in said.items() if key != "checksum"}
     return _plain.to_json({**rest, "checksum": _files.checksum_of([_plain.to_json(rest)])})
 
 
 @contextmanager
 def _blamed(directory: Path, name: str) -> Generator[None]:
-    """Say of which file it was that it cannot be read."""
+    """Raise `DamagedCheckpointError` with the name of the file."""
     try:
         yield
     except (CheckpointVersionError, DamagedCheckpointError):
@@ -237,7 +237,7 @@ def _blamed(directory: Path, name: str) -> Generator[None]:
     except RecursionError as error:
         raise DamagedCheckpointError(str(directory), name, "it is nested too deeply") from error
     except MemoryError as error:
-        reason = "there is no memory for it"
+        reason = "there is not enough memory for it"
         raise DamagedCheckpointError(str(directory), name, reason) from error
     except ValueError as error:
         raise DamagedCheckpointError(str(directory), name, str(error)) from error
@@ -255,14 +255,14 @@ def _arrays(directory: Path, name: str, content: np.ndarray) -> dict[str, np.nda
 
 def _refuse_other_than_directory(path: Path) -> None:
     if not stat.S_ISDIR(os.lstat(path).st_mode):
-        raise ValueError("it is no directory")
+        raise ValueError("it is not a directory")
 
 
 def _clock(said: Any) -> Clock:
     if not isinstance(said, dict) or said.keys() != {"step", "epoch", "batch"}:
         raise ValueError("it has no clock")
     if not all(_is_count(number) for number in said.values()):
-        raise ValueError("its clock counts what cannot be counted")
+        raise ValueError("its clock has invalid counts")
     return Clock(**said)
 
 
@@ -279,7 +279,7 @@ def _monitored(said: Any) -> Monitored | None:
 
 def _stamps(said: Any) -> dict[str, Stamp]:
     if not isinstance(said, dict) or not _NEEDED <= said.keys() <= _KNOWN:
-        raise ValueError(f"it names other files than {', '.join(sorted(_KNOWN))}")
+        raise ValueError(f"it names files other than {', '.join(sorted(_KNOWN))}")
     for stamp in said.values():
         if (
             not isinstance(stamp, dict)
@@ -287,7 +287,7 @@ def _stamps(said: Any) -> dict[str, Stamp]:
             or not _is_count(stamp["size_bytes"])
             or not isinstance(stamp["checksum"], str)
         ):
-            raise ValueError("it does not say what its files are")
+            raise ValueError("it does not describe its files")
     return {name: Stamp(**stamp) for name, stamp in said.items()}
 
 

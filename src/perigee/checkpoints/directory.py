@@ -1,4 +1,4 @@
-"""The checkpoints of a run: saved whole or not at all, a few kept, the newest intact one found."""
+"""The checkpoints of a run: saved atomically, a few kept, the newest intact one found."""
 
 import math
 import os
@@ -31,10 +31,10 @@ class Loaded:
     """A checkpoint that was read.
 
     Attributes:
-        content: What it holds.
+        content: Its content.
         path: Its directory.
-        monitored: The value by which it is compared; `None` if it has none.
-        passed_over: Those that would have been taken before it, and are damaged.
+        monitored: The value by which it is compared; `None` if there is none.
+        passed_over: Damaged checkpoints that would have been loaded before it.
     """
 
     content: Content
@@ -46,20 +46,20 @@ class Loaded:
 class Checkpoints:
     """The directory `checkpoints` of a run, with one directory for each step that was saved.
 
-    A checkpoint is written beside its place, flushed to the disk and then renamed: a process that
-    is killed, or a machine that loses power, at any instant leaves all of it or nothing. Older
-    ones are removed only when the new one is in its place, and so are those of later steps: they
-    belong to a course of the run that was given up for an earlier checkpoint.
+    A checkpoint is written under a temporary name, flushed to the disk and then renamed: a process
+    that is killed, or a machine that loses power, at any instant leaves all of it or nothing. Older
+    ones are removed only after the new one is complete, and so are those of later steps: they
+    belong to a course of the run that was abandoned for an earlier checkpoint.
 
     Args:
-        directory: It is made, with its parents, by the first save.
-        keep: How many of the newest to keep, at least 1; `None` for all.
-        best: The name of the value by which to keep one more, such as `"val_loss"`.
-        mode: Whether low or high values are the better ones; `None` to tell by the name.
-        lock: Held by whoever writes. Where it is given, what killed processes left is cleared away.
+        directory: The directory; the first save creates it, with its parents.
+        keep: The number of newest checkpoints to keep, at least 1; `None` for all.
+        best: The name of a value, such as `"val_loss"`, by which to keep the best one as well.
+        mode: Whether low or high values are better; `None` derives it from the name.
+        lock: The lock of the writing process. If given, remains of killed processes are removed.
 
     Raises:
-        ArgumentError: If `keep` is less than 1, or `mode` cannot be told from the name.
+        ArgumentError: If `keep` is less than 1, or `mode` cannot be derived from the name.
     """
 
     def __init__(
@@ -98,24 +98,24 @@ class Checkpoints:
     def save(
         self, saved: Content, monitored: float | None = None, *, background: bool = False
     ) -> Path:
-        """Save a checkpoint in place of one of the same step, if any.
+        """Save a checkpoint, replacing one of the same step, if any.
 
-        At most one save is under way: a further one waits for it. In the background, all but
-        `saved.arrays` is copied first and the rest happens in a thread; an error comes out of the
-        next call, which does nothing else then.
+        At most one save runs at a time: a further one waits for it. In the background, everything
+        except `saved.arrays` is copied first and the rest happens in a thread; an error is raised
+        by the next call, which then does nothing else.
 
         Args:
-            saved: What to save. Its arrays must not be changed until it is saved.
-            monitored: The value of `best` now, if there is one; NaN is never the best.
+            saved: The content to save. Its arrays must not change until it is saved.
+            monitored: The current value of `best`, if there is one; NaN is never the best.
             background: Whether to return before it is saved.
 
         Returns:
             Its directory.
 
         Raises:
-            CheckpointSaveError: If the system refuses, now or in the save before. No checkpoint
-                was lost, and nothing of the new one remains.
-            CheckpointContentError: If it holds what cannot be stored.
+            CheckpointSaveError: If the system refuses, now or in the previous save. No checkpoint
+                is lost, and nothing of the new one remains.
+            CheckpointContentError: If it holds something that cannot be stored.
             ArgumentError: If `monitored` is given without a name for it.
         """
         self.wait()
@@ -137,21 +137,21 @@ class Checkpoints:
         return self._path(step)
 
     def is_better(self, value: float, than: float | None) -> bool:
-        """Tell whether a value of `best` is better than another one; NaN never is.
+        """Return whether a value of `best` is better than another; NaN never is.
 
         Args:
-            value: The one.
-            than: The other; `None` where there is none yet.
+            value: The value.
+            than: The other value; `None` if there is none yet.
         """
         if math.isnan(value):
             return False
         return than is None or math.isnan(than) or self._sign * value < self._sign * than
 
     def wait(self) -> None:
-        """Wait until the save under way, if any, is done.
+        """Wait for the current save, if any.
 
         Raises:
-            CheckpointSaveError: If the system refused.
+            CheckpointSaveError: If the save failed.
         """
         if self._under_way is not None:
             wait([self._under_way])
@@ -180,15 +180,15 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointSaveError(str(place), prepared.size_bytes, error) from error
         finally:
-            # It is still there where something failed, an interrupt from the keyboard included.
+            # It still exists if something failed, including a keyboard interrupt.
             shutil.rmtree(beside, ignore_errors=True)
 
     def _publish(self, beside: Path, place: Path) -> None:
         aside = place.with_name(f"{place.name}.old")
         is_taken = os.path.lexists(place)
-        if is_taken:  # no system renames a directory over one that is not empty
+        if is_taken:  # no system renames a directory over a nonempty one
             shutil.rmtree(aside, ignore_errors=True)
-            place.rename(aside)  # a process killed here leaves it to `_clear_remains`
+            place.rename(aside)  # if the process is killed here, `_clear_remains` handles it
         try:
             beside.rename(place)
         except BaseException:
@@ -207,7 +207,7 @@ class Checkpoints:
             kept.update(each for each, _ in self._by_value(past, [])[:1])
         for each in steps:
             if each not in kept:
-                # In one go: half a checkpoint would be reported as a damaged one.
+                # Atomically: half a checkpoint would be reported as damaged.
                 gone = self._path(each).with_name(f"{self._path(each).name}.{uuid.uuid4().hex}.tmp")
                 self._path(each).rename(gone)
                 shutil.rmtree(gone, ignore_errors=True)
@@ -224,7 +224,7 @@ class Checkpoints:
     # Loading.
 
     def steps(self) -> list[int]:
-        """Return the steps of all checkpoints, damaged ones included, in order."""
+        """Return the steps of all checkpoints in order, including damaged ones."""
         if not self.directory.is_dir():
             return []
         found = (_NAME.fullmatch(name) for name in os.listdir(self.directory))
@@ -232,30 +232,30 @@ class Checkpoints:
         return [step for step in steps if os.path.lexists(self._path(step))]
 
     def newest(self) -> Loaded | None:
-        """Return the newest checkpoint that is intact; `None` if there is none at all.
+        """Return the newest intact checkpoint; `None` if there are no checkpoints.
 
         Raises:
-            NoCheckpointError: If there are only damaged ones, naming them.
+            NoCheckpointError: If all are damaged, naming them.
             CheckpointVersionError: If a later version of Perigee wrote the newest one.
-            CheckpointSaveError: If the save under way fails.
+            CheckpointSaveError: If the current save fails.
         """
         self.wait()
         steps = self.steps()
         return self._first_intact("newest", steps[::-1], []) if steps else None
 
     def load(self, which: Literal["newest", "best"] | int = "newest") -> Loaded:
-        """Return a checkpoint, compared with its checksums.
+        """Return a checkpoint, verified by its checksums.
 
         Args:
-            which: `"newest"`, `"best"` by the monitored value, or the number of a step. Of the
-                first two, damaged ones are passed over.
+            which: `"newest"`, `"best"` by the monitored value, or the number of a step. For the
+                first two, damaged ones are skipped.
 
         Raises:
-            NoCheckpointError: If there is none, or only damaged ones.
+            NoCheckpointError: If there is none, or all are damaged.
             DamagedCheckpointError: If the one of that step is damaged.
             CheckpointVersionError: If a later version of Perigee wrote it.
-            ArgumentError: If `which` is no such thing, or `best` has no name.
-            CheckpointSaveError: If the save under way fails.
+            ArgumentError: If `which` is invalid, or `best` has no name.
+            CheckpointSaveError: If the current save fails.
         """
         self.wait()
         steps = self.steps()
@@ -269,7 +269,7 @@ class Checkpoints:
             return self._first_intact(f"best by {self._best}", ranked, damaged)
         if type(which) is not int:
             raise ArgumentError(
-                "which", repr(which), "'newest', 'best' or a step.", "pass one of these."
+                "which", repr(which), "'newest', 'best' or a step.", "pass one of them."
             )
         if which not in steps:
             raise NoCheckpointError(str(self.directory), f"step {which}", steps, [])
@@ -289,7 +289,7 @@ class Checkpoints:
         path = self._path(step)
         held, manifest = content.read(path)
         if held.clock.step != step:
-            reason = f"it is the one of step {held.clock.step}"
+            reason = f"it belongs to step {held.clock.step}"
             raise DamagedCheckpointError(str(path), content.MANIFEST, reason)
         monitored = None if manifest.monitored is None else manifest.monitored.value
         return Loaded(held, path, monitored, tuple(damaged))
@@ -297,7 +297,7 @@ class Checkpoints:
     def _by_value(
         self, steps: list[int], damaged: list[DamagedCheckpointError]
     ) -> list[tuple[int, float]]:
-        """Return steps with their values, the best first and of equals the newest."""
+        """Return steps with their values, the best first and the newest first among equals."""
         values: list[tuple[int, float]] = []
         for step in steps:
             try:
@@ -319,7 +319,7 @@ def _sign(name: str, mode: Mode | None) -> int:
         raise ArgumentError(
             "best",
             repr(name),
-            "a name that tells whether low or high values are better.",
+            "a name that implies whether low or high values are better.",
             "pass `mode='min'` or `mode='max'`.",
         )
     return 1 if mode == "min" else -1

@@ -22,17 +22,17 @@ except ImportError:  # Windows
 class RunLock:
     """A lock on a run directory, held until `release` or until the process ends in any way.
 
-    The system's own lock on `run.lock` goes with the process, also when it is killed, and children
-    that it leaves behind do not keep it. Where the file system has no such locks, what the file
-    says decides: number, machine and start of the process that holds it. Another machine's process
-    counts as living there, since nothing tells.
+    The system's lock on `run.lock` is released when the process ends, even if it is killed, and
+    children that outlive it do not keep it. If the file system has no such locks, the content of
+    the file decides: pid, machine and start of the process that holds it. A process on another
+    machine counts as running, since that cannot be checked.
 
     Args:
-        directory: The run directory; it and its parents are made where they are missing.
+        directory: The run directory; it and its parents are created if missing.
 
     Raises:
-        RunInUseError: If a living process holds it.
-        OSError: If the directory or the file cannot be made.
+        RunInUseError: If a running process holds it.
+        OSError: If the directory or the file cannot be created.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -55,18 +55,18 @@ class RunLock:
         self.release()
 
     def release(self) -> None:
-        """Let others have it; what is not held stays as it is."""
+        """Release the lock; does nothing if it is not held."""
         if not self._is_held:
             return
         self._is_held = False
         if self._file is not None:
             _held.discard(self._file)
-            self._file.close()  # the file stays: whoever waits for its lock must find the same one
-        elif self._holder() == Process.current():  # a child has the object too, and not the lock
+            self._file.close()  # the file stays: waiting processes must find the same one
+        elif self._holder() == Process.current():  # a child has the object too, but not the lock
             self._path.unlink()
 
     def _take_with_system(self) -> FileIO | None:
-        """Return the locked file; `None` where the system has no locks for it."""
+        """Return the locked file; `None` if the system has no locks for it."""
         if fcntl is None:
             return None
         file = FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
@@ -79,7 +79,7 @@ class RunLock:
             file.close()
             return None
         _held.add(file)
-        with suppress(OSError):  # on a full disk; it is for the message of others only
+        with suppress(OSError):  # on a full disk; only needed for messages of others
             file.truncate()
             file.write(self._record())
         return file
@@ -89,7 +89,7 @@ class RunLock:
         if holder is not None and holder.may_live():
             raise self._in_use(holder)
         if os.path.lexists(self._path):
-            # Of several that found it stale, one renames it; what another wrote since is put back.
+            # If several found it stale, one renames it; what another wrote since is restored.
             aside = self._path.with_name(f"{LOCK_NAME}.{uuid.uuid4().hex}.old")
             self._path.rename(aside)
             found = read_process(aside)

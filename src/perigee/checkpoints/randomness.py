@@ -18,16 +18,16 @@ _TWISTER_WORDS = 624
 def random_state() -> dict[str, Any]:
     """Return the states of the global generators: Python's, NumPy's, Keras's and torch's.
 
-    Nothing is drawn, with one exception: Keras makes its global generator at its first use, and
-    seeds it from Python's, so that the first call does what that use would have done. Call it
-    before the first step of every run, so that no number depends on when the first save is.
+    Nothing is drawn, with one exception: Keras creates its global generator at its first use, and
+    seeds it from Python's, so the first call does what that use would have done. Call it before the
+    first step of every run, so that no number depends on the time of the first save.
 
     Returns:
-        Numbers and strings in dicts and lists. Torch's are strings of hexadecimal digits, one for
-        the host and one for each device; there are none where torch is not imported.
+        Numbers and strings in dicts and lists. Torch's are hexadecimal strings, one for the host
+        and one for each device; they are omitted if torch is not imported.
 
     Raises:
-        RandomStateError: If NumPy's global generator has been exchanged for one of another kind.
+        RandomStateError: If NumPy's global generator was replaced by one of another kind.
     """
     generator = _keras_generator()  # first: it may draw from Python's
     keras_state = snapshot([generator.state])[0]  # waits for the device
@@ -54,10 +54,10 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         state: What `random_state` returned, here or in another process.
 
     Raises:
-        RandomStateError: If it is no such state. Nothing is changed then.
+        RandomStateError: If it is not such a state. Nothing is changed then.
     """
-    # All is looked at before anything is set. NumPy believes a position beyond its words, and
-    # would read what stands in the memory after them.
+    # Everything is checked before anything is set. NumPy accepts a position beyond its words, and
+    # would read the memory after them.
     try:
         python = state["python"]
         python_words = tuple(_integer(word, 2**32) for word in python["words"])
@@ -73,7 +73,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         dtype = snapshot([generator.state])[0].dtype
         first, second = state["keras"]
         keras_state = [_integer(number, np.iinfo(dtype).max + 1) for number in (first, second)]
-        _set_torch_state(state["torch"])  # torch itself looks before it sets
+        _set_torch_state(state["torch"])  # torch itself checks before it sets
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise RandomStateError("the global generators", f"none ({error})") from error
     random.setstate(python_state)
@@ -83,10 +83,10 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _keras_generator() -> keras.random.SeedGenerator:
-    """Return the generator from which Keras draws where no seed is given.
+    """Return the generator from which Keras draws if no seed is given.
 
-    No public name leads to it. It shows itself when something is drawn without a seed: the call of
-    `SeedGenerator.next`, a public method, is answered here instead, so that it does not advance.
+    It has no public name. It is found by an unseeded draw: the call of `SeedGenerator.next`, a
+    public method, is intercepted here, so that the generator does not advance.
     """
     seen: list[Any] = []
 
@@ -100,9 +100,9 @@ def _keras_generator() -> keras.random.SeedGenerator:
 
 
 def _torch_state() -> Any:
-    """Return the states of torch's generators, on the host; `None` where torch is not imported.
+    """Return the states of torch's generators, on the host; `None` if torch is not imported.
 
-    A feed may draw from them whatever the backend is.
+    A feed may draw from them on every backend.
     """
     if "torch" not in sys.modules:
         return None
@@ -119,12 +119,12 @@ def _set_torch_state(stored: Any) -> None:
     state = _torch_state()
     if state is None or not stored:
         return
-    # Where there are other devices than before, their own draws cannot be the same anyway.
+    # With other devices than before, their draws cannot be the same anyway.
     for tensor, digits in zip(_torch_tensors(state), stored, strict=False):
-        array = np.asarray(tensor)  # the memory of the tensor
+        array = np.asarray(tensor)  # shares the memory of the tensor
         content = np.frombuffer(bytes.fromhex(digits), np.uint8)
         if content.shape != array.shape:
-            raise ValueError("torch's has another length")
+            raise ValueError("torch's has a wrong length")
         array[...] = content
     from perigee._backends.torch import tensors
 
@@ -133,11 +133,11 @@ def _set_torch_state(stored: Any) -> None:
 
 def _integer(value: Any, limit: int) -> int:
     if type(value) is not int or not 0 <= value < limit:
-        raise ValueError(f"{value!r} is none of its numbers")
+        raise ValueError(f"{value!r} is not a valid number for it")
     return value
 
 
 def _gauss(value: Any) -> float | None:
     if value is not None and type(value) is not float:
-        raise ValueError(f"{value!r} is none of its numbers")
+        raise ValueError(f"{value!r} is not a valid number for it")
     return value

@@ -15,12 +15,12 @@ from perigee._step.state import Tracked, adapt_anew, snapshot
 
 @dataclass(frozen=True, slots=True)
 class Unlike:
-    """In what a stored state and a Step differ, by the keys of the variables.
+    """The differences between a stored state and a Step, by the keys of the variables.
 
     Attributes:
-        missing: What the Step holds and the state does not.
-        unexpected: What the state holds and the Step does not.
-        different: What both hold, where the stored value cannot be the variable's: by key, why.
+        missing: Keys that only the Step holds.
+        unexpected: Keys that only the state holds.
+        different: Keys that both hold, but with an unsuitable stored value: the reason by key.
     """
 
     missing: tuple[str, ...] = ()
@@ -32,16 +32,16 @@ class Unlike:
 
 
 def arrays_of(tracked: Tracked) -> dict[str, np.ndarray]:
-    """Return a copy of every variable of a Step, which later training does not change.
+    """Return a copy of every variable of a Step, unaffected by later training.
 
-    It waits for the device, and copies from it once. Integers keep the dtype of the framework that
-    runs, which differs: seeds are int64 on TensorFlow, uint32 on JAX and int32 on torch.
+    It waits for the device, and copies from it once. Integers keep the dtype of the current
+    framework, which differs: seeds are int64 on TensorFlow, uint32 on JAX and int32 on torch.
 
     Args:
-        tracked: What the Step holds.
+        tracked: The contents of the Step.
 
     Returns:
-        By `Entry.key`, in order, arrays of the shapes and dtypes of the variables.
+        Arrays by `Entry.key`, in order, with the shapes and dtypes of the variables.
     """
     values = snapshot(tracked.variables)
     return {entry.key: value for entry, value in zip(tracked.entries, values, strict=True)}
@@ -50,25 +50,25 @@ def arrays_of(tracked: Tracked) -> dict[str, np.ndarray]:
 def load_arrays(
     tracked: Tracked, arrays: Mapping[str, np.ndarray], *, strict: bool = True
 ) -> Unlike:
-    """Give every variable of a Step its stored value: all of them, or none.
+    """Load every variable of a Step from its stored value: all of them, or none.
 
-    A value is cast to the dtype of its variable, within floats and within integers. What the cast
-    would change (an integer too large, a float that would be rounded) does not match.
+    A value is cast to the dtype of its variable, within floats and within integers. A value that
+    the cast would change (an integer too large, a float that would be rounded) does not match.
 
-    To load only what matches, such as the trunk of a model with a new head, pass `strict=False`
-    and look at what is returned:
+    To load only what matches, such as the trunk of a model with a new head, pass `strict=False` and
+    check the result:
 
     >>> left_out = load_arrays(tracked, arrays, strict=False)
     >>> left_out.missing
     ('head/0/kernel', 'head/1/bias')
 
     Args:
-        tracked: What the Step holds; its models and optimizers must be built.
-        arrays: By `Entry.key`, as `arrays_of` returned them on any backend. They stay the caller's.
+        tracked: The contents of the Step; its models and optimizers must be built.
+        arrays: Arrays by `Entry.key`, as `arrays_of` returned them on any backend. Not modified.
         strict: Whether everything must match.
 
     Returns:
-        What was left out; with `strict`, nothing.
+        What was skipped; with `strict`, nothing.
 
     Raises:
         StateMismatchError: If anything does not match and `strict` is true. Nothing is changed.
@@ -76,7 +76,7 @@ def load_arrays(
     entries = {entry.key: entry for entry in tracked.entries}
     values: dict[str, np.ndarray] = {}
     different: dict[str, str] = {}
-    for key in [key for key in entries if key in arrays]:  # in one order in every process
+    for key in [key for key in entries if key in arrays]:  # in the same order in every process
         try:
             values[key] = _fitted(arrays[key], entries[key].variable)
         except ValueError as error:
@@ -89,7 +89,7 @@ def load_arrays(
     if unlike and strict:
         raise StateMismatchError(unlike.missing, unlike.unexpected, unlike.different)
     for key, value in values.items():
-        # A copy: JAX takes the memory of an array for the variable's own.
+        # A copy: JAX uses the memory of an array for the variable.
         _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
     adapt_anew(tracked)
     return unlike
@@ -99,12 +99,12 @@ def _fitted(stored: np.ndarray, variable: Any) -> np.ndarray:
     """Return a value in the dtype of its variable.
 
     Raises:
-        ValueError: If it cannot be the variable's value, saying why.
+        ValueError: If it does not suit the variable, saying why.
     """
     shape = tuple(variable.shape)
     if stored.shape != shape:
         raise ValueError(f"shape {stored.shape} is stored, the Step has {shape}")
-    # What it says it is, and what it is: on JAX an int64 is an int32, on torch a uint32 an int64.
+    # The declared and the actual dtype: on JAX an int64 is an int32, on torch a uint32 an int64.
     for kind in (variable.dtype, ops.convert_to_tensor(variable).dtype):
         stored = _cast(stored, np.dtype(keras.backend.standardize_dtype(kind)))
     return stored
@@ -118,14 +118,14 @@ def _cast(stored: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         fitted = stored.astype(dtype)
         back = fitted.astype(stored.dtype)
-    # The sign tells what wrapped around both ways, as -1 does between int32 and uint32.
+    # The sign detects values that wrap around both ways, as -1 does between int32 and uint32.
     kept = (back == stored) & ((fitted < 0) == (stored < 0)) | (stored != stored)
     if not kept.all():
-        raise ValueError(f"{stored[~kept].flat[0]} ({stored.dtype}) is no {dtype}")
+        raise ValueError(f"{stored[~kept].flat[0]} ({stored.dtype}) does not fit into {dtype}")
     return fitted
 
 
 def _family(dtype: np.dtype[Any]) -> str:
-    """Tell floats, integers and the rest apart; the floats of machine learning are of kind V."""
+    """Return whether it is float, integer or other; bfloat16 and the like have kind V."""
     name = dtype.name
     return next((f for f in ("float", "int", "complex") if f in name), name)

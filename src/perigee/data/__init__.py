@@ -1,4 +1,4 @@
-"""Feeds: any data that Keras takes, as batches in order with a known position."""
+"""Feeds: any data that Keras accepts, as ordered batches with a known position."""
 
 from perigee.data._open import open_feed as open_feed
 from perigee.data._passes import PassFeed as PassFeed

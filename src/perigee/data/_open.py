@@ -1,4 +1,4 @@
-"""Which feed takes which data."""
+"""Chooses the feed for a kind of data."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -37,18 +37,18 @@ def open_feed(
         data: An array, or a tuple or dict of arrays, nested as needed: one data set. A
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a list or any other iterable of batches,
             or a function without required arguments that returns an iterable.
-        batch_size: Rows a batch, for arrays only.
+        batch_size: Rows per batch, for arrays only.
         shuffle: Whether each pass draws in another order, for arrays (rows) and `PyDataset`
             (batches) only.
-        seed: Of the order, at least 0 and below 2**64.
-        shuffles_by_default: What `shuffle` is for arrays and a finite `PyDataset` if left out.
-        usual_batch_size: What `batch_size` is for arrays if left out.
+        seed: The seed of the order, at least 0 and below 2**64.
+        shuffles_by_default: The default of `shuffle` for arrays and a finite `PyDataset`.
+        usual_batch_size: The default of `batch_size` for arrays.
 
     Raises:
         DataTypeError: If it is none of these.
         ArgumentError: If `batch_size` or `shuffle` is given for data that has its own.
         ArrayLengthError: If arrays differ in length.
-        EmptyDataError: If arrays have no row.
+        EmptyDataError: If arrays have no rows.
     """
     _check_numbers(batch_size, seed)
     if is_tf_dataset(data):
@@ -98,7 +98,7 @@ def _refuse_argument(name: str, given: Any, kind: str, place: str) -> None:
         name,
         repr(given),
         f"`{name}` is for {takers} only; this data is {kind}, which makes its own batches.",
-        f"leave it out, and set it in {place}.",
+        f"omit it, and set it in {place}.",
     )
 
 
@@ -109,15 +109,15 @@ def _is_one_data_set(data: Any) -> bool:
 
 
 def _why_not(data: Any) -> str | None:
-    """Return how to mend data that no feed takes; `None` where it can be iterated over."""
+    """Return how to fix data that no feed takes; `None` if it can be iterated over."""
     if data is None:
-        return "pass the data; a missing `return` in the function that makes it gives None."
+        return "pass the data; a function without `return` returns None."
     if isinstance(data, (str, bytes)):
         return "load the file first, or write a generator function that reads it."
     if isinstance(data, (bool, int, float, np.generic)):
-        return "pass arrays whose first axis counts the examples."
+        return "pass arrays with the examples on the first axis."
     if isinstance(data, keras.KerasTensor):
-        return "pass arrays with values; this one is symbolic, as in a functional model."
+        return "pass arrays with values; this tensor is symbolic, as in a functional model."
     if isinstance(data, keras.Layer):
         return "pass the step first and the data second."
     if isinstance(data, type):
@@ -130,8 +130,8 @@ def _why_not(data: Any) -> str | None:
         return _why_not_called(data)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return (
-            "give a data set of single examples to a torch `DataLoader` with a `batch_size`, or "
-            "derive one of batches from `keras.utils.PyDataset`."
+            "pass a dataset of single examples to a torch `DataLoader` with a `batch_size`, or "
+            "derive a dataset of batches from `keras.utils.PyDataset`."
         )
     return "write a generator function that yields batches, and pass it without calling it."
 
@@ -139,7 +139,7 @@ def _why_not(data: Any) -> str | None:
 def _why_not_called(function: Any) -> str | None:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # a built-in that does not tell
+    except ValueError:  # a built-in without a signature
         return None
     required = [
         p.name

@@ -1,4 +1,4 @@
-"""What all feeds share: one batch of foresight, the position, and the end of a pass."""
+"""The base class of all feeds: peeking, prefetching, the position, and the end of a pass."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -23,70 +23,70 @@ from perigee._typing import Batch
 from perigee.data._spec import describe, map_leaves, signature
 
 END: Final = object()
-"""What `_take` returns after the last batch of a pass."""
+"""Returned by `_take` after the last batch of a pass."""
 
 
 _MOST_SHOWN = 200
-"""Characters of a value in a message."""
+"""The most characters of a value in a message."""
 
 
 class PassFeed(ABC):
     """A feed that draws one pass over its data after another.
 
-    Subclasses say how a pass is opened and how the next batch is taken from it. Everything else
-    is here: peeking, counting, the `None` at the end of each pass, the errors of empty data, the
-    check that batches keep their structure, and the note on exceptions of user code.
+    Subclasses define how a pass is opened and how the next batch is taken from it. Everything else
+    is here: peeking, counting, the `None` at the end of each pass, errors for empty data, the check
+    that batches keep their structure, and the note on exceptions of user code.
 
-    An exception leaves the position where it was. The pass is opened again at the next draw, so
-    that a batch that failed is tried again instead of being lost.
+    An exception does not change the position. The pass is reopened at the next draw, so that a
+    failed batch is retried instead of lost.
 
     Args:
-        kind: What the data is, for messages, such as `"arrays"`.
+        kind: The kind of data, for messages, such as `"arrays"`.
     """
 
     seeks_directly: bool = False
-    """Whether any position is reached without drawing the batches before it."""
+    """Whether any position can be reached without drawing the batches before it."""
 
     checks_batches: ClassVar[bool] = True
     """Whether batches could differ in structure, dtype or rank, and are compared."""
 
     decided_by_state: ClassVar[tuple[str, ...]] = ()
-    """Facts that a saved state decides, rather than having to agree with it."""
+    """Facts that are taken from a saved state, rather than having to match it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._ahead: deque[Batch] = deque()  # taken but not drawn; may hold the end of a pass
+        self._ahead: deque[Batch] = deque()  # prefetched; may hold the end of a pass
         self._position = Position()  # of the next batch to be drawn
-        self._before: deque[tuple[Position, Any]] = deque()  # host's generators, of batches ahead
-        self._failed: Exception | None = None  # raised by the data while it was looked ahead
+        self._before: deque[tuple[Position, Any]] = deque()  # host random states of these
+        self._failed: Exception | None = None  # raised by the data while prefetching
         self._cursor = Position()  # of the next batch to be taken; ahead of the position
-        self._is_open = False  # whether `_take` can go on from the cursor
-        self._pass_batches: int | None = None  # of the pass that ended last
+        self._is_open = False  # whether `_take` can continue from the cursor
+        self._pass_batches: int | None = None  # of the last finished pass
         self._first: tuple[Any, Batch] | None = None  # signature, and shapes, of the first batch
 
     @property
     @abstractmethod
     def length(self) -> int | None:
-        """Batches a pass; `None` where the data does not tell."""
+        """Batches per pass; `None` if unknown."""
 
     @property
     def is_infinite(self) -> bool:
-        """Whether a pass is known never to end."""
+        """Whether a pass is known to be infinite."""
         return False
 
     @property
     def position(self) -> Position:
-        """Where the next batch will be drawn; batches that were only peeked at do not count."""
+        """The position of the next batch; batches that were only peeked at do not count."""
         return self._position
 
     @property
     def resumes(self) -> Resumes:
-        """How well `load_state` brings back the data."""
+        """How well `load_state` restores the position."""
         return self._resumption()[0]
 
     @property
     def resumes_because(self) -> str:
-        """Why, as the end of a sentence."""
+        """The reason, as the end of a sentence."""
         return self._resumption()[1]
 
     @abstractmethod
@@ -95,31 +95,31 @@ class PassFeed(ABC):
 
     @abstractmethod
     def _open(self, position: Position) -> None:
-        """Make ready to take the batch at `position` and those that follow it in its pass."""
+        """Prepare to take the batch at `position` and those that follow it in its pass."""
 
     @abstractmethod
     def _take(self, position: Position) -> Batch:
-        """Return the batch at `position`, or `END`; called with one position after another.
+        """Return the batch at `position`, or `END`; called with consecutive positions.
 
-        A `StopIteration` of user code must leave it: only the end of the data becomes `END`.
+        A `StopIteration` of user code must be raised: only the end of the data becomes `END`.
         """
 
     @abstractmethod
     def _let_go(self) -> None:
-        """Drop what the pass under way holds (an order, an iterator, work in progress)."""
+        """Release what the current pass holds (an order, an iterator, work in progress)."""
 
     def _end_pass(self) -> None:  # noqa: B027
-        """A pass is over. Most data need not know."""
+        """Called after a pass; most data ignores it."""
 
     def peek(self) -> Batch:
         """Return the next batch without drawing it.
 
-        At the end of a pass, where the next draw returns `None`, it is the first batch of the pass
-        that follows.
+        At the end of a pass, when the next draw returns `None`, it is the first batch of the next
+        pass.
 
         Raises:
             EmptyDataError: If the data holds no batch.
-            DataEndedError: If the data is used up and gives no other pass.
+            DataEndedError: If the data is exhausted and cannot be restarted.
         """
         for batch in self._ahead:
             if batch is not END:
@@ -135,7 +135,7 @@ class PassFeed(ABC):
 
         Raises:
             EmptyDataError: If the data holds no batch.
-            DataEndedError: If the data is used up and gives no other pass.
+            DataEndedError: If the data is exhausted and cannot be restarted.
             BatchChangedError: If the batch differs from the first one in structure, dtype or rank.
         """
         batch = self._ahead.popleft() if self._ahead else self._fetch()
@@ -145,12 +145,12 @@ class PassFeed(ABC):
         return None if batch is END else batch
 
     def look_ahead(self, most: int) -> bool:
-        """Take one more batch of the pass to where `draw` will find it, unless `most` are there.
+        """Prefetch one more batch of the pass for `draw`, unless `most` are waiting.
 
-        What the data raises comes out of the draw that would have raised it.
+        An error of the data is raised by the draw that would have raised it.
 
         Args:
-            most: Batches that may wait to be drawn.
+            most: The most batches that may wait to be drawn.
 
         Returns:
             Whether a batch was taken.
@@ -160,7 +160,7 @@ class PassFeed(ABC):
         if self._ahead and self._ahead[-1] is END:
             return False
         if self.length is not None and self._cursor.batches >= self.length:
-            return False  # the data learns that a pass is over only when that is drawn
+            return False  # the data is notified of the end of a pass only when that is drawn
         before = self._cursor, host_random()
         try:
             batch = self._fetch()
@@ -168,26 +168,26 @@ class PassFeed(ABC):
             self._failed = error
             return False
         self._before.append(before)
-        # Copies: data may fill one array anew for each batch.
+        # Copies: data may reuse one array for each batch.
         self._ahead.append(END if batch is END else map_leaves(_own, batch))
         return batch is not END
 
     @property
     def host_random(self) -> Any:
-        """The host's generators before the batches that were taken ahead, or `None`."""
+        """The host's generators before the prefetched batches, or `None`."""
         if self._before and self._before[0][0] == self._position:
             return self._before[0][1]
         return None
 
     def resident(self) -> Resident | None:
-        """Return the pass under way where its data may be kept in memory, or `None`."""
+        """Return the current pass if its data may be kept in memory, or `None`."""
         return None
 
     def prepare_pass(self) -> None:  # noqa: B027
-        """Do what the next pass needs, where that can be known before; nothing shows."""
+        """Prepare the next pass if possible, without visible effect."""
 
     def skip(self, count: int) -> None:
-        """Stand `count` batches further in the pass, without drawing them.
+        """Advance by `count` batches in the pass, without drawing them.
 
         Args:
             count: Batches, at least 0.
@@ -196,15 +196,15 @@ class PassFeed(ABC):
 
     @property
     def is_stream(self) -> bool:
-        """Whether `stream` gives an iterator of the framework."""
+        """Whether `stream` returns an iterator of the framework."""
         return False
 
     def stream(self) -> tuple[Any, Any] | None:
-        """Return an iterator of the framework, or `None` where the next draw must be `draw`."""
+        """Return an iterator of the framework, or `None` if `draw` must be called next."""
         return None
 
     def advance(self, count: int, is_over: bool) -> None:
-        """Take note of what was drawn from the iterator that `stream` returned.
+        """Record what was drawn from the iterator that `stream` returned.
 
         Args:
             count: Batches that were drawn.
@@ -218,12 +218,12 @@ class PassFeed(ABC):
             self._cursor = _after(self._cursor, END)
 
     def put_back(self, batch: Batch | None) -> None:
-        """Stand before what was drawn last, so that the next draw returns it again.
+        """Return what was drawn last to the feed, so that the next draw returns it again.
 
-        What was drawn before it may follow, the last one first.
+        Earlier batches may follow, the last one first.
 
         Args:
-            batch: What `draw` returned last; `None` for the end of a pass.
+            batch: The last result of `draw`; `None` for the end of a pass.
         """
         self._ahead.appendleft(END if batch is None else batch)
         passes, batches = self._position.passes, self._position.batches
@@ -233,14 +233,14 @@ class PassFeed(ABC):
             self._position = Position(passes, batches - 1)
 
     def seek(self, position: Position) -> None:
-        """Stand at `position`, so that the next draw returns the batch that follows it.
+        """Move to `position`, so that the next draw returns the batch that follows it.
 
-        Where `seeks_directly` is false, the batches in between are drawn and dropped, whole passes
-        included, so that data that carries state from pass to pass arrives in the same state. A
-        position that lies behind is reached from the beginning of its pass.
+        If `seeks_directly` is false, the batches in between are drawn and dropped, including whole
+        passes, so that data that carries state from pass to pass ends in the same state. An earlier
+        position is reached from the beginning of its pass.
 
         Args:
-            position: Passes and batches that are finished.
+            position: Finished passes and batches.
 
         Raises:
             PositionError: If the data has no such position.
@@ -249,7 +249,7 @@ class PassFeed(ABC):
             self._jump(position)
             return
         if self.is_infinite and position.passes > self._position.passes:
-            raise self._position_error(position, "a pass never ends")
+            raise self._position_error(position, "a pass is infinite")
         if _order(position) < _order(self._position):
             self._jump(position)
         while self._position.passes < position.passes:
@@ -259,9 +259,9 @@ class PassFeed(ABC):
                 raise self._position_error(position, f"it holds {self._pass_batches} batches")
 
     def state(self) -> dict[str, Any]:
-        """Return the position and, under `"data"`, what must be the same for it to have a meaning.
+        """Return the position and, under `"data"`, what must match for it to be valid.
 
-        The position of batches that were drawn counts, not that of batches prefetched.
+        The position is that of drawn batches, not of prefetched ones.
         """
         return {
             "kind": self.kind,
@@ -271,17 +271,17 @@ class PassFeed(ABC):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Stand where another feed of the same data stood when it returned `state`.
+        """Move to the position of another feed of the same data, which returned `state`.
 
-        It is for a feed that has drawn nothing yet; a peek is no draw.
+        Only for a feed that has drawn nothing yet; a peek does not count.
 
         Args:
             state: What `state` returned.
 
         Raises:
-            DataChangedError: If the data is another one.
-            NotResumableError: If the data cannot begin again.
-            DataStateError: If `state` is no position of such data.
+            DataChangedError: If the data differs.
+            NotResumableError: If the data cannot be restarted.
+            DataStateError: If `state` is not a position of such data.
             PositionError: If the data holds fewer batches.
         """
         self._check_facts(state)
@@ -289,18 +289,18 @@ class PassFeed(ABC):
 
     @property
     def begun(self) -> int:
-        """Passes that were begun, where each has an order of its own that depends on it, or 0."""
+        """The number of passes begun, if the order of a pass depends on it, or 0."""
         return 0
 
     def begin_after(self, begun: int) -> None:  # noqa: B027
-        """Let the next pass be the one that follows so many. Most orders do not depend on it.
+        """Make the next pass the one that follows `begun` passes. Most orders do not depend on it.
 
         Args:
             begun: Passes that were begun before it.
         """
 
     def _load(self, position: Position, state: Mapping[str, Any]) -> None:
-        """Stand at the position of a state whose facts are those of the data."""
+        """Move to the position of a state whose facts match the data."""
         del state
         self.seek(position)
 
@@ -332,7 +332,7 @@ class PassFeed(ABC):
         return {}
 
     def close(self) -> None:
-        """Stop workers and let go of the pass under way. It may be called twice."""
+        """Stop workers and release the current pass. It may be called twice."""
         self._forget()
 
     def _jump(self, position: Position) -> None:
@@ -340,7 +340,7 @@ class PassFeed(ABC):
         self._position = self._cursor = position
 
     def _forget(self) -> None:
-        """Let go of the pass under way and of what was taken from it."""
+        """Release the current pass and what was taken from it."""
         self._let_go()
         self._is_open = False
         self._ahead.clear()
@@ -365,7 +365,7 @@ class PassFeed(ABC):
                 self._ended(cursor)
             elif self.checks_batches:
                 self._check_batch(batch, cursor)
-        except BaseException as error:  # also an interrupt: a generator is finished by it
+        except BaseException as error:  # also an interrupt, which finishes a generator
             self._is_open = False
             self._let_go()
             if not isinstance(error, PerigeeError):
@@ -376,7 +376,7 @@ class PassFeed(ABC):
         return batch
 
     def _ended(self, cursor: Position) -> Any:
-        """Take note that the pass is over; returns `END`."""
+        """Record the end of the pass; return `END`."""
         if cursor.batches == 0:
             if self._pass_batches is None:
                 raise EmptyDataError(self.kind)
@@ -390,7 +390,7 @@ class PassFeed(ABC):
         if batch is None:
             raise DataTypeError(
                 f"NoneType (batch {cursor.batches} of the {self.kind})",
-                "return or yield the batch; a missing `return` gives None.",
+                "return or yield the batch; a function without `return` returns None.",
             )
         now = signature(batch)
         if self._first is None:
@@ -414,7 +414,7 @@ def _order(position: Position) -> tuple[int, int]:
 
 
 def _difference(then: Any, now: Any) -> str:
-    """Return both values, of lists of one length only the first item that differs."""
+    """Return both values; for lists of equal length, only the first item that differs."""
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
         then, now = next(pair for pair in zip(then, now, strict=True) if pair[0] != pair[1])
     return f"{_shown(then)} then, {_shown(now)} now"

@@ -1,4 +1,4 @@
-"""What the graph of a `tf.data` pipeline tells about resuming it."""
+"""Finds out from the graph of a `tf.data` pipeline how it can be resumed."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +10,11 @@ import numpy as np
 from perigee._events.protocols import Resumes
 
 _HASHED_BYTES = 2**16
-"""Bytes of an array in a pipeline that its description depends on, from its beginning."""
+"""The leading bytes of an array in a pipeline on which its description depends."""
 
-# A shuffle that changes from pass to pass counts the iterators that were made of it. Above it,
-# these make theirs when they are made themselves, whether anything is drawn or not. All others are
-# taken to make it at the first draw (`shuffle`), several times (`repeat`) or never (`cache`).
+# A shuffle that changes from pass to pass counts the iterators made of it. These operations above
+# it make its iterator when their own is made, even if nothing is drawn. All others are assumed to
+# make it at the first draw (`shuffle`), several times (`repeat`) or never (`cache`).
 _MAKE_THEIR_INPUT = (
     *("AssertCardinality", "AssertNext", "Batch", "DirectedInterleave", "Filter", "FlatMap"),
     *("GroupByReducer", "GroupByWindow", "IgnoreErrors", "Interleave", "Map", "MapAndBatch"),
@@ -26,22 +26,21 @@ _MAKE_THEIR_INPUT = (
 _SHUFFLES = ("ShuffleDataset", "ShuffleDatasetV3", "ShuffleAndRepeatDatasetV2")
 _RANDOM = ("RandomDataset", "RandomDatasetV2")
 
-# Python code (generators too), and a shuffle in a function: the same again where seeds decide.
+# Python code (including generators), and a shuffle in a function: repeatable if seeded.
 _REPLAYED = ("PyFunc", "EagerPyFunc", "GeneratorDataset", "DummySeedGenerator")
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What the graph of a pipeline tells.
+    """Facts from the graph of a pipeline.
 
     Attributes:
         stages: Its operations with their settings, such as `"ShuffleDatasetV3(1, 100, 7, 3)"`.
-            They do not change from process to process.
-        resumes: Whether a resumed pass, and those that follow it, are those of a straight run.
-        because: Why, as the end of a sentence.
-        is_pure: Whether the state of an iterator holds all that the rest of its pass depends on.
-        shuffles: How many of its operations shuffle, all counted; 0 where none does so in another
-            way each pass.
+            They are the same in every process.
+        resumes: Whether a resumed pass, and later ones, equal those of an uninterrupted run.
+        because: The reason, as the end of a sentence.
+        is_pure: Whether the state of an iterator determines the rest of its pass.
+        shuffles: The number of its shuffle operations; 0 if none changes from pass to pass.
         counts_iterators: Whether the order of a pass depends on the number of iterators made.
     """
 
@@ -56,7 +55,7 @@ class Pipeline:
 UNREADABLE = Pipeline(
     (),
     "not exactly",
-    "its pipeline cannot be looked into, as it holds 2 GB or more",
+    "its pipeline cannot be inspected, as it holds 2 GB or more",
     False,
     0,
     False,
@@ -66,13 +65,13 @@ UNREADABLE = Pipeline(
 def read_pipeline(
     graph: Any, to_array: Callable[[Any], Any], impurity: str | None, is_ordered: bool
 ) -> Pipeline:
-    """Return what a graph tells.
+    """Return the facts from a graph.
 
     Args:
         graph: The `GraphDef` of the pipeline.
-        to_array: What makes a NumPy array of a `TensorProto`.
-        impurity: The first operation whose state is not in an iterator; `None` where there is none.
-        is_ordered: Whether the options of the pipeline keep the order of what runs in parallel.
+        to_array: Converts a `TensorProto` to a NumPy array.
+        impurity: The first operation whose state is not in an iterator; `None` if there is none.
+        is_ordered: Whether the options of the pipeline keep the order of parallel operations.
     """
     reader = _Reader(graph, to_array)
     resumes, because = reader.judge(impurity, is_ordered)
@@ -103,9 +102,9 @@ class _Reader:
         """Return how exactly it resumes, and why."""
         nodes = [node for scope in self._scopes for node in scope.values()]
         if any(self._is_unseeded(node, scope) for scope in self._scopes for node in scope.values()):
-            return "not exactly", "it shuffles or draws at random without a seed"
+            return "not exactly", "it shuffles or draws randomly without a seed"
         if not is_ordered or any(node.attr["deterministic"].s == b"false" for node in nodes):
-            return "not exactly", "`deterministic=False` leaves the order of its elements to chance"
+            return "not exactly", "`deterministic=False` makes the order of its elements random"
         if impurity is None:
             return "exactly", "the state of its iterator is saved"
         if any("Variable" in node.op for scope in self._scopes[1:] for node in scope.values()):
@@ -115,12 +114,12 @@ class _Reader:
             return "not exactly", "its functions draw from one random generator in parallel"
         if is_random or impurity in _REPLAYED:
             return "by replay", f"its functions hold state that cannot be saved ({impurity})"
-        return "not exactly", f"its functions hold state that is not known ({impurity})"
+        return "not exactly", f"its functions hold unknown state ({impurity})"
 
     def stages(self) -> Iterator[str]:
-        """Yield the operations, each with what it takes: stages by number, and constants.
+        """Yield the operations, each with its inputs: stages by number, and constants.
 
-        The values of variables are left out: they change.
+        The values of variables are omitted: they change.
         """
         left_out = ("Const", "_Retval", "AssignVariableOp")
         nodes = [node for node in self._nodes.values() if node.op not in left_out]
@@ -137,15 +136,15 @@ class _Reader:
             yield f"{node.op}({', '.join(filter(None, taken))})"
 
     def shuffles(self) -> int:
-        """Return how many operations shuffle; 0 where each pass has the same order."""
+        """Return the number of shuffle operations; 0 if each pass has the same order."""
         if not self.reshuffling:
             return 0
         return sum(node.op in _SHUFFLES or _is_reshuffling(node) for node in self._nodes.values())
 
     def counts_iterators(self) -> bool:
-        """Tell whether every shuffle moves on once for each iterator, drawn from or not.
+        """Return whether every shuffle advances once per iterator, even if nothing is drawn.
 
-        So it does unless something above it may make its iterator later, never or several times.
+        It does unless an operation above it may make its iterator later, never or several times.
         """
         takers: dict[str, list[Any]] = {}
         for node in self._nodes.values():
@@ -160,9 +159,9 @@ class _Reader:
         return True
 
     def _is_unseeded(self, node: Any, scope: dict[str, Any]) -> bool:
-        """Tell whether chance decides: TensorFlow marks "no seed" by two zeros.
+        """Return whether there is no seed: TensorFlow marks that by two zeros.
 
-        Seeds that a function takes as arguments are not known, and count as none.
+        Seeds that a function takes as arguments are unknown, and count as none.
         """
         if _draws_at_random(node):
             return not (node.attr["seed"].i or node.attr["seed2"].i)
@@ -176,7 +175,7 @@ class _Reader:
         return node.op == "Const" and not np.any(self._to_array(node.attr["value"].tensor))
 
     def _described(self, node: Any) -> str:
-        """Return a number as it is, an array by shape and digest, text by its shape alone.
+        """Return a number as is, an array by shape and digest, text by its shape alone.
 
         Names of files may differ from machine to machine.
         """
@@ -197,7 +196,7 @@ class _Reader:
         )
 
     def _digest(self, name: str) -> str:
-        """Return the digest of what a function does, whatever it is called."""
+        """Return the digest of a function's body, whatever its name."""
         return "#" + _hashed(part.encode() for part in self._body(name, ()))
 
     def _body(self, name: str, outer: tuple[str, ...]) -> Iterator[str]:
@@ -227,7 +226,7 @@ def _functions_of(node: Any) -> list[str]:
 
 
 def _source(name: str) -> str:
-    """Return the node that an input such as `"name:output:0"` or `"^name"` is of."""
+    """Return the node of an input such as `"name:output:0"` or `"^name"`."""
     return name.removeprefix("^").partition(":")[0]
 
 

@@ -1,4 +1,4 @@
-"""How large the saved position of a feed is."""
+"""The size of a feed's saved position."""
 
 import json
 from collections.abc import Mapping
@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 
 LARGE_STATE_BYTES = 16 * 2**20
-"""A saved position above this size is worth a finding."""
+"""A saved position above this size is reported as a finding."""
 
 SMALLER_STATE = (
-    "the position holds what the pipeline has buffered: shuffle indices or file names and read the "
-    "elements in a `.map(...)` after it, shuffle by `tf.random.experimental.index_shuffle`, make "
-    "the buffers of `.shuffle(...)` and `.prefetch(...)` smaller, or save less often."
+    "the position holds what the pipeline has buffered: shuffle indices or file names and read "
+    "the elements in a `.map(...)` after it, shuffle by `tf.random.experimental.index_shuffle`, "
+    "reduce the buffers of `.shuffle(...)` and `.prefetch(...)`, or save less often."
 )
-"""What makes a large position smaller, as the end of a sentence."""
+"""How to make a large position smaller, as the end of a sentence."""
 
 
 def state_bytes(state: Any) -> int:
-    """Return how many bytes a state of a feed takes: its arrays, and the rest as JSON.
+    """Return the size in bytes of a feed's state: its arrays, and the rest as JSON.
 
     >>> state_bytes({"passes": 0, "iterator": np.zeros(100, np.uint8)})
     131
 
     Args:
-        state: What `state` of a feed returned.
+        state: The result of a feed's `state`.
     """
     arrays: list[int] = []
 

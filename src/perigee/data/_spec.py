@@ -1,4 +1,4 @@
-"""Trees of arrays: walking them, bringing their leaves to one form, telling them apart."""
+"""Trees of arrays: traversing, converting and comparing them."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ _LONGEST_TEXT = 1000
 def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
     """Apply `function` to every leaf of tuples, lists and dicts; `None` stays `None`.
 
-    Named tuples keep their type, other mappings than dicts become dicts.
+    Named tuples keep their type; mappings become dicts.
     """
     if type(tree) is np.ndarray:  # the most frequent leaf, before the slower checks
         return function(tree)
@@ -33,9 +33,9 @@ def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
 
 
 def leaves_with_paths(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each leaf with its path, such as `"[0]['image']"`; `None` is passed over.
+    """Yield each leaf with its path, such as `"[0]['image']"`; `None` is skipped.
 
-    A list of plain numbers or strings is one leaf: it was meant as an array.
+    A list of plain numbers or strings is one leaf, since it represents an array.
     """
     if isinstance(tree, (tuple, list)) and not is_plain_column(tree):
         for index, item in enumerate(tree):
@@ -74,15 +74,15 @@ def signature(batch: Batch) -> Any:
 
 
 def is_plain_column(items: tuple[Any, ...] | list[Any]) -> bool:
-    """Tell whether it is one value an example, as plain numbers or strings, not a structure.
+    """Return whether it is one value per example, as plain numbers or strings, not a structure.
 
-    A torch `DataLoader` collates strings to a list of them, whose length is that of the batch.
+    A torch `DataLoader` collates strings to a list with the length of the batch.
     """
     return bool(items) and type(items[0]) in _PLAIN and all(type(item) in _PLAIN for item in items)
 
 
 def describe(batch: Batch) -> str:
-    """Return a batch as a reader would write it: `(float32 (32, 64), int64 (32,))`."""
+    """Return a readable description of a batch: `(float32 (32, 64), int64 (32,))`."""
     if batch is None:
         return "None"
     if isinstance(batch, Mapping):
@@ -102,7 +102,7 @@ def describe(batch: Batch) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text as it is, or its beginning and a digest of it where it is long."""
+    """Return a text, abbreviated to its beginning and a digest if it is long."""
     if len(text) <= _LONGEST_TEXT:
         return text
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -126,12 +126,12 @@ def floatx() -> np.dtype[Any]:
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Tell whether it is a floating dtype, those that NumPy does not know (bfloat16) included."""
+    """Return whether it is a floating dtype, including those that NumPy lacks (bfloat16)."""
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
 
 
 def framework_of(leaf: Any) -> str | None:
-    """Return the framework of a tensor, in Keras's words; `None` for everything else."""
+    """Return the framework of a tensor, by Keras's name; `None` for everything else."""
     root = type(leaf).__module__.partition(".")[0]
     if root in ("tensorflow", "torch", "jax"):
         return root
@@ -139,12 +139,12 @@ def framework_of(leaf: Any) -> str | None:
 
 
 def is_array_like(leaf: Any) -> bool:
-    """Tell whether it can become a NumPy array: arrays, tensors, data frames."""
+    """Return whether it can become a NumPy array: arrays, tensors, data frames."""
     return hasattr(leaf, "__array__") or hasattr(leaf, "to_numpy")
 
 
 def refusal(leaf: Any) -> DataTypeError | None:
-    """Return why an array cannot be taken: sparse, ragged and masked ones, by name."""
+    """Return the error for an unsupported array: sparse, ragged or masked."""
     kind = type(leaf).__name__
     root = type(leaf).__module__
     if root.startswith("scipy.sparse"):
@@ -160,31 +160,31 @@ def refusal(leaf: Any) -> DataTypeError | None:
     if root.startswith("torch") and layout != "torch.strided":
         return DataTypeError(f"{kind} ({layout})", "make it dense with `.to_dense()`.")
     if isinstance(leaf, np.ma.MaskedArray):
-        return DataTypeError(kind, "fill it with `.filled(value)`, and pass the mask by itself.")
+        return DataTypeError(kind, "fill it with `.filled(value)`, and pass the mask separately.")
     return None
 
 
 def to_numpy(leaf: Any) -> Any:
-    """Return an array, data frame or tensor of any framework as a NumPy array, shared if it can be.
+    """Return an array, data frame or tensor of any framework as a NumPy array, shared if possible.
 
     A tensor on an accelerator is copied to the host, which waits for the device.
     """
     if framework_of(leaf) == "torch":
         leaf = leaf.detach().cpu()
-        if str(leaf.dtype) == "torch.bfloat16":  # NumPy has no such dtype, torch no way to it
+        if str(leaf.dtype) == "torch.bfloat16":  # NumPy lacks it, and torch cannot convert it
             leaf = leaf.float()
         return leaf.numpy()
-    if hasattr(leaf, "to_numpy"):  # pandas and its likes
+    if hasattr(leaf, "to_numpy"):  # pandas and similar
         return np.asarray(leaf.to_numpy())
     return np.asarray(leaf)
 
 
 def batch_converter() -> Callable[[Batch], Batch]:
-    """Return a function that brings batches of Python data to the form in which a step takes them.
+    """Return a function that converts batches of Python data to the form that a step takes.
 
     NumPy arrays keep their dtype, but floating ones become Keras's `floatx`, as in `fit`. Tensors
-    of the framework that runs stay as they are, those of another become NumPy arrays. Data frames
-    become arrays. What is no array stays.
+    of the current framework are unchanged, those of another become NumPy arrays. Data frames become
+    arrays. Other values are unchanged.
     """
     target = floatx()
     native = keras.config.backend()

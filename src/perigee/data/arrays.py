@@ -1,4 +1,4 @@
-"""Arrays in memory: one data set, cut into batches here."""
+"""Arrays in memory: one data set, split into batches here."""
 
 import os
 from collections.abc import Mapping
@@ -25,35 +25,35 @@ from perigee.data._spec import (
 )
 
 _RESIDENT_SHARE = 0.25
-"""Arrays that take more than this share of the free memory are not copied to where they train.
+"""Arrays that take more than this share of the free memory are not copied to the device.
 
-There may be two copies of them there, one of which is in the order of the pass."""
+There may be two copies of them there, one of them in the order of the pass."""
 
 
 class ArrayFeed(PassFeed):
     """Batches of rows of arrays, shuffled or in order; the last one may be smaller.
 
-    Floating arrays are cast to Keras's `floatx` once. All others are used as they are, without a
-    copy, and unshuffled batches are views of them.
+    Floating arrays are cast to Keras's `floatx` once. All others are used without a copy, and
+    unshuffled batches are views of them.
 
     Args:
         arrays: An array, or tuples and dicts of arrays, nested as needed; `None` stays `None`.
             Tensors of any framework and data frames are arrays too.
-        batch_size: Rows a batch, at least 1.
+        batch_size: Rows per batch, at least 1.
         shuffle: Whether each pass draws the rows in another order.
-        seed: What, together with the number of the pass, decides the order.
+        seed: Determines the order, together with the index of the pass.
 
     Attributes:
         arrays: The arrays as NumPy arrays, in the same structure.
         rows: Their common number of rows.
-        batch_size: Rows a batch.
+        batch_size: Rows per batch.
         shuffle: Whether the rows are shuffled.
-        seed: Of the order.
+        seed: The seed of the order.
 
     Raises:
         ArrayLengthError: If the arrays differ in length.
-        EmptyDataError: If there is no row.
-        DataTypeError: If something is no array, or is sparse, ragged, masked or without rows.
+        EmptyDataError: If there are no rows.
+        DataTypeError: If something is not an array, or is sparse, ragged, masked or without rows.
     """
 
     seeks_directly = True
@@ -80,14 +80,14 @@ class ArrayFeed(PassFeed):
 
     @property
     def length(self) -> int:
-        """Batches a pass."""
+        """Batches per pass."""
         return -(-self.rows // self.batch_size)
 
     def permutation(self, pass_index: int) -> NDArray[np.int64]:
         """Return the rows in the order in which a pass draws them, shape `(rows,)`.
 
         Args:
-            pass_index: Which pass, from 0.
+            pass_index: The index of the pass, from 0.
         """
         if not self.shuffle:
             return np.arange(self.rows)
@@ -97,7 +97,7 @@ class ArrayFeed(PassFeed):
         return self._permuted[1]
 
     def resident(self) -> Resident | None:
-        """Return the pass under way, unless the arrays are large or hold text."""
+        """Return the current pass, unless the arrays are large or hold text."""
         if self._is_resident is None:
             arrays = [array for _, array in leaves_with_paths(self.arrays)]
             size = sum(array.nbytes for array in arrays)
@@ -118,20 +118,20 @@ class ArrayFeed(PassFeed):
             self.permutation(self._position.passes + 1)
 
     def seek(self, position: Position) -> None:
-        """Stand at `position`, in constant time.
+        """Move to `position`, in constant time.
 
         Args:
-            position: Passes and batches that are finished.
+            position: Finished passes and batches.
 
         Raises:
             PositionError: If a pass has fewer batches.
         """
         if position.batches > self.length:
-            raise self._position_error(position, f"it holds {self.length} batches a pass")
+            raise self._position_error(position, f"it holds {self.length} batches per pass")
         super().seek(position)
 
     def _resumption(self) -> tuple[Resumes, str]:
-        return "exactly", "its order is known from the seed"
+        return "exactly", "its order follows from the seed"
 
     def _load(self, position: Position, state: Mapping[str, Any]) -> None:
         seed = self._saved_count(state["data"], "seed", below=2**64)
@@ -151,7 +151,7 @@ class ArrayFeed(PassFeed):
         }
 
     def _open(self, position: Position) -> None:
-        """Nothing: the order is drawn with the first batch that needs it."""
+        """Nothing: the order is computed with the first batch that needs it."""
 
     def _take(self, position: Position) -> Batch:
         start = position.batches * self.batch_size
@@ -162,11 +162,11 @@ class ArrayFeed(PassFeed):
         return map_leaves(lambda array: array[rows], self.arrays)
 
     def _let_go(self) -> None:
-        """Nothing: the order of a pass is kept for those who ask for it again."""
+        """Nothing: the order of a pass is kept for later calls."""
 
 
 def _free_bytes() -> float:
-    """Return the free memory of the machine, in bytes; no bound where it does not tell."""
+    """Return the free memory of the machine, in bytes; infinite if unknown."""
     try:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):
@@ -174,21 +174,21 @@ def _free_bytes() -> float:
 
 
 def _as_array(leaf: Any, path: str) -> NDArray[Any]:
-    """Return a leaf as an array with rows, in a dtype that every framework takes."""
+    """Return a leaf as an array with rows, in a dtype that every framework supports."""
     _refuse(leaf, path)
     array = to_numpy(leaf)
     if array.ndim == 0:
         raise DataTypeError(
             _at(f"{type(leaf).__name__} of shape ()", path),
-            "give it a first axis that counts the examples.",
+            "give it a first axis for the examples.",
         )
     if is_floating(array.dtype):
         return array.astype(floatx(), copy=False)
     if array.dtype.kind not in "biucSUO" or (array.dtype.kind == "O" and not _is_text(array)):
         raise DataTypeError(
             _at(f"array of dtype {array.dtype}", path),
-            "make it an array of numbers or strings with `.astype(...)`: pad rows of several "
-            "lengths, and split columns of several types into a dict of arrays.",
+            "make it an array of numbers or strings with `.astype(...)`: pad rows of different "
+            "lengths, and split columns of different types into a dict of arrays.",
         )
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 

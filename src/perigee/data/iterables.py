@@ -1,4 +1,4 @@
-"""Iterables and generator functions: batches as they come."""
+"""Iterables and generator functions of batches."""
 
 import itertools
 import json
@@ -11,18 +11,18 @@ from perigee._typing import Batch
 from perigee.data._passes import END, PassFeed
 from perigee.data._spec import batch_converter, is_array_like
 
-_ONE_SHOT = "an iterator gives its batches once"
+_ONE_SHOT = "an iterator yields its batches once"
 
 
 class IterableFeed(PassFeed):
-    """What an iterable yields, taken to be batches.
+    """The items of an iterable, as batches.
 
-    Structures are kept. Floating NumPy arrays are cast to Keras's `floatx`; tensors of the
-    framework that runs stay as they are, those of another (of a torch `DataLoader`, say) become
-    NumPy arrays. A position in a list is reached at once; elsewhere by drawing, which is exact for
-    data that depends on seeds alone, and as costly as the batches passed over. A data loader that
-    tells its own state (torchdata's `StatefulDataLoader`) gives it to `state`, and gets it back,
-    where it is plain numbers and strings and no batch was taken ahead.
+    Structures are kept. Floating NumPy arrays are cast to Keras's `floatx`; tensors of the current
+    framework are unchanged, those of another (of a torch `DataLoader`, say) become NumPy arrays. A
+    position in a list is reached at once; otherwise by drawing, which is exact for data that
+    depends on seeds alone, and as costly as the skipped batches. The state of a data loader that
+    has one (torchdata's `StatefulDataLoader`) is saved and restored, if it consists of plain
+    numbers and strings and no batch was prefetched.
 
     Args:
         data: A list, an iterable object, an iterator, or a function without required arguments
@@ -30,7 +30,7 @@ class IterableFeed(PassFeed):
             one pass, unless its `__iter__` rewinds it.
 
     Attributes:
-        data: What was given.
+        data: The given data.
     """
 
     def __init__(self, data: Iterable[Batch] | Callable[[], Iterable[Batch]]) -> None:
@@ -40,26 +40,26 @@ class IterableFeed(PassFeed):
         self.seeks_directly: bool = isinstance(data, list)
         self._convert = batch_converter()
         self._iterator: Iterator[Batch] = iter(())
-        self._resumed: Position | None = None  # where the data itself stands before it is opened
+        self._resumed: Position | None = None  # position of the data itself before it is opened
 
     @property
     def length(self) -> int | None:
-        """Batches a pass; `None` where the data has no length."""
+        """Batches per pass; `None` if the data has no length."""
         try:
             return len(self.data)
-        except TypeError:  # also of a DataLoader whose data set has no length
+        except TypeError:  # includes a DataLoader whose data set has no length
             return None
 
     @property
     def is_infinite(self) -> bool:
-        """Whether a pass is known never to end."""
+        """Whether a pass is known to be infinite."""
         return isinstance(self.data, (itertools.count, itertools.cycle))
 
     def seek(self, position: Position) -> None:
-        """Stand at `position`: at once in a list, elsewhere by drawing the batches in between.
+        """Move to `position`: at once in a list, otherwise by drawing the batches in between.
 
         Args:
-            position: Passes and batches that are finished.
+            position: Finished passes and batches.
 
         Raises:
             PositionError: If the data has no such position, or is an iterator that is past it.
@@ -67,14 +67,14 @@ class IterableFeed(PassFeed):
         here = self.position
         goes_back = (position.passes, position.batches) < (here.passes, here.batches)
         if goes_back and isinstance(self.data, Iterator):
-            raise self._position_error(position, "an iterator does not go back")
+            raise self._position_error(position, "an iterator cannot move backward")
         super().seek(position)
 
     def look_ahead(self, most: int) -> bool:
-        """Take one more batch, but not of a data loader that tells its state, which is further.
+        """Prefetch one more batch, except from a data loader with a state, which would advance.
 
         Args:
-            most: Batches that may wait to be drawn.
+            most: The most batches that may wait to be drawn.
 
         Returns:
             Whether a batch was taken.
@@ -101,7 +101,7 @@ class IterableFeed(PassFeed):
             self.seek(position)
             return
         if not self._tells_its_state():
-            raise DataStateError(self.kind, "it holds the state of a data loader, and this is none")
+            raise DataStateError(self.kind, "it holds a data loader's state; this data has none")
         self.data.load_state_dict(state["loader"])
         self._jump(position)
         self._resumed = position
@@ -113,7 +113,7 @@ class IterableFeed(PassFeed):
             return "not exactly", _ONE_SHOT
         if self._tells_its_state():
             return "by replay", "the state of a data loader is saved only where it is plain values"
-        return "by replay", "it tells no position: batches are drawn again and dropped"
+        return "by replay", "it has no position: batches are drawn again and dropped"
 
     def _tells_its_state(self) -> bool:
         names = ("state_dict", "load_state_dict", "batch_sampler")
@@ -128,7 +128,7 @@ class IterableFeed(PassFeed):
             self._iterator = self._start()
             return
         if position.batches > 0 and isinstance(self.data, Iterator):
-            # It has raised. A generator is finished by that, which would look like the end.
+            # It has raised, which finishes a generator and would look like the end.
             raise DataEndedError(self.kind, position.batches, "more")
         self._iterator = self._start()
         for _ in range(position.batches):
@@ -155,7 +155,7 @@ class IterableFeed(PassFeed):
         if not isinstance(made, Iterable) or isinstance(made, (tuple, dict)) or is_array_like(made):
             raise DataTypeError(
                 f"function that returns {type(made).__name__}",
-                "yield batches in it, or pass what it returns instead of the function.",
+                "yield batches in it, or pass its result instead of the function.",
             )
         return iter(made)
 

@@ -1,4 +1,4 @@
-"""`keras.utils.PyDataset`: batches by index, fetched ahead by workers where it asks for them."""
+"""`keras.utils.PyDataset`: batches by index, prefetched by workers if it requests them."""
 
 import hashlib
 import itertools
@@ -23,25 +23,26 @@ from perigee.data._spec import batch_converter
 class PyDatasetFeed(PassFeed):
     """The batches of a `PyDataset`, as `fit` draws them.
 
-    `on_epoch_begin` and `on_epoch_end` are called around each pass, also around the passes that a
-    `seek` goes over, so that a data set that rearranges itself by its own seed stands where it
-    stood; no batch of those is fetched. With more than one worker, or any worker and
-    `use_multiprocessing`, up to `max_queue_size` batches are fetched ahead. Their order never
-    depends on the workers.
+    `on_epoch_begin` and `on_epoch_end` are called around each pass, including passes that a `seek`
+    skips, so that a data set that shuffles itself by its own seed ends in the same state; the
+    batches of those passes are not fetched. With more than one worker, or any worker and
+    `use_multiprocessing`, up to `max_queue_size` batches are prefetched. Their order never depends
+    on the workers.
 
-    Worker processes are started afresh ("spawn"), so a script guards its entry with
-    `if __name__ == "__main__":`, and the data set can be pickled. They hold a copy of it, which is
-    sent again before a pass if it has changed.
+    Worker processes are spawned, so a script must guard its entry with
+    `if __name__ == "__main__":`, and the data set must be picklable. They hold a copy of it, which
+    is sent again before a pass if it has changed.
 
     Args:
-        dataset: Its `num_batches` is read at the start of each pass; `None` never ends.
+        dataset: The data set; its `num_batches` is read at the start of each pass; `None` is
+            infinite.
         shuffle: Whether each pass draws the batches in another order.
-        seed: What, together with the number of the pass, decides the order.
+        seed: Determines the order, together with the index of the pass.
 
     Attributes:
-        dataset: What was given.
+        dataset: The given data set.
         shuffle: Whether the batches are shuffled.
-        seed: Of the order.
+        seed: The seed of the order.
 
     Raises:
         ArgumentError: If an infinite data set is to be shuffled.
@@ -56,8 +57,8 @@ class PyDatasetFeed(PassFeed):
             raise ArgumentError(
                 "shuffle",
                 "True",
-                "a PyDataset with a number of batches, whose order can be shuffled.",
-                "leave `shuffle` out, and draw at random in its `__getitem__`.",
+                "a PyDataset with a known number of batches, which can be shuffled.",
+                "omit `shuffle`, and draw at random in its `__getitem__`.",
             )
         self.dataset = dataset
         self.shuffle = shuffle
@@ -71,19 +72,19 @@ class PyDatasetFeed(PassFeed):
 
     @property
     def length(self) -> int | None:
-        """Batches a pass, as the data set tells now; `None` where it never ends."""
+        """Batches per pass, as the data set currently reports; `None` if infinite."""
         return self.dataset.num_batches
 
     @property
     def is_infinite(self) -> bool:
-        """Whether a pass is known never to end."""
+        """Whether a pass is known to be infinite."""
         return self.dataset.num_batches is None
 
     def permutation(self, pass_index: int) -> list[int]:
         """Return the indices of the batches in the order in which a pass draws them.
 
         Args:
-            pass_index: Which pass, from 0.
+            pass_index: The index of the pass, from 0.
         """
         count = self.dataset.num_batches
         if self.shuffle:
@@ -105,7 +106,7 @@ class PyDatasetFeed(PassFeed):
         }
 
     def _resumption(self) -> tuple[Resumes, str]:
-        return "exactly", "its batches are got by index, and its hooks are called again"
+        return "exactly", "its batches are read by index, and its hooks are called again"
 
     def _load(self, position: Position, state: Mapping[str, Any]) -> None:
         seed = self._saved_count(state["data"], "seed", below=2**64)
@@ -141,7 +142,7 @@ class PyDatasetFeed(PassFeed):
         self._is_within = False
 
     def _call_epoch_hooks(self, passes: int) -> None:
-        """Bring the data set from where its hooks left it to the inside of pass `passes`."""
+        """Call the data set's hooks as needed to be inside pass `passes`."""
         if passes < self._finished:
             if self._is_within:
                 self.dataset.on_epoch_end()
@@ -156,7 +157,7 @@ class PyDatasetFeed(PassFeed):
 
 
 class _Workers:
-    """A pool that fetches batches ahead and hands them out in the order of their indices."""
+    """A pool that prefetches batches and returns them in the order of their indices."""
 
     def __init__(self, dataset: keras.utils.PyDataset) -> None:
         self._dataset = dataset
@@ -179,7 +180,7 @@ class _Workers:
         self._fill()
 
     def next_batch(self) -> Batch:
-        """Return the next batch, waiting for it if need be, or `END`."""
+        """Return the next batch, waiting for it if necessary, or `END`."""
         if not self._under_way:
             return END
         try:
@@ -195,9 +196,9 @@ class _Workers:
         return batch
 
     def drop(self) -> None:
-        """Forget the batches under way, after those that are being fetched.
+        """Drop the prefetched batches, after waiting for those being fetched.
 
-        So no code of the data set runs beside what comes next, such as its `on_epoch_end`.
+        So no code of the data set runs in parallel with what follows, such as its `on_epoch_end`.
         """
         for future in self._under_way:
             future.cancel()
@@ -205,7 +206,7 @@ class _Workers:
         self._under_way.clear()
 
     def stop(self) -> None:
-        """Stop the pool, after the batches that are being fetched."""
+        """Stop the pool, after the batches being fetched."""
         self.drop()
         if self._pool is not None:
             self._pool.shutdown(wait=True)
@@ -230,7 +231,7 @@ def _asks_for_workers(dataset: keras.utils.PyDataset) -> bool:
 def _pool(dataset: keras.utils.PyDataset) -> Executor:
     if not dataset.use_multiprocessing:
         return ThreadPoolExecutor(dataset.workers, thread_name_prefix="perigee-data")
-    # Forking a process that runs the threads of a framework can lock up the child, so they spawn.
+    # Forking a process with a framework's threads can deadlock the child, so they are spawned.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(
         dataset.workers, mp_context=context, initializer=_hold, initargs=(dataset,)
@@ -241,7 +242,7 @@ _held: Any = None
 
 
 def _hold(dataset: keras.utils.PyDataset) -> None:
-    """Keep the data set of this worker process, so that it is sent once and not with each index."""
+    """Keep the data set in this worker process, so that it is sent once and not with each index."""
     global _held
     _held = dataset
 

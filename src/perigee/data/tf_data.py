@@ -1,4 +1,4 @@
-"""`tf.data.Dataset`: batches made by TensorFlow's own pipeline."""
+"""`tf.data.Dataset`: batches from TensorFlow's own pipeline."""
 
 import re
 import sys
@@ -20,41 +20,40 @@ from perigee.data._pipeline import UNREADABLE, Pipeline, read_pipeline
 from perigee.data._spec import map_leaves, shortened
 
 _MOST_ITERATORS = 10**6
-"""A bound for what a damaged state may ask for; making one takes milliseconds."""
+"""A bound on the number in a damaged state; making one iterator takes milliseconds."""
 
 _FILES = {"index": ".index", "data": ".data-00000-of-00001"}
 _SHUFFLE_IN_FILE = b"@@epoch_num_random_samples"
-"""What TensorFlow calls the count of a shuffle in the file of an iterator.
+"""TensorFlow's name for the count of a shuffle in the file of an iterator.
 
-Were it called otherwise, shuffles would be taken for ended: still exact, but replayed more often.
+If the name changed, shuffles would count as ended: still exact, but replayed more often.
 """
 
 
 def is_tf_dataset(data: Any) -> bool:
-    """Tell whether it is a `tf.data.Dataset`, without importing TensorFlow."""
+    """Return whether it is a `tf.data.Dataset`, without importing TensorFlow."""
     tensorflow = sys.modules.get("tensorflow")
     return tensorflow is not None and isinstance(data, tensorflow.data.Dataset)
 
 
 class TFDatasetFeed(PassFeed):
-    """The elements of a `tf.data.Dataset`, which are taken to be batches.
+    """The elements of a `tf.data.Dataset`, as batches.
 
     On TensorFlow they are tensors, on the other backends NumPy arrays, in the dataset's structure
-    and its own dtypes. Each pass makes a new iterator, so `reshuffle_each_iteration` has its
-    effect. `seek` reaches a position by drawing. A saved state holds the iterator of the pass, with
-    what it has buffered (all elements of a shuffle), and is reached at once; where an iterator
-    cannot be saved, or what was saved does not decide the passes that follow, it is reached by
-    drawing as well.
+    and its own dtypes. Each pass makes a new iterator, so `reshuffle_each_iteration` takes effect.
+    `seek` reaches a position by drawing. A saved state holds the iterator of the pass, with its
+    buffers (all elements of a shuffle), and is restored at once; if an iterator cannot be saved, or
+    does not determine later passes, the position is reached by drawing as well.
 
     Args:
-        dataset: Finite, infinite, or of unknown length.
+        dataset: A finite or infinite dataset, or one of unknown length.
 
     Attributes:
-        dataset: What was given.
+        dataset: The given dataset.
         spec: Its `element_spec`.
 
     Raises:
-        DataTypeError: If elements are ragged or sparse on a backend that has no such tensors.
+        DataTypeError: If elements are ragged or sparse on a backend without such tensors.
     """
 
     checks_batches = False
@@ -78,27 +77,27 @@ class TFDatasetFeed(PassFeed):
         self._length = cardinality if cardinality >= 0 else None
         self._is_infinite = cardinality == tf.data.INFINITE_CARDINALITY
         self._iterator: Iterator[Any] | None = None
-        self._opened = 0  # iterators made of the dataset, on which the order of a shuffle depends
+        self._opened = 0  # iterators made so far, on which the order of a shuffle depends
 
     @property
     def length(self) -> int | None:
-        """Batches a pass; `None` where it never ends or the dataset does not tell."""
+        """Batches per pass; `None` if infinite or unknown."""
         return self._length
 
     @property
     def is_infinite(self) -> bool:
-        """Whether a pass is known never to end."""
+        """Whether a pass is known to be infinite."""
         return self._is_infinite
 
     @property
     def is_stream(self) -> bool:
-        """Whether `stream` gives an iterator: on TensorFlow it does."""
+        """Whether `stream` returns an iterator: true on TensorFlow."""
         return self._is_native
 
     def stream(self) -> tuple[Any, Any] | None:
-        """Return the iterator of the pass and, as an optional, the batch that was taken already.
+        """Return the iterator of the pass and, as an optional, the batch that was already taken.
 
-        `None` at the end of a pass. What is drawn from it is told to `advance`.
+        `None` at the end of a pass. The caller reports to `advance` what it draws.
         """
         import tensorflow as tf
 
@@ -112,10 +111,10 @@ class TFDatasetFeed(PassFeed):
         return self._iterator, tf.experimental.Optional.from_value(self._ahead[0])
 
     def look_ahead(self, most: int) -> bool:
-        """Take nothing: a pipeline prefetches by itself, and what is ahead is saved with it.
+        """Do nothing: a pipeline prefetches itself, and saves its buffers.
 
         Args:
-            most: Batches that may wait to be drawn.
+            most: The most batches that may wait to be drawn.
 
         Returns:
             Always false.
@@ -131,21 +130,21 @@ class TFDatasetFeed(PassFeed):
 
     @property
     def begun(self) -> int:
-        """Iterators that were drawn from: the order of a shuffle depends on how many."""
+        """The number of iterators used, on which the order of a shuffle depends."""
         is_untouched = self._position == Position() and self._is_open
         return self._opened - is_untouched
 
     def begin_after(self, begun: int) -> None:
-        """Let the next iterator be the one that follows so many.
+        """Make the next iterator the one that follows `begun` iterators.
 
         Args:
-            begun: Iterators that were drawn from before it.
+            begun: Iterators used before it.
 
         Raises:
-            DataStateError: If that is no number of iterators.
+            DataStateError: If `begun` is not a valid number.
         """
         if not 0 <= begun < _MOST_ITERATORS:
-            raise DataStateError(self.kind, f"{begun} passes are no number of passes")
+            raise DataStateError(self.kind, f"{begun} is not a valid number of passes")
         while self._opened < begun:
             self._make_iterator()
         self._jump(Position())
@@ -165,16 +164,16 @@ class TFDatasetFeed(PassFeed):
                 self._ahead.append(self._fetch())  # now all of its shuffles have begun
             files = _written(self._iterator)
             ahead = [None if batch is END else self._packed(batch) for batch in self._ahead]
-        except (tf.errors.OpError, PerigeeError):  # of the next pass; or too large to be written
+        except (tf.errors.OpError, PerigeeError):  # of the next pass; or too large to write
             return {}
         is_decided = self._holds_all_shuffles(files) or pipeline.resumes == "not exactly"
         if not is_decided and (not pipeline.counts_iterators or self._opened < 2):
-            return {}  # the passes that follow would be others
+            return {}  # later passes would differ
         cursor = {"passes": self._cursor.passes, "batches": self._cursor.batches}
         return {"iterator": files, "ahead": ahead, "cursor": cursor, "opened": self._opened}
 
     def _holds_all_shuffles(self, files: Mapping[str, Any]) -> bool:
-        """Tell whether every shuffle has begun and none has ended, so that its count is saved."""
+        """Return whether every shuffle has begun and none has ended, so that its count is saved."""
         return files["data"].tobytes().count(_SHUFFLE_IN_FILE) == self._pipeline.shuffles
 
     def _load(self, position: Position, state: Mapping[str, Any]) -> None:
@@ -191,7 +190,7 @@ class TFDatasetFeed(PassFeed):
         batches = [END if packed is None else self._unpacked(packed) for packed in ahead]
         files = self._files(state["iterator"])
         if not self._holds_all_shuffles(files):
-            # Reading makes an iterator within TensorFlow, which is the one that counts last.
+            # Reading makes an iterator within TensorFlow, which is counted too.
             while self._opened < opened - 1:
                 self._make_iterator()
         if self._iterator is None:
@@ -213,7 +212,7 @@ class TFDatasetFeed(PassFeed):
             raise self._unreadable(error) from error
 
     def _packed(self, batch: Batch) -> list[Any]:
-        """Return the tensors of a batch, those of ragged and sparse ones apart, as bytes."""
+        """Return the tensors of a batch as bytes, with the parts of ragged and sparse ones."""
         import tensorflow as tf
 
         leaves = tf.nest.flatten(batch, expand_composites=True)
@@ -239,7 +238,7 @@ class TFDatasetFeed(PassFeed):
 
     @cached_property
     def _pipeline(self) -> Pipeline:
-        """What the graph of the dataset tells. A second for each 100 MB of arrays in it."""
+        """Facts from the graph of the dataset. Takes a second for each 100 MB of arrays in it."""
         import tensorflow as tf
 
         variant = tf.data.experimental.to_variant(self.dataset)
@@ -291,7 +290,7 @@ class TFDatasetFeed(PassFeed):
     def _let_go(self) -> None:
         if self._iterator is None:
             return
-        # It ends in a thread: TensorFlow waits for what the pipeline is at, half a second at times.
+        # It ends in a thread: TensorFlow waits for pending work, up to half a second.
         last = [self._iterator]
         self._iterator = None
         threading.Thread(target=last.clear, name="perigee-iterator").start()
@@ -302,7 +301,7 @@ def _to_numpy(tensor: Any) -> Any:
 
 
 def _written(iterator: Any) -> dict[str, Any]:
-    """Return the two files that TensorFlow writes of an iterator, as arrays of bytes."""
+    """Return the two files that TensorFlow writes for an iterator, as arrays of bytes."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:

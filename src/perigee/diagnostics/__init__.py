@@ -1,4 +1,4 @@
-"""Checks: what is certainly wrong raises, what is probably wrong is a finding."""
+"""Checks: certain errors are raised, suspected problems are returned as findings."""
 
 from perigee.diagnostics._evidence import Evidence as Evidence
 from perigee.diagnostics._evidence import rows_of as rows_of

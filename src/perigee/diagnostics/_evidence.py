@@ -1,4 +1,4 @@
-"""What rules look at: each piece found out once, when the first rule asks for it."""
+"""The evidence that rules examine: each piece computed once, when a rule first needs it."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class Inner:
 
 
 class Evidence:
-    """A Step and some of its data, and what can be found out about them.
+    """A Step and some of its data, and facts derived from them.
 
-    Whatever is asked, the Step stays as it is: variables and generators are put back.
+    The Step never changes: variables and generators are restored.
 
     Attributes:
         step: The Step, built.
-        batches: Some batches, on the host, the first one among them; all of its structure.
-        columns: All rows that are known of each leaf of a batch, on the host; of a leaf that has no
-            rows, or is no array, none.
-        validation: The same of the data to validate on, or `None`.
+        batches: Some batches, on the host, including the first; all have its structure.
+        columns: All known rows of each leaf of a batch, on the host; none for a leaf that has no
+            rows or is not an array.
+        validation: The same for the validation data, or `None`.
         is_of_keras: Whether a compiled model runs its own steps.
-        is_of_arrays: Whether the data is arrays, which `fit` brings into another order.
+        is_of_arrays: Whether the data is arrays, which `fit` shuffles.
         training: What `train_step` does on the first batch.
-        numbers: Attributes with numbers that it changes, by path.
-        rehearsals: Of `train_step`, one for each structure of batches.
+        numbers: Numeric attributes that it changes, by path.
+        rehearsals: Rehearsals of `train_step`, one for each batch structure.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Evidence:
         self._checks = labels.LossChecks()
 
     def rehearse(self) -> None:
-        """Run `train_step` twice: what it builds is there the second time.
+        """Run `train_step` twice: the first run builds what is not built yet.
 
         Raises:
-            PerigeeError: For what is certainly wrong.
+            PerigeeError: For an error that is certain.
         """
         observers = (guarded(self._checks),)
         record(self.step, "train_step", self.batch, self.tracked, observers, computes=False)
@@ -101,11 +101,11 @@ class Evidence:
         self.numbers = {path for path in numbers if self.tracked.plain.get(path) != before[path]}
 
     def is_right(self, loss: Any) -> bool:
-        """Tell whether a loss got probabilities for scores, and is right all the same."""
+        """Return whether a loss got probabilities instead of logits, and is right nonetheless."""
         return id(loss) in self._checks.right
 
     def rehearse_alone(self) -> None:
-        """Run `train_step` without writing down what it does."""
+        """Run `train_step` without recording it."""
         for batch in (self.batches[0], *self._others):
             self._rehearsed(batch)
 
@@ -119,9 +119,9 @@ class Evidence:
 
     @cached_property
     def testing(self) -> Recording | None:
-        """What `test_step` does on the first batch; `None` if there is none.
+        """The recording of `test_step` on the first batch; `None` if there is no `test_step`.
 
-        Without data to validate on, what it refuses may well be the batch that is trained on.
+        Without validation data, `test_step` may rightly fail on the training batch.
         """
         method = type(self.step).test_step
         if method is Step.test_step:
@@ -136,12 +136,12 @@ class Evidence:
 
     @cached_property
     def leaves(self) -> list[np.ndarray]:
-        """Leaves of the first batch; in the place of one that is no array, an array of nothing."""
+        """Leaves of the first batch; an empty array in place of one that is not an array."""
         return [rows_of(leaf) for leaf in keras.tree.flatten(self.batches[0])]
 
     @cached_property
     def answers(self) -> np.ndarray | None:
-        """All rows that are known of the labels, where they are one array behind the inputs."""
+        """All known rows of the labels, if they are one array after the inputs."""
         batch = self.batches[0]
         if not isinstance(batch, tuple) or len(batch) < 2 or keras.tree.is_nested(batch[1]):
             return None
@@ -150,7 +150,7 @@ class Evidence:
 
     @cached_property
     def size(self) -> int:
-        """Rows of the first batch; 0 where it is not arrays with a common first axis."""
+        """Rows of the first batch; 0 unless it is arrays with a common first axis."""
         leaves = keras.tree.flatten(self.batches[0])
         if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
             return 0
@@ -164,12 +164,12 @@ class Evidence:
 
     @cached_property
     def validation_again(self) -> Sequence[np.ndarray]:
-        """What `validation` is in another pass; nothing where there is none."""
+        """`validation` from another pass; empty if there is none."""
         return [] if self._redraw_validation is None else self._redraw_validation()
 
     @cached_property
     def penalty(self) -> float:
-        """The sum of the weight penalties within the loss, before the step."""
+        """The sum of the weight penalties in the loss, before the step."""
         if not self.training.adds_losses:
             return 0.0
         variables = {id(v): v for call in self.trained for v in call.layer.trainable_variables}
@@ -190,26 +190,26 @@ class Evidence:
 
     @cached_property
     def updated(self) -> set[int]:
-        """Ids of the variables that optimizers were asked to update."""
+        """Ids of the variables that optimizers were given to update."""
         return {id(v) for update in self.training.updates for v in update.variables}
 
     @cached_property
     def trained(self) -> list[ModelCall]:
-        """Calls of models that optimizers update parts of, in the training step."""
+        """Calls, in the training step, of models that optimizers update parts of."""
         return [c for c in self.training.calls if self.is_updated(c.layer)]
 
     def is_updated(self, layer: Any) -> bool:
-        """Tell whether an optimizer updates variables of a layer."""
+        """Return whether an optimizer updates variables of a layer."""
         return any(id(v) in self.updated for v in layer.variables)
 
     @property
     def labels(self) -> list[tuple[int, np.ndarray]]:
-        """Every leaf of the batches but the first, by index: all rows of it that are known."""
+        """All known rows of every leaf of the batches except the first, with its index."""
         return list(enumerate(self.columns))[1:]
 
     @cached_property
     def probe(self) -> Probe:
-        """The training step, rehearsed, to be run again and again from the same state."""
+        """The rehearsed training step, to be run repeatedly from the same state."""
         assert self.training.rehearsal is not None
         return Probe(self.step, "train_step", self.training.rehearsal.tracked)
 
@@ -218,12 +218,12 @@ class Evidence:
 
         Args:
             batch: Arrays.
-            times: How often the step gets each example. `None` leaves it open: twice where each
-                size is compiled by itself, for then one size is enough for all that is asked.
+            times: How often the batch holds each example. With `None` the default applies: twice
+                where each size is compiled separately, so that one size serves all rules.
 
         Returns:
-            What is logged as `loss`; `None` where nothing is, or where the step refuses a batch
-            that is not of its own data, or not of its own size.
+            The value logged as `loss`; `None` if there is none, or if the step rejects a batch with
+            other data or another size.
         """
         rehearsal = self.training.rehearsal
         if rehearsal is None or "loss" not in rehearsal.kinds:
@@ -254,8 +254,8 @@ class Evidence:
         """Run a model in inference mode on inputs like those of a call, on the host.
 
         Args:
-            call: Its arguments but for the first one are those of this call.
-            inputs: The first one.
+            call: The call that gives all arguments except the first.
+            inputs: The first argument.
         """
         return self._inference(call, inputs)[1]
 
@@ -274,11 +274,11 @@ class Evidence:
 
 
 class _Arguments:
-    """What a layer is called with: arrays, and where they stand among the rest.
+    """The arguments of a layer's call: arrays, and their places among the rest.
 
     Attributes:
-        arrays: In order.
-        like: A text that is the same for arguments of one structure, with the same rest.
+        arrays: The arrays, in order.
+        like: A text that is equal for arguments with the same structure and the same other values.
     """
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -291,20 +291,20 @@ class _Arguments:
         self.like: str = repr((empty, rest))
 
     def packed(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments with these tensors in the place of the arrays."""
+        """Return the arguments with these tensors in place of the arrays."""
         known = dict(zip(self._places, tensors, strict=True))
         leaves = [known.get(index, leaf) for index, leaf in enumerate(self._flat)]
         return keras.tree.pack_sequence_as(self._tree, leaves)
 
 
 _LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
-"""Layers that call what they hold once for each place of a sequence."""
+"""Layers that call an inner layer once for each position of a sequence."""
 
 
 class _Inference:
     """A model in inference mode, and what each layer inside it returns.
 
-    What a layer calls in a loop is left out: of a loop that is compiled, no tensor leaves.
+    Layers called in a loop are skipped: no tensor can leave a compiled loop.
     """
 
     def __init__(self, layer: Any, tracked: Tracked, arguments: _Arguments) -> None:
@@ -319,7 +319,7 @@ class _Inference:
         return backend.compile(self._tensors, self._tracked.variables, mode, is_probe=True)
 
     def __call__(self, arrays: Sequence[np.ndarray]) -> tuple[list[Inner], list[np.ndarray]]:
-        """Run it on arrays in the place of those that it was called with; put everything back."""
+        """Run it on arrays in place of those that it was called with; restore everything."""
         tensors = _backends.current().tensors(list(arrays))
         with put_back(self._tracked.variables):
             try:
@@ -327,7 +327,7 @@ class _Inference:
             except Exception:
                 if not self._inside:
                     raise
-                # Perhaps for looking inside: a layer of the user's may have a loop of its own.
+                # Perhaps because of listening inside: a user's layer may have its own loop.
                 self._looks_inside, self._run = False, self._compiled()
                 inside, outputs = self._run(tensors)
             found = zip(self._inside, inside, strict=True)
@@ -357,13 +357,13 @@ class _Inference:
 
 
 def rows_of(leaf: Any) -> np.ndarray:
-    """Return a leaf that is an array or a number; of another, such as a ragged tensor, nothing."""
+    """Return a leaf that is an array or a number; an empty array for others."""
     known = isinstance(leaf, np.ndarray | np.generic | int | float | bool | complex)
     return np.asarray(leaf) if known else np.empty(0, "object")
 
 
 def repeated(batch: Batch, times: int) -> Batch:
-    """Return a batch that holds each example so many times."""
+    """Return a batch that holds each example `times` times."""
     return keras.tree.map_structure(lambda leaf: np.concatenate([np.asarray(leaf)] * times), batch)
 
 

@@ -1,4 +1,4 @@
-"""What a diagnostic returns: something probably wrong, in the same four parts as an error."""
+"""The result of a diagnostic: a suspected problem, in the same four parts as an error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from perigee._errors import compose
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is probably wrong, or worth knowing.
+    """A suspected problem, or something worth knowing.
 
     Attributes:
         code: Stable identifier of the rule, such as `"PG110"`.
-        name: Of the rule, for people.
+        name: Readable name of the rule.
         severity: `"error"`, `"warning"` or `"hint"`.
-        happened: What was seen, with values.
+        happened: What was observed, with values.
         expected: What would have been right.
         fix: What to change.
-        items: The things that it is about, by path.
+        items: What it is about, by path.
     """
 
     code: str
@@ -34,7 +34,7 @@ class Finding:
         return compose(self.name, self.code, self.happened, self.expected, self.fix, self.items)
 
     def facts(self) -> dict[str, Any]:
-        """Return what it says as plain values, for files and other programs."""
+        """Return its parts as plain values, for files and other programs."""
         return {
             "code": self.code,
             "name": self.name,

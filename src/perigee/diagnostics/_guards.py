@@ -1,4 +1,4 @@
-"""The guards of `fit`: what goes wrong while a training runs, from what the host reads anyhow."""
+"""The guards of `fit`: rules that watch a training, using values that the host reads anyway."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ GUARDS: Mapping[str, str] = {
     "PG704": "InputStarvation",
     "PG705": "MetricStuck",
 }
-"""The guards that there are: names by code."""
+"""All guards: names by code."""
 
 
 class Guards:
     """Watches a training; see `perigee._events.protocols.Guards`.
 
-    A guard that fails ends nothing: that is told of once, and the guard looks no further.
+    A guard that fails ends nothing: it is reported once and then turned off.
 
     Args:
         step: The Step.
-        codes: Which of `GUARDS` are wanted.
-        batch: The first batch of the data, for looking at what a stalled model does.
-        reopen: Opens the data anew.
+        codes: The guards of `GUARDS` to run.
+        batch: The first batch of the data, to examine a stalled model with.
+        reopen: Opens the data again.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class Guards:
             self._stall.leave()
 
     def before(self, feed: Feed, clock: Clock) -> None:
-        """Keep what is needed to find where a NaN began; the next step comes after this."""
+        """Keep what is needed to find where a NaN began; called before the next step."""
         if self._origins is not None:
             self._guarded("PG701", self._origins.keep, feed, clock)
 
     def origin(self, program: Program, name: str, value: float, step: int) -> Finding | None:
-        """Return where a value that is not finite began; `None` where that is not known."""
+        """Return where a value that is not finite began; `None` if unknown."""
         if self._origins is None:
             return None
         return self._guarded("PG701", self._origins.find, program, name, value, step)
 
     def rows(self, columns: Sequence[Column], rows: np.ndarray, clock: Clock) -> list[Finding]:
-        """Look at rows that were read; `clock` is after the last of them."""
+        """Examine rows that were read; `clock` is after the last of them."""
         first = clock.step - len(rows) + 1
         losses = cache(lambda: self._losses(columns, rows, first))
         found: list[Finding] = []
@@ -103,7 +103,7 @@ class Guards:
         spent: Mapping[str, float],
         clock: Clock,
     ) -> list[Finding]:
-        """Look at the end of an epoch: what was logged, and where the time went so far."""
+        """Examine a finished epoch: what was logged, and how the time was spent so far."""
         found: list[Finding] = []
         if "PG704" in self._codes:
             found += self._guarded("PG704", self._starvation.epoch, spent, clock.step) or []
@@ -113,7 +113,7 @@ class Guards:
         return [*found, *self._told()]
 
     def state(self) -> dict[str, Any]:
-        """Return what must survive a restart, so that each finding is told once."""
+        """Return what must survive a restart, so that each finding is reported once."""
         return {
             "divergence": self._divergence.state(),
             "stall": self._stall.state(),
@@ -122,7 +122,7 @@ class Guards:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""
         self._guarded("PG702", lambda: self._divergence.load_state(state["divergence"]))
         self._guarded("PG703", lambda: self._stall.load_state(state["stall"]))
         self._guarded("PG704", lambda: self._starvation.load_state(state["starvation"]))
@@ -131,7 +131,7 @@ class Guards:
     def _guarded(
         self, code: str, look: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
     ) -> _R | None:
-        """Return what a guard finds; `None` where it fails, or has failed before."""
+        """Return what a guard finds; `None` if it fails, or has failed before."""
         if code in self._failed:
             return None
         try:
@@ -150,8 +150,8 @@ class Guards:
     def _losses(
         self, columns: Sequence[Column], rows: np.ndarray, first: int
     ) -> tuple[np.ndarray, Sequence[int]]:
-        """Return what was logged as `loss`, and by which steps: those at which it counts."""
-        if columns is not self._columns:  # they change only where the step is compiled anew
+        """Return the logged `loss` and its step numbers, for the steps at which it counts."""
+        if columns is not self._columns:  # they change only when the step is recompiled
             self._columns = columns
             self._places = [i for i, column in enumerate(columns) if column.name == "loss"]
         if len(self._places) == 1:
@@ -166,14 +166,14 @@ class Guards:
         return values[counted], [numbers[i] for i in counted]
 
     def _has_learned(self) -> bool:
-        """Tell whether some optimizer has made updates before this training. It waits, once."""
-        # With `gradient_accumulation_steps` it is no variable, but computed from one.
+        """Return whether an optimizer made updates before this training. It waits, once."""
+        # With `gradient_accumulation_steps` it is not a variable, but computed from one.
         optimizers = track(self._step).optimizers.values()
         counters = [keras.ops.convert_to_numpy(o.iterations) for o in optimizers]
         return any(int(value) > 0 for value in counters)
 
     def _of_a_stall(self, stalled: Sequence[Finding], clock: Clock) -> list[Finding]:
-        """Look, now that nothing is learned, at what the model does: a few steps' worth of work."""
+        """Examine a model that learns nothing: this costs as much as a few steps."""
         host = _backends.current().to_host(_backends.current().tensors(self._batch))
         evidence = Evidence(self._step, [host], [], None, False)
         with attributes_put_back(self._step):

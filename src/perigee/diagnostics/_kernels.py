@@ -1,4 +1,4 @@
-"""Gradients of kernels, for rules that look at how they change from layer to layer."""
+"""Gradients of kernels, for rules about how they change from layer to layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rules ask of layers: which ones there are, what they do at the end."""
+"""Facts about layers for rules: their modes and their last activations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perigee.diagnostics._recording import DRAWING
 
 
 def of_two_modes(model: Any) -> list[keras.Layer]:
-    """Return the layers inside a model that do another thing in training: Dropout, BatchNorm."""
+    """Return the layers in a model that act differently in training: Dropout, BatchNorm."""
     return [
         layer
         for layer in nested_layers(model)
@@ -29,7 +29,7 @@ def _strength(layer: Any) -> float:
 
 
 def activation_of(layer: Any) -> str | None:
-    """Return the name of what a layer does to its values at last, such as `"relu"`."""
+    """Return the name of a layer's last activation, such as `"relu"`."""
     if isinstance(layer, kl.ReLU | kl.Softmax):
         return type(layer).__name__.lower()
     activation = getattr(layer, "activation", None)

@@ -39,7 +39,7 @@ DRAWING = (
     kl.GaussianDropout,
     kl.GaussianNoise,
 )
-"""Layers that change what they get at random, in training mode only."""
+"""Layers that change their inputs at random, in training mode only."""
 
 
 @dataclass(slots=True)
@@ -47,11 +47,10 @@ class ModelCall:
     """A call of a layer by the step itself, not by another layer.
 
     Attributes:
-        layer: What was called, a model as a rule.
-        training: What it was told; `None` where it was told nothing.
-        args: What it was given by position, tensors on the host; `None` where the values are not
-            known.
-        kwargs: The same by keyword, without `training`; with the mask that the first argument
+        layer: The layer that was called, usually a model.
+        training: The argument `training`; `None` if it was not given.
+        args: The positional arguments, tensors on the host; `None` if the values are not known.
+        kwargs: The keyword arguments, without `training`, with the mask that the first argument
             carried.
         outputs: What it returned, on the host, flat.
     """
@@ -64,7 +63,7 @@ class ModelCall:
 
     @property
     def inputs(self) -> Any:
-        """Its first argument; `None` where that is not known, or is more than arrays."""
+        """Its first argument; `None` if it is not known, or is not only arrays."""
         if not self.args:
             return None
         flat = keras.tree.flatten(self.args[0])
@@ -76,10 +75,11 @@ class Compared:
     """Labels and predictions that a loss or a metric was given.
 
     Attributes:
-        by: The loss or the metric; of a function of `keras.ops` a loss object like it.
+        by: The loss or the metric; for a function of `keras.ops`, an equal loss object.
         y_true: Labels, on the host.
         y_pred: Predictions, on the host.
-        is_by_hand: Whether a function of `keras.ops` was called, which gives a value an example.
+        is_by_hand: Whether a function of `keras.ops` was called, which returns one value per
+            example.
     """
 
     by: Any
@@ -97,8 +97,8 @@ class Update:
         variables: What it updates.
         gradients: One array for each variable, on the host.
         is_conditional: Whether it was applied only under a condition.
-        is_altered: Whether the gradients are others than those that were computed.
-        unreached: Variables that it was given no gradient for.
+        is_altered: Whether the gradients differ from those that were computed.
+        unreached: Variables for which it was given no gradient.
     """
 
     optimizer: Any
@@ -111,7 +111,7 @@ class Update:
 
 @dataclass(slots=True)
 class Derived:
-    """Gradients as they were computed, before anything is done to them.
+    """Gradients as they were computed, before any change.
 
     Attributes:
         variables: What the loss was differentiated for.
@@ -124,11 +124,11 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What an `Embedding` was asked for.
+    """The ids that an `Embedding` was given.
 
     Attributes:
         layer: The layer.
-        ids: On the host.
+        ids: The ids, on the host.
     """
 
     layer: Any
@@ -141,23 +141,23 @@ class Recording:
 
     Attributes:
         calls: Of layers, by the step itself, in order.
-        losses: What Keras losses compared, in order.
-        compared: What metrics compared, in order.
+        losses: The comparisons of Keras losses, in order.
+        compared: The comparisons of metrics, in order.
         updates: What optimizers were given.
         derived: Gradients as they were computed, by Perigee.
-        lookups: What embeddings were asked for. Ids that they do not have are cut off meanwhile.
+        lookups: The ids given to embeddings. Ids out of range are clipped meanwhile.
         called: Layers that were called, by id, wherever they are.
         strange: Trainable variables of layers inside models that the Step does not hold.
         averaged: Means that took the mean of a batch without its size, by id.
-        draws: What was drawn from on the host, by name.
-        drew: Layers that draw by their nature and changed what they got, by id, wherever they are.
-        adds_losses: Whether penalties came into some loss, by Perigee or by the step itself.
+        draws: Random generators on the host that were used, by name.
+        drew: Random layers that changed their inputs, by id, wherever they are.
+        adds_losses: Whether penalties were added to some loss, by Perigee or by the step itself.
         measured: Metrics that were updated, by id.
-        before: Values of all variables before, by id, where they were known.
-        after: Their values after.
+        before: Values of all variables before, by id, where known.
+        after: Their values afterwards.
         logs: What was returned, on the host; averages divided.
-        are_bare: Of each term of an average that was returned, whether it has no count.
-        rehearsal: What Perigee learned of it; `None` if it did not run to its end.
+        are_bare: For each term of a returned average, whether it has no count.
+        rehearsal: The rehearsal of the method; `None` if it did not finish.
     """
 
     calls: list[ModelCall] = field(default_factory=list)
@@ -180,7 +180,7 @@ class Recording:
     rehearsal: Rehearsal | None = None
 
     def changed(self, variable: Any) -> bool:
-        """Tell whether the method gave a variable another value."""
+        """Return whether the method changed the value of a variable."""
         old, new = self.before.get(id(variable)), self.after.get(id(variable))
         return old is not None and new is not None and old.tobytes() != new.tobytes()
 
@@ -193,14 +193,14 @@ def record(
     observers: Sequence[Observer],
     computes: bool = True,
 ) -> Recording:
-    """Run a method once, write down what it does, and put everything back.
+    """Run a method once, record what it does, and restore everything.
 
     Args:
         step: The Step, built.
-        method: Which of its methods.
+        method: The name of the method.
         batch: Tensors.
         tracked: What the Step holds.
-        observers: Look at each call of a loss, also at those of functions of `keras.ops`.
+        observers: Called with each call of a loss, also with those of functions of `keras.ops`.
         computes: As in `rehearse`.
     """
     recording = Recording()
@@ -213,7 +213,7 @@ def record(
 
 
 class _Listening:
-    """Writes down what is heard of Keras, and what a recorder sees; see `Witness`."""
+    """Records the observed calls of Keras, and what a recorder sees; see `Witness`."""
 
     def __init__(
         self, step: Step, tracked: Tracked, recording: Recording, observers: Sequence[Observer]
@@ -257,7 +257,7 @@ class _Listening:
     def derived(self, gradients: Gradients, adds_losses: bool) -> None:
         """See `Witness`."""
         self._recording.adds_losses |= adds_losses
-        self._kept.append(gradients.values)  # their ids are not given to others
+        self._kept.append(gradients.values)  # so that their ids are not reused
         derived = Derived(list(gradients.variables))
         self._recording.derived.append(derived)
         values = [_backends.current().dense(value) for value in gradients.values]
@@ -292,7 +292,7 @@ class _Listening:
     def _logged(self, name: str, *parts: np.ndarray) -> None:
         self._recording.logs[name] = divided(parts, self._recording.are_bare[name])
 
-    # What is heard of Keras.
+    # Calls of Keras.
 
     def _layer_call(self, original: Any, layer: Any, *args: Any, **kwargs: Any) -> Talk:
         if not _is_recorded():
@@ -307,7 +307,7 @@ class _Listening:
             self._depth -= 1
         self._recording.called.add(id(layer))
         if self._depth:
-            # Keras's own steps on JAX take hidden variables along as if they were not trained.
+            # On JAX, Keras's own steps pass hidden variables as if they were not trained.
             weights = [v for v in layer.trainable_variables if id(v) not in self._held]
             weights += [v for v in layer.variables if id(v) in self._hidden]
             self._recording.strange |= {id(v): v for v in weights}
@@ -439,7 +439,7 @@ class _Listening:
 
 
 def divided(parts: Sequence[Any], are_bare: Sequence[bool]) -> np.ndarray:
-    """Return the value of an average from its parts, or of what is no average as it is."""
+    """Return the value of an average from its parts; other values are returned unchanged."""
     if not are_bare:
         return np.asarray(parts[0], "float64")
     waiting = list(parts)
@@ -472,10 +472,10 @@ def _look_at_tree(tree: Any, at: Callable[[Any], None]) -> None:
 def _for_inference(
     layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Return the arguments of a call as they are for one that does not train.
+    """Return the arguments of a call, changed to inference mode.
 
-    Without `training`, with the first one by position, and with the mask that it carries. `None`
-    where they are not those of the layer's `call`.
+    Without `training`, with the first one by position, and with the mask that it carries. `None` if
+    they do not fit the layer's `call`.
     """
     signature = inspect.signature(layer.call)
     try:
@@ -506,7 +506,7 @@ def _is_recorded() -> bool:
 
 
 def _host_generators(step: Step) -> dict[str, str]:
-    """Return the states of generators of the host, as text: the global ones and the Step's own."""
+    """Return the states of the generators on the host, as text: global ones and the Step's own."""
     python, numpy = host_random()
     states = {"random": repr(python), "numpy.random": f"{numpy[1].tobytes()} {numpy[2:]}"}
     for name, value in vars(step).items():
@@ -525,12 +525,12 @@ def _training(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
 
 
 def takes_training(layer: Any) -> bool:
-    """Tell whether a layer's `call` has an argument `training`."""
+    """Return whether a layer's `call` has an argument `training`."""
     return "training" in inspect.signature(layer.call).parameters
 
 
 def _all_metrics(tracked: Tracked) -> list[Any]:
-    """Return the metrics of a Step, those within containers of Keras's own included."""
+    """Return the metrics of a Step, including those inside Keras's own containers."""
     found: dict[int, Any] = {}
     for metric in tracked.metrics.values():
         for one in (metric, *(getattr(metric, "metrics", None) or ())):

@@ -1,4 +1,4 @@
-"""What `check` returns: findings, the worst first."""
+"""The result of `check`: findings, the most severe first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEVERITIES = ("error", "warning", "hint")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Findings of `check`, the worst first; iterated over, it yields them.
+    """Findings of `check`, the most severe first; iterating over it yields them.
 
     >>> print(pg.check(step, (x, y)))
     Nothing found.
@@ -25,7 +25,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error and no warning; hints may be there."""
+        """Whether there are no errors and no warnings; there may be hints."""
         return all(finding.severity == "hint" for finding in self.findings)
 
     def __iter__(self) -> Iterator[Finding]:
@@ -35,7 +35,7 @@ class Report:
         return len(self.findings)
 
     def __bool__(self) -> bool:
-        raise TypeError("Ask a report for `.ok` or for its length: it is no truth value by itself.")
+        raise TypeError("A report has no truth value: use `.ok` or its length.")
 
     def __str__(self) -> str:
         if not self.findings:
@@ -49,11 +49,11 @@ class Report:
 
 
 def sorted_out(found: Iterable[Finding], explains: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """Leave out what is said once more, and put the worst first.
+    """Drop findings that others explain, and sort the rest by severity.
 
     Args:
         found: Findings in the order of their rules.
-        explains: By code, the codes of what is said once more; a hint explains nothing.
+        explains: For each code, the codes that it explains; a hint explains nothing.
     """
     found = list(found)
     told = [finding.code for finding in found if finding.severity != "hint"]

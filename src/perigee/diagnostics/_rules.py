@@ -1,4 +1,4 @@
-"""The rules of `check`, in the order in which findings of one severity are told."""
+"""The rules of `check`, in the order in which findings of one severity are reported."""
 
 from __future__ import annotations
 
@@ -184,17 +184,17 @@ _EXPLAINED: dict[str, Sequence[str]] = {
     "PG203": ("PG211", "PG212"),
     "PG204": ("PG120", "PG221"),
     "PG206": ("PG133", "PG223", "PG225"),
-    "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
-    "PG122": ("PG120", "PG224"),  # nothing passes dead units
+    "PG233": ("PG223",),  # a softmax over the batch is not a distribution over the classes either
+    "PG122": ("PG120", "PG224"),  # no gradient passes dead units
     "PG224": ("PG133",),
     "PG130": ("PG132",),
-    "PG132": ("PG221",),  # outputs that are nearly constant have nearly one loss for all labels
+    "PG132": ("PG221",),  # nearly constant outputs have nearly the same loss for all labels
     "PG320": ("PG321", "PG325", "PG330"),
     "PG321": ("PG131", "PG132", "PG133"),
     "PG322": ("PG221", "PG331"),
     "PG325": ("PG131",),
 }
-"""Findings by what explains them: they say the same once more."""
+"""For each code, the codes of findings that it explains, which are dropped."""
 
 
 def known_codes() -> frozenset[str]:
@@ -224,11 +224,11 @@ def findings_of(moment: Moment, *about: Any) -> list[Finding]:
 
 
 def examine(evidence: Evidence) -> list[Finding]:
-    """Run all rules; one that fails is told of, and ends nothing.
+    """Run all rules; one that fails is reported, and ends nothing.
 
     Returns:
-        Findings, the worst first; errors that the rehearsal refuses with are among them. Where
-        the step runs in spite of them, the others are looked for as well.
+        Findings, the most severe first, including errors raised by the rehearsal. If the step runs
+        despite them, the other rules run as well.
     """
     fence = Fence()
     found = _run(OF_DATA, evidence, fence)
@@ -239,7 +239,7 @@ def examine(evidence: Evidence) -> list[Finding]:
         except PerigeeError as error:
             refused.append(error)
         except Exception:
-            if not refused:  # what was refused is why it fails
+            if not refused:  # otherwise the refusal is the cause
                 raise
     found += [_as_finding(error) for error in refused]
     if is_recorded:
@@ -250,10 +250,10 @@ def examine(evidence: Evidence) -> list[Finding]:
 
 
 def _rehearse(evidence: Evidence, fence: Fence) -> bool:
-    """Run the step, and write down what it does; false where Perigee could not.
+    """Run the step and record what it does; false if Perigee failed.
 
-    What the user's code raises comes out. What comes of listening to it does not: it is told apart
-    by running the step without.
+    Errors of the user's code are raised. Errors caused by recording are not: running the step
+    without it tells the two apart.
     """
     try:
         with telling(fence):
@@ -262,7 +262,7 @@ def _rehearse(evidence: Evidence, fence: Fence) -> bool:
         raise
     except Exception as error:
         evidence.rehearse_alone()
-        fence.add("that writes down what a step does", error)
+        fence.add("that records a step", error)
         return False
     return True
 

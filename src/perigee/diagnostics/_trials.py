@@ -27,14 +27,15 @@ _MOST_SECONDS = 30.0
 
 @dataclass(slots=True)
 class Trial:
-    """What some steps came to.
+    """The results of some steps.
 
     Attributes:
-        losses: What was logged as `loss`, of each step at which it counted something.
+        losses: The logged `loss` of each step at which it counted examples.
         bad: Name, value and number of the step of the first value that was not finite.
-        ratios: At some steps, the median over kernels of the norm of the change divided by the
-            norm of the kernel, without kernels that did not change.
-        judged: What losses compare, with what the model says after the steps, in inference mode.
+        ratios: For some steps, the median over kernels of the norm of the change divided by the
+            norm of the kernel, ignoring kernels that did not change.
+        judged: The comparisons of losses, with the model's outputs after the steps in inference
+            mode.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -44,11 +45,11 @@ class Trial:
 
 
 class Trials:
-    """Trains a Step for a while, and puts everything back.
+    """Trains a Step for a while, and restores everything.
 
     Args:
-        evidence: What is known of the Step, rehearsed.
-        open_feed: Opens data to train on, anew each time.
+        evidence: Evidence about the Step, rehearsed.
+        open_feed: Opens the training data from the start, each time.
     """
 
     def __init__(self, evidence: Evidence, open_feed: Callable[[], Feed]) -> None:
@@ -57,16 +58,16 @@ class Trials:
 
     @cached_property
     def own(self) -> Trial:
-        """The training as it is."""
+        """The training with its own learning rate."""
         return self._train(STEPS, 1.0)
 
     def with_rate(self, factor: float) -> Trial:
-        """Train with a learning rate that is so many times as high; `optimizer` must be there."""
+        """Train with the learning rate times `factor`; `optimizer` must not be `None`."""
         return self._train(STEPS_OF_A_RATE, factor)
 
     @cached_property
     def optimizer(self) -> Any:
-        """The only optimizer, where its learning rate is constant; else `None`."""
+        """The only optimizer, if its learning rate is constant; else `None`."""
         updates = {id(u.optimizer): u.optimizer for u in self.evidence.training.updates}
         if len(updates) != 1:
             return None
@@ -152,7 +153,7 @@ class Trials:
             trial.ratios.append(float(np.median(ratios)))
 
     def _judged(self) -> list[Compared]:
-        """Return labels with what the model says now, of outputs that a Keras loss was given."""
+        """Return labels with the model's current outputs, where a Keras loss was given them."""
         evidence = self.evidence
         found: list[Compared] = []
         for seen in evidence.training.losses:
@@ -166,5 +167,5 @@ class Trials:
 
 
 def median_ratio(trial: Trial) -> float | None:
-    """Return the median of the ratios, or `None` where nothing was measured."""
+    """Return the median of the ratios, or `None` if nothing was measured."""
     return float(np.median(trial.ratios)) if trial.ratios else None

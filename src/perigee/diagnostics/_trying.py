@@ -28,7 +28,7 @@ _EXPLAINED: Mapping[str, Sequence[str]] = {
     "PG710": ("PG713",),
     "PG711": ("PG713",),
 }
-"""Findings by what explains them: they say the same once more."""
+"""For each code, the codes of findings that it explains, which are dropped."""
 
 
 def try_out(
@@ -37,12 +37,12 @@ def try_out(
     """Run the rules that need some hundred steps, on a copy of the state.
 
     Args:
-        evidence: What is known of the Step.
-        found: What was found without trials.
-        open_feed: Opens data to train on, anew each time.
+        evidence: Evidence about the Step.
+        found: The findings made without trials.
+        open_feed: Opens the training data from the start, each time.
 
     Returns:
-        All findings, the worst first. A Step that cannot be rehearsed is not tried.
+        All findings, the most severe first. A Step that cannot be rehearsed gets no trial.
     """
     if evidence.training.rehearsal is None:
         return list(found)

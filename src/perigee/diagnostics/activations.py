@@ -1,7 +1,7 @@
-"""PG132, ActivationScale: a layer that makes its values far smaller or larger than it gets them.
+"""PG132, ActivationScale: a layer whose outputs are far smaller or larger than its inputs.
 
-Initializers keep the scale of values from layer to layer. Weights that begin far below or above
-leave nothing of the inputs, or let values grow without bound.
+Initializers keep the scale of values from layer to layer. Initial weights far below or above that
+scale make values vanish, or grow without bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LAYERS = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the standard deviations of what dense and convolutional layers get and return."""
+    """Compare the standard deviations of inputs and outputs of dense and convolutional layers."""
     shrinking: dict[str, str] = {}
     for inner in evidence.hidden:
         if not isinstance(inner.layer, _LAYERS) or not inner.inputs or not inner.outputs:
@@ -34,8 +34,8 @@ def check(evidence: Evidence) -> list[Finding]:
             severity="warning",
             happened="Layers make the standard deviation of their values far smaller:",
             items=tuple(shrinking.values()),
-            expected=f"values of one scale, within a factor of {1 / _SMALLEST:g}.",
-            fix="begin with Keras's own initializers.",
+            expected=f"values of the same scale, within a factor of {1 / _SMALLEST:g}.",
+            fix="use Keras's default initializers.",
         )
     ]
 

@@ -1,8 +1,8 @@
-"""PG330, LabelsUnrelated: labels that near inputs do not share.
+"""PG330, LabelsUnrelated: similar inputs do not have similar labels.
 
-The label of an example is guessed no better from the examples most like it than from others: as
-where inputs and labels were shuffled apart. Many tasks are hard for such a simple guess, so this
-is a hint.
+The most similar examples predict the label of an example no better than others do, as if inputs and
+labels had been shuffled separately. Many tasks are too hard for this simple predictor, so this is a
+hint.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from perigee.diagnostics._finding import Finding
 _FEWEST, _MOST, _WIDEST = 96, 600, 4096
 _NEIGHBORS, _DRAWS = 5, 40
 _BETTER = 2.0
-"""Standard deviations above guesses with labels in another order."""
+"""Standard deviations above predictions with shuffled labels."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Guess each label from the nearest inputs, and compare with labels in other orders."""
+    """Predict each label from the nearest inputs, and compare with shuffled labels."""
     if len(evidence.columns) != 2 or evidence.answers is None:
         return []
     x, y = evidence.columns[0][:_MOST], evidence.answers[:_MOST]
@@ -47,10 +47,10 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG330",
             name="LabelsUnrelated",
             severity="hint",
-            happened=f"The labels of {len(y)} examples are guessed from the {_NEIGHBORS} nearest "
-            f"inputs as well as labels in any order ({gap:.1f} standard deviations apart).",
-            expected="labels that say something of their inputs.",
-            fix="see that inputs and labels are in the same order; shuffle them together.",
+            happened=f"The {_NEIGHBORS} nearest inputs predict the labels of {len(y)} examples "
+            f"no better than shuffled labels ({gap:.1f} standard deviations apart).",
+            expected="labels that are related to their inputs.",
+            fix="check that inputs and labels are in the same order; shuffle them together.",
         )
     ]
 

@@ -1,8 +1,8 @@
 """PG221, LabelsIgnored: a loss that does not change with the labels.
 
-The labels are in the batch, and `train_step` has the same loss for others: it compares predictions
-with something else, such as their own argmax. Steps that learn without labels get data without
-them, or say `ignore=["PG221"]`.
+The batch contains labels, but `train_step` has the same loss for other labels: it compares
+predictions with something else, such as their own argmax. For training without labels, pass data
+without them, or `ignore=["PG221"]`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Turn labels around within their range, and roll them, and compare the loss."""
+    """Reverse labels within their range, and roll them, and compare the loss."""
     batch = evidence.batches[0]
     if not isinstance(batch, tuple) or len(batch) not in (2, 3) or not evidence.is_repeatable:
         return []
@@ -39,7 +39,7 @@ def check(evidence: Evidence) -> list[Finding]:
             severity="warning",
             happened=f"The loss is {base:.6g} with these labels and with others.",
             expected="a loss that changes with the labels of the batch.",
-            fix="compare the predictions with the labels of the batch; for learning without "
+            fix="compare the predictions with the labels of the batch; for training without "
             "labels, pass data without them.",
         )
     ]

@@ -1,7 +1,7 @@
 """PG331, RareClass: a class with few examples, measured by accuracy.
 
-With one example of a class among fifty, a model that never names it is right in 98% of all cases.
-Look at precision and recall or at the area under their curve besides, or weigh the classes.
+If one example in fifty belongs to a class, a model that never predicts it has an accuracy of 98%.
+Also measure precision and recall or the area under their curve, or use class weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FEWEST, _MOST_CLASSES, _SHARE = 96, 20, 20.0
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Count the examples of each class where a metric is an accuracy and none looks further."""
+    """Count the examples of each class if accuracies are the only metrics."""
     y = evidence.answers
     if y is None or y.size != len(y) or len(y) < _FEWEST or y.dtype.kind not in "fiub":
         return []
@@ -39,9 +39,9 @@ def check(evidence: Evidence) -> list[Finding]:
             name="RareClass",
             severity="hint",
             happened=f"{counts.max()} of {len(y)} labels are {often:g} and {counts.min()} are "
-            f"{rare:g}, and accuracy alone is measured.",
-            expected="a metric that a model which never names the rare class does badly in.",
-            fix="add Precision, Recall or AUC, or give `class_weight`.",
+            f"{rare:g}, and accuracy is the only metric.",
+            expected="a metric that is low for a model that never predicts the rare class.",
+            fix="add Precision, Recall or AUC, or pass `class_weight`.",
         )
     ]
 

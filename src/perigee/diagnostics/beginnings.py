@@ -1,7 +1,8 @@
-"""PG133, LargeLoss: a model that is surer of wrong answers than one that knows nothing.
+"""PG133, LargeLoss: an initial loss far above that of a random guess.
 
-A model that knows nothing has a crossentropy of log K for K classes. Far above it the scores are
-too large: last layers that begin with wide weights, or inputs far from unit scale.
+An untrained model has a crossentropy near log K for K classes. If it is far higher, the logits are
+too large: the initial weights of the last layer are too wide, or the inputs are far from unit
+scale.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _FEWEST_ROWS = 8
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare what crossentropies were given with a guess at random."""
+    """Compare the crossentropies with that of a random guess."""
     for seen in evidence.training.losses:
         what = computation_of(seen.by)
         is_binary = what.kind == "binary_crossentropy"
@@ -35,10 +36,10 @@ def check(evidence: Evidence) -> list[Finding]:
                 code="PG133",
                 name="LargeLoss",
                 severity="warning",
-                happened=f"{what.name} begins at {value:.3g}, where a guess at random among "
+                happened=f"{what.name} begins at {value:.3g}, where a random guess among "
                 f"{classes} classes has {np.log(classes):.3g}.",
-                expected=f"a loss below {_TIMES:g} times that of a guess.",
-                fix="begin the last layer with smaller weights, and scale the inputs.",
+                expected=f"a loss below {_TIMES:g} times that of a random guess.",
+                fix="use smaller initial weights in the last layer, and scale the inputs.",
             )
         ]
     return []

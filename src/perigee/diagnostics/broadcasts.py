@@ -1,6 +1,6 @@
-"""PG212, BroadcastTargets: one number an example is compared with several predictions.
+"""PG212, BroadcastTargets: one label per example is compared with several predictions.
 
-Labels `(batch, 1)` and predictions `(batch, 3)` broadcast in hand-written arithmetic: each output
+Labels `(batch, 1)` and predictions `(batch, 3)` broadcast in hand-written arithmetic: every output
 learns the same number. The reverse compares one prediction with several labels.
 """
 
@@ -15,7 +15,7 @@ _SAME = 2e-3
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare how the loss changes with the labels, and how a squared error would."""
+    """Compare how the loss changes with the labels to how a squared error would."""
     batch = evidence.batches[0]
     flat = evidence.leaves
     if not isinstance(batch, tuple) or len(flat) != 2 or flat[1].dtype.kind != "f":
@@ -41,7 +41,7 @@ def _broadcast(true: tuple[int, ...], pred: tuple[int, ...]) -> bool:
 
 
 def _goes_along(losses: list[float | None], errors: list[np.floating]) -> bool:
-    """Tell whether the losses are the errors, up to a factor and a constant."""
+    """Return whether the losses equal the errors, up to a factor and a constant."""
     first, *others = [np.float64("nan") if loss is None else np.float64(loss) for loss in losses]
     ratios = [
         (loss - first) / (error - errors[0]) for loss, error in zip(others, errors[1:], strict=True)
@@ -57,5 +57,5 @@ def _finding(true: tuple[int, ...], pred: tuple[int, ...]) -> Finding:
         happened=f"The loss is the squared error of labels of shape {true} and predictions of "
         f"shape {pred}, which broadcast.",
         expected="labels and predictions of the same shape.",
-        fix="give the last layer as many units as there are numbers to predict.",
+        fix="give the last layer as many units as there are values to predict.",
     )

@@ -1,6 +1,6 @@
-"""PG101 and PG102 of compiled models: layers that are never called, or that nothing holds.
+"""PG101 and PG102 for compiled models: layers that are never called, or that nothing holds.
 
-A Step that calls `minimize` is refused for them. Keras's own `train_step` warns at most.
+For a Step that calls `minimize` these are errors. Keras's own `train_step` warns at most.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find layers that are called and not held, and variables that no gradient reaches.
+    """Find layers that are called but not held, and variables that no gradient reaches.
 
     Raises:
-        UntrackedVariablesError: If a layer inside a model is called and not held.
+        UntrackedVariablesError: If a layer inside a model is called but not held.
     """
     updated = evidence.updated
     strange = [v for key, v in evidence.training.strange.items() if key not in updated]
@@ -48,7 +48,7 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def _of_silent_layers(evidence: Evidence) -> set[int]:
-    """Return the variables, by id, of layers without others inside that were not called."""
+    """Return the variables, by id, of innermost layers that were not called."""
     called = evidence.training.called
     in_called = {
         id(v) for layer in evidence.trained_layers if id(layer) in called for v in _own(layer)

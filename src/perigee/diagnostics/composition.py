@@ -1,7 +1,7 @@
-"""PG328, BatchesShuffled: batches that come in another order, always with the same examples.
+"""PG328, BatchesShuffled: whole batches are shuffled, so each always holds the same examples.
 
-The data is shuffled after it is put into batches, so that the same examples share a batch in each
-epoch. Shuffle first: `dataset.shuffle(n).batch(32)`.
+The data is shuffled after it is batched, so the same examples share a batch in every epoch. Shuffle
+first: `dataset.shuffle(n).batch(32)`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FEWEST = 3
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Draw the first batches a second time, and look for them among those of the first."""
+    """Draw the first batches again, and look them up among those of the first pass."""
     if evidence.is_of_arrays or len(evidence.batches) < _FEWEST or evidence.size < 2:
         return []
     first, again = _keys(evidence.batches), _keys(evidence.batches_again)
@@ -34,8 +34,8 @@ def check(evidence: Evidence) -> list[Finding]:
             severity="warning",
             happened=f"The {len(again)} batches of a second pass are those of the first, in "
             "another order.",
-            expected="examples that share a batch with others in each epoch.",
-            fix="shuffle before the examples are put into batches.",
+            expected="examples that share a batch with different ones in each epoch.",
+            fix="shuffle before batching.",
         )
     ]
 

@@ -1,7 +1,7 @@
-"""PG224, ConstantOutput: a model that says the same whatever it is given.
+"""PG224, ConstantOutput: a model whose output is the same for every input.
 
-A softmax over one unit is 1.0 for every input. A last layer that begins with zeros is constant at
-first as well, which is a hint only: it may be meant.
+A softmax over one unit is 1.0 for every input. A last layer initialized with zeros is constant at
+first too, which is only a hint, since it may be intended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the outputs of each trained model over examples that differ."""
+    """Compare the outputs of each trained model for different examples."""
     found: dict[str, Finding] = {}
     for call in evidence.trained:
         inputs = [] if call.inputs is None else keras.tree.flatten(call.inputs)
@@ -38,6 +38,6 @@ def check(evidence: Evidence) -> list[Finding]:
                 expected="outputs that depend on the inputs.",
                 fix='use `activation="sigmoid"` for one unit: a softmax over one unit is always 1.'
                 if is_softmax
-                else "begin with random weights, unless zeros are meant.",
+                else "initialize with random weights, unless zeros are intended.",
             )
     return list(found.values())

@@ -1,7 +1,8 @@
-"""PG322, ConstantData: labels that are all alike, or a feature that never changes.
+"""PG322, ConstantData: labels that are all equal, or a feature that never changes.
 
-Nothing can be learned from labels that are all the same: often a split by time or by class went
-wrong. A feature that has one value tells nothing either; zeros, as of pixels at the edge, pass.
+Nothing can be learned from labels that are all equal; often a split by time or by class went wrong.
+A feature with a single value carries no information either; zeros, as in pixels at the edge, are
+not reported.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _FEWEST = 48
-"""Rows from which on it is no chance that they are alike."""
+"""The least number of rows for which equal values are unlikely to be chance."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at all rows that are known."""
+    """Compare all known rows."""
     labels = evidence.answers
     if labels is None or len(evidence.columns[0]) < _FEWEST:
         return []
@@ -27,7 +28,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 "warning",
                 f"All {len(labels)} labels (batch[1]) are {np.asarray(labels[0]).tolist()}.",
                 "labels that differ.",
-                "look at how the data was split.",
+                "check how the data was split.",
             )
         )
     x = evidence.columns[0]
@@ -41,7 +42,7 @@ def check(evidence: Evidence) -> list[Finding]:
                     f"{constant.size} features never change, the first one is batch[0][:, "
                     f"{column}] = {x[0, column]:.4g}.",
                     "features that differ between examples.",
-                    "leave the feature out, or see why it is constant.",
+                    "remove the feature, or find out why it is constant.",
                 )
             )
     return found

@@ -1,8 +1,8 @@
-"""PG125, OptimizerState: an optimizer whose state is changed besides its updates.
+"""PG125, OptimizerState: an optimizer whose state changes other than by its updates.
 
-Its counter, `iterations`, drives bias corrections and schedules: it grows by one an update. A
-counter that stays or falls belongs to an optimizer that begins anew each step, so that no momentum
-builds up; one that grows faster runs ahead of its schedule.
+Its counter, `iterations`, drives bias corrections and schedules: it grows by one per update. A
+counter that stays or falls means that the optimizer is reset in each step, so no momentum builds
+up; one that grows faster runs ahead of its schedule.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check(evidence: Evidence) -> list[Finding]:
             continue
         is_behind = delta < len(applied) and not any(u.is_conditional for u in applied)
         if hasattr(optimizer, "inner_optimizer"):
-            is_behind = False  # it leaves out steps that overflow
+            is_behind = False  # it skips steps that overflow
         if not is_behind and delta <= len(applied):
             continue
         found.append(
@@ -39,7 +39,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 happened=f"The counter of {path!r} changes by {delta} in a step that applies it "
                 f"{len(applied)} times.",
                 expected="`iterations` grows by one each time that the optimizer is applied.",
-                fix="make the optimizer once, outside the step, and leave its variables to it.",
+                fix="create the optimizer once, outside the step, and do not assign its variables.",
             )
         )
     return found

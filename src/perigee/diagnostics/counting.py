@@ -1,7 +1,7 @@
-"""PG445, CountedOnce: Python values that the step changes, in a step that is compiled.
+"""PG445, CountedOnce: a compiled step that changes Python numbers.
 
-Python code runs while a step is compiled, and then no more: a counter that it raises, or a rate
-that it lowers, changes that one time. Keep what changes in a `keras.Variable`.
+Python code runs only while a step is compiled: a counter that it increments, or a rate that it
+lowers, changes just once. Keep such state in a `keras.Variable`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Tell which numbers among the attributes `train_step` changes each time that it runs."""
+    """Report numeric attributes that `train_step` changes each time that it runs."""
     if _backends.current().capabilities.modes[0] == "eager":
         return []
     changed = tuple(sorted(evidence.numbers))
@@ -23,7 +23,7 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG445",
             name="CountedOnce",
             severity="warning",
-            happened="`train_step` changes numbers that are no variables:",
+            happened="`train_step` changes numbers that are not variables:",
             items=changed,
             expected="state that changes from step to step is held in a `keras.Variable`.",
             fix="hold a `keras.Variable` and `assign` to it.",

@@ -1,9 +1,9 @@
 """PG110, UncoveredVariables: a trainable variable that no optimizer of the step updates.
 
-It keeps its first value, as if it were frozen, while `model.summary()` calls it trainable. Pass it
-to an optimizer, or set `trainable = False` on its layer to say that it is meant to stay. Steps with
-raw gradient tapes are not looked at. Where batches of several structures take turns, it counts what
-is updated on any of them.
+It keeps its initial value, as if it were frozen, while `model.summary()` lists it as trainable.
+Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. Steps
+with raw gradient tapes are not checked. With batches of several structures, an update on any of
+them counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     """Find trainable variables that nothing updates; silent for steps with raw gradient tapes.
 
     Args:
-        rehearsals: Of `train_step`, one for each structure of batches.
+        rehearsals: Rehearsals of `train_step`, one for each batch structure.
     """
     if not any(one.updated for one in rehearsals) or any(map(_has_raw_tape, rehearsals)):
         return []
@@ -45,14 +45,14 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
             happened=f"No optimizer of the step updates {len(uncovered)} trainable variables:",
             items=uncovered,
             expected="trainable variables are trained; others are frozen.",
-            fix="set `trainable = False` on what is meant to stay as it is, or pass the variables "
-            "to an optimizer.",
+            fix="set `trainable = False` on what should stay constant, or pass the variables to "
+            "an optimizer.",
         )
     ]
 
 
 def _has_raw_tape(rehearsal: Rehearsal) -> bool:
-    """Tell whether a step applied an optimizer, and none through Perigee."""
+    """Return whether a step applied optimizers, none of them through Perigee."""
     written = {id(variable) for variable in rehearsal.written}
     optimizers = rehearsal.tracked.optimizers.values()
     return not rehearsal.updated and any(id(o.iterations) in written for o in optimizers)

@@ -1,7 +1,7 @@
 """PG122, DeadUnits: a layer whose units are 0 for every example.
 
-After a ReLU no gradient passes a unit that is 0, so that the layer, and all before it, never learn.
-Biases far below 0, inputs far from unit scale and steps that are too large lead there.
+A ReLU passes no gradient to a unit that is 0, so the layer, and all before it, never learn. Causes
+are biases far below 0, inputs far from unit scale and too large a learning rate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FEWEST_ROWS = 8
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Run each trained model in inference mode, and look at what follows a ReLU."""
+    """Run each trained model in inference mode, and examine the outputs of ReLUs."""
     dead: dict[str, str] = {}
     seen: set[int] = set()
     for call in evidence.trained:
@@ -40,6 +40,6 @@ def check(evidence: Evidence) -> list[Finding]:
             happened="All units of these layers are 0 for every example:",
             items=tuple(dead.values()),
             expected="units that are above 0 for some examples.",
-            fix="begin with biases of 0, scale the inputs, or lower the learning rate.",
+            fix="initialize biases with 0, scale the inputs, or lower the learning rate.",
         )
     ]

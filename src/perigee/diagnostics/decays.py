@@ -1,7 +1,7 @@
-"""PG135, DecayTwice: weights that decay by the optimizer and by a penalty.
+"""PG135, DecayTwice: weights decayed by both the optimizer and a penalty.
 
 AdamW and `weight_decay=` make all weights smaller at each update; a `kernel_regularizer` does the
-same through the loss. One of them is enough as a rule, so this is a hint.
+same through the loss. Usually one of them is enough, so this is a hint.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check(evidence: Evidence) -> list[Finding]:
             happened=f"{path!r} has a `weight_decay` of {optimizer.weight_decay:g} and updates "
             f"{len(both)} variables that have a penalty as well:",
             items=tuple(evidence.tracked.names_of(both)),
-            expected="one of both.",
-            fix="leave the regularizers out, or use an optimizer without decay.",
+            expected="only one of the two.",
+            fix="remove the regularizers, or use an optimizer without decay.",
         )
     return list(found.values())

@@ -1,9 +1,9 @@
-"""PG223, NotNormalized: predictions for one of several classes that do not sum to 1.
+"""PG223, NotNormalized: predicted probabilities of exclusive classes do not sum to 1.
 
-A categorical crossentropy of probabilities wants a distribution over the last axis. Sigmoids are
-for labels that do not exclude each other, and a softmax over another axis compares the wrong
-things. Keras's losses may train such a model, through the scores behind its last activation, yet
-what the model says is no probability.
+A categorical crossentropy of probabilities expects a distribution over the last axis. Sigmoids are
+for labels that do not exclude each other, and a softmax over another axis normalizes the wrong
+values. Keras's losses may train such a model, through the logits before its last activation, yet
+the outputs of the model are not probabilities.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TOLERANCE = 2e-2
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Add up the probabilities that categorical losses were given."""
+    """Sum the probabilities that categorical losses were given."""
     for seen in evidence.training.losses:
         y_pred = seen.y_pred.astype("float64")
         what = computation_of(seen.by)
@@ -42,7 +42,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 severity="warning",
                 happened=f"The predictions given to {what.name} sum to "
                 f"{sums.min():.3g}..{sums.max():.3g}{where}.",
-                expected="probabilities of classes of which one is right: they sum to 1.",
+                expected="probabilities of exclusive classes, which sum to 1.",
                 fix='end the model with `activation="softmax"` over the last axis, or use '
                 "BinaryCrossentropy for labels that do not exclude each other.",
             )

@@ -1,7 +1,7 @@
 """PG702, LossDiverges: a loss that has been far above its first value for many steps.
 
-Watched while training: the logged `loss` of 20 steps in a row is more than three times the largest
-of the first five. On 53 published programs without faults this never happened. The learning rate
+Checked during training: the logged `loss` of 20 consecutive steps is more than three times the
+largest of the first five. On 53 published correct programs this never happened. The learning rate
 is too high, the gradients are not clipped, or the loss has the wrong sign.
 """
 
@@ -29,11 +29,11 @@ class Divergence:
         self._is_told = False
 
     def steps(self, losses: np.ndarray, numbers: Sequence[int]) -> list[Finding]:
-        """Look at the losses of the next steps.
+        """Examine the losses of the next steps.
 
         Args:
             losses: Shape `(steps,)`.
-            numbers: Of these steps.
+            numbers: The numbers of these steps.
         """
         if self._seen < _FIRST_STEPS:
             first = losses[: _FIRST_STEPS - self._seen]
@@ -73,6 +73,6 @@ class Divergence:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""
         self._seen, self._first = state["seen"], state["first"]
         self._above, self._is_told = state["above"], state["told"]

@@ -1,6 +1,6 @@
-"""PG134, PenaltyDominates: weight penalties that are nearly all of the loss.
+"""PG134, PenaltyDominates: weight penalties that make up nearly all of the loss.
 
-Training then makes weights small and learns nothing else. Usual factors lie between 1e-6 and 1e-2.
+Training then only shrinks the weights. Usual factors are between 1e-6 and 1e-2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SHARE, _LEAST = 0.9, 1.0
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the penalties with the loss that they are part of."""
+    """Compare the penalties with the whole loss."""
     logged, penalty = evidence.training.logs.get("loss"), evidence.penalty
     if logged is None or not logged.size or not np.isfinite(logged).all() or penalty < _LEAST:
         return []
@@ -29,6 +29,6 @@ def check(evidence: Evidence) -> list[Finding]:
             severity="warning",
             happened=f"{penalty:.4g} of the loss of {loss:.4g} are weight penalties.",
             expected=f"penalties below {_SHARE:.0%} of the loss.",
-            fix="make the factors of the regularizers smaller, such as `L2(1e-4)`.",
+            fix="use smaller factors in the regularizers, such as `L2(1e-4)`.",
         )
     ]

@@ -1,8 +1,8 @@
-"""PG444, DrawnOnce: random numbers of the host in a step that is compiled.
+"""PG444, DrawnOnce: a compiled step that draws random numbers on the host.
 
-NumPy and Python run while a step is compiled, and then no more: every step gets the numbers that
-were drawn that one time. Draw with `keras.random` and a `keras.random.SeedGenerator` that the Step
-holds, or in the data.
+NumPy and Python run only while a step is compiled: every step uses the numbers that were drawn
+then. Draw with `keras.random` and a `keras.random.SeedGenerator` that the Step holds, or in the
+data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Tell what `train_step` drew from, where steps are compiled."""
+    """Report generators on the host that `train_step` used, if steps are compiled."""
     if _backends.current().capabilities.modes[0] == "eager":
         return []
     drawn = list(dict.fromkeys(evidence.training.draws))
@@ -29,7 +29,7 @@ def check(evidence: Evidence) -> list[Finding]:
             severity="warning",
             happened="`train_step` draws random numbers outside the framework:",
             items=tuple(drawn),
-            expected="numbers that are drawn anew in each step.",
+            expected="new random numbers in each step.",
             fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
         )
     ]

@@ -1,7 +1,7 @@
-"""PG442, DropoutRate: Dropout that leaves next to nothing, or that changes the output itself.
+"""PG442, DropoutRate: Dropout with a rate near 1, or on the output of the model.
 
 A rate is the share that is dropped: 0.95 keeps one value in twenty. Dropout after the last layer
-takes answers away at random, which no weight can make up for.
+drops predictions at random, which no weights can compensate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HIGHEST = 0.9
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at the Dropout layers of trained models."""
+    """Examine the Dropout layers of trained models."""
     found: dict[str, Finding] = {}
     for call in evidence.trained:
         layer: Any
@@ -45,5 +45,5 @@ def _finding(severity: Any, happened: str) -> Finding:
         severity=severity,
         happened=happened,
         expected=f"a share below {_HIGHEST} of hidden values.",
-        fix="lower the rate (it is what is dropped, not what is kept); put no Dropout last.",
+        fix="lower the rate (the share that is dropped, not kept); do not put Dropout last.",
     )

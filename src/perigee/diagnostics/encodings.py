@@ -1,8 +1,8 @@
-"""PG227, ClassesAsNumbers: classes in front of a loss that is made for something else.
+"""PG227, ClassesAsNumbers: classes given to a loss for numbers, or for independent labels.
 
-Class ids are names, not amounts: a squared error says that class 2 lies between 1 and 3. Rows with
-a single 1 are exclusive classes, for which softmax and a categorical crossentropy fit better than
-one sigmoid for each. Both can be meant, so this is a hint.
+Class ids are names, not amounts: a squared error treats class 2 as lying between 1 and 3. One-hot
+rows are exclusive classes, for which softmax and a categorical crossentropy fit better than one
+sigmoid for each. Both may be intended, so this is a hint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MOST_CLASSES, _FEWEST_ROWS = 20, 16
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at the labels that Keras losses were given."""
+    """Examine the labels that Keras losses were given."""
     for seen in evidence.training.losses:
         true, what = seen.y_true.astype("float64"), computation_of(seen.by)
         if len(true) < _FEWEST_ROWS or not np.isfinite(true).all():
@@ -26,14 +26,14 @@ def check(evidence: Evidence) -> list[Finding]:
         if what.kind in _REGRESSION and true.size == len(true):
             classes = len(np.unique(true))
             if bool((true == np.round(true)).all()) and 2 < classes <= _MOST_CLASSES:
-                return [_finding(f"{what.name} gets labels of {classes} different whole numbers.")]
+                return [_finding(f"{what.name} gets labels with {classes} different integers.")]
         if what.kind == "binary_crossentropy" and is_one_hot(true):
-            return [_finding(f"{what.name} gets labels of which exactly one of each row is 1.")]
+            return [_finding(f"{what.name} gets labels with exactly one 1 in each row.")]
     return []
 
 
 def is_one_hot(true: np.ndarray) -> bool:
-    """Tell whether labels name one of three or more classes, as rows with a single 1."""
+    """Return whether labels are one-hot rows of three or more classes."""
     return (
         true.ndim == 2
         and true.shape[-1] > 2
@@ -48,7 +48,7 @@ def _finding(happened: str) -> Finding:
         name="ClassesAsNumbers",
         severity="hint",
         happened=happened,
-        expected="a categorical crossentropy for classes of which one is right.",
+        expected="a categorical crossentropy for exclusive classes.",
         fix="use SparseCategoricalCrossentropy (ids) or CategoricalCrossentropy (rows), unless "
         "the order of the classes means something.",
     )

@@ -1,9 +1,9 @@
 """PG441, EvaluationDraws: an evaluation in training mode.
 
-Dropout draws, or BatchNorm takes the statistics of the batch and moves its own, while `test_step`
-runs: two evaluations of one model differ, and the measured model is not the one that is used.
-Call the model with `training=False` in `test_step`. Draws from a `SeedGenerator` that the Step or
-a layer of its own holds are taken to be meant.
+While `test_step` runs, Dropout is active, or BatchNorm uses the batch's statistics and updates its
+own: two evaluations of one model differ, and the evaluated model is not the one that is used. Call
+the model with `training=False` in `test_step`. Draws from a `SeedGenerator` that the Step or a
+layer of its own holds are assumed to be intended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from perigee.diagnostics._recording import DRAWING
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find Dropout that draws and BatchNorm whose statistics move, in `test_step`."""
+    """Find active Dropout, and BatchNorm whose statistics change, in `test_step`."""
     testing = evidence.testing
     if testing is None or testing.rehearsal is None:
         return []

@@ -1,7 +1,7 @@
-"""PG121, GradientsExchanged: a variable that is updated by the gradient of another one.
+"""PG121, GradientsExchanged: a variable that is updated by another variable's gradient.
 
-Gradients and variables are paired by their order. Two lists of another order go unnoticed where
-shapes are the same: each of the two layers then follows the slope of the other.
+Gradients and variables are paired by their order. Lists in different orders go unnoticed if the
+shapes are equal: each layer then follows the gradient of the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _ALIKE = 0.9999
-"""Cosine of two gradients of which one is the other, scaled."""
+"""Cosine above which two gradients are equal up to a factor."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -40,7 +40,7 @@ def check(evidence: Evidence) -> list[Finding]:
                     code="PG121",
                     name="GradientsExchanged",
                     severity="error",
-                    happened="These variables are updated by the gradients of others of their "
+                    happened="These variables are updated by the gradients of others of the same "
                     "shape:",
                     items=tuple(evidence.tracked.names_of(exchanged)),
                     expected="each variable is updated by its own gradient.",

@@ -1,7 +1,7 @@
 """PG131, ExplodingGradients: gradients that are far larger than the weights.
 
-Wide initial weights make values and gradients larger from layer to layer. The first updates then
-throw the weights far away. Begin with Keras's own initializers, and clip by the joint norm.
+Wide initial weights make values and gradients grow from layer to layer. The first updates then move
+the weights very far. Use Keras's default initializers, and clip by the global norm.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _LARGEST = 1e4
-"""Joint norm; that of a healthy beginning is below some hundreds."""
+"""Global norm; at a healthy start it is below some hundreds."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at the joint norm of gradients, before they are clipped where that is known."""
+    """Examine the global norm of gradients, before clipping if that is known."""
     recording = evidence.training
     for update in recording.derived or recording.updates:
         total = sum(float(np.sum(np.square(g.astype("float64")))) for g in update.gradients)
@@ -28,11 +28,11 @@ def check(evidence: Evidence) -> list[Finding]:
                 code="PG131",
                 name="ExplodingGradients",
                 severity="warning",
-                happened=f"The joint norm of the gradients of {len(update.variables)} variables "
+                happened=f"The global norm of the gradients of {len(update.variables)} variables "
                 f"is {norm:.3g}.",
                 expected=f"a norm below {_LARGEST:g}.",
-                fix="begin with Keras's own initializers, scale inputs and targets, or clip by "
-                "the joint norm.",
+                fix="use Keras's default initializers, scale inputs and targets, or clip by the "
+                "global norm.",
             )
         ]
     return []

@@ -1,8 +1,8 @@
-"""PG001, RuleFailed: a rule of Perigee's that failed itself.
+"""PG001, RuleFailed: a rule of Perigee that raised an error itself.
 
-It says nothing of your program: `check` and the guards of `fit` never end what they look at. The
-other rules went on, and so did the training. Please report it, with the places that it lists; until
-it is mended, leave the code out, or make Perigee check less (`guards=` of `fit`).
+It says nothing about your program: `check` and the guards of `fit` never end what they examine. The
+other rules continued, and so did the training. Please report it, with the places that it lists;
+until it is fixed, exclude the rule, or check less (`guards=` of `fit`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ CODE, NAME = "PG001", "RuleFailed"
 
 
 class Fence:
-    """Runs rules: one that fails ends nothing, and is told of as a finding.
+    """Runs rules: one that fails ends nothing, and is reported as a finding.
 
-    What a rule raises as a `PerigeeError` is what it found, and comes out.
+    A `PerigeeError` that a rule raises is its result, and is raised.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ class Fence:
             return []
 
     def add(self, rule: str, error: Exception) -> None:
-        """Take note of a rule that failed.
+        """Record a rule that failed.
 
         Args:
-            rule: What is said of it, such as `"PG222, WrongSign"`.
+            rule: Its name in the report, such as `"PG222, WrongSign"`.
             error: What it raised.
         """
         failed(rule, error)
         self._failures.append((rule, error))
 
     def findings(self) -> list[Finding]:
-        """Return what is to be told: one finding for rules that failed at one place alike."""
+        """Return one finding for all rules that failed at the same place."""
         alike: dict[tuple[str, str], tuple[dict[str, None], Exception]] = {}
         for rule, error in self._failures:
             key = _said(error), _places(error)[0]
@@ -66,7 +66,7 @@ class Fence:
 
 
 def failed(rule: str, error: Exception) -> None:
-    """Is called with each rule that fails; Perigee's own tests let it raise the error."""
+    """Called with each rule that fails; Perigee's own tests let it raise the error."""
 
 
 def rule_name(rule: Callable[..., Any]) -> str:
@@ -76,14 +76,14 @@ def rule_name(rule: Callable[..., Any]) -> str:
     return head[0] if head else module.__name__.rpartition(".")[2]
 
 
-# Rules that look at values within a step, when these are known: their caller is the step.
+# Rules that examine values within a step, when these are known: the step calls them.
 
 _told: ContextVar[Fence | None] = ContextVar("fence", default=None)
 
 
 @contextmanager
 def telling(fence: Fence) -> Generator[None]:
-    """Let `guarded` functions tell a fence of their failures."""
+    """Let `guarded` functions report their failures to a fence."""
     token = _told.set(fence)
     try:
         yield
@@ -92,7 +92,7 @@ def telling(fence: Fence) -> Generator[None]:
 
 
 def guarded(rule: Callable[..., None]) -> Callable[..., None]:
-    """Return a rule that ends no step within which it is called."""
+    """Return a rule that never ends the step that calls it."""
 
     def run(*arguments: Any) -> None:
         try:
@@ -116,8 +116,8 @@ def _finding(rules: list[str], error: Exception) -> Finding:
         severity="hint",
         happened=f"{what}{which} failed: {_said(error)}, at:",
         items=tuple(_places(error)),
-        expected="rules that look at every program that runs.",
-        fix="report this fault of Perigee's, with the places. Nothing need change in your program.",
+        expected="rules that handle every program that runs.",
+        fix="report this bug in Perigee, with the places. Your program need not change.",
     )
 
 
@@ -127,7 +127,7 @@ def _said(error: Exception) -> str:
 
 
 def _places(error: Exception) -> list[str]:
-    """Return where an error was raised, the innermost place first, from the rule on."""
+    """Return where an error was raised within the rule, the innermost place first."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is the fence itself
     return [
         f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}, in {frame.name}: {frame.line}"

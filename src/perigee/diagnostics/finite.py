@@ -1,6 +1,6 @@
 """PG320, NotFinite: a NaN or an infinity in the data.
 
-One such value makes the loss, the gradients and from then on all weights NaN.
+One such value makes the loss, the gradients and then all weights NaN.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find values that are not finite in all rows that are known."""
+    """Find values that are not finite in all known rows."""
     found: list[Finding] = []
     for index, column in enumerate(evidence.columns):
         if column.dtype.kind != "f" or np.isfinite(column).all():

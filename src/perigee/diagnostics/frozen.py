@@ -1,8 +1,8 @@
-"""PG126, FrozenChanged: a layer that is frozen and changes all the same.
+"""PG126, FrozenChanged: a frozen layer whose weights change nonetheless.
 
-`trainable = False` keeps a layer out of what optimizers update. What the step assigns by itself,
-or gives to an optimizer by hand, changes it none the less. A model that is frozen as a whole, as
-one that follows another by a moving average, is left alone.
+`trainable = False` excludes a layer from what optimizers update. It changes nonetheless if the step
+assigns its weights, or passes them to an optimizer explicitly. A model that is frozen as a whole,
+such as a moving average of another, is not reported.
 """
 
 from __future__ import annotations
@@ -36,6 +36,6 @@ def check(evidence: Evidence) -> list[Finding]:
             happened=f"`train_step` changes {len(changed)} weights of frozen layers:",
             items=tuple(changed.values()),
             expected="layers with `trainable = False` stay as they are.",
-            fix="do not assign to them, or leave `trainable = False` out.",
+            fix="do not assign to them, or remove `trainable = False`.",
         )
     ]

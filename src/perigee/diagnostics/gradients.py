@@ -1,7 +1,7 @@
-"""PG120, ZeroGradients: every gradient that an optimizer gets is exactly 0.
+"""PG120, ZeroGradients: all gradients given to an optimizer are exactly 0.
 
-Nothing will ever be learned. Under float16 gradients below 6e-8 become 0; elsewhere the loss does
-not depend on the weights, as after a rounding, or all units behind them are dead.
+Nothing will ever be learned. In float16, gradients below 6e-8 become 0; otherwise the loss does not
+depend on the weights, as after a rounding, or all units after them are dead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find updates of which no gradient has a value besides 0."""
+    """Find updates whose gradients are all 0."""
     found: list[Finding] = []
     for update in evidence.training.updates:
         if not update.gradients or any(value.any() for value in update.gradients):
@@ -29,10 +29,10 @@ def check(evidence: Evidence) -> list[Finding]:
                 happened=f"All gradients of {len(update.gradients)} variables are exactly 0"
                 + (" in float16:" if is_half else ":"),
                 items=tuple(evidence.tracked.names_of(update.variables)),
-                expected="gradients that tell how to make the loss smaller.",
-                fix="make the loss larger: in float16 nothing below 6e-8 is left of it."
+                expected="gradients that are not all 0.",
+                fix="scale the loss up: float16 rounds gradients below 6e-8 to 0."
                 if is_half
-                else "look for rounding, argmax or `stop_gradient` between weights and loss.",
+                else "check for rounding, argmax or `stop_gradient` between weights and loss.",
             )
         )
     return found

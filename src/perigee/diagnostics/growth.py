@@ -1,9 +1,9 @@
-"""PG220, LossGrows: a loss that depends on how many examples a batch has.
+"""PG220, LossGrows: a loss that depends on the batch size.
 
 A batch that holds each example twice has the same mean loss. A loss that doubles with it is a sum:
 its gradients grow with the batch, the learning rate fits one batch size only, and the last, smaller
-batch counts less. A loss that halves is divided by the batch size twice. Return one value an
-example, or their mean. A sum that is meant is silenced by `ignore=["PG220"]`.
+batch counts less. A loss that halves is divided by the batch size twice. Return one value per
+example, or their mean. If a sum is intended, pass `ignore=["PG220"]`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _TOLERANCE = 0.1
-"""Relative: what Dropout and BatchNorm change in a batch that holds each example twice."""
+"""Relative change due to Dropout and BatchNorm in a batch that holds each example twice."""
 
 _POWERS = {"grows with the batch": 1.0, "shrinks as the batch grows": -1.0}
-"""What may be said, by the power of the batch size that the loss goes with."""
+"""The wording, and the power of the batch size to which the loss is proportional."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the loss of a batch with that of the batch held twice and four times."""
+    """Compare the loss of a batch with that of the batch repeated twice and four times."""
     if not evidence.size or not evidence.is_repeatable:
         return []
-    logged = evidence.training.logs.get("loss")  # not known of a step that is compiled already
+    logged = evidence.training.logs.get("loss")  # not known for a step that is already compiled
     once = evidence.loss(evidence.batches[0], 1) if logged is None else float(np.mean(logged))
     if once is None or not np.isfinite(once) or abs(once) < 1e-12:
         return []
-    # Penalties do not depend on the batch, and may or may not be within what is logged.
+    # Penalties do not depend on the batch, and may or may not be part of what is logged.
     bases = {0.0, evidence.penalty if abs(once - evidence.penalty) > 1e-6 * abs(once) else 0.0}
     left = [(what, base) for what in _POWERS for base in bases]
     losses = {1: once}
-    for times in (2, 4):  # the second time only where the first one looks like it
+    for times in (2, 4):  # the second only if the first one shows it
         losses[times] = evidence.loss(evidence.batches[0], times) or 0.0
         left = [
             (what, base)
@@ -48,8 +48,8 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG220",
             name="LossGrows",
             severity="warning",
-            happened=f"The loss {left[0][0]}: {once:.4g} of {evidence.size} examples, "
-            f"{losses[2]:.4g} of the same examples twice.",
+            happened=f"The loss {left[0][0]}: {once:.4g} for {evidence.size} examples, "
+            f"{losses[2]:.4g} for the same examples twice.",
             expected="a mean over the examples, which is the same for both.",
             fix="return one value an example, their mean or `pg.mean(values, weights)`; of a "
             'Keras loss leave `reduction="sum"` out.',

@@ -1,8 +1,9 @@
-"""PG225, WrongHead: a last activation that does not fit a loss which expects logits.
+"""PG225, WrongHead: a last activation before a loss that expects logits.
 
-Logits take any value. After a ReLU no class can be ruled out: none has a score below 0. After a
-sigmoid the loss applies another one, and no prediction can be sure. On TensorFlow Keras looks for
-the scores behind a sigmoid or a softmax; where it finds them the loss is right, and this is a hint.
+Logits can take any value. After a ReLU no class can be ruled out, since no logit is below 0. After
+a sigmoid the loss applies another one, and no prediction can be confident. On TensorFlow, Keras
+looks for the logits before a sigmoid or a softmax; if it finds them the loss is right, and this is
+a hint.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _BOUND = {"relu": "below 0", "sigmoid": "outside 0..1", "softmax": "outside 0..1
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find activations behind the outputs that a loss takes for logits."""
+    """Find activations on outputs that a loss treats as logits."""
     logits = [seen for seen in evidence.training.losses if computation_of(seen.by).from_logits]
     for call in evidence.trained:
         for output in call.outputs:
@@ -38,7 +39,7 @@ def check(evidence: Evidence) -> list[Finding]:
                     f"{layer.name!r} returns after {activation}: {output.min():.3g}.."
                     f"{output.max():.3g}, never {_BOUND[activation]}.",
                     expected="a last layer without activation, for a loss with from_logits=True.",
-                    fix="leave the last activation out.",
+                    fix="remove the last activation.",
                 )
             ]
     return []

@@ -1,11 +1,10 @@
-"""PG112, NothingTrained: a `train_step` that changes nothing which is trained.
+"""PG112, NothingTrained: a `train_step` that trains nothing.
 
-The Step holds trainable variables and an optimizer, and on a first batch `train_step` neither
-applied the optimizer nor gave a weight another value: `minimize` was forgotten, as a rule. The loss
-is logged all the same, and stays where it is. Silent where a step counts or remembers something,
-in a variable or an attribute, since an update may follow later; and where all weights are frozen or
-there is no optimizer, since such a step may be there to measure. Where batches of several
-structures take turns, it looks at all of them.
+The Step holds trainable variables and an optimizer, but on the first batch `train_step` neither
+applied the optimizer nor changed a weight: usually `minimize` was forgotten. The loss is still
+logged, and does not fall. Not reported if a step counts or remembers something, in a variable or an
+attribute, since an update may follow later; nor if all weights are frozen or there is no optimizer,
+since such a step may only measure. With batches of several structures, all of them are checked.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _OF_MEASURING = ("metric", "seed", "non_trainable")
-"""What a step writes that looks at a batch, and learns nothing from it."""
+"""What a step may write that measures a batch without training on it."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -29,7 +28,7 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     """Look at what a step wrote.
 
     Args:
-        rehearsals: Of `train_step`, one for each structure of batches.
+        rehearsals: Rehearsals of `train_step`, one for each batch structure.
     """
     if not rehearsals or not all(map(_measures_only, rehearsals)):
         return []
@@ -53,7 +52,7 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
 
 
 def _measures_only(rehearsal: Rehearsal) -> bool:
-    """Tell whether a step wrote nothing that it could learn by, now or later."""
+    """Return whether a step wrote nothing that could lead to an update, now or later."""
     if rehearsal.updated or rehearsal.volatile:
         return False
     kinds = {id(entry.variable): entry.kind for entry in rehearsal.tracked.entries}

@@ -1,4 +1,4 @@
-"""PG203 to PG206: labels and predictions that do not fit each other or the loss."""
+"""PG203 to PG206: labels and predictions that do not match each other or the loss."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ from perigee.diagnostics._recording import look
 from perigee.diagnostics.fence import guarded
 
 _SUM_TOLERANCE = 2e-2  # a row of float16 probabilities sums to 1 within this
-_RANGE_TOLERANCE = 1e-3  # what resizing and float16 add to answers of 0 and 1
+_RANGE_TOLERANCE = 1e-3  # rounding of labels 0 and 1 by resizing and float16
 _SAME = 1e-4
 _KNOWN = 1e-5, 15.0
-"""Between these values Keras's crossentropies cut nothing off, so that they can be compared."""
+"""Between these values Keras's crossentropies clip nothing, so that they can be compared."""
 
 
 class LossChecks:
-    """Looks at each call of a loss in the first batch, before the loss runs.
+    """Examines each call of a loss in the first batch, before the loss runs.
 
     Attributes:
-        may_mix: Whether labels `(batch,)` met predictions `(batch, 1)`, or the reverse, in a loss
-            of the user's that Keras does not bring to one rank: a probe tells what it does.
-        right: Losses that expect scores, got probabilities, and have the right value all the same:
-            Keras found the scores behind them. By id.
+        may_mix: Whether labels `(batch,)` were compared with predictions `(batch, 1)`, or the
+            reverse, in a user's loss whose arguments Keras does not bring to one rank: a probe
+            decides then.
+        right: Losses that expect logits, got probabilities, and still have the right value, since
+            Keras recovered the logits. By id.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class LossChecks:
         self.right: dict[int, Any] = {}
 
     def __call__(self, call: LossCall) -> None:
-        """Look at one call."""
+        """Examine one call."""
         what = computation_of(call.loss)
         check(call, what, lambda: self.right.update({id(call.loss): call.loss}))
         if what.is_own and not what.is_aligned:
@@ -65,14 +66,14 @@ class LossChecks:
 
 
 def check(call: LossCall, what: Computation, is_right: Callable[[], None]) -> None:
-    """Refuse a call of a Keras loss whose labels or predictions cannot be meant.
+    """Refuse a call of a Keras loss whose labels or predictions cannot be right.
 
-    What a loss of the user's takes is known to its author alone.
+    Only its author knows what a user's own loss accepts.
 
     Args:
         call: The call.
         what: What its loss computes.
-        is_right: Called where probabilities are taken for scores and the value is right.
+        is_right: Called if probabilities are treated as logits and the value is still right.
     """
     y_true, y_pred = call.y_true, call.y_pred
     if what.is_own or not (hasattr(y_true, "shape") and hasattr(y_pred, "shape")):
@@ -108,14 +109,13 @@ def _of_shapes(
             return LabelEncodingError(what.name, true, pred, "BinaryCrossentropy")
     if what.kind not in ELEMENTWISE or not true or not pred:
         return None
-    # Keras brings (batch,) and (batch, 1) to one rank by itself; what differs after that
-    # broadcasts.
+    # Keras itself brings (batch,) and (batch, 1) to one rank; remaining differences broadcast.
     if len(true) == len(pred) + 1 and true[-1] == 1:
         true = true[:-1]
     if len(pred) == len(true) + 1 and pred[-1] == 1:
         pred = pred[:-1]
     if None not in (true[0], pred[0]) and true[0] != pred[0]:
-        return None  # no label for each example: one for all of them, or Keras refuses it
+        return None  # not one label per example: one for all of them, or Keras rejects it
     known = [(a, b) for a, b in zip(true, pred, strict=False) if None not in (a, b)]
     if len(true) != len(pred) or any(a != b and 1 in (a, b) for a, b in known):
         return BroadcastError(what.name, true, pred)
@@ -141,7 +141,7 @@ def _check_values(
 
 
 def check_range(what: Computation, true: np.ndarray, pred: tuple[int, ...]) -> None:
-    """Refuse labels that a loss has no value for.
+    """Refuse labels for which a loss is not defined.
 
     Args:
         what: What the loss computes.
@@ -149,7 +149,7 @@ def check_range(what: Computation, true: np.ndarray, pred: tuple[int, ...]) -> N
         pred: The shape of predictions.
 
     Raises:
-        LabelRangeError: If one lies outside.
+        LabelRangeError: If one is out of range.
     """
     wrong = _of_range(what, true, pred)
     if wrong is not None:
@@ -182,23 +182,23 @@ def _of_range(
 
 
 def _look_at_scale(what: Computation, y_true: Any, y_pred: Any, at: Callable[..., None]) -> None:
-    """Show predictions, the values of the loss, and its values if they are taken as weights.
+    """Show predictions, the values of the loss, and its values with the other `from_logits`.
 
-    Keras finds the scores behind a softmax again on some frameworks, and makes probabilities of
-    positive numbers that do not sum to 1: only the values tell.
+    On some frameworks Keras recovers the logits from a softmax, and it normalizes positive numbers
+    that do not sum to 1: only the values tell.
     """
     try:
         y_pred = ops.convert_to_tensor(y_pred, dtype=keras.backend.floatx())
-        # Another tensor in any case: what Keras keeps with the first one is not kept with it.
+        # Always a new tensor, so that it lacks what Keras attached to the first one.
         is_binary = what.kind in BINARY
         size = 1.0 if is_binary else ops.sum(y_pred, axis=what.axis, keepdims=True)
         weights = y_pred / size
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras warns of the same, in the call that is watched
+            warnings.simplefilter("ignore")  # Keras gives the same warning, in the observed call
             values = what.values(y_true, y_pred)
         meant = what.values(y_true, weights, from_logits=False)
     except Exception:
-        return  # the loss refuses it as well, in its own words
+        return  # the loss rejects it too, with its own message
     look((y_pred, values, meant), at)
 
 
@@ -217,8 +217,7 @@ def _check_scale(
     if what.from_logits and (not _in_unit(pred) or pred.size < 2):
         return
     if what.from_logits and what.kind not in BINARY:
-        # One row that sums to 1 is a chance; a batch of them, of several classes each, is a
-        # softmax.
+        # One row may sum to 1 by chance; a batch of rows, of several classes each, is a softmax.
         sums = pred.sum(axis=what.axis)
         if np.any(np.abs(sums - 1) > _SUM_TOLERANCE) or sums.size < 2 or pred.shape[what.axis] < 2:
             return
@@ -231,7 +230,7 @@ def _check_scale(
         if np.allclose(values[known], meant[known], _SAME, 0):
             is_right()
             return
-    if what.kind not in BINARY:  # scores between 0 and 1 are scores as well
+    if what.kind not in BINARY:  # logits between 0 and 1 are possible too
         refuse(LogitsError(what.name, bool(what.from_logits), low, high), ignored)
 
 

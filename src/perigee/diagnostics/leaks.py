@@ -14,7 +14,7 @@ _FEWEST = 48
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare each feature with labels of one value an example."""
+    """Compare each feature with labels of one value per example."""
     if evidence.answers is None:
         return []
     x, y = evidence.columns[0], evidence.answers
@@ -32,7 +32,7 @@ def check(evidence: Evidence) -> list[Finding]:
             name="TargetInInputs",
             severity="warning",
             happened=f"batch[0][:, {int(same[0])}] is equal to the labels in all {len(x)} rows.",
-            expected="inputs that are known before the label is.",
-            fix="leave the column out of the inputs.",
+            expected="inputs that are known before the label.",
+            fix="remove the column from the inputs.",
         )
     ]

@@ -1,7 +1,7 @@
 """PG123, LinearLayers: two dense layers in a row with nothing between them.
 
-Without an activation in between they are one linear map, however wide. A narrow layer between
-wider ones is a map of low rank, and is left alone.
+Without an activation in between they are one linear map, however wide. A narrow layer between wider
+ones is a low-rank map, and is not reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NOTHING = (kl.Dropout, kl.InputLayer, kl.Identity)
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at chains of layers that are trained."""
+    """Examine chains of trained layers."""
     found: dict[str, None] = {}
     for call in evidence.trained:
         for model in nested_layers(call.layer):
@@ -37,7 +37,7 @@ def check(evidence: Evidence) -> list[Finding]:
             happened="Dense layers follow each other without an activation:",
             items=tuple(found),
             expected="an activation between two dense layers.",
-            fix='give the first one an activation, such as "relu", or leave it out.',
+            fix='give the first one an activation, such as "relu", or remove it.',
         )
     ]
 

@@ -1,7 +1,7 @@
-"""PG326, UnknownIds: ids that an `Embedding` does not have.
+"""PG326, UnknownIds: ids outside the range of an `Embedding`.
 
-An embedding of `input_dim=1000` knows the ids 0 to 999. TensorFlow refuses others on a CPU, and
-under XLA and on a GPU takes another row, or zeros, without a word; so does JAX.
+An embedding with `input_dim=1000` has the ids 0 to 999. On a CPU, TensorFlow raises for others;
+under XLA and on a GPU it silently returns another row, or zeros, as JAX does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at what embeddings were asked for, and at all rows that are known of the same leaf."""
+    """Examine the ids given to embeddings, and all known rows of the same leaf."""
     found: dict[str, Finding] = {}
     for lookup in evidence.training.lookups:
         known, size = lookup.layer.input_dim, lookup.ids.size
@@ -28,17 +28,17 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG326",
             name="UnknownIds",
             severity="error",
-            happened=f"{len(bad)} ids of {where} lie outside 0..{known - 1}, the first one, "
+            happened=f"{len(bad)} ids of {where} are outside 0..{known - 1}, the first one, "
             f"{int(ids[tuple(bad[0])])}, at [{place}]; {lookup.layer.path!r} has {known}.",
             expected=f"ids from 0 to {known - 1}.",
-            fix="give the embedding an `input_dim` above the largest id, or map unknown ids to "
-            "one that it has.",
+            fix="give the embedding an `input_dim` above the largest id, or map unknown ids to a "
+            "known one.",
         )
     return list(found.values())
 
 
 def _column(evidence: Evidence, ids: np.ndarray) -> tuple[str, np.ndarray]:
-    """Return all rows of the leaf, or of the column of a leaf, that the ids are of."""
+    """Return all rows of the leaf, or of its column, that contains the ids."""
     for index, (leaf, column) in enumerate(zip(evidence.leaves, evidence.columns, strict=False)):
         if leaf.shape == ids.shape and np.array_equal(leaf, ids):
             return f"batch[{index}]", column

@@ -1,8 +1,8 @@
-"""PG216, MeanOfMeans: a loss that is divided by the words of its own batch.
+"""PG216, MeanOfMeans: a loss that is divided by the number of tokens in its batch.
 
-The mean over an epoch is then a mean of means, in which a word of a batch with few words counts
-more. With micro-batches and with several devices the gradients change as well. `pg.mean(values,
-mask)` keeps the sum and the count apart, so that every word counts the same.
+The mean over an epoch is then a mean of means, in which a token of a batch with few tokens counts
+more. With micro-batches and with several devices the gradients change too. `pg.mean(values, mask)`
+keeps the sum and the count separate, so that every token counts the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SAME, _APART = 1e-6, 1e-5
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the loss of a batch with those of its halves, weighed by their words."""
+    """Compare the loss of a batch with the losses of its halves, weighted by tokens."""
     bare = evidence.training.are_bare.get("loss", ())
     if evidence.is_of_keras or not all(bare) or evidence.size < 4 or evidence.size % 2:
         return []
@@ -50,9 +50,9 @@ def check(evidence: Evidence) -> list[Finding]:
             name="MeanOfMeans",
             severity="hint",
             happened=f"The loss of a batch is {whole:.6g}; the mean of its halves is {plain:.6g}, "
-            "as each is divided by its own words.",
-            expected="a loss in which each word counts the same, whatever its batch.",
-            fix="return `pg.mean(values, mask)`, which keeps sum and count apart.",
+            "as each is divided by its own number of tokens.",
+            expected="a loss in which each token counts the same, whatever its batch.",
+            fix="return `pg.mean(values, mask)`, which keeps sum and count separate.",
         )
     ]
 

@@ -1,8 +1,8 @@
 """PG233, ExamplesMixed: an output that depends on other examples of the batch.
 
-In inference mode the answer for one example must not depend on which others share its batch. It
-does after a softmax or a mean over axis 0, or a reshape that moves the batch axis. Models that
-compare the examples of a batch on purpose say so by `ignore=["PG233"]`.
+In inference mode the output for one example must not depend on the others in its batch. It does
+after a softmax or a mean over axis 0, or a reshape that moves the batch axis. For models that
+compare the examples of a batch on purpose, pass `ignore=["PG233"]`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from perigee.diagnostics._finding import Finding
 
 _FEWEST = 4
 _CHANGED = 1e-3
-"""Of the largest output: far above what another order of sums changes in float32."""
+"""Relative to the largest output: far above the effect of summation order in float32."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -63,6 +63,6 @@ def _finding(model: str, other: int, gap: float) -> Finding:
         severity="warning",
         happened=f"The output of {model!r} for example {other} changes by {gap:.3g} when example 0 "
         "changes, in inference mode.",
-        expected="the answer for an example depends on that example alone.",
+        expected="the output for an example depends on that example alone.",
         fix="keep the batch axis (axis 0) out of softmax, means and reshapes.",
     )

@@ -1,10 +1,9 @@
-"""PG440, InferenceMode: Dropout or BatchNorm that runs in inference mode while it is trained.
+"""PG440, InferenceMode: Dropout or BatchNorm that is trained in inference mode.
 
-`model(x)` without `training=True` leaves Dropout without effect, and the statistics of BatchNorm
-where they began, so that the model is trained without the one and evaluated with useless values
-of the other. Pass `training=True` in `train_step`. A part of a model that is called with
-`training=False` on purpose, as in fine-tuning, is left alone, and so are models that the step does
-not update.
+`model(x)` without `training=True` turns Dropout off and leaves the statistics of BatchNorm at their
+initial values, so the model is trained without Dropout and evaluated with useless statistics. Pass
+`training=True` in `train_step`. A part of a model that is called with `training=False` on purpose,
+as in fine-tuning, is not reported, nor are models that the step does not update.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from perigee.diagnostics._layers import of_two_modes
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find models called in inference mode, and BatchNorm whose statistics stay."""
+    """Find models called in inference mode, and BatchNorm whose statistics do not change."""
     by_model: dict[int, list[Any]] = {}
     for call in evidence.trained:
         by_model.setdefault(id(call.layer), []).append(call)
@@ -44,7 +43,7 @@ def check(evidence: Evidence) -> list[Finding]:
         )
         if unmoved and evidence.training.after:
             found.append(
-                _finding("BatchNorm is trained, and its statistics stay as they are:", unmoved)
+                _finding("BatchNorm is trained, but its statistics do not change:", unmoved)
             )
     return found
 
@@ -56,6 +55,6 @@ def _finding(happened: str, items: tuple[str, ...]) -> Finding:
         severity="warning",
         happened=happened,
         items=items,
-        expected="layers that do another thing in training are trained in training mode.",
+        expected="layers that act differently in training are called in training mode.",
         fix="call the model with `training=True` in `train_step`.",
     )

@@ -1,8 +1,8 @@
-"""PG327, LabelsSorted: examples in the order of their labels.
+"""PG327, LabelsSorted: examples sorted by their labels.
 
-Batches of one class each pull the weights to and fro. `fit` brings arrays into another order for
-each epoch unless it is called with `shuffle=False`, so this is a hint for them; other data is
-trained on in the order in which it comes.
+Batches that each hold a single class pull the weights back and forth. `fit` shuffles arrays for
+each epoch unless it is called with `shuffle=False`, so this is a hint for them; other data is used
+in its own order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FEWEST, _FEWEST_EACH, _MOST_CLASSES = 48, 8, 100
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at class ids in the order in which they come."""
+    """Examine class ids in the order of the data."""
     y = evidence.answers
     if y is None or y.size != len(y) or len(y) < _FEWEST or y.dtype.kind not in "fiub":
         return []
@@ -35,11 +35,11 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG327",
             name="LabelsSorted",
             severity="hint" if evidence.is_of_arrays else "warning",
-            happened=f"{len(y)} examples come sorted by their label: {runs} runs of equal labels "
+            happened=f"{len(y)} examples are sorted by their label: {runs} runs of equal labels "
             f"for {len(classes)} classes.",
             expected="batches in which the classes are mixed.",
-            fix="leave `shuffle` of `fit` on, as it is for arrays."
+            fix="keep `shuffle=True` in `fit`, the default for arrays."
             if evidence.is_of_arrays
-            else "shuffle the examples before they are put into batches.",
+            else "shuffle the examples before batching.",
         )
     ]

@@ -1,10 +1,10 @@
 """PG701, NonFiniteOrigin: where a value that is not finite began.
 
 When a logged value becomes NaN or infinite, the steps since the last good state are run again, and
-the step that came to it is looked at layer by layer: its data, the weights it began with, the
-output of each layer, the gradients, the loss. This needs data that can be drawn again from a
-position (arrays, a PyDataset; of a `tf.data.Dataset` only from its beginning) and no accumulation;
-elsewhere PG408 says the step alone. `skip` leaves such steps out, and looks for nothing.
+the step that produced it is examined layer by layer: its data, its initial weights, the output of
+each layer, the gradients, the loss. This needs data that can be replayed from a position (arrays, a
+PyDataset; a `tf.data.Dataset` only from its start) and no accumulation; otherwise PG408 names only
+the step. `nonfinite="skip"` skips such steps without searching for a cause.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MOST_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class _Good:
-    """A state from which all was finite; `position` is `None` at the beginning of the data."""
+    """A state in which everything was finite; `position` is `None` at the start of the data."""
 
     clock: Clock
     variables: Sequence[Any]
@@ -51,7 +51,7 @@ class _Good:
 
 @dataclass(slots=True)
 class _Output:
-    """What a layer made of its inputs."""
+    """Inputs and outputs of a layer."""
 
     layer: keras.Layer
     inputs: Sequence[np.ndarray] = ()
@@ -72,9 +72,9 @@ class Origins:
         self._due = 0.0
 
     def keep(self, feed: Feed, clock: Clock) -> None:
-        """Keep the state before the next step, where that costs next to nothing.
+        """Keep the state before the next step, if that is cheap.
 
-        It waits for the device, once in so long a time that it costs half a percent of it.
+        It waits for the device, but so rarely that this takes half a percent of the time.
         """
         began = now()
         if began < self._due:
@@ -91,16 +91,16 @@ class Origins:
         self._due = done + (done - began) / _COST_SHARE
 
     def find(self, program: Program, name: str, value: float, number: int) -> Finding | None:
-        """Run again what led to a value that is not finite, and put everything back.
+        """Replay the steps that led to a value that is not finite, and restore everything.
 
         Args:
             program: Runs the step.
-            name: What was logged.
+            name: The name of the logged value.
             value: NaN or an infinity.
-            number: Of the step that logged it.
+            number: The step that logged it.
 
         Returns:
-            Where it began, or `None` where that cannot be found.
+            Where it began, or `None` if that cannot be found.
         """
         good = self._good
         if good is None or program.accumulates or number - good.clock.step > _MOST_STEPS:
@@ -148,7 +148,7 @@ class Origins:
         return True
 
     def _of_a_step(self, batch: Batch, tracked: Tracked, name: str) -> tuple[str, str]:
-        """Look at a step that came to a NaN from weights without one."""
+        """Examine a step that produced a NaN from finite weights."""
         found = _of_data(batch)
         if found is not None:
             return found
@@ -159,21 +159,21 @@ class Origins:
                 return (
                     f"in the output of layer {output.layer.path!r} ({kind}), whose inputs were "
                     f"{_range(output.inputs)}",
-                    "look at what the layer computes: an exponential, a logarithm of 0 or a "
-                    "division by 0; lower the learning rate, or clip the gradients.",
+                    "check the layer for an exponential, a logarithm of 0 or a division by 0; "
+                    "lower the learning rate, or clip the gradients.",
                 )
         last = outputs[-1:]
         behind = [f": {o.layer.path!r} returned {_range(o.outputs)}" for o in last]
         return (
-            f"behind the last layer, in what {name!r} is computed from{''.join(behind)}",
-            "look for a logarithm of 0, a division by 0 or a root of 0 there; a loss with "
-            "`from_logits=True` takes scores and needs no logarithm of a probability.",
+            f"after the last layer, in the computation of {name!r}{''.join(behind)}",
+            "check for a logarithm of 0, a division by 0 or a root of 0 there; a loss with "
+            "`from_logits=True` takes logits and needs no logarithm of a probability.",
         )
 
     def _of_an_update(
         self, batch: Batch, tracked: Tracked, bad: Sequence[str], number: int
     ) -> tuple[str, str]:
-        """Look at a step whose loss was finite and whose update was not."""
+        """Examine a step whose loss was finite but whose update was not."""
         _, gradients = self._looked_at(batch, tracked)
         names = [n for n, g in gradients if not _is_finite(g)]
         if not names:
@@ -184,8 +184,8 @@ class Origins:
             )
         return (
             f"in the gradients of step {number}, whose loss was finite: those of {_listed(names)}",
-            "look for what has no derivative at its value: a root or a norm of 0, `where` around "
-            "a division by 0; add a small number under the root.",
+            "check for operations without a derivative at their value: a root or a norm of 0, "
+            "`where` around a division by 0; add a small number under the root.",
         )
 
     def _looked_at(
@@ -218,7 +218,7 @@ def _is_of_perigee(layer: keras.Layer) -> bool:
 
 
 def _drawn(feed: Feed) -> Batch | None:
-    """Return the next batch, of the next pass where one is over."""
+    """Return the next batch, from the next pass if one has ended."""
     batch = feed.draw()
     return feed.draw() if batch is None else batch
 
@@ -279,8 +279,8 @@ def _finding(name: str, value: float, number: int, origin: tuple[str, str]) -> F
         code="PG701",
         name="NonFiniteOrigin",
         severity="error",
-        happened=f"{name!r} was {value} at step {number}. Run again from the last good state, it "
-        f"began {where}.",
+        happened=f"{name!r} was {value} at step {number}. Replaying from the last good state "
+        f"shows that it began {where}.",
         expected="finite values.",
         fix=fix,
     )

@@ -1,8 +1,8 @@
-"""PG446, FrozenNumber: a number outside the Step that changes after the step was compiled.
+"""PG446, FrozenNumber: a number outside the Step that changed after the step was compiled.
 
-What a compiled step reads from a global variable or a closure is built into it as it was then. A
-callback that changes the number changes nothing in the step. Hold it as an attribute of the Step:
-where that changes, the step is compiled anew. What changes often belongs into a `keras.Variable`.
+A compiled step keeps the value of a global variable or a closure from when it was compiled. A
+callback that changes the number later has no effect on the step. Keep it as an attribute of the
+Step: if that changes, the step is recompiled. Keep what changes often in a `keras.Variable`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(program: Program) -> list[Finding]:
-    """Compare the numbers that a compiled method reads with what they were."""
+    """Compare the numbers that a compiled method reads with their values when it was compiled."""
     changed = program.changed_outside
     if not changed:
         return []
@@ -23,7 +23,7 @@ def check(program: Program) -> list[Finding]:
             severity="warning",
             happened="The step was compiled with numbers that have changed since:",
             items=tuple(f"{name}, which was {value}" for name, value in sorted(changed.items())),
-            expected="numbers that stay as they are, or that a compiled step sees change.",
-            fix="hold the number as an attribute of the Step, or in a `keras.Variable`.",
+            expected="numbers that do not change, or whose changes a compiled step sees.",
+            fix="keep the number as an attribute of the Step, or in a `keras.Variable`.",
         )
     ]

@@ -1,7 +1,7 @@
-"""PG323, SharedRows: examples to validate on that are also trained on.
+"""PG323, SharedRows: validation examples that are also in the training data.
 
-What is measured on them is how well the model remembers. Split first, and augment or copy
-afterwards. Rows of integers alone (words, categories) may be alike by chance and are not compared.
+They measure how well the model memorizes. Split first, and augment or copy afterwards. Rows of
+integers alone (tokens, categories) may be equal by chance and are not compared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG323",
             name="SharedRows",
             severity="warning",
-            happened=f"{shared} of {len(other)} examples to validate on are also trained on.",
+            happened=f"{shared} of {len(other)} validation examples are also in the training data.",
             expected="examples that the model has not seen.",
             fix="split the data before anything is copied, augmented or shuffled.",
         )

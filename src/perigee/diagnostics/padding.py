@@ -1,8 +1,8 @@
-"""PG214, PaddingCounts: a loss that changes with labels of padding.
+"""PG214, PaddingCounts: a loss that depends on the labels of padding.
 
-Sequences that are filled up with zeros have labels there that mean nothing. Weigh the values by a
-mask, as in `pg.mean(values, words != 0)`; Keras's losses take the mask of an `Embedding` with
-`mask_zero=True` by themselves.
+Labels at padded positions of a sequence mean nothing. Weight the values by a mask, as in
+`pg.mean(values, words != 0)`; Keras's losses use the mask of an `Embedding` with `mask_zero=True`
+automatically.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG214",
             name="PaddingCounts",
             severity="warning" if is_declared else "hint",
-            happened=f"The loss changes from {base:.6g} to {other:.6g} with the labels of padding, "
-            f"{is_padding.mean():.0%} of the words.",
-            expected="a loss of the words alone.",
-            fix="weigh the values: `pg.mean(values, words != 0)`, or `mask_zero=True` and a loss "
-            "of Keras.",
+            happened=f"The loss changes from {base:.6g} to {other:.6g} with the labels of "
+            f"padding, {is_padding.mean():.0%} of the tokens.",
+            expected="a loss that ignores padding.",
+            fix="weight the values: `pg.mean(values, words != 0)`, or use `mask_zero=True` and a "
+            "Keras loss.",
         )
     ]
 
 
 def _is_at_an_end(is_padding: np.ndarray) -> bool:
-    """Tell whether zeros follow words, and no word follows a zero, in some rows but not in all."""
+    """Return whether some rows, but not all, end with zeros and have no zeros before that."""
     follows = np.diff(is_padding.astype(int), axis=1)
     rows = is_padding.any(axis=1)
     return bool(rows.any() and not (follows < 0).any() and not is_padding[:, 0].any())

@@ -1,4 +1,4 @@
-"""PG211: a hand-written loss in which every label meets every prediction."""
+"""PG211: a hand-written loss that compares every label with every prediction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _UNCHANGED = 1e-5
-"""Relative change below which a float32 loss counts as the same: sums in another order."""
+"""Relative change below which float32 losses count as equal, for another summation order."""
 
 _CHANGED = 1e-3
 
@@ -44,15 +44,15 @@ def check_rehearsal(
 ) -> None:
     """Refuse a step whose loss stays the same when labels are rolled by one row.
 
-    Only leaves that look like labels of one value an example are tried. Their values must matter:
-    the loss must change when one label does.
+    Only leaves that look like labels with one value per example are tried. The loss must depend on
+    their values: it must change when one label does.
 
     Args:
         step: The Step.
         rehearsal: Of its `train_step`.
         batch: Tensors.
-        trusts_losses: Whether a step that calls loss objects is left alone.
-        probe: Returns what runs the step, where something has it already.
+        trusts_losses: Whether a step that calls loss objects is skipped.
+        probe: Returns a function that runs the step, if there is one already.
     """
     is_meant = PairingError.code in step.ignore_findings
     if is_meant or (trusts_losses and rehearsal.called_losses) or "loss" not in rehearsal.kinds:
@@ -63,11 +63,11 @@ def check_rehearsal(
     run = Probe(step, "train_step", rehearsal.tracked) if probe is None else probe()
     base = run(batch)["loss"]
     if _differs(base, run(batch)["loss"], _UNCHANGED):
-        return  # a loss that differs between equal runs tells nothing
+        return  # a loss that differs between equal runs shows nothing
     for path, index, leaf in candidates:
-        # A model that begins with zeros predicts the same for every example, and an absolute
-        # error is a straight line where all labels lie on one side of the predictions: then no
-        # loss depends on the pairs. Other weights and other labels must tell the same.
+        # A model initialized with zeros predicts the same for every example, and an absolute error
+        # is linear where all labels lie on one side of the predictions: then no loss depends on the
+        # pairs. Other weights and other labels must show the same.
         moved = partial(run, change_weights=True)
         if all(
             _ignores_pairs(one, batch, index, labels)
@@ -81,9 +81,9 @@ def check_rehearsal(
 def _meets_the_input(
     probe: Callable[[Batch], Mapping[str, Any]], batch: Batch, index: int, labels: np.ndarray
 ) -> bool:
-    """Tell whether the loss puts labels and the input together at all.
+    """Return whether the loss combines labels and inputs.
 
-    A critic's loss adds up what it makes of one and of the other: no pairs are meant there.
+    A critic's loss is a sum of one term for each of them: it has no pairs.
     """
     first = keras.tree.flatten(batch)[0]
     if not _backends.current().is_tensor(first):
@@ -117,7 +117,7 @@ def _ignores_pairs(
 def _label_leaves(batch: Batch) -> list[tuple[str, int, np.ndarray]]:
     """Return leaves of shape (batch,) or (batch, 1) with differing float or binary values.
 
-    The first leaf of a batch is its input, unless the batch is nothing else.
+    The first leaf of a batch is its input, unless it is the only one.
     """
     flat = keras.tree.flatten(batch)
     found = []
@@ -137,7 +137,7 @@ def _label_leaves(batch: Batch) -> list[tuple[str, int, np.ndarray]]:
 
 
 def _centered(leaf: np.ndarray) -> np.ndarray:
-    """Bring floating labels to both sides of 0, with a standard deviation of 1."""
+    """Shift and scale floating labels to mean 0 and standard deviation 1."""
     if leaf.dtype.kind != "f":
         return leaf
     return ((leaf - leaf.mean()) / leaf.std()).astype(leaf.dtype)
@@ -146,7 +146,7 @@ def _centered(leaf: np.ndarray) -> np.ndarray:
 def _bumped(leaf: np.ndarray) -> np.ndarray:
     changed = leaf.copy()
     if leaf.dtype.kind == "f":
-        # Far out: a move from one side of the prediction to the other may leave its error as it is.
+        # Far out: moving to the other side of the prediction may leave the error unchanged.
         changed[0] += 3.0 * (1.0 + np.abs(leaf).max())
     else:
         changed[0] = leaf.max() if leaf[0] == leaf.min() else leaf.min()

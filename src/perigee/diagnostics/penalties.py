@@ -1,8 +1,8 @@
-"""PG229, PenaltyDropped: weight penalties that do not come into the loss.
+"""PG229, PenaltyDropped: weight penalties that are not part of the loss.
 
-Layers have a `kernel_regularizer`, and the step does not add what it says to the loss that it
-minimizes. `minimize` adds it by itself; with `add_losses=False`, and with a gradient tape of your
-own, add `sum(model.losses)` within the objective.
+Layers have a `kernel_regularizer`, but the step does not add its penalty to the loss that it
+minimizes. `minimize` adds it automatically; with `add_losses=False`, or with a gradient tape of
+your own, add `sum(model.losses)` within the objective.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find regularizers of updated variables where nothing has read the penalties."""
+    """Find regularizers of updated variables whose penalties nothing has read."""
     if evidence.training.adds_losses:
         return []
     regularized = {
@@ -33,7 +33,7 @@ def check(evidence: Evidence) -> list[Finding]:
             happened="The penalties of these layers are not in the loss:",
             items=tuple(regularized),
             expected="a regularizer adds its penalty to the loss.",
-            fix="leave `add_losses=False` out, or add `sum(model.losses)` to the loss; or leave "
-            "the regularizers out.",
+            fix="remove `add_losses=False`, or add `sum(model.losses)` to the loss; or remove "
+            "the regularizers.",
         )
     ]

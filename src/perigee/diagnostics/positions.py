@@ -1,9 +1,9 @@
-"""PG431, LargePosition: a position in the data that takes many megabytes in each checkpoint.
+"""PG431, LargePosition: a data position that takes many megabytes in each checkpoint.
 
 The position of a `tf.data` pipeline holds what the pipeline has buffered: all elements that a
 `.shuffle(...)` keeps, and those that were prefetched. It is written with each checkpoint. The
-position of arrays, of a PyDataset and of a pipeline over indices takes a few kilobytes, whatever
-the size of the data.
+position of arrays, of a PyDataset and of a pipeline over indices takes a few kilobytes, however
+large the data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(kind: str, size_bytes: int, most_bytes: int, fix: str) -> list[Finding]:
-    """Tell of a position in data of this kind that takes more bytes than it should."""
+    """Report a position, in data of this kind, that takes more than `most_bytes`."""
     if size_bytes <= most_bytes:
         return []
     return [

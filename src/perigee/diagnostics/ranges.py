@@ -1,4 +1,4 @@
-"""PG205 over all rows that are known: class ids and answers that the loss has no value for."""
+"""PG205 over all known rows: labels for which the loss is not defined."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find the leaf that a loss was given, and look at all its rows.
+    """Find the leaf that a loss was given, and check all its rows.
 
     Raises:
-        LabelRangeError: If one has no meaning.
+        LabelRangeError: If one is out of range.
     """
     leaves = evidence.leaves
     for seen in evidence.training.losses:

@@ -1,7 +1,7 @@
-"""PG713, OtherLearningRate: in a trial, a learning rate ten times higher or lower does far better.
+"""PG713, OtherLearningRate: in a trial, a rate ten times higher or lower trains far better.
 
-Seen at `level="full"`, as a hint: 100 steps from the same state on the same batches. What does
-better over the first hundred steps need not do so in the end.
+Checked at `level="full"`, as a hint: 100 steps from the same state on the same batches. A rate that
+is better over the first hundred steps need not be better in the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FACTOR = 3.0
 
 
 def check(trials: Trials) -> list[Finding]:
-    """Compare how far the loss falls with each rate; only where it has hardly fallen by itself."""
+    """Compare how far the loss falls with each rate, if it hardly falls with its own."""
     own = trials.own
     if trials.optimizer is None or len(own.losses) < STEPS_OF_A_RATE:
         return []
@@ -39,7 +39,7 @@ def check(trials: Trials) -> list[Finding]:
                 f"{first - fallen:.4g} with the learning rate {rate:.3g}, and to "
                 f"{first - other:.4g} with {rate * factor:.3g}.",
                 expected="a rate at which the loss falls.",
-                fix=f"try one that is ten times {word}.",
+                fix=f"try a learning rate that is ten times {word}.",
             )
         ]
     return []

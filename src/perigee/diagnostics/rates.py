@@ -1,7 +1,7 @@
 """PG124, LearningRate: a learning rate at which nothing can be learned.
 
-At rates of 1 and more the steps of Adam and its like are larger than any usual weight; at rates
-below 1e-6 nothing moves. Schedules are not looked at: they may begin at 0.
+At rates of 1 and more, the steps of Adam and similar optimizers are larger than usual weights; at
+rates below 1e-6 nothing moves. Schedules are not checked: they may begin at 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ADAPTIVE = (
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at the constant rates of optimizers that were applied."""
+    """Examine the constant rates of optimizers that were applied."""
     found: dict[str, Finding] = {}
     for update in evidence.training.updates:
         optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
@@ -41,6 +41,6 @@ def check(evidence: Evidence) -> list[Finding]:
             severity="warning",
             happened=f"{path!r} ({type(optimizer).__name__}) has a learning rate of {rate:g}.",
             expected=f"a rate from {_LOWEST:g} to below {highest:g}.",
-            fix="begin with 1e-3 for Adam and 1e-2 for SGD.",
+            fix="start with 1e-3 for Adam and 1e-2 for SGD.",
         )
     return list(found.values())

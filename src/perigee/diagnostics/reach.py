@@ -1,7 +1,7 @@
-"""PG226, UnreachableTargets: numbers to be predicted that the last activation cannot give.
+"""PG226, UnreachableTargets: targets outside the range of the last activation.
 
-A sigmoid gives 0..1, tanh -1..1, a ReLU nothing below 0, and the values of a softmax sum to 1.
-Predict numbers by a last layer without activation, or scale the targets.
+A sigmoid returns 0..1, tanh -1..1, a ReLU nothing below 0, and the values of a softmax sum to 1.
+For regression use a last layer without activation, or scale the targets.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def check(evidence: Evidence) -> list[Finding]:
                 name="UnreachableTargets",
                 severity="warning",
                 happened=f"{outside.mean():.0%} of the targets ({targets[0].min():.3g}.."
-                f"{targets[0].max():.3g}) lie outside what {layer.name!r} can return after "
+                f"{targets[0].max():.3g}) are outside what {layer.name!r} can return after "
                 f"{activation} ({low:g}..{high:g}).",
                 expected="targets within the range of the last activation.",
-                fix="leave the last activation out, or scale the targets into its range.",
+                fix="remove the last activation, or scale the targets into its range.",
             )
         ]
     return []

@@ -1,7 +1,7 @@
-"""PG234, MetricNotReset: a metric that goes on after `reset_state`.
+"""PG234, MetricNotReset: a metric that keeps values over `reset_state`.
 
 Each epoch and each evaluation begins with `reset_state`. A metric that overrides it without
-setting all its variables back counts earlier epochs in, and says less and less of the last one.
+resetting all its variables includes earlier epochs, and reflects the last one less and less.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Let each metric go on from two states, reset it, and compare."""
+    """Reset each metric from two different states, and compare."""
     kept: list[str] = []
     with put_back(evidence.tracked.variables):
         for path, metric in evidence.tracked.metrics.items():
@@ -38,9 +38,9 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG234",
             name="MetricNotReset",
             severity="warning",
-            happened="`reset_state` leaves values of these metrics as they are:",
+            happened="`reset_state` does not reset all values of these metrics:",
             items=tuple(kept),
-            expected="a metric that begins anew with each epoch and each evaluation.",
-            fix="set all variables back in `reset_state`, or do not override it.",
+            expected="a metric that is reset for each epoch and each evaluation.",
+            fix="reset all variables in `reset_state`, or do not override it.",
         )
     ]

@@ -1,11 +1,11 @@
-"""PG430, InexactResume: what of a run cannot be taken up again exactly, or only at a cost.
+"""PG430, InexactResume: a run that cannot be resumed exactly, or only at a cost.
 
-A run goes on bit for bit where it stopped if all that it depends on can be saved. Arrays, a
-PyDataset and most `tf.data` pipelines tell their position. Generators and other iterables tell
-none: their batches are drawn again and dropped, which is exact if they depend on seeds alone, and
-takes as long as drawing them. A shuffle without a seed, and TensorFlow's own random operations
-(`tf.random.normal`), keep a state that nothing can read: seed the shuffle, and draw with
-`keras.random` and a `keras.random.SeedGenerator` that the Step holds.
+A run resumes bit for bit if everything that it depends on can be saved. Arrays, a PyDataset and
+most `tf.data` pipelines have a position. Generators and other iterables have none: their batches
+are drawn again and dropped, which is exact if they depend on seeds alone, and takes as long as
+drawing them. A shuffle without a seed, and TensorFlow's own random operations (`tf.random.normal`),
+keep a state that cannot be read: seed the shuffle, and draw with `keras.random` and a
+`keras.random.SeedGenerator` that the Step holds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from perigee.diagnostics._finding import Finding
 
 
 def check_validation_feed(feed: Feed) -> list[Finding]:
-    """Tell of validation data that has another order each time, which cannot be saved."""
+    """Report validation data whose order differs each time, which cannot be saved."""
     return check_feed(feed, "validation data") if feed.resumes == "not exactly" else []
 
 
 def check_feed(feed: Feed, what: str = "data") -> list[Finding]:
-    """Tell how data that is not resumed at once and exactly will be resumed."""
+    """Report how data is resumed, unless at once and exactly."""
     if feed.resumes == "exactly":
         return []
     is_replayed = feed.resumes == "by replay"
@@ -31,7 +31,7 @@ def check_feed(feed: Feed, what: str = "data") -> list[Finding]:
             name="InexactResume",
             severity="hint" if is_replayed else "warning",
             happened=f"The {what} ({feed.kind}) resumes {feed.resumes}, as {feed.resumes_because}",
-            expected="data that goes on, when the run is taken up again, where it stood.",
+            expected="data that continues at its position when the run is resumed.",
             fix="nothing, if its batches depend on seeds alone; arrays and a PyDataset resume at "
             "once."
             if is_replayed
@@ -41,7 +41,7 @@ def check_feed(feed: Feed, what: str = "data") -> list[Finding]:
 
 
 def check_program(program: Program) -> list[Finding]:
-    """Tell of operations that keep a random state which no checkpoint can hold."""
+    """Report operations whose random state no checkpoint can hold."""
     kinds = tuple(program.hidden_state())
     if not kinds:
         return []
@@ -52,7 +52,7 @@ def check_program(program: Program) -> list[Finding]:
             severity="warning",
             happened="The step draws random numbers by operations whose state cannot be saved:",
             items=kinds,
-            expected="random numbers that go on, when the run is taken up again, where they were.",
+            expected="random numbers that continue where they were when the run is resumed.",
             fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
         )
     ]

@@ -1,4 +1,4 @@
-"""PG321, UnscaledInputs: what a model gets is far from unit scale.
+"""PG321, UnscaledInputs: inputs of a model that are far from unit scale.
 
 Weights are initialized for inputs with a mean near 0 and a standard deviation near 1. Scale the
 data, or begin the model with `Rescaling`, `Normalization` or `BatchNormalization`.
@@ -27,11 +27,11 @@ _SCALING = (
     kl.IntegerLookup,
     kl.Discretization,
 )
-"""Layers after which the scale of the inputs does not matter; anywhere, as a rule at the front."""
+"""Layers after which the scale of the inputs does not matter, usually at the front."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at floating inputs of models that are trained and scale nothing themselves."""
+    """Examine floating inputs of trained models that do not scale them."""
     found: dict[str, Finding] = {}
     for call in evidence.trained:
         if call.inputs is None:
@@ -47,7 +47,7 @@ def check(evidence: Evidence) -> list[Finding]:
                     code="PG321",
                     name="UnscaledInputs",
                     severity="warning",
-                    happened=f"The inputs of {call.layer.name!r} lie in {leaf.min():.4g}.."
+                    happened=f"The inputs of {call.layer.name!r} range over {leaf.min():.4g}.."
                     f"{leaf.max():.4g}, with a standard deviation of {spread:.3g}.",
                     expected="values near unit scale.",
                     fix="scale them, or begin the model with `keras.layers.Normalization` or "

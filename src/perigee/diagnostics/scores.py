@@ -1,8 +1,8 @@
-"""PG230, MetricMisfit: a metric that does not fit the predictions that it is given.
+"""PG230, MetricMisfit: a metric that does not fit its predictions.
 
-`Accuracy` compares predictions with labels exactly, so that scores never match. `BinaryAccuracy`
-of one class of several counts each right "no" as well. Both, and `AUC`, compare with thresholds
-between 0 and 1, which say nothing about logits: give `threshold=0`, or `from_logits=True`.
+`Accuracy` compares predictions with labels exactly, so probabilities never match. `BinaryAccuracy`
+on several exclusive classes also counts each correct 0. Both, and `AUC`, compare with thresholds
+between 0 and 1, which are wrong for logits: pass `threshold=0`, or `from_logits=True`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from perigee.diagnostics.encodings import is_one_hot
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at what the metrics of both steps compare."""
+    """Examine what the metrics of both steps compare."""
     testing = evidence.testing
     seen = [*evidence.training.compared, *(testing.compared if testing else ())]
     found: dict[int, Finding] = {}
@@ -30,7 +30,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 name="MetricMisfit",
                 severity="warning",
                 happened=f"The metric {one.by.name!r} ({computation_of(one.by).name}) {happened}",
-                expected="a metric that says most for the best predictions, and only for them.",
+                expected="a metric that is best for the best predictions, and only for them.",
                 fix=fix,
             )
     return list(found.values())
@@ -43,13 +43,13 @@ def _misfit(seen: Compared) -> tuple[str, str] | None:
     scope = f"{pred.min():.3g}..{pred.max():.3g}"
     if what.kind == "accuracy" and bool((pred != np.round(pred)).any()):
         return (
-            f"looks for scores ({scope}) that are equal to labels.",
+            f"compares predictions ({scope}) with labels for equality.",
             "use SparseCategoricalAccuracy, CategoricalAccuracy or BinaryAccuracy.",
         )
     is_binary = what.kind == "binary_accuracy"
     if is_binary and is_one_hot(seen.y_true.astype("float64")):
         return (
-            f"counts {pred.shape[-1]} answers an example, where one class is right.",
+            f"counts {pred.shape[-1]} predictions per example, where one class is right.",
             "use CategoricalAccuracy.",
         )
     is_outside = pred.min() < -1e-3 or pred.max() > 1 + 1e-3
@@ -57,8 +57,8 @@ def _misfit(seen: Compared) -> tuple[str, str] | None:
     if is_binary and threshold is not None and 0 < threshold < 1 and is_outside:
         return (
             f"compares logits ({scope}) with a threshold of {threshold:g}.",
-            "give `threshold=0`, or measure probabilities.",
+            "pass `threshold=0`, or measure probabilities.",
         )
     if what.kind == "auc" and is_outside and not what.from_logits:
-        return f"takes logits ({scope}) for probabilities.", "give `from_logits=True`."
+        return f"treats logits ({scope}) as probabilities.", "pass `from_logits=True`."
     return None

@@ -1,7 +1,7 @@
-"""PG128, LayerTwice: a layer that stands more than once in a chain of layers.
+"""PG128, LayerTwice: a layer that occurs more than once in a chain of layers.
 
 Its weights are shared between the places. `[kl.Dense(8)] * 3` is one layer three times, not three
-layers: write `[kl.Dense(8) for _ in range(3)]`. Sharing may be meant, so this is a hint.
+layers: write `[kl.Dense(8) for _ in range(3)]`. Sharing may be intended, so this is a hint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Count calls of layers with weights in chains, where each of them is called once."""
+    """Count calls of layers with weights in chains, where each should be called once."""
     chains = [layer for layer in evidence.trained_layers if isinstance(layer, keras.Sequential)]
     in_chains = {id(layer): layer for chain in chains for layer in chain.layers}
     firsts = {id(call.layer) for call in evidence.trained}
@@ -35,9 +35,9 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG128",
             name="LayerTwice",
             severity="hint",
-            happened="Layers stand in a chain more than once, with the same weights:",
+            happened="Layers occur more than once in a chain, with the same weights:",
             items=twice,
-            expected="each layer has weights of its own, unless sharing is meant.",
-            fix="make a new layer for each place.",
+            expected="each layer has its own weights, unless sharing is intended.",
+            fix="create a new layer for each place.",
         )
     ]

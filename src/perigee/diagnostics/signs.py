@@ -1,8 +1,8 @@
-"""PG222, WrongSign: a loss whose sign is turned, so that training makes predictions worse.
+"""PG222, WrongSign: a loss with the wrong sign, so training makes predictions worse.
 
-The loss that is minimized is the negative of a distance between labels and predictions, or it is
-smaller the farther labels lie from what the model says. A measure that is to grow (a likelihood, an
-accuracy) is minimized with a minus before it; a distance without.
+The minimized loss is the negative of a distance between labels and predictions, or it decreases as
+labels move away from the outputs. To maximize a measure (a likelihood, an accuracy), minimize its
+negative; minimize a distance without a minus.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _SAME = 1e-3
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the loss with the negative of each distance that the step may have meant.
+    """Compare the loss with the negative of each distance that the step may use.
 
-    Where it is none of them, give the model labels near to what it says and far from it.
+    If it is none of them, use labels near to the model's outputs and far from them.
     """
     logged = evidence.training.logs.get("loss")
     if logged is None or not logged.size or not np.isfinite(logged).all():
@@ -44,12 +44,12 @@ def check(evidence: Evidence) -> list[Finding]:
     if not is_turned or not all(some[0] > some[-1] for some in losses):
         return []
     told = " and ".join(f"{value:.4g}" for value in losses[0])
-    happened = f"The loss is {told} for labels that lie ever farther from the predictions."
+    happened = f"The loss is {told} for labels that are farther and farther from the predictions."
     return [_finding("warning", happened)]
 
 
 def _is_as_keras_computes_it(evidence: Evidence, loss: float) -> bool:
-    """Tell whether the loss is what a loss of Keras's returned: its sign is as Keras has it."""
+    """Return whether the loss is what a Keras loss returned, so its sign is Keras's."""
     for seen in evidence.training.losses:
         what = computation_of(seen.by)
         if not what.is_own:
@@ -66,18 +66,18 @@ def _finding(severity: Literal["error", "warning"], happened: str) -> Finding:
         severity=severity,
         happened=happened,
         expected="a loss that is smaller for better predictions.",
-        fix="leave the minus out.",
+        fix="remove the minus.",
     )
 
 
 def _of_labels_ever_farther(evidence: Evidence) -> list[list[float]]:
-    """Return losses of labels that are what the model says, and of others, from near to far."""
+    """Return losses of labels equal to the model's outputs, and of others, from near to far."""
     batch = evidence.batches[0]
     outputs = [output for call in evidence.trained for output in call.outputs]
     if not isinstance(batch, tuple) or len(batch) != 2 or keras.tree.is_nested(batch[1]):
         return []
     y = np.asarray(batch[1])
-    if y.dtype.kind in "iu" and y.size:  # of hidden values more than there are classes
+    if y.dtype.kind in "iu" and y.size:  # hidden values are more than there are classes
         classes = int(evidence.columns[1].max(initial=0)) + 1
         outputs = [output for output in outputs if output.shape[-1:] == (classes,)]
     rows = [_farther(y, output) for output in outputs if output.dtype.kind == "f"]
@@ -92,7 +92,7 @@ def _of_labels_ever_farther(evidence: Evidence) -> list[list[float]]:
 
 
 def _farther(y: np.ndarray, output: np.ndarray) -> list[list[np.ndarray]]:
-    """Return rows of labels, each from near to far; none where labels mean something else."""
+    """Return rows of labels, each from near to far; none if labels mean something else."""
     if not y.size or not np.isfinite(output).all():
         return []
     if y.dtype.kind in "iu" and y.size == len(y) and output.ndim == 2 and output.shape[1] > 1:
@@ -118,7 +118,7 @@ def _distances(evidence: Evidence) -> dict[str, float]:
     for call in evidence.trained:
         for y_pred in call.outputs:
             flat = evidence.leaves
-            for y_true in flat[1:] or flat:  # what is drawn again is its own label
+            for y_true in flat[1:] or flat:  # a reconstruction is its own label
                 if y_true.shape == y_pred.shape and y_true.dtype.kind == y_pred.dtype.kind == "f":
                     gap = (y_true - y_pred).astype("float64")
                     found["mean squared error"] = float(np.mean(gap**2))

@@ -1,7 +1,7 @@
 """PG443, NormOfOne: BatchNorm that is trained on batches of one example.
 
-The mean of one value is the value itself: what is left after BatchNorm is its bias, whatever the
-input is. Use larger batches, `LayerNormalization` or `GroupNormalization`.
+The mean of one value is the value itself, so BatchNorm returns its bias for every input. Use larger
+batches, `LayerNormalization` or `GroupNormalization`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look for BatchNorm without any axis besides the batch to take a mean over."""
+    """Find BatchNorm that averages over the batch axis alone."""
     if evidence.size != 1:
         return []
     found = tuple(

@@ -1,7 +1,7 @@
-"""PG329, ValidationDiffers: data to validate on that is another each time.
+"""PG329, ValidationDiffers: validation data that differs each time.
 
-Two evaluations of one model then say different things. Shuffle and augment the data to train on
-alone, and take the same examples to validate on each time.
+Two evaluations of one model then differ. Shuffle and augment only the training data, and validate
+on the same examples each time.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def check(evidence: Evidence) -> list[Finding]:
             severity="warning",
             happened=f"batch[{apart[0]}] of the validation data differs between two passes.",
             expected="the same examples, in the same order, in each evaluation.",
-            fix="do not shuffle or augment the validation data, or seed what draws.",
+            fix="do not shuffle or augment the validation data, or seed its randomness.",
         )
     ]
 
 
 def _content(array: np.ndarray) -> object:
-    """Return what tells an array from another; the bytes of texts are where they lie."""
+    """Return what identifies an array's content; the bytes of an object array are addresses."""
     return array.tolist() if array.dtype.kind == "O" else array.tobytes()

@@ -1,11 +1,11 @@
-"""PG703, LossStalls: a loss that has not fallen at all since the training began.
+"""PG703, LossStalls: a loss that has not fallen since the training began.
 
-Watched while training: after 500 steps and one epoch, no stretch of 100 steps had a loss more than
-1% below that of the first steps, by more than its noise. A loss that has fallen and stays where it
-is has converged, and is not meant; nor is a training that goes on with an optimizer that has made
-updates before, nor one of a model that tells the labels apart already, as in fine-tuning. Usual
-causes: a learning rate far too low, units that are all dead, labels that have nothing to do with
-the inputs, parts of the model that nothing updates.
+Checked during training: after 500 steps and one epoch, no window of 100 steps had a loss more than
+1% below that of the first steps, by more than its noise. A loss that has fallen and is now constant
+has converged, and is not reported; nor is a training that continues with an optimizer that has made
+updates before, nor that of a model that already distinguishes the labels, as in fine-tuning. Usual
+causes: a learning rate far too low, all units dead, labels unrelated to the inputs, parts of the
+model that nothing updates.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHARE = 0.01
 _NOISE = 2.0
 """Standard errors that a fall must exceed."""
 _KNOWN = 0.5
-"""By what share the loss is lower where a model tells labels apart."""
+"""The share by which the loss is lower if a model distinguishes the labels."""
 _FEWEST_ROWS = 4
 
 
@@ -42,12 +42,12 @@ class Stall:
         self._is_over = False
 
     def steps(self, losses: np.ndarray, numbers: Sequence[int], epochs: int) -> list[Finding]:
-        """Look at the losses of the next steps.
+        """Examine the losses of the next steps.
 
         Args:
             losses: Shape `(steps,)`.
-            numbers: Of these steps.
-            epochs: Finished before them.
+            numbers: The numbers of these steps.
+            epochs: Epochs finished before them.
         """
         if self._is_over:
             return []
@@ -74,7 +74,7 @@ class Stall:
         return []
 
     def _has_fallen(self, first: Mapping[str, float]) -> bool:
-        """Tell whether the loss is lower than at the first steps, or than soon after them."""
+        """Return whether the loss is lower than at the first steps, or than soon after them."""
         least, deviation = _SHARE * abs(first["mean"]), first["deviation"]
         return not math.isfinite(first["mean"]) or (
             first["mean"] - self._best > least + _NOISE * deviation / math.sqrt(_WINDOW)
@@ -90,7 +90,7 @@ class Stall:
             f"the first {_WINDOW} steps, and no lower than {self._best:.4g} over any "
             f"{_WINDOW} since.",
             expected=f"a fall of more than {_SHARE:.0%}.",
-            fix="try a learning rate ten times higher, and `pg.check(step, data)`.",
+            fix="try a learning rate ten times higher, and run `pg.check(step, data)`.",
         )
 
     def state(self) -> dict[str, Any]:
@@ -105,19 +105,19 @@ class Stall:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""
         self._seen, self._window = state["seen"], list(state["window"])
         self._first = None if state["first"] is None else dict(state["first"])
         self._best = math.inf if state["best"] is None else state["best"]
         self._is_over = state["over"]
 
     def leave(self) -> None:
-        """Look no further: the training goes on with what has learned already."""
+        """Stop checking: the training continues from weights that are already trained."""
         self._is_over = True
 
 
 def follows_labels(evidence: Evidence) -> bool:
-    """Tell whether the loss is far lower with the labels as they are than with others."""
+    """Return whether the loss is far lower with the right labels than with others."""
     batch = evidence.batches[0]
     if not isinstance(batch, tuple) or len(batch) < 2 or evidence.size < _FEWEST_ROWS:
         return False

@@ -1,9 +1,9 @@
-"""PG711, NothingMoves: updates so small that the weights stay where they are.
+"""PG711, NothingMoves: updates so small that the weights hardly change.
 
-Seen at `level="full"`: over a trial, the median update of a kernel was less than a hundred
-thousandth of its norm. On published programs without faults this never happened. Usual causes: a
-learning rate far too low, gradients that vanish, a loss divided by a large number, a rate that is
-multiplied by 0. Schedules are not looked at: they may begin at 0.
+Checked at `level="full"`: over a trial, the median update of a kernel was less than a hundred
+thousandth of its norm. On published correct programs this never happened. Usual causes: a learning
+rate far too low, gradients that vanish, a loss divided by a large number, a rate that is multiplied
+by 0. Schedules are not checked: they may begin at 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LEAST = 1e-5
 
 
 def check(trials: Trials) -> list[Finding]:
-    """Look at the size of the updates."""
+    """Examine the size of the updates."""
     if trials.optimizer is None or trials.own.bad is not None:
         return []
     ratio = median_ratio(trials.own)
@@ -27,7 +27,7 @@ def check(trials: Trials) -> list[Finding]:
             name="NothingMoves",
             severity="warning",
             happened=f"In a trial, a step moved the weights by {ratio:.2g} of their size.",
-            expected=f"updates of at least {_LEAST:g} of the weights; usual is 1e-3.",
-            fix="raise the learning rate, and see that the loss is not divided twice.",
+            expected=f"updates of at least {_LEAST:g} of the weights; 1e-3 is usual.",
+            fix="raise the learning rate, and check that the loss is not divided twice.",
         )
     ]

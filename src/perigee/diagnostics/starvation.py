@@ -1,10 +1,10 @@
-"""PG704, InputStarvation: steps that wait for their data more than they compute.
+"""PG704, InputStarvation: steps that spend more time waiting for data than computing.
 
-Watched while training, at the end of each epoch: more than half of the time, and at least 5
-seconds, went into waiting for batches. Make them in the background (`prefetch` of a
-`tf.data.Dataset`, `workers` of a PyDataset or of torch's DataLoader), or keep in memory what is
-made anew each epoch. Of a `tf.data.Dataset` that compiled code draws from itself, the time of
-waiting is not known.
+Checked during training, at the end of each epoch: more than half of the time, and at least 5
+seconds, were spent waiting for batches. Prepare them in the background (`prefetch` of a
+`tf.data.Dataset`, `workers` of a PyDataset or of torch's DataLoader), or cache in memory what is
+computed again in each epoch. The waiting time is not known for a `tf.data.Dataset` that is read
+inside compiled code.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _FEWEST_SECONDS = 5.0
 
 
 class Starvation:
-    """Looks at where the time went."""
+    """Examines how the time was spent."""
 
     def __init__(self) -> None:
         self._is_told = False
 
     def epoch(self, spent: Mapping[str, float], step: int) -> list[Finding]:
-        """Look at the end of an epoch.
+        """Examine a finished epoch.
 
         Args:
             spent: Seconds so far, as in `History.spent`.
-            step: Which one was the last.
+            step: The last step.
         """
         waited, computed = spent["data"], spent["device"]
         total = waited + computed
@@ -40,10 +40,10 @@ class Starvation:
                 code="PG704",
                 name="InputStarvation",
                 severity="hint",
-                happened=f"Up to step {step}, {waited / total:.0%} of the time went into waiting "
+                happened=f"Up to step {step}, {waited / total:.0%} of the time was spent waiting "
                 f"for data: {waited:.1f} of {total:.1f} seconds.",
                 expected="batches that are ready when the step is.",
-                fix="make batches in the background (`prefetch`, `workers`), or cache them.",
+                fix="prepare batches in the background (`prefetch`, `workers`), or cache them.",
             )
         ]
 
@@ -52,5 +52,5 @@ class Starvation:
         return {"told": self._is_told}
 
     def load_state(self, state: Mapping[str, bool]) -> None:
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""
         self._is_told = state["told"]

@@ -1,9 +1,9 @@
-"""PG705, MetricStuck: a metric that has had one value since the training began.
+"""PG705, MetricStuck: a metric that has not changed since the training began.
 
-Watched while training: over the first five epochs the metric was the same to the last digit, far
-from its best, while the loss changed by more than 5%. It compares what cannot be equal (`Accuracy`
-of probabilities, ids against one-hot rows), or the model answers all examples alike. A score from
-0.9 to 1 is left alone: a training that goes on may keep its last few errors.
+Checked during training: over the first five epochs the metric was the same to the last digit, far
+from its best value, while the loss changed by more than 5%. It compares values that cannot be equal
+(`Accuracy` of probabilities, ids with one-hot rows), or the model predicts the same for all
+examples. A score from 0.9 to 1 is not reported: a further training may keep its last few errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _GOOD = 0.9
 
 
 class Stuck:
-    """Looks at the values of each epoch."""
+    """Examines the values of each epoch."""
 
     def __init__(self) -> None:
         self._epochs = 0
@@ -29,12 +29,12 @@ class Stuck:
     def epoch(
         self, values: Mapping[str, float], metrics: Mapping[str, Any], step: int
     ) -> list[Finding]:
-        """Look at the end of an epoch.
+        """Examine a finished epoch.
 
         Args:
-            values: What was logged.
+            values: The logged values.
             metrics: Metrics by the name under which they are logged.
-            step: Which one was the last.
+            step: The last step.
         """
         if self._epochs >= _EPOCHS:
             return []
@@ -56,11 +56,12 @@ class Stuck:
                 code="PG705",
                 name="MetricStuck",
                 severity="warning",
-                happened=f"Up to step {step}, for {_EPOCHS} epochs, these metrics have not moved, "
-                f"while the loss went from {self._loss:.4g} to {values['loss']:.4g}:",
+                happened=f"Up to step {step}, for {_EPOCHS} epochs, these metrics have not "
+                f"changed, while the loss went from {self._loss:.4g} to {values['loss']:.4g}:",
                 items=tuple(f"{name}: {value:.6g}" for name, value in self._first.items()),
-                expected="metrics that move with the loss.",
-                fix="`pg.check(step, data)` says whether the metric fits the labels and outputs.",
+                expected="metrics that change with the loss.",
+                fix="run `pg.check(step, data)`, which checks whether the metric fits labels and "
+                "outputs.",
             )
         ]
 
@@ -69,11 +70,11 @@ class Stuck:
         return {"epochs": self._epochs, "first": dict(self._first), "loss": self._loss}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""
         self._epochs, self._first = state["epochs"], dict(state["first"])
         self._loss = state["loss"]
 
 
 def _is_score(metric: Any) -> bool:
-    """Tell whether a metric compares labels and predictions: `Mean` and `Sum` may count."""
+    """Return whether a metric compares labels and predictions: `Mean` and `Sum` may count."""
     return metric is not None and type(metric).__name__ not in ("Mean", "Sum")

@@ -1,7 +1,7 @@
-"""PG325, LargeTargets: numbers to be predicted whose scale is far from that of a new model.
+"""PG325, LargeTargets: regression targets that are far from unit scale.
 
-A model begins with outputs near unit scale. Targets in the thousands take long to be reached, with
-gradients that are as large. Scale the targets, and what is predicted back.
+The initial outputs of a model are near unit scale. Targets in the thousands take long to reach, and
+the gradients are as large. Scale the targets, and scale the predictions back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _WIDEST = 1e3
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at floating labels that have the shape of an output."""
+    """Examine floating labels that have the shape of an output."""
     shapes = {output.shape[1:] for call in evidence.trained for output in call.outputs}
     for index, column in evidence.labels:
         if column.dtype.kind != "f" or column.shape[1:] not in shapes:
@@ -30,7 +30,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 happened=f"The targets batch[{index}] have a standard deviation of "
                 f"{np.std(column, dtype='float64'):.3g}.",
                 expected="targets near unit scale.",
-                fix="scale the targets, and what is predicted back.",
+                fix="scale the targets, and scale the predictions back.",
             )
         ]
     return []

@@ -1,7 +1,8 @@
-"""PG710, TrialNotFinite: a training that comes to NaN or infinity within some hundred steps.
+"""PG710, TrialNotFinite: a training that produces NaN or infinity within some hundred steps.
 
-Seen at `level="full"`, by 400 steps on a copy of the state. The learning rate is too high, the loss
-takes the logarithm of 0, or something is divided by 0. `fit` says where such a value began (PG701).
+Checked at `level="full"`, by 400 steps on a copy of the state. The learning rate is too high, the
+loss takes the logarithm of 0, or something is divided by 0. `fit` reports where such a value began
+(PG701).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from perigee.diagnostics._trials import Trials
 
 
 def check(trials: Trials) -> list[Finding]:
-    """Look at what the steps logged."""
+    """Examine what the steps logged."""
     if trials.own.bad is None:
         return []
     name, value, step = trials.own.bad
@@ -22,7 +23,7 @@ def check(trials: Trials) -> list[Finding]:
             severity="error",
             happened=f"In a trial, {name!r} was {value} at step {step}.",
             expected="finite values.",
-            fix="lower the learning rate, clip the gradients, or look for the logarithm of 0 and "
-            "the division by 0 in the loss.",
+            fix="lower the learning rate, clip the gradients, or check the loss for a logarithm "
+            "of 0 or a division by 0.",
         )
     ]

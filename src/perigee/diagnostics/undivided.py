@@ -1,8 +1,8 @@
-"""PG761, UndividedBatch: batches that do not divide over the devices, so each computes all of them.
+"""PG761, UndividedBatch: batches that do not divide evenly over the devices.
 
-Under `keras.distribution` a batch is split along its first axis. Where the rows do not divide, each
-device gets all of them: the numbers are the same, and nothing is won by there being several
-devices. For the smaller last batch of a pass that is as it must be, and is not reported.
+Under `keras.distribution` a batch is split along its first axis. If the rows do not divide evenly,
+each device gets all of them: the results are the same, but several devices bring no speedup. For
+the smaller last batch of a pass this is unavoidable, and is not reported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(batch: Any) -> list[Finding]:
-    """Tell of a first batch whose rows do not divide over the devices."""
+    """Report a first batch whose rows do not divide evenly over the devices."""
     distribution = keras.distribution.distribution()
     shapes: list[tuple[int, ...]] = [
         tuple(getattr(leaf, "shape", ())) for leaf in keras.tree.flatten(batch)
@@ -31,9 +31,9 @@ def check(batch: Any) -> list[Finding]:
             code="PG761",
             name="UndividedBatch",
             severity="warning",
-            happened=f"A batch of {count} rows does not divide over {parts} devices, so each of "
-            "them computes all of it.",
-            expected=f"a multiple of {parts} rows a batch.",
-            fix=f"use {max(1, count // parts) * parts} rows a batch.",
+            happened=f"A batch of {count} rows does not divide evenly over {parts} devices, so "
+            "each computes all of it.",
+            expected=f"a multiple of {parts} rows per batch.",
+            fix=f"use {max(1, count // parts) * parts} rows per batch.",
         )
     ]

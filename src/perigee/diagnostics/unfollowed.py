@@ -1,9 +1,9 @@
-"""PG712, OutputsDoNotFollow: a loss that falls while the model's outputs say nothing of the labels.
+"""PG712, OutputsDoNotFollow: a loss that falls while the outputs stay unrelated to the labels.
 
-Seen at `level="full"`: after a trial the loss was less than half of what it was at first, and of
-what it is for somebody who knows only how frequent the labels are; yet the outputs of the model do
-no better than that. Keras's losses use the scores behind a softmax or sigmoid where they can, so
-that a model may learn whose outputs, as `predict` returns them, are always the same.
+Checked at `level="full"`: after a trial the loss was less than half of its first value, and of its
+value for a predictor that knows only the label frequencies; yet the outputs of the model are no
+better than that. Keras's losses use the logits before a softmax or sigmoid where they can, so a
+model may learn while its outputs, as `predict` returns them, stay the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEAST_CORRELATION = 0.3
 
 
 def check(trials: Trials) -> list[Finding]:
-    """Compare what the loss says with what the outputs say."""
+    """Compare the fall of the loss with the quality of the outputs."""
     own = trials.own
     if own.bad is not None or len(own.losses) < _FIRST + _LAST or len(own.judged) != 1:
         return []
@@ -42,10 +42,10 @@ def check(trials: Trials) -> list[Finding]:
             name="OutputsDoNotFollow",
             severity="warning",
             happened=f"In a trial the loss fell from {first:.4g} to {last:.4g}, but the outputs "
-            f"have {name} of {quality:.2g} on the way from a constant (0) to the labels (1).",
+            f"have {name} of {quality:.2g}, where a constant has 0 and the labels 1.",
             expected="outputs that follow the labels as the loss falls.",
-            fix="look at what `predict` returns: the last activation may hide what is learned "
-            "(a softmax over one unit, or over another axis).",
+            fix="check what `predict` returns: the last activation may hide what is learned (a "
+            "softmax over one unit, or over another axis).",
         )
     ]
 
@@ -56,11 +56,11 @@ def mean_losses(trial: Trial) -> tuple[float, float]:
 
 
 def _quality(judged: Compared) -> tuple[float, float, float, str] | None:
-    """Return how good outputs are, from 0 (a constant) to 1, and what a constant would cost.
+    """Return the quality of outputs, from 0 (a constant) to 1, and the loss of a constant.
 
     Returns:
         The loss of the best constant, the quality, the largest correlation of an output with its
-        label, and the name of the quality; `None` where it is not known how to tell.
+        label, and the name of the quality; `None` if it cannot be measured.
     """
     y_true, y_pred = judged.y_true, np.asarray(judged.y_pred, "float64")
     if not np.isfinite(y_pred).all() or y_pred.ndim != 2:

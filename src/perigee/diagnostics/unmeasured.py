@@ -1,6 +1,6 @@
 """PG232, MetricNotUpdated: a metric of the Step that neither `train_step` nor `test_step` updates.
 
-It is not logged, or its result says 0.0 of nothing. Call its `update_state`, or do not hold it.
+It is not logged, or logs 0.0 for no data. Call its `update_state`, or remove it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from perigee.diagnostics._finding import Finding
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find metrics that were updated in no step; those of compiled models are Keras's own care."""
+    """Find metrics that no step updates; Keras handles those of compiled models."""
     if evidence.is_of_keras:
         return []
     testing = evidence.testing
@@ -33,6 +33,6 @@ def check(evidence: Evidence) -> list[Finding]:
             happened="The Step holds metrics that it does not update:",
             items=unmeasured,
             expected="a metric is updated in `train_step` or in `test_step`.",
-            fix="call `update_state(y, y_pred)` on it, or leave it out.",
+            fix="call `update_state(y, y_pred)` on it, or remove it.",
         )
     ]

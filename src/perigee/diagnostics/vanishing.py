@@ -1,7 +1,7 @@
-"""PG130, VanishingGradients: first layers that get next to no gradient.
+"""PG130, VanishingGradients: first layers whose gradients are nearly 0.
 
-Each sigmoid or tanh makes gradients smaller; behind many of them next to nothing is left, and the
-first layers stay as they are. Use ReLUs, normalization or connections around the layers.
+Each sigmoid or tanh makes gradients smaller; after many of them almost nothing is left, and the
+first layers do not change. Use ReLUs, normalization or residual connections.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def check(evidence: Evidence) -> list[Finding]:
                 severity="warning",
                 happened=f"The gradient of {found[0].name!r} is {ratio:.1e} of that of "
                 f"{found[-1].name!r}.",
-                expected=f"gradients of one size, within a factor of {1 / _SMALLEST:.0e}.",
+                expected=f"gradients of similar size, within a factor of {1 / _SMALLEST:.0e}.",
                 fix='use "relu" in place of sigmoid and tanh, normalization layers, or '
-                "connections around layers.",
+                "residual connections.",
             )
         ]
     return []

@@ -1,6 +1,6 @@
-"""PG215, WeightsIgnored: weights of examples that do not change the loss.
+"""PG215, WeightsIgnored: sample weights that do not change the loss.
 
-The batch is `(x, y, sample_weight)`, and `train_step` has the same loss for other weights. Weigh
+The batch is `(x, y, sample_weight)`, but `train_step` has the same loss for other weights. Weight
 the values: `pg.mean(values, sample_weight)`.
 """
 
@@ -35,7 +35,7 @@ def check(evidence: Evidence) -> list[Finding]:
             name="WeightsIgnored",
             severity="warning",
             happened=f"The loss is {base:.6g} with these weights batch[2] and with others.",
-            expected="a loss in which each example counts by its weight.",
-            fix="return `pg.mean(values, sample_weight)`, or leave the weights out of the batch.",
+            expected="a loss that weights each example.",
+            fix="return `pg.mean(values, sample_weight)`, or remove the weights from the batch.",
         )
     ]

@@ -1,7 +1,7 @@
-"""PG127, ZeroedUpdate: gradients set to zero where an update was to be left out.
+"""PG127, ZeroedUpdate: gradients set to zero to skip an update.
 
-An optimizer with momentum goes on moving by a gradient of zero, its slots fade and its counter
-grows. `apply(optimizer, gradients, when=condition)` leaves everything as it is.
+With zero gradients an optimizer with momentum still moves the weights, its slots decay and its
+counter grows. `apply(optimizer, gradients, when=condition)` changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FACTORS = (1.0, 30.0, 1000.0)
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Where gradients are altered before they are applied, try batches with wild ones."""
+    """If gradients are altered before they are applied, try batches with very large ones."""
     if not any(u.is_altered and not u.is_conditional for u in evidence.training.updates):
         return []
     if not evidence.training.derived:
@@ -39,9 +39,9 @@ def check(evidence: Evidence) -> list[Finding]:
                     code="PG127",
                     name="ZeroedUpdate",
                     severity="warning",
-                    happened=f"{path!r} is applied to gradients that the step has set to 0{where}: "
-                    "its momentum and its counter go on.",
-                    expected="a step that is left out changes nothing.",
+                    happened=f"{path!r} is applied to gradients that the step has set to "
+                    f"0{where}: its momentum and counter still advance.",
+                    expected="a skipped step changes nothing.",
                     fix="pass the gradients as they are to `apply(optimizer, gradients, "
                     "when=condition)`.",
                 )

@@ -1,4 +1,4 @@
-"""The page of a run, and of several beside each other: read from their files, no framework."""
+"""The report of one or several runs: read from their files, without a framework."""
 
 from perigee.report.page import render as render
 from perigee.report.reading import KeptRun as KeptRun

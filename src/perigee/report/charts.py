@@ -1,4 +1,4 @@
-"""A chart of curves as SVG, drawn without a library, with a description for who cannot see it."""
+"""Charts of curves as SVG, drawn without a library, with a textual description."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 12, 24
 _BARS_WIDTH, _BARS_HEIGHT = 180, 40
 
 _LEAST_RATIO = 10.0
-"""Between the highest and the lowest value, for a logarithmic scale to be offered."""
+"""Ratio of the highest to the lowest value from which a logarithmic scale is offered."""
 _USUAL_RATIO = 50.0
-"""For it to be shown first."""
+"""Ratio from which it is shown first."""
 _MOST_COLORS = 8
 
 _STYLE_ALONE = """
@@ -36,7 +36,7 @@ _STYLE_ALONE = """
   .perigee-chart .grid { stroke: #272e37; }
 }
 """
-"""Of a chart that stands in no page of Perigee's."""
+"""The style of a chart outside Perigee's page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Line:
     """How a curve is drawn.
 
     Attributes:
-        curve: What is drawn.
-        label: For people.
-        color: Number of a color of the page.
+        curve: The curve.
+        label: The label in the legend.
+        color: The index of a color of the page.
         style: `"solid"`, `"dashed"` or `"faint"`.
     """
 
@@ -61,10 +61,10 @@ class Chart:
     """The curves of one quantity in one frame.
 
     Attributes:
-        name: Of the quantity.
-        lines: What is drawn.
-        axis: Against what.
-        is_log_axis: Whether that goes up by factors.
+        name: The name of the quantity.
+        lines: The lines.
+        axis: The name of the horizontal axis.
+        is_log_axis: Whether that axis is logarithmic.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Chart:
 
     @property
     def scales(self) -> list[str]:
-        """The scales that make sense, `"linear"` and `"log"`, the one to show first at first."""
+        """The useful scales, `"linear"` and `"log"`, the one to show first in front."""
         values = [p.value for line in self.lines for p in line.curve.points]
         values = [value for value in values if math.isfinite(value)]
         if not values or min(values) <= 0 or max(values) / min(values) < _LEAST_RATIO:
@@ -83,7 +83,7 @@ class Chart:
         return ["log", "linear"] if is_log else ["linear", "log"]
 
     def describe(self) -> str:
-        """Say in words what is to be seen, for those who do not see it."""
+        """Describe the chart in words, for screen readers."""
         parts: list[str] = []
         for line in self.lines:
             finite = [p for p in line.curve.points if math.isfinite(p.value)]
@@ -105,13 +105,13 @@ class Chart:
     def svg(self, scale: str, identity: str, marks: Sequence[float] = ()) -> str:
         """Return the chart as an SVG element.
 
-        What a script needs to find values again stands in `data-` attributes: the ranges of both
-        axes, and the frame in units of the drawing.
+        `data-` attributes hold what a script needs to look up values: the ranges of both axes, and
+        the frame in units of the drawing.
 
         Args:
             scale: `"linear"` or `"log"`.
             identity: Unique on the page.
-            marks: Places at which something happened, drawn as upright lines.
+            marks: Positions to mark by vertical lines.
         """
         frame = _Frame.around(self, scale)
         drawn = [
@@ -134,7 +134,7 @@ class Chart:
         return "".join(drawn)
 
     def alone(self, marks: Sequence[float] = ()) -> str:
-        """Return the chart as a picture by itself: an SVG file, or a part of any page."""
+        """Return the chart as a standalone picture: an SVG file, or a part of any page."""
         drawn = self.svg(self.scales[0], "perigee-alone", marks)
         head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{1.6 * WIDTH:.0f}" '
         head, rest = drawn.replace('<svg class="chart" ', f'{head}class="perigee-chart" ', 1).split(
@@ -145,7 +145,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where values stand in a drawing."""
+    """The mapping from values to coordinates of a drawing."""
 
     chart: Chart
     scale: str
@@ -164,12 +164,12 @@ class _Frame:
             low, high = (math.log10(min(values)), math.log10(max(values))) if values else (0, 1)
         else:
             low, high = (min(values), max(values)) if values else (0.0, 1.0)
-        if not high - low > 1e-12 * max(abs(low), abs(high)):  # nothing between them
+        if not high - low > 1e-12 * max(abs(low), abs(high)):  # no range
             room = abs(high) / 2 or 0.5
         else:
             room = (high - low) * 0.05
         if scale == "linear" and low >= 0 and high > 0 and low < 0.3 * high:
-            low, high = 0.0, high + room  # a little more shows how far it is to nothing
+            low, high = 0.0, high + room  # start at 0 if it is near
         else:
             low, high = low - room, high + room
         first, last = min(steps), max(steps)
@@ -203,7 +203,7 @@ class _Frame:
         name = self.chart.axis
         drawn.append(f'<text x="{right}" y="{bottom + 16}" text-anchor="end">{escape(name)}</text>')
         for step in self._x_ticks():
-            if self.x(step) > right - 32 - 6.5 * len(name):  # there it says what is counted
+            if self.x(step) > right - 32 - 6.5 * len(name):  # the name of the axis is there
                 continue
             drawn.append(
                 f'<text x="{self.x(step):.1f}" y="{bottom + 16}" text-anchor="middle">'
@@ -231,7 +231,7 @@ class _Frame:
 
 
 def _nice(low: float, high: float, most: int) -> list[float]:
-    """Return round numbers from `low` to `high`, about as many as asked for."""
+    """Return about `most` round numbers from `low` to `high`."""
     span = high - low
     if not span > 0 or not math.isfinite(span):
         return [low]
@@ -239,7 +239,7 @@ def _nice(low: float, high: float, most: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     width = next(k * power for k in (1, 2, 2.5, 5, 10) if k * power >= rough)
     first = math.ceil(low / width - 1e-9)
-    # From whole numbers, so that 0.3 is not 0.30000000000000004.
+    # From integers, so that 0.3 is not 0.30000000000000004.
     return [
         round((first + i) * width, 12 - math.floor(math.log10(width)))
         for i in range(most + 2)
@@ -259,7 +259,7 @@ def _tick(value: float) -> str:
 
 
 def _drawn(line: Line, frame: _Frame) -> str:
-    """Draw a curve, broken where a value is not finite, with a cross there at the bottom."""
+    """Draw a curve with gaps at values that are not finite, marked by crosses at the bottom."""
     color = f"c{line.color % _MOST_COLORS}"
     is_drawable: Callable[[float], bool] = (
         (lambda value: math.isfinite(value) and value > 0)
@@ -292,7 +292,7 @@ def _drawn(line: Line, frame: _Frame) -> str:
 
 
 def bars(edges: Sequence[float], counts: Sequence[int]) -> str:
-    """Draw a histogram, small: how many values are in each bin, the outer edges below."""
+    """Draw a small histogram: the number of values in each bin, with the outer edges below."""
     highest, width = max([*counts, 1]), _BARS_WIDTH / max(len(counts), 1)
     drawn = "".join(
         f'<rect x="{i * width:.2f}" y="{_BARS_HEIGHT * (1 - count / highest):.2f}" '

@@ -1,4 +1,4 @@
-"""The curves of runs: what was recorded under each name, thinned to what can be drawn."""
+"""The curves of runs: recorded values by name, thinned to a drawable number of points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Part = Literal["window", "training", "validation"]
 PARTS: Sequence[Part] = ("training", "window", "validation")
 
 MOST_POINTS = 800
-"""Points of a curve at most; of more, the lowest and highest of each stretch are kept."""
+"""The most points of a curve; of more, the lowest and highest of each segment are kept."""
 
 _PREFIX = "val_"
 
@@ -23,10 +23,10 @@ class Point:
     """One value of a curve.
 
     Attributes:
-        step: At which it was recorded; of other charts the place on their axis.
-        epoch: Finished epochs then.
-        seconds: Since the training began, all parts of it.
-        value: May be NaN or infinite.
+        step: The step at which it was recorded; for other charts the position on their axis.
+        epoch: Finished epochs at that time.
+        seconds: Training time, summed over all parts of the run.
+        value: The value; may be NaN or infinite.
     """
 
     step: float
@@ -40,10 +40,11 @@ class Curve:
     """One quantity of one run.
 
     Attributes:
-        run: The number of the run on the page.
-        name: Without `val_`.
-        part: Means of windows of steps or of epochs in training, or values of validations.
-        points: In the order of their steps.
+        run: The index of the run on the page.
+        name: The name without `val_`.
+        part: Whether it has means of windows of steps or of epochs in training, or validation
+            values.
+        points: The points in the order of their steps.
     """
 
     run: int
@@ -57,7 +58,7 @@ def curves_of(run: KeptRun, number: int) -> list[Curve]:
     found: dict[tuple[str, Part], dict[float, Point]] = {}
     passed = last = 0.0
     for record in run.records:
-        if record["seconds"] < last:  # the run was taken up again, and its clock began anew
+        if record["seconds"] < last:  # the run was resumed, and its time restarted
             passed += last
         last = record["seconds"]
         for name, value in record["values"].items():
@@ -65,7 +66,7 @@ def curves_of(run: KeptRun, number: int) -> list[Curve]:
             if name.startswith(_PREFIX):
                 name, part = name.removeprefix(_PREFIX), "validation"
             point = Point(record["step"], record["epoch"], passed + last, float(value))
-            # One of an epoch left in the middle is recorded again, at the same step or later.
+            # An interrupted epoch is recorded again, at the same step or later.
             found.setdefault((name, part), {})[point.step] = point
     return [
         Curve(number, name, part, thinned([points[step] for step in sorted(points)]))
@@ -74,14 +75,14 @@ def curves_of(run: KeptRun, number: int) -> list[Curve]:
 
 
 def joined(curves: Sequence[Curve]) -> Curve:
-    """Return the curves of one quantity as one, for what is no mean of what it covers."""
+    """Return the curves of one quantity as one, for values that are not means."""
     points = {point.step: point for curve in curves for point in curve.points}
     first = curves[0]
     return Curve(first.run, first.name, "training", [points[step] for step in sorted(points)])
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
-    """Return at most `MOST_POINTS` of the points, of each stretch the lowest and the highest."""
+    """Return at most `MOST_POINTS` of the points: the lowest and highest of each segment."""
     if len(points) <= MOST_POINTS:
         return list(points)
     stretches = MOST_POINTS // 2 - 1
@@ -89,7 +90,7 @@ def thinned(points: Sequence[Point]) -> list[Point]:
     for stretch in range(stretches):
         first = stretch * len(points) // stretches
         indices = range(first, (stretch + 1) * len(points) // stretches)
-        # What is not finite is not hidden.
+        # Values that are not finite stay visible.
         kept.update(sorted(indices, key=lambda i: _rank(points[i].value))[:: len(indices) - 1][:2])
     return [points[index] for index in sorted(kept)]
 

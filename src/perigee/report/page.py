@@ -1,4 +1,4 @@
-"""The page: one file of HTML that needs no network, for one run or for several."""
+"""The report page: one HTML file that needs no network, for one or several runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _HERE = Path(__file__).parent
 
 _MOST_SAMPLES = 8
 _MOST_SAMPLE_BYTES = 8 * 2**20
-"""Of one name, and of all on a page."""
+"""The most samples of one name, and of all on a page."""
 _MOST_TEXT = 20_000
 _MOST_HISTOGRAMS, _MOST_TENSORS = 3, 24
-"""Of one tensor, and tensors of one run."""
+"""The most histograms of one tensor, and tensors of one run."""
 
 _GROUPS = {"values": "Curves", "rates": "Learning rates", "norms": "Gradients and updates"}
 
@@ -34,16 +34,16 @@ _SPENT = {
     "validation": ("validation", 2),
     "saving": ("saving", 3),
     "compiling": ("preparing and compiling", 4),
-    "host": ("the host's own", 7),
+    "host": ("host overhead", 7),
 }
 
 
 def render(runs: Sequence[KeptRun], title: str | None = None) -> str:
-    """Return the page of one run, or of several beside each other.
+    """Return the page of one run, or of several side by side.
 
     Args:
-        runs: At least one.
-        title: `None` makes one of the names of the runs.
+        runs: The runs, at least one.
+        title: The title; `None` derives it from the names of the runs.
     """
     charts = _charts(runs)
     names = ", ".join(run.name for run in runs)
@@ -83,7 +83,7 @@ def render(runs: Sequence[KeptRun], title: str | None = None) -> str:
             for chart in charts
         ],
     }
-    # `<` could end the element that carries the data.
+    # `<` could end the element that holds the data.
     embedded = json.dumps(data, allow_nan=False, default=str).replace("<", "\\u003c")
     return "\n".join(
         [
@@ -106,7 +106,7 @@ def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-# What came of it.
+# The outcome.
 
 
 def _head(runs: Sequence[KeptRun], title: str) -> str:
@@ -119,7 +119,7 @@ def _head(runs: Sequence[KeptRun], title: str) -> str:
     resumed = run.facts.get("resumed") or []
     if resumed:
         steps = ", ".join(str(part.get("step")) for part in resumed)
-        said.append(f"taken up again after step {steps}")
+        said.append(f"resumed after step {steps}")
     seconds, clock = run.seconds, run.clock
     tiles = [(str(clock.get("epoch", 0)), "epochs"), (str(clock.get("step", 0)), "steps")]
     if seconds is not None:
@@ -208,12 +208,12 @@ def _of(run: KeptRun, runs: Sequence[KeptRun]) -> str:
 
 
 def _charts(runs: Sequence[KeptRun]) -> list[Chart]:
-    """Return a chart for each name; windows of steps are left out where several runs are shown."""
+    """Return a chart for each name; windows of steps are omitted if several runs are shown."""
     curves = [curve for number, run in enumerate(runs) for curve in curves_of(run, number)]
     charts: list[Chart] = []
     for name in dict.fromkeys(curve.name for curve in curves):
         own = [curve for curve in curves if curve.name == name]
-        if _group(name) == "rates":  # no means: those of windows and of epochs are one curve
+        if _group(name) == "rates":  # not means: windows and epochs form one curve
             own = [joined([c for c in own if c.run == run]) for run in {c.run: 0 for c in own}]
         own.sort(key=lambda curve: (curve.run, PARTS.index(curve.part)))
         epochs = {c.run: len(c.points) for c in own if c.part == "training"}
@@ -299,7 +299,7 @@ def _samples(runs: Sequence[KeptRun]) -> str:
                 continue
             figures: list[str] = []
             chosen = _spread(kept, _MOST_SAMPLES if len(runs) == 1 else 3)
-            for sample in reversed(chosen):  # the newest must be there
+            for sample in reversed(chosen):  # the newest must be included
                 size = sample.path.stat().st_size
                 if figures and size > room:
                     break
@@ -314,7 +314,7 @@ def _samples(runs: Sequence[KeptRun]) -> str:
 
 
 def _histograms(runs: Sequence[KeptRun]) -> str:
-    """Draw how weights, gradients and updates were spread, the first, a middle and the last."""
+    """Draw histograms of weights, gradients and updates: the first, a middle and the last."""
     cards: list[str] = []
     for run in runs:
         for name, kept in run.samples.items():
@@ -341,7 +341,7 @@ def _histograms(runs: Sequence[KeptRun]) -> str:
 
 
 def _spread(kept: Sequence[KeptSample], most: int) -> list[KeptSample]:
-    """Return the last one and others, evenly spread."""
+    """Return the last one and others, evenly spaced."""
     count = min(most, len(kept))
     if count < 2:
         return list(kept[-count:])
@@ -386,22 +386,22 @@ def _time(runs: Sequence[KeptRun]) -> str:
             f'<div class="bar">{bar}</div><div class="scroll"><table>{rows}</table></div></div>'
         )
     body = f'<div class="{"charts" if len(cards) > 1 else ""}">{"".join(cards)}</div>'
-    return _section("Where the time went", body) if cards else ""
+    return _section("Time spent", body) if cards else ""
 
 
 def _pace(run: KeptRun, spent: Mapping[str, float]) -> str:
-    """Say how long a step took, and of which part of the run all this is."""
+    """Describe the time per step, and the part of the run that this covers."""
     resumed = run.facts.get("resumed") or []
     steps = run.clock.get("step", 0) - (resumed[-1].get("step", 0) if resumed else 0)
-    said = ", since it was last taken up" if resumed else ""
+    said = ", since it was last resumed" if resumed else ""
     if steps > 0 and spent.get("device"):
         milliseconds = 1000 * spent["device"] / steps
-        said += f"; {format_value(milliseconds)} ms a step on the device, over {steps} steps"
+        said += f"; {format_value(milliseconds)} ms per step on the device, over {steps} steps"
     return said
 
 
 def _profiled(run: KeptRun) -> dict[str, str]:
-    """Return what a profile said, but for the shares of the time, which stand above."""
+    """Return the facts of a profile, except the shares of time, which are shown above."""
     lines = {} if run.profile is None else profile_lines(run.profile)
     return {name: text for name, text in lines.items() if not name.startswith("time: ")}
 
@@ -418,7 +418,7 @@ def _plans(runs: Sequence[KeptRun]) -> str:
             cost, ready = trial.get("microseconds"), trial.get("compile_seconds")
             rows.append(
                 f"<tr{' class=chosen' if is_chosen else ''}><td>{escape(_way(trial))}</td>"
-                f"{_number('not measured' if cost is None else f'{cost:.0f} us a step')}"
+                f"{_number('not measured' if cost is None else f'{cost:.0f} us per step')}"
                 f"{_number('' if ready is None else f'ready after {ready:.1f} s')}"
                 f"<td>{escape(str(trial.get('note') or ''))}</td></tr>"
             )
@@ -431,7 +431,7 @@ def _plans(runs: Sequence[KeptRun]) -> str:
 
 
 def _way(plan: Mapping[str, Any]) -> str:
-    return f"{plan.get('mode')}, {'many steps' if plan.get('is_fused') else 'one step'} a call"
+    return f"{plan.get('mode')}, {'many steps' if plan.get('is_fused') else 'one step'} per call"
 
 
 def _configured(run: KeptRun) -> dict[str, str]:
@@ -441,7 +441,7 @@ def _configured(run: KeptRun) -> dict[str, str]:
 
 
 def _environment(run: KeptRun) -> dict[str, str]:
-    """Return where the last part of a run ran."""
+    """Return the environment of the last part of a run."""
     facts = {**run.facts, **((run.facts.get("resumed") or [{}])[-1])}
     command = facts.get("command") or []
     shown = {
@@ -462,7 +462,7 @@ def _environment(run: KeptRun) -> dict[str, str]:
 
 
 def _compared(heading: str, runs: Sequence[KeptRun], columns: Sequence[Mapping[str, str]]) -> str:
-    """Return a table of named facts, one column a run; what differs stands out."""
+    """Return a table of named facts, one column per run; differences are shown first."""
     names = list(dict.fromkeys(name for column in columns for name in column))
     if not names:
         return ""
@@ -482,7 +482,7 @@ def _compared(heading: str, runs: Sequence[KeptRun], columns: Sequence[Mapping[s
         return _section(heading, f'<div class="card scroll">{tables[1]}</div>')
     body = f'<div class="card scroll">{tables[0]}</div>' if different else ""
     if same:
-        said = f"{len(same)} more that are the same in all of them"
+        said = f"{len(same)} more that are equal in all runs"
         body += f'<details class="card scroll"><summary>{said}</summary>{tables[1]}</details>'
     return _section(heading, body)
 

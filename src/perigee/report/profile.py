@@ -1,4 +1,4 @@
-"""What a profile measured, in words."""
+"""The results of a profile as text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
 def profile_lines(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a profile says, by what it is about.
+    """Return the results of a profile as text, by topic.
 
     Args:
-        facts: What `Profiled.facts` returned.
+        facts: The result of `Profiled.facts`.
     """
     spent = {name: seconds for name, seconds in facts["spent"].items() if seconds > 0}
     total, step = sum(spent.values()), facts["step_seconds"]
@@ -28,7 +28,7 @@ def profile_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         "first step": f"done after {format_duration(facts['first_step_seconds'])}",
     }
     if step is not None:
-        lines["a step"] = f"{format_value(1000 * step)} ms, {format_value(1 / step)} steps a second"
+        lines["step"] = f"{format_value(1000 * step)} ms, {format_value(1 / step)} steps per second"
     for name in sorted(spent, key=lambda name: -spent[name]):
         share = 100 * spent[name] / total
         lines[f"time: {name}"] = f"{share:5.1f} %  {format_duration(spent[name])}"
@@ -37,7 +37,7 @@ def profile_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         said = "in the matrix products and convolutions of a step"
         lines["operations"] = f"{_scaled(facts['operations'])} {said}"
     size, dtype = facts["matrix_size"], facts["dtype"]
-    rate = f"{_scaled(facts['matrix_rate'])} a second, by products of {size} x {size} {dtype}"
+    rate = f"{_scaled(facts['matrix_rate'])} per second, in products of {size} x {size} {dtype}"
     lines["machine"] = rate
     if facts["utilization"] is not None:
         lines["utilization"] = f"{100 * facts['utilization']:.2g} % of that"

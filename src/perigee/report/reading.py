@@ -1,4 +1,4 @@
-"""What a run directory tells, read from its files."""
+"""Reads a run directory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class KeptSample:
     """An image or texts that a step logged.
 
     Attributes:
-        step: At which.
-        path: Of the file: `.png`, `.json` with a list of texts, or `.histograms`.
+        step: The step at which it was logged.
+        path: The path of the file: `.png`, `.json` with a list of texts, or `.histograms`.
     """
 
     step: int
@@ -39,11 +39,11 @@ class KeptSample:
 
     @property
     def is_histogram(self) -> bool:
-        """Whether it tells how values are spread."""
+        """Whether it is a histogram."""
         return self.path.suffix == ".histograms"
 
     def histograms(self) -> dict[str, tuple[list[float], list[int]]]:
-        """Return the edges and counts of the bins, by the name of what was counted."""
+        """Return the edges and counts of the bins, by the name of the tensor."""
         found = json.loads(self.path.read_text(encoding="utf-8"))
         return {name: (each["edges"], each["counts"]) for name, each in found.items()}
 
@@ -55,15 +55,15 @@ class KeptSample:
 
 @dataclass(frozen=True, slots=True)
 class KeptRun:
-    """A run as its files tell of it.
+    """A run as recorded in its files.
 
     Attributes:
-        name: Of its directory, or as much of its path as tells it from the others on a page.
+        name: The name of its directory, or as much of its path as is unique on a page.
         path: Its directory.
-        facts: What `run.json` says.
+        facts: The content of `run.json`.
         records: The lines of `metrics.jsonl`, in order.
         samples: What the step logged as `pg.sample`, by name, in the order of the steps.
-        profile: What a profile of it measured, or `None`.
+        profile: The results of a profile, or `None`.
     """
 
     name: str
@@ -86,7 +86,7 @@ class KeptRun:
 
     @property
     def seconds(self) -> float | None:
-        """How long it trained in all, also before it was taken up again."""
+        """The total training time, including the time before it was resumed."""
         total = last = 0.0
         for record in self.records:
             if record["seconds"] < last:  # another part has begun
@@ -97,32 +97,32 @@ class KeptRun:
 
     @property
     def clock(self) -> Mapping[str, int]:
-        """Steps and epochs that are done, as far as is known."""
+        """Finished steps and epochs, if known."""
         if self.facts.get("state") == "ended" or not self.records:
             return self.facts.get("clock") or {}
         return self.records[-1]
 
     def value_names(self) -> list[str]:
-        """Return the names of what was recorded at epochs and validations, in order."""
+        """Return the names of values recorded at epochs and validations, in order."""
         names: dict[str, None] = {}
         for record in self._records_of("epoch", "validation"):
             names |= dict.fromkeys(record["values"])
         return list(names)
 
     def values(self, name: str) -> list[float]:
-        """Return what was recorded under a name at epochs and validations, in order.
+        """Return the values recorded under a name at epochs and validations, in order.
 
         Args:
-            name: Of a logged value, such as `"val_loss"`.
+            name: The name of a logged value, such as `"val_loss"`.
         """
         records = self._records_of("epoch", "validation")
         return [record["values"][name] for record in records if name in record["values"]]
 
     def best(self, name: str) -> float | None:
-        """Return the best value of a name; `None` where the name does not tell what is better.
+        """Return the best value of a name; `None` if the name does not imply what is better.
 
         Args:
-            name: Of a logged value, such as `"val_loss"`.
+            name: The name of a logged value, such as `"val_loss"`.
         """
         values = [value for value in self.values(name) if value == value]
         mode = better_mode(name.rpartition("/")[2])
@@ -135,14 +135,14 @@ class KeptRun:
 
 
 def read_kept(path: str | os.PathLike[str], name: str | None = None) -> KeptRun:
-    """Read a run directory, also one that is being written to.
+    """Read a run directory, even while it is being written to.
 
     Args:
         path: The run directory.
-        name: What the run is called among others; `None` for the name of its directory.
+        name: The name of the run among others; `None` for the name of its directory.
 
     Returns:
-        What its files say.
+        The run.
 
     Raises:
         NoRunError: If there is no run.
@@ -170,7 +170,7 @@ def read_kept(path: str | os.PathLike[str], name: str | None = None) -> KeptRun:
 
 
 def _profile(path: Path) -> Mapping[str, Any] | None:
-    """Return what a profile measured; `None` where there is none, or none that makes sense."""
+    """Return the results of a profile; `None` if there are none, or they are invalid."""
     try:
         facts = json.loads(path.read_bytes())
         profile_lines(facts)
@@ -180,7 +180,7 @@ def _profile(path: Path) -> Mapping[str, Any] | None:
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:
-    """Tell a record from what another program may have written among them."""
+    """Return whether a line is a record, not one that another program may have written."""
     return (
         isinstance(record.get("values"), dict)
         and isinstance(record.get("kind"), str)
@@ -205,7 +205,7 @@ def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
     A run directory is not searched for others.
 
     Args:
-        directory: Where to look.
+        directory: The directory to search.
     """
     found: list[Path] = []
     for folder, folders, files in os.walk(directory):
@@ -217,7 +217,7 @@ def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
 
 
 def _has_format(path: Path) -> bool:
-    """Tell a file of Perigee's from another program's of that name; a damaged one may be."""
+    """Return whether a file of that name may be Perigee's; true if it is damaged."""
     try:
         facts = json.loads(path.read_bytes())
     except (OSError, ValueError):

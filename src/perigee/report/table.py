@@ -14,9 +14,9 @@ def table(runs: Sequence[KeptRun], values: Sequence[str] = ()) -> str:
     """Return a line for each run: state, epochs, steps, time, last and best values.
 
     Args:
-        runs: At least one.
-        values: Names of logged values; if there are none, the loss of validations, or of training,
-            and another value of validations if there is one.
+        runs: The runs, at least one.
+        values: Names of logged values; if empty, the validation or training loss, and another
+            validation value if there is one.
     """
     names = list(values) or usual_values(runs)
     rows = [["run", "state", "epochs", "steps", "time"]]
@@ -52,7 +52,7 @@ def table(runs: Sequence[KeptRun], values: Sequence[str] = ()) -> str:
 
 
 def usual_values(runs: Sequence[KeptRun]) -> list[str]:
-    """Return which values to compare runs by: one or two that most people look at."""
+    """Return the default values to compare runs by: one or two."""
     recorded = list(dict.fromkeys(name for run in runs for name in run.value_names()))
     shown = [name for name in recorded if not name.endswith("learning_rate")]
     chosen = [name for name in _FIRST_CHOICES if name in shown][:1] or shown[:1]

@@ -1,4 +1,4 @@
-"""The page, written to a file that is replaced as a whole."""
+"""Writes the report page, replacing the file atomically."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def write_page(target: str | os.PathLike[str], runs: Sequence[KeptRun]) -> None:
     """Write the page of some runs.
 
     Args:
-        target: The file; what is there is replaced.
-        runs: What the page shows, in this order.
+        target: The file; an existing one is replaced.
+        runs: The runs on the page, in this order.
 
     Raises:
         OSError: If it cannot be written.
@@ -27,7 +27,7 @@ def write_page(target: str | os.PathLike[str], runs: Sequence[KeptRun]) -> None:
 
 
 def write_report(directory: str | os.PathLike[str]) -> Path:
-    """Write `report.html` of a run into its directory, and return where it is.
+    """Write `report.html` of a run into its directory, and return its path.
 
     Args:
         directory: The run directory.

@@ -1,4 +1,4 @@
-"""Which optimizer trains which variables of a model."""
+"""Groups of variables, one for each optimizer of a model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Groups:
         Raises:
             OptimizerGroupsError: If a trainable variable of the model is in no group, or in
                 several.
-            ArgumentError: If a group means nothing that is in the model.
+            ArgumentError: If a group matches nothing in the model.
         """
         trainable = {id(v): v for v in model.trainable_variables}
         known = {id(v) for v in model.variables}
@@ -77,6 +77,6 @@ def _foreign(group: Any, foreign: Sequence[Any]) -> ArgumentError:
     return ArgumentError(
         "optimizer",
         f"<the group {name}, " + (f"with {outside}>" if foreign else "which holds no variable>"),
-        "groups of variables that the model has.",
-        "name a layer of the model, or print `[v.path for v in model.variables]` and match those.",
+        "groups of variables of the model.",
+        "pass a layer of the model, or match a path in `[v.path for v in model.variables]`.",
     )

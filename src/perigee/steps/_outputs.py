@@ -1,4 +1,4 @@
-"""What a model returned, by name, and what was given for each of it."""
+"""The outputs of a model by name, and the arguments given for each."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Outputs:
     """The outputs of a model, in its order.
 
     Attributes:
-        names: One for each output: the keys of a dict, else the names that the model gives, else
+        names: The names of the outputs: the keys of a dict, else the model's `output_names`, else
             `output_0`, `output_1`, ...
         tensors: The outputs.
-        is_ordered: Whether a list can mean them. The keys of a dict have two orders, as written
-            and sorted, and Keras goes by both (losses by one, metrics by the other), so a list
-            is taken only where the two are the same.
+        is_ordered: Whether a list can refer to them. The keys of a dict have two orders, as written
+            and sorted, and Keras uses both (losses one, metrics the other), so a list is accepted
+            only if the two are the same.
     """
 
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class Outputs:
 
     @classmethod
     def of(cls, model: Any, returned: Tree) -> Outputs:
-        """Name what `model` returned.
+        """Name the outputs of `model`.
 
         Raises:
             ArgumentError: If it is neither one tensor nor a flat list, tuple or dict of them.
@@ -49,19 +49,19 @@ class Outputs:
         if any(keras.tree.is_nested(tensor) for tensor in tensors):
             raise ArgumentError(
                 "model",
-                f"<a model whose outputs {list(names)} hold further ones>",
+                f"<a model with nested outputs {list(names)}>",
                 "a model that returns a tensor, or a flat list, tuple or dict of tensors.",
-                "return them side by side.",
+                "return a flat structure.",
             )
         return cls(names, tensors, is_ordered)
 
     def each(self, what: str, given: Any, wanted: Sequence[bool] = ()) -> list[Any]:
-        """Return one entry for each output, `None` where there is none.
+        """Return one entry for each output, `None` if there is none.
 
         Args:
             what: The name of the argument, for errors.
             given: A dict by name, in which outputs may be missing; or a list.
-            wanted: Which outputs need an entry: a list may hold these only.
+            wanted: Which outputs need an entry: a list may hold only these.
 
         Raises:
             OutputsError: If names or number differ.
@@ -83,7 +83,7 @@ class Outputs:
         return [next(waiting) if is_wanted else None for is_wanted in wanted]
 
     def mismatch(self, what: str, given: Any) -> OutputsError:
-        """Return the error that says what was given and what the outputs are."""
+        """Return the error that names what was given and the outputs."""
         if isinstance(given, Mapping):
             return OutputsError(what, [str(key) for key in given], self.names)
         return OutputsError(what, [_described(entry) for entry in given], self.names)

@@ -1,9 +1,9 @@
-"""Losses of Keras as exact averages: their sum and their count apart.
+"""Keras losses as exact averages, with separate sum and count.
 
-A loss object returns a number that is divided already. Here its own values go through Keras's own
-weighting and masking (`keras.losses.Loss.__call__`) once with the reduction "sum", and what that
-sum is divided by is counted the same way. The quotient is Keras's number, and the pair stays
-exact over batches, shares of a batch and micro-batches.
+A loss object returns a number that is already divided. Here its values pass through Keras's
+weighting and masking (`keras.losses.Loss.__call__`) once with the reduction "sum", and the divisor
+is counted in the same way. The quotient is Keras's number, and the pair stays exact over batches,
+shares of a batch and micro-batches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Summed(keras.losses.Loss):
     def __init__(self, loss: keras.losses.Loss) -> None:
         # Not the loss's own name: it becomes a scope, where not every name is allowed.
         super().__init__(name="loss", reduction="sum", dtype=loss.dtype)
-        # Whether a function of the user's pairs labels and predictions is for a probe to find.
+        # A probe finds out whether a user's function pairs labels and predictions.
         is_free = isinstance(loss, FunctionLoss) and computation_of(loss).is_own
         self.perigee_stands_for = None if is_free else loss
         self.values: Tensor = None
@@ -43,12 +43,12 @@ class _Summed(keras.losses.Loss):
 
 
 class _Counted(keras.losses.Loss):
-    """The sum of ones in place of values: what a mean is divided by."""
+    """The sum of ones in place of values: the divisor of a mean."""
 
     perigee_stands_for = None
 
     def __init__(self, ones: Tensor, mask: Tensor | None) -> None:
-        # A count in half precision would end at 256 or 2,048.
+        # A count in half precision would saturate at 256 or 2,048.
         super().__init__(name="count", reduction="sum", dtype="float32")
         self._ones = masked(ones, mask)
 
@@ -61,9 +61,9 @@ def average_loss(
 ) -> Average:
     """Return a loss as an average that equals what the loss object itself returns.
 
-    Masks that predictions or losses carry, and sample weights, count as Keras counts them: the
-    mean is over valid values, whatever they weigh; `"mean_with_sample_weight"` divides by the
-    weights. `"sum"` is a scalar without a count; `None` is the mean of all values.
+    Masks that predictions or losses carry, and sample weights, count as in Keras: the mean is over
+    valid values, whatever their weight; `"mean_with_sample_weight"` divides by the weights. `"sum"`
+    is a scalar without a count; `None` is the mean of all values.
 
     Args:
         loss: The loss object.
@@ -72,15 +72,15 @@ def average_loss(
         weights: Sample weights, of the shape of the loss values, or of their first axes.
 
     Raises:
-        ArgumentError: If there are weights, and the loss is one number for the batch.
+        ArgumentError: If there are weights, but the loss is one number for the batch.
     """
     if type(loss).__call__ is not keras.losses.Loss.__call__:
-        return as_average(loss(y_true, y_pred, weights), None)  # it reduces in its own way
+        return as_average(loss(y_true, y_pred, weights), None)  # it does its own reduction
     y_mask = mask_of(y_pred)
     weights = None if weights is None else _aligned(weights, y_pred, y_mask)
     summed = _Summed(loss)
     total = summed(y_true, y_pred, weights)
-    # Half precision ends here: means of many batches are added up.
+    # No half precision from here: means of many batches are summed.
     total = ops.cast(total, keras.backend.result_type(total.dtype, "float32"))
     values = summed.values
     own_mask = mask_of(values)
@@ -89,8 +89,8 @@ def average_loss(
         raise ArgumentError(
             "loss",
             f"<{loss.name!r}, one number for the whole batch, with sample or class weights>",
-            "one value an example, which a weight can multiply.",
-            "leave the mean over the batch out of the function.",
+            "one value per example, which a weight can multiply.",
+            "remove the mean over the batch from the function.",
         )
     is_plain = weights is None and not is_masked
     if loss.reduction == "sum" or (is_plain and len(values.shape) == 0):
@@ -99,8 +99,8 @@ def average_loss(
         count = ops.cast(ops.prod(ops.shape(values)), "float32")
         return Average([Term(total, count, is_weighted=False)])
     by_weight = loss.reduction == _MEAN_BY_WEIGHT
-    # One value that counts 1, so that nothing but the weights themselves is added up; or else
-    # ones in the place of the values, and in the place of the weights.
+    # One value with count 1, so that only the weights are summed; otherwise ones in place of the
+    # values and of the weights.
     ones = ops.ones((), "float32") if by_weight else ops.ones_like(values, "float32")
     if weights is not None and not by_weight:
         weights = ops.ones_like(weights, "float32")
@@ -109,11 +109,11 @@ def average_loss(
 
 
 def _aligned(weights: Any, y_pred: Tensor, mask: Tensor | None) -> Tensor:
-    """Give weights of whole examples the axes of a sequence; return a tensor of our own.
+    """Give weights of whole examples the axes of a sequence; return a new tensor.
 
-    Keras multiplies weights `(batch,)` with losses `(batch, time)` along the wrong axis: it
-    raises, unless both happen to be equally long. On torch it multiplies masks into the weights
-    in place, which would change the data, and needs their full shape.
+    Keras multiplies weights `(batch,)` with losses `(batch, time)` along the wrong axis: it raises,
+    unless both happen to have the same length. On torch it multiplies masks into the weights in
+    place, which would change the data, and needs their full shape.
     """
     weights = ops.convert_to_tensor(weights)
     weights = ops.cast(weights, keras.backend.result_type(weights.dtype, "float32")) * 1.0
@@ -131,7 +131,7 @@ def class_weights(y_true: Tensor, y_pred: Tensor, weights: Mapping[int, float]) 
         y_true: Class ids, with or without a last axis of 1; or one-hot rows, of the rank of
             `y_pred`.
         y_pred: Predictions.
-        weights: From class id, at least 0, to weight.
+        weights: Weights by class id, at least 0.
     """
     ids = ops.convert_to_tensor(y_true)
     if len(ids.shape) > 1 and ids.shape[-1] == 1:
@@ -151,7 +151,7 @@ def class_weights(y_true: Tensor, y_pred: Tensor, weights: Mapping[int, float]) 
 
 
 def product(a: Any, b: Any) -> Any:
-    """Multiply weights along their first axes; `None` weighs nothing differently."""
+    """Multiply weights along their first axes; `None` counts as 1."""
     if a is None or b is None:
         return b if a is None else a
     a, b = ops.convert_to_tensor(a), ops.convert_to_tensor(b)

@@ -1,4 +1,4 @@
-"""`alternate`: a step made of phases that take turns at different rates."""
+"""`alternate`: a step made of phases that alternate at different rates."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _plain = _backends.current().plain
 
 
 def alternate(**phases: int) -> Alternation:
-    """Return a `train_step` that is another method of the Step at each call, in turn.
+    """Return a `train_step` that calls several methods of the Step in turn.
 
-    Each call takes one batch and runs one phase: first the first one, as many times as it says,
-    then the next. Where the cycle stands is state of the Step, so it is the same in compiled code,
-    in blocks of any size and after a resume, and nothing is compiled again for it.
+    Each call takes one batch and runs one phase: the first one for its number of steps, then the
+    next. The position in the cycle is state of the Step, so it is the same in compiled code, in
+    blocks of any size and after a resume, and nothing is recompiled for it.
 
     >>> class WassersteinGAN(pg.Step):
     ...     train_step = pg.alternate(critic_step=5, generator_step=1)
@@ -37,25 +37,24 @@ def alternate(**phases: int) -> Alternation:
     ...     def generator_step(self, batch):
     ...         return {"generator_loss": self.minimize(...)}
 
-    What a phase returns is logged under the names that it gives, and its mean is over the steps
-    in which that phase ran. A name that several phases give is logged once for each of them, as
-    `{phase}/{name}`.
+    What a phase returns is logged under its names, as the mean over the steps in which that phase
+    ran. A name that several phases use is logged once for each of them, as `{phase}/{name}`.
 
     Args:
         **phases: Names of methods of the Step, each taking a batch and returning what to log, as
-            `train_step` does; with the number of steps, at least 1, that each has in a cycle.
+            `train_step` does; with the number of its steps in a cycle, at least 1.
 
     Returns:
-        What to set as `train_step` in the body of the class.
+        The value of `train_step` in the body of the class.
 
     Raises:
-        ArgumentError: If there are fewer than two phases, or a count is not a whole number.
+        ArgumentError: If there are fewer than two phases, or a count is not a positive integer.
     """
     if len(phases) < 2:
         raise ArgumentError(
             "phases",
             repr(phases),
-            "at least two methods, each with the number of steps that it has in a cycle.",
+            "at least two methods, each with its number of steps in a cycle.",
             "write `alternate(critic_step=5, generator_step=1)`.",
         )
     for name, count in phases.items():
@@ -63,14 +62,14 @@ def alternate(**phases: int) -> Alternation:
             raise ArgumentError(
                 name,
                 repr(count),
-                "a whole number of steps a cycle, at least 1.",
-                "leave the phase out, or give it a step.",
+                "a positive integer, the steps per cycle.",
+                "remove the phase, or give it a step.",
             )
     return Alternation(phases)
 
 
 class Alternation:
-    """A method of a Step that is one of several others at each call. Made by `alternate`."""
+    """A method of a Step that calls several others in turn. Made by `alternate`."""
 
     def __init__(self, phases: Mapping[str, int]) -> None:
         self.phases: dict[str, int] = dict(phases)
@@ -88,15 +87,15 @@ class Alternation:
         return _plain(lambda batch: self._run(step, turns, batch))
 
     def __set__(self, step: Any, value: Any) -> None:
-        # With it the attribute of the class comes before the one of the instance, which is there
-        # for the state to be found.
-        raise AttributeError(f"`{self._name}` takes turns; it is set in the class only.")
+        # With it the class attribute takes precedence over the instance's, which only makes the
+        # state visible.
+        raise AttributeError(f"`{self._name}` alternates; it can be set only in the class.")
 
     def _run(self, step: Step, turns: _Turns, batch: Batch) -> dict[str, Any]:
         methods = {name: _method(step, name) for name in self.phases}
         place = ops.convert_to_tensor(turns.place)
         frame = current_frame()
-        if frame is None:  # called by hand: only what runs is known
+        if frame is None:  # called directly: only what runs is known
             index = sum(int(place) >= bound for bound in self._bounds)
             returned = _checked(list(methods)[index], list(methods.values())[index](batch))
         elif frame.recorder is not None:
@@ -108,7 +107,7 @@ class Alternation:
 
     @property
     def _bounds(self) -> list[int]:
-        """Places in the cycle at which another phase begins."""
+        """Positions in the cycle at which another phase begins."""
         return list(accumulate(self.phases.values()))[:-1]
 
     def _rehearsed(
@@ -128,17 +127,17 @@ class Alternation:
                     continue
                 if isinstance(value, Average) or len(getattr(value, "shape", ())) <= 1:
                     turns.terms[f"{phase}/{name}"] = [key, len(as_average(value, None).terms)]
-                merged[key] = value  # of a wrong shape, it is refused by the rehearsal
+                merged[key] = value  # with a wrong shape, the rehearsal refuses it
         return merged
 
     def _one_of(
         self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch, frame: Frame
     ) -> dict[str, Any]:
-        """Run the phase whose turn it is; the values of the others count nothing."""
+        """Run the current phase; the values of the others have count 0."""
         if frame.is_accumulating:
             raise AccumulationError(
-                "its phases take turns with each micro-batch",
-                "give each phase larger batches, or leave `accumulate` out.",
+                "its phases alternate with each micro-batch",
+                "give each phase larger batches, or omit `accumulate`.",
             )
         terms = turns.terms
 
@@ -188,12 +187,12 @@ _Method = Callable[[Batch], Any]
 
 
 class _Turns(Holder):
-    """Where a cycle stands, and what its phases log.
+    """The position in a cycle, and what its phases log.
 
     Attributes:
-        place: Steps of the cycle that are done.
-        terms: For each value as `{phase}/{name}`: what it is logged under, and its terms.
-        samples: For each sample so, what it is logged under.
+        place: Finished steps of the cycle.
+        terms: For each value as `{phase}/{name}`: the name for logging, and its number of terms.
+        samples: For each sample, in the same way, the name for logging.
     """
 
     def __init__(self) -> None:
@@ -205,14 +204,14 @@ class _Turns(Holder):
 
 
 class _Divided(Average):
-    """An average whose terms hold means that are divided already, with their counts."""
+    """An average whose terms hold means, already divided, with their counts."""
 
     __slots__ = ()
 
     def pairs(self, examples: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(term.total, term.count) for term in self.terms if term.count is not None]
 
-    # A sum or a product would be an `Average` of what is not divided yet.
+    # A sum or a product would be an `Average` of undivided totals.
     __add__ = __radd__ = __sub__ = __rsub__ = Average._refuse
     __mul__ = __rmul__ = __truediv__ = __neg__ = Average._refuse
 

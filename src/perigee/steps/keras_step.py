@@ -1,4 +1,4 @@
-"""`KerasStep`: the steps of a compiled `keras.Model`, run as they are."""
+"""`KerasStep`: the unchanged steps of a compiled `keras.Model`."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ _STATE: Mapping[Method, Sequence[str]] = {
     "test_step": ("trainable", "non_trainable", "metrics"),
     "predict_step": ("trainable", "non_trainable"),
 }
-"""What the `state` of each stateless method holds, in order."""
+"""The parts of `state` of each stateless method, in order."""
 
 _CHANGED_BY_KERAS = frozenset({"built", "stop_evaluating", "stop_predicting", "stop_training"})
 
 
 class KerasStep(Step):
-    """A compiled `keras.Model`, with or without overridden steps, run as it is.
+    """A compiled `keras.Model`, with or without overridden steps, trained unchanged.
 
     The model's own `train_step`, `test_step` and `predict_step` run: on TensorFlow and torch
-    `train_step(self, data)`, on JAX the stateless `train_step(self, state, data)`. What they
-    return is logged. Results of metrics are read at the end of an epoch; any other value becomes
-    the exact mean over the epoch, where `fit` keeps the last batch's, or 0.0. A value returned
-    under the name of a metric that the step updates is replaced by the metric, as `fit` does.
+    `train_step(self, data)`, on JAX the stateless `train_step(self, state, data)`. What they return
+    is logged. Results of metrics are read at the end of an epoch; any other value becomes the exact
+    mean over the epoch, where Keras's `fit` keeps that of the last batch, or 0.0. A value returned
+    under the name of a metric that the step updates is replaced by the metric, as in `fit`.
 
-    The model may be compiled again between two calls of `pg.fit`.
+    `model.compile` may be called again between two calls of `pg.fit`.
 
     >>> model.compile("adam", "mse")
     >>> history = pg.fit(pg.KerasStep(model), (x, y), epochs=3)
 
     Args:
-        model: Compiled; trained in place.
-        class_weight: As in `fit`: from class id to weight, which `train_step` gets as sample
-            weights. A class that is not named weighs 1.
+        model: A compiled model; trained in place.
+        class_weight: As in `fit`: weights by class id, which `train_step` gets as sample weights.
+            Other classes have weight 1.
 
     Raises:
-        ArgumentError: If `model` is no compiled `keras.Model`.
+        ArgumentError: If `model` is not a compiled `keras.Model`.
         OutputsError: If several losses are given for the only output: Keras drops all but one.
     """
 
@@ -84,7 +84,7 @@ class KerasStep(Step):
 
     @property
     def _shows_updates(self) -> bool:
-        """Whether gradients are known as they are: Keras hides what its loss scale made of them."""
+        """Whether gradients are known unscaled: Keras hides the effect of its loss scale."""
         return not any(hasattr(each, "inner_optimizer") for each in self.parts.optimizers())
 
     @_plain
@@ -92,10 +92,10 @@ class KerasStep(Step):
         """Run the model's `train_step`.
 
         Args:
-            batch: What the model's `train_step` takes as `data`.
+            batch: The `data` of the model's `train_step`.
 
         Returns:
-            What it returned, flat.
+            Its result, flattened.
         """
         if self.class_weight is not None:
             batch = _weighted(batch, self.class_weight)
@@ -115,7 +115,7 @@ class KerasStep(Step):
                     refuse(LossNotScaledError(path), self.ignore_findings)
                 if seen.is_applied and seen.variables is None:
                     seen.variables = list(self.model.trainable_variables)
-                # Accumulating, an optimizer that is applied by the model itself is refused.
+                # With accumulation, an optimizer that the model itself applies is refused.
                 if seen.is_applied and not recorder._accumulates:
                     recorder.updates.append((optimizer, seen.variables or []))
         if recorder is not None and keras.backend.backend() == "torch":
@@ -127,10 +127,10 @@ class KerasStep(Step):
         """Run the model's `test_step`.
 
         Args:
-            batch: What the model's `test_step` takes as `data`.
+            batch: The `data` of the model's `test_step`.
 
         Returns:
-            What it returned, flat.
+            Its result, flattened.
         """
         return self._logs("test_step", batch)
 
@@ -139,16 +139,16 @@ class KerasStep(Step):
         """Run the model's `predict_step`.
 
         Args:
-            batch: What the model's `predict_step` takes as `data`.
+            batch: The `data` of the model's `predict_step`.
 
         Returns:
-            What it returned.
+            Its result.
         """
         return self._run("predict_step", batch)
 
     @_plain
     def num_examples(self, batch: Batch) -> Tensor | int | None:
-        """Return the first size of the first input, which Keras takes for it."""
+        """Return the first size of the first input, as Keras does."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
         for leaf in keras.tree.flatten(x):
             if leaf is not None:
@@ -157,11 +157,11 @@ class KerasStep(Step):
 
     @property
     def seen_by_callbacks(self) -> keras.Model:
-        """What callbacks get as their model."""
+        """The model that callbacks get."""
         return self.model
 
     def _before_rehearsal(self, method: Method, batch: Batch) -> None:
-        """Build what the stateless methods of JAX get as their state, as `fit` does."""
+        """Build the state of the stateless methods on JAX, as `fit` does."""
         if keras.backend.backend() != "jax":
             return
         model = self.model
@@ -170,7 +170,7 @@ class KerasStep(Step):
         has_new_metrics = any(not getattr(metric, "built", True) for metric in model.metrics)
         trackers = [value for value in vars(model).values() if _has_trackers(value)]
         if is_new or not all(getattr(tracker, "built", True) for tracker in trackers):
-            # What is assigned within a scope is given up; what is made stays.
+            # Assignments within a scope are dropped; created variables stay.
             with (
                 _backends.current().watch(
                     listening,
@@ -179,7 +179,7 @@ class KerasStep(Step):
             ):
                 y_pred = model(x, training=False)
             weights = [(variable, variable.value) for variable in model.trainable_variables]
-            with keras.StatelessScope(weights):  # penalties are taken of these
+            with keras.StatelessScope(weights):  # penalties are computed from these
                 if model.loss is not None and method != "predict_step":
                     model.compute_loss(x, y, y_pred, sample_weight)
                 if has_new_metrics and method != "predict_step":
@@ -188,13 +188,13 @@ class KerasStep(Step):
             model.optimizer.build(model.trainable_variables)
 
     def _logs(self, method: Method, batch: Batch) -> dict[str, Any]:
-        """Run `train_step` or `test_step`, and return what is to be logged, flat."""
+        """Run `train_step` or `test_step`, and return what to log, flattened."""
         metrics = list({id(m): m for m in (*self.model.metrics, *self.parts.metrics())}.values())
         with _watched_metrics(metrics, self.num_examples(batch)) as (updated, results):
             returned = self._run(method, batch)
             if not isinstance(returned, Mapping):
                 return returned
-            # A metric that was not updated says 0.0 of nothing.
+            # A metric that was not updated returns a meaningless 0.0.
             logs = {
                 name: value
                 for name, value in _flat(returned)
@@ -203,7 +203,7 @@ class KerasStep(Step):
             for name, metric in updated.items():
                 if name in logs and id(logs[name]) not in results:
                     logs[name] = metric.result()
-            # Results with several values, as of a score for each class.
+            # Results with several values, such as a score for each class.
             for name in list(logs):
                 value = logs[name]
                 if id(value) in results and len(value.shape) == 1:
@@ -211,11 +211,11 @@ class KerasStep(Step):
                     logs |= {f"{name}/{i}": value[i] for i in range(value.shape[0])}
         recorder = _recorder()
         if recorder is not None:
-            recorder.metrics.clear()  # the model says itself what is logged
+            recorder.metrics.clear()  # the model itself returns what is logged
         return {name: _stopped(value) for name, value in logs.items()}
 
     def _run(self, method: Method, batch: Batch) -> Any:
-        """Run a method of the model in the manner of the framework."""
+        """Run a method of the model as the framework requires."""
         backend = keras.backend.backend()
         model: Any = self.model
         if backend == "jax":
@@ -258,9 +258,9 @@ class KerasStep(Step):
 
 @contextmanager
 def _all_state_listed(model: keras.Model) -> Generator[None]:
-    """Let Keras list state that it overlooks, so that its stateless methods hand it in and out.
+    """Make Keras list state that it omits, so that its stateless methods pass it in and out.
 
-    Each layer lists its own, for a step may take the variables of a model apart by layers.
+    Each layer lists its own, since a step may split the variables of a model by layers.
     """
     unlisted = unlisted_state(model)
     if not unlisted:
@@ -273,7 +273,7 @@ def _all_state_listed(model: keras.Model) -> Generator[None]:
         own = (v for v in unlisted.get(id(layer), ()) if id(v) not in known)
         return Returned([*listed, *own])
 
-    # What Keras does not list it does not train.
+    # Keras does not train variables that it does not list.
     trainable = [v for own in unlisted.values() for v in own if v.trainable]
     for variable in trainable:
         variable.trainable = False
@@ -286,10 +286,10 @@ def _all_state_listed(model: keras.Model) -> Generator[None]:
 
 
 class _Parts(Mapping[str, Any]):
-    """What a model holds besides its layers, looked up anew each time.
+    """What a model holds besides its layers, looked up each time.
 
-    Optimizers and metrics, also in lists and dicts, and the plain values that its steps may have
-    built in. A model that is compiled again holds others.
+    Optimizers and metrics, also in lists and dicts, and plain values that its compiled steps may
+    depend on. They change when `model.compile` is called again.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -299,7 +299,7 @@ class _Parts(Mapping[str, Any]):
         found: dict[str, Any] = {}
         for name, value in vars(self._model).items():
             if name.startswith("_"):
-                # Trackers of Keras's own, which an overridden `metrics` may hide.
+                # Keras's own trackers, which an overridden `metrics` may hide.
                 hidden = [value, *getattr(value, "metrics", ())] if _has_trackers(value) else ()
                 found |= {f"{name}/{i}": m for i, m in enumerate(hidden) if _is_part(m)}
                 continue
@@ -309,7 +309,7 @@ class _Parts(Mapping[str, Any]):
                 found[name] = value
         optimizer: Any = self._model.optimizer
         if optimizer is not None and not _is_part(optimizer):
-            found["optimizer"] = list(optimizer.variables)  # of the user's own making
+            found["optimizer"] = list(optimizer.variables)  # a user's own class
         return found
 
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
@@ -319,7 +319,7 @@ class _Parts(Mapping[str, Any]):
         return list({id(optimizer): optimizer for optimizer in optimizers}.values())
 
     def metrics(self) -> list[keras.Metric]:
-        """Return the metrics that the model holds by itself, those of its layers left out."""
+        """Return the metrics that the model itself holds, without those of its layers."""
         members = [member for value in self._found().values() for member in _members(value)]
         return [m for m in members if isinstance(m, keras.Metric)]
 
@@ -342,7 +342,7 @@ def _is_part(value: Any) -> bool:
 
 
 def _members(value: Any) -> list[Any]:
-    """Return the optimizers, metrics and others in a value; of lists and dicts their items."""
+    """Return the optimizers, metrics and others in a value, including items of lists and dicts."""
     if isinstance(value, Mapping):
         return [member for item in value.values() for member in _members(item)]
     if isinstance(value, list | tuple):
@@ -354,7 +354,7 @@ def _members(value: Any) -> list[Any]:
 
 
 class _Updates:
-    """What is seen of one optimizer."""
+    """Observes the calls of one optimizer."""
 
     def __init__(self) -> None:
         self.is_applied = False
@@ -385,7 +385,7 @@ class _Updates:
 def _watched_updates(
     optimizers: Sequence[keras.optimizers.Optimizer],
 ) -> Generator[dict[Any, _Updates]]:
-    """See which optimizers are applied, to what, and whether the loss was scaled for them."""
+    """Observe which optimizers are applied, to what, and whether the loss was scaled for them."""
     updates = {optimizer: _Updates() for optimizer in optimizers}
     with ExitStack() as stack:
         for optimizer, seen in updates.items():
@@ -397,7 +397,7 @@ def _watched_updates(
 
 @contextmanager
 def _shown_updates(watch: Watch, step: KerasStep) -> Generator[None]:
-    """Show somebody the updates that a model makes by itself."""
+    """Report the updates that a model itself makes to `watch`."""
 
     def applies(optimizer: Any, original: Any, grads: Any, trainable_variables: Any = None) -> Talk:
         if trainable_variables is None:  # from within `stateless_apply`
@@ -423,7 +423,7 @@ def _shown_updates(watch: Watch, step: KerasStep) -> Generator[None]:
 
 
 def _divides(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Tell whether an optimizer divides gradients by a scale that the loss is to carry."""
+    """Return whether an optimizer divides gradients by a scale that the loss should have."""
     return (
         isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         or optimizer.loss_scale_factor is not None
@@ -434,14 +434,14 @@ def _divides(optimizer: keras.optimizers.Optimizer) -> bool:
 def _watched_metrics(
     metrics: Sequence[keras.Metric], examples: Any
 ) -> Generator[tuple[dict[str, keras.Metric], dict[int, keras.Metric]]]:
-    """See which metrics are updated, by name, and whose results are read, by identity.
+    """Observe which metrics are updated, by name, and whose results are read, by identity.
 
-    Trackers of the losses of single outputs are weighted by the number of examples: Keras weighs
+    Trackers of the losses of single outputs are weighted by the number of examples: Keras weights
     them by a size that is not known inside compiled code.
     """
     updated: dict[str, keras.Metric] = {}
     results: dict[int, keras.Metric] = {}
-    kept: list[Any] = []  # so that no other value takes the identity of one that is gone
+    kept: list[Any] = []  # so that no other value reuses an id
 
     def updates(metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
         updated[metric.name] = metric
@@ -470,7 +470,7 @@ def _is_mean_of_one(metric: keras.Metric, args: Sequence[Any]) -> bool:
 
 
 def _recorded(function: Callable[[], Any]) -> Any:
-    """Run a function that differentiates by itself, where the framework has to record for it."""
+    """Run a function that takes its own gradients, recording for it if the framework must."""
     returned: list[Any] = []
 
     def run() -> tuple[Tensor, None]:
@@ -482,19 +482,19 @@ def _recorded(function: Callable[[], Any]) -> Any:
 
 
 def _recorder() -> StepRecorder | None:
-    """Return who listens, during a rehearsal."""
+    """Return the recorder, during a rehearsal."""
     frame = current_frame()
     recorder = None if frame is None else frame.recorder
     return recorder if isinstance(recorder, StepRecorder) else None
 
 
 def _stopped(value: Any) -> Any:
-    """Let go of what made a value, where the framework keeps it."""
+    """Detach a value from its computation, if the framework keeps it."""
     return value.detach() if getattr(value, "requires_grad", False) else value
 
 
 def _flat(logs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what a step returned, with dicts inside taken apart, as `fit` does."""
+    """Yield what a step returned, with nested dicts flattened, as `fit` does."""
     for name, value in logs.items():
         if isinstance(value, Mapping):
             yield from _flat(value)
@@ -512,7 +512,7 @@ def _weighted(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
         raise ArgumentError(
             "class_weight",
             repr(dict(class_weight)),
-            "class weights or sample weights, not both: `fit` takes one of them.",
+            "class weights or sample weights, not both, as in Keras's `fit`.",
             "multiply the sample weights by the class weights.",
         )
     if y is None or keras.tree.is_nested(y):

@@ -1,4 +1,4 @@
-"""`Supervised`: what `keras.Model.compile` offers, as a Step."""
+"""`Supervised`: a Step with the options of `keras.Model.compile`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _plain = _backends.current().plain
 
 
 class Supervised(Step):
-    """The ready-made Step: train a model on inputs with labels.
+    """A ready-made Step for supervised training.
 
-    It takes what `keras.Model.compile` takes, gives the numbers that `keras.Model.fit` gives, and
-    keeps them exact where `fit` does not: with a ragged last batch, masks or micro-batches each
-    value is the mean over all that it covers. Several optimizers can share the model.
+    It takes the arguments of `keras.Model.compile`, gives the results of `keras.Model.fit`, and is
+    exact where `fit` is not: with a ragged last batch, masks or micro-batches each value is the
+    mean over everything that it covers. Several optimizers can share the model.
 
     A batch is `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`. With several outputs, `y` and the
-    weights are lists or dicts like the outputs; one array of weights, of shape `(batch,)`, counts
-    for all of them. Logged are `loss` (weight penalties and `add_loss` terms included), with
+    weights are lists or dicts like the outputs; one array of weights, of shape `(batch,)`, applies
+    to all of them. The logs are `loss` (including weight penalties and `add_loss` terms), with
     several losses also `{output}_loss`, and the metrics: `accuracy`, or `{output}_accuracy`.
     Outputs are named by the keys of the dict that the model returns, else by its `output_names`,
     else `output_0`, `output_1`, ...
@@ -43,7 +43,7 @@ class Supervised(Step):
     ... )
     >>> history = pg.fit(step, (images, labels), epochs=10)
 
-    Two optimizers, for a backbone that learns slowly and everything else:
+    Two optimizers, one for a backbone with a low learning rate:
 
     >>> step = pg.Supervised(
     ...     model,
@@ -52,30 +52,30 @@ class Supervised(Step):
     ... )
 
     Args:
-        model: From `x` to one tensor, or to a flat list, tuple or dict of them. It is called with
-            `training=True` or `training=False`.
+        model: Maps `x` to one tensor, or to a flat list, tuple or dict of tensors. It is called
+            with `training=True` or `training=False`.
         optimizer: An optimizer or its name; or pairs of (optimizer, group). A group is a layer, a
             model, a (nested) list of layers and variables, or a regular expression that is
             searched in the paths of the variables. Each trainable variable must be in exactly
             one group.
         loss: A `keras.losses.Loss`, its name, or a function of `(y_true, y_pred)` that returns
-            one value an example (or more, or their mean). One for all outputs, or a list or dict
-            of them; `None` leaves an output out. `None` alone trains on `add_loss` terms.
+            one value per example (or more, or their mean). One for all outputs, or a list or dict
+            of them; `None` skips an output. `None` alone trains on `add_loss` terms.
         metrics: `keras.Metric`s, names or functions of `(y_true, y_pred)`. For one output a list;
             for several a list or dict with one metric, or a list of them, or `None` for each.
-            Sample weights do not change them.
-        weighted_metrics: The same, for metrics that sample and class weights weigh.
-        loss_weights: What each loss is multiplied with in `loss`: numbers or scalar
+            Sample weights do not affect them.
+        weighted_metrics: The same, for metrics that use sample and class weights.
+        loss_weights: The factor of each loss in `loss`: numbers or scalar
             `keras.Variable`s, as a list or dict like the losses; for one output a number.
             `None` counts each as 1. The `{output}_loss` values are not multiplied.
-        class_weight: For a model with one output, from class id to weight: multiplies the weight
-            of each label in `train_step`. Labels are class ids or one-hot; a class that is not
-            named weighs 1.
+        class_weight: For a model with one output, weights by class id, which multiply the weight of
+            each label in `train_step`. Labels are class ids or one-hot; other classes have weight
+            1.
 
     Raises:
-        ArgumentError: If an argument has a value that cannot be meant. Once the outputs are
-            known, at the first batch: `OutputsError` where losses, metrics, weights or labels do
-            not match them, `OptimizerGroupsError` where groups do not cover the variables.
+        ArgumentError: If an argument has an invalid value. Once the outputs are known, at the first
+            batch: `OutputsError` if losses, metrics, weights or labels do not match them,
+            `OptimizerGroupsError` if groups do not cover the variables.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Supervised(Step):
                 if part:
                     self.apply(optimizer, gradients.of(part))
             loss, (y_pred, masks, losses) = gradients.returned
-        # Masks are lost where a framework hands out other tensors.
+        # Masks are lost if a framework returns new tensors.
         tensors = zip(keras.tree.flatten(y_pred), masks, strict=True)
         y_pred = keras.tree.pack_sequence_as(y_pred, [masked(t, mask) for t, mask in tensors])
         targets = self._targets(y_pred, y, sample_weight, is_training=True)
@@ -149,7 +149,7 @@ class Supervised(Step):
         """Measure the model on one batch.
 
         Args:
-            batch: As for `train_step`; class weights do not count here.
+            batch: As for `train_step`; class weights do not apply here.
 
         Returns:
             The losses to log.
@@ -166,7 +166,7 @@ class Supervised(Step):
 
     @_plain
     def predict_step(self, batch: Batch) -> Tree:
-        """Return what the model returns for `x`.
+        """Return the model's outputs for `x`.
 
         Args:
             batch: As for `train_step`; only `x` is used.
@@ -177,7 +177,7 @@ class Supervised(Step):
     def _targets(
         self, y_pred: Tree, y: Any, sample_weight: Any, is_training: bool
     ) -> list[_Target]:
-        """Bring together what belongs to each output.
+        """Collect what belongs to each output.
 
         Raises:
             OutputsError: If something does not match the outputs.
@@ -235,16 +235,16 @@ class Supervised(Step):
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """One output, and what belongs to it.
+    """One output, with its labels, weights, loss and metrics.
 
     Attributes:
-        name: Of the output.
-        is_only: Whether the model has no other.
-        y_true: Labels, `None` where nothing needs them.
+        name: The name of the output.
+        is_only: Whether it is the model's only output.
+        y_true: Labels, `None` if nothing needs them.
         y_pred: The output.
         weight: Weights of the examples, or `None`.
         loss: The loss, or `None`.
-        factor: What the loss is multiplied with, or `None`.
+        factor: The factor of the loss, or `None`.
         metrics: Metrics without weights.
         weighted_metrics: Metrics with weights.
     """
@@ -288,7 +288,7 @@ def _number(factor: Any) -> Any:
 
 
 def _named(losses: Mapping[str, Average]) -> dict[str, Average]:
-    """Return each loss under the name by which it is logged, where there are several."""
+    """Return each loss by the name under which it is logged, if there are several."""
     return {f"{name}_loss": loss for name, loss in losses.items()} if len(losses) > 1 else {}
 
 
@@ -322,14 +322,14 @@ def _refuse_shared(metrics: Sequence[keras.Metric]) -> None:
             raise ArgumentError(
                 "metrics",
                 f"<{metric.name!r} twice>",
-                "a metric object of its own at each place: one that is updated from two outputs "
+                "a separate metric object at each place: one that is updated from two outputs "
                 "averages both.",
-                "make a second one.",
+                "create a second one.",
             )
 
 
 def _metric_names(targets: Sequence[_Target]) -> dict[str, keras.Metric]:
-    """Return each metric under the name by which Keras's `fit` logs it."""
+    """Return each metric by the name under which Keras's `fit` logs it."""
     names: dict[str, keras.Metric] = {}
     for is_weighted in (False, True):
         for target in targets:
@@ -345,11 +345,11 @@ def _metric_names(targets: Sequence[_Target]) -> dict[str, keras.Metric]:
     return names
 
 
-# What is given for each output.
+# Arguments for each output.
 
 
 def _for_each(outputs: Outputs, what: str, given: Any) -> list[Any]:
-    """Return one entry for each output; what is no list and no dict is meant for all."""
+    """Return one entry for each output; a value that is not a list or dict applies to all."""
     if isinstance(given, Mapping | list | tuple):
         return outputs.each(what, given)
     if what == "loss_weights" and given is not None and len(outputs.names) > 1:
@@ -368,7 +368,7 @@ def _metrics_for_each(outputs: Outputs, what: str, given: Any) -> list[list[kera
 def _labels(
     outputs: Outputs, y: Any, wanted: Sequence[bool], has_loss: Sequence[bool]
 ) -> list[Any]:
-    """Return the labels of each output; every wanted one has some."""
+    """Return the labels of each output; every wanted output has some."""
     if isinstance(y, Mapping | list | tuple):
         labels = outputs.each("y", y, has_loss)
     elif len(outputs.names) == 1:
@@ -394,14 +394,14 @@ def _weights(outputs: Outputs, weight: Any, has_loss: Sequence[bool]) -> list[An
 
 
 def _pairs(optimizer: Any) -> list[tuple[Any, Any]] | None:
-    """Return (optimizer, group) pairs, or `None` where one optimizer was given."""
+    """Return (optimizer, group) pairs, or `None` if one optimizer was given."""
     if not isinstance(optimizer, list | tuple):
         return None
     pairs = [pair for pair in optimizer if isinstance(pair, list | tuple) and len(pair) == 2]
     if not optimizer or len(pairs) != len(optimizer):
         raise ArgumentError(
             "optimizer",
-            f"<a {type(optimizer).__name__} of other things than pairs>",
+            f"<a {type(optimizer).__name__} of items other than pairs>",
             "an optimizer, or a list of (optimizer, group) pairs.",
             'pass `[(keras.optimizers.Adam(), model.head), (keras.optimizers.SGD(), "body/")]`.',
         )
@@ -415,7 +415,7 @@ def _checked_class_weight(given: Mapping[int, float] | None) -> dict[int, float]
         raise ArgumentError(
             "class_weight",
             repr(dict(given)),
-            "a dict from class ids (whole numbers, at least 0) to weights.",
+            "a dict from class ids (integers, at least 0) to weights.",
             "number the classes from 0, as the labels do.",
         )
     return {int(key): float(weight) for key, weight in given.items()}

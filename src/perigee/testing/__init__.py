@@ -1,4 +1,4 @@
-"""What users' own tests ask of a Step."""
+"""Checks for users' own tests of a Step."""
 
 from perigee.testing._parity import ParityReport as ParityReport
 from perigee.testing._parity import Parting as Parting

@@ -1,4 +1,4 @@
-"""Why two ways of training part: found by running the step again under changed conditions."""
+"""Finds why two ways of training differ, by repeating the step under changed conditions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Cause = Literal[
 ]
 
 _ALIKE = 1e-3
-"""How far what should be one number may be apart, relative."""
+"""The largest relative difference of numbers that should be equal."""
 _LEAST_LOSS_SCALE = 256.0
 _PLACES = ("here", "against it")
 
@@ -47,7 +47,7 @@ _Finding = tuple[Cause, str]
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A step in which two ways part.
+    """A step in which two ways differ.
 
     Attributes:
         pair: The two ways, in the state in which the step begins.
@@ -73,7 +73,7 @@ class _Case:
     def trains_alike(self, under: Under | None = None, batch: Batch | None = None) -> bool:
         """Tell whether the two have one result under other conditions.
 
-        Slots count: what Adam makes of a gradient hardly depends on its scale.
+        Slots are compared too, since Adam's update hardly depends on the scale of a gradient.
         """
         return not self.parted(self.run(under, batch), *WEIGHTS, "optimizer")
 
@@ -106,7 +106,7 @@ def cause_of(
     Args:
         pair: The two ways, in the state in which the step begins.
         batches: All batches.
-        index: The step in which they part.
+        index: The step in which they differ.
         tolerance: How far updates may be apart.
     """
     batch = batches[index]
@@ -299,7 +299,7 @@ def _forced_training(flag: bool, way: Way, side: int) -> Generator[None]:
 def _same_draws(way: Way, side: int) -> Generator[None]:
     """Let each draw of random numbers begin from one and the same seed.
 
-    A function that is given a number as its seed asks no generator, so that there is no other way.
+    A function with a number as its seed uses no generator, so there is no other way.
     """
 
     def next_seed(original: Any, generator: Any, ordered: bool = True) -> Talk:

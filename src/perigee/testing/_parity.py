@@ -1,4 +1,4 @@
-"""Whether two ways of training come to the same, and where and why they part."""
+"""Compares two ways of training: whether they agree, and where and why they differ."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Parting:
 
     Attributes:
         step: The step, from 0.
-        name: Of the variable, by its path in the Step; or of the logged value.
-        element: Index of the element that is furthest apart.
-        values: What it is in the Step, and in the other one.
-        cause: What is likely to be the reason.
-        evidence: What was tried, and what came of it.
+        name: The variable, by its path in the Step; or the name of the logged value.
+        element: The index of the element with the largest difference.
+        values: Its value in the Step, and in the other way.
+        cause: The likely cause.
+        evidence: What was tried, and its result.
     """
 
     step: int
@@ -45,15 +45,15 @@ class Parting:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """What came of a comparison; true where the two are equal.
+    """The result of a comparison; true if the two are equal.
 
     Attributes:
         result: `"equal"` bit for bit, `"within tolerance"`, or `"parted"`.
-        steps: Steps that were compared.
-        variables: Names of the variables that were compared.
+        steps: The number of compared steps.
+        variables: Names of the compared variables.
         left_out: Names of variables that only one of the two has.
-        furthest: The largest difference of a step's update of a variable, relative to the update.
-        parting: Where the two part, or `None`.
+        furthest: The largest difference in a step's update of a variable, relative to the update.
+        parting: The first difference, or `None`.
     """
 
     result: Literal["equal", "within tolerance", "parted"]
@@ -76,7 +76,7 @@ class ParityReport:
         place = f"[{', '.join(map(str, found.element))}]" if found.element else ""
         return "\n".join(
             [
-                f"They part at step {found.step}: {found.name}{place}",
+                f"They differ at step {found.step}: {found.name}{place}",
                 f"  here    {found.values[0]:.9g}",
                 f"  against {found.values[1]:.9g}",
                 f"Likely cause: {found.cause}.",
@@ -95,11 +95,11 @@ def parity(
     holds: Any = None,
     tolerance: float = _TOLERANCE,
 ) -> ParityReport:
-    """Compare two ways of training: from one state, on the same batches, step by step.
+    """Compare two ways of training from the same state, on the same batches, step by step.
 
     Each step begins with both in the same state, so a difference belongs to the step in which it
-    shows, and what rounding makes of it later does not count. Where the two part, the step is
-    run again under changed conditions to find out why.
+    occurs, and rounding errors do not accumulate. If the two differ, the step is repeated under
+    changed conditions to find out why.
 
     >>> report = parity(step, compiled_model, (x, y), batch_size=32)
     >>> assert report, report
@@ -107,19 +107,20 @@ def parity(
     Args:
         step: The Step.
         against: Another Step; a compiled `keras.Model`, trained as `fit` does; or a function of a
-            batch (as tensors) that does one step of training and may return a dict of what to
-            compare besides: scalars.
-        data: As `fit` takes it; arrays are drawn in order, over as many passes as are needed.
-        steps: How many.
-        batch_size: Rows a batch, 32 by default; for arrays only.
-        holds: For a function: what it works on (models, optimizers, metrics, variables; one, or
-            a tree of them), built, in the order in which the Step holds the like. `None` where
-            these are the Step's own.
-        tolerance: How far the updates of a variable may be apart, relative to the update.
+            batch (as tensors) that does one training step and may return a dict of scalars to
+            compare as well.
+        data: Data as for `fit`; arrays are drawn in order, over as many passes as needed.
+        steps: The number of steps.
+        batch_size: Rows per batch, 32 by default; for arrays only.
+        holds: For a function: the objects that it uses (models, optimizers, metrics, variables;
+            one, or a tree of them), built, in the same order as in the Step. `None` if they are the
+            Step's own.
+        tolerance: The largest allowed difference in the updates of a variable, relative to the
+            update.
 
     Returns:
-        A report that is true where the two are equal. Variables, seeds, random generators and
-        settings are as they were before.
+        A report that is true if the two are equal. Variables, seeds, random generators and settings
+        are restored.
 
     Raises:
         ArgumentError: If `against` is none of these, or the two have different variables.
@@ -144,12 +145,12 @@ def _check(step: Any, steps: Any) -> None:
     if not isinstance(step, Step):
         raise ArgumentError("step", type(step).__name__, "a `pg.Step`.", "pass the Step first.")
     if not isinstance(steps, int) or steps < 1:
-        raise ArgumentError("steps", repr(steps), "a number from 1.", "leave it out.")
+        raise ArgumentError("steps", repr(steps), "a positive integer.", "omit it.")
 
 
 def _way(step: Step, against: Any, holds: Any) -> Way:
     if holds is not None and (isinstance(against, Step | keras.Model) or not callable(against)):
-        raise ArgumentError("holds", "<things>", "it only with a function.", "leave it out.")
+        raise ArgumentError("holds", "<things>", "it only with a function.", "omit it.")
     if isinstance(against, Step):
         return StepWay(against)
     if isinstance(against, keras.Model):
@@ -165,7 +166,7 @@ def _way(step: Step, against: Any, holds: Any) -> Way:
         "against",
         type(against).__name__,
         "a Step, a compiled `keras.Model`, or a function of a batch.",
-        "pass one of them.",
+        "pass a Step, a compiled model or a function.",
     )
 
 
@@ -173,7 +174,7 @@ def _drawn(data: Any, steps: int, batch_size: int | None) -> list[Batch]:
     feed = open_feed(data, batch_size=batch_size)
     batches: list[Batch] = []
     try:
-        feed.peek()  # raises where there is none
+        feed.peek()  # raises if there is none
         while len(batches) < steps:
             batch = feed.draw()
             if batch is not None:
@@ -199,8 +200,8 @@ def _compare(pair: Pair, batches: Sequence[Batch], tolerance: float) -> ParityRe
         furthest = max([furthest, *(f.relative for f in pair.apart(ours, theirs))])
         is_exact = is_exact and pair.are_identical(ours, theirs)
         if found:
-            # Compiled code rounds in another order, which a variable whose gradient is nothing
-            # but rounding shows at full size: such differences are gone op by op.
+            # Compiled code rounds in another order. If the gradient of a variable is only rounding
+            # errors, the difference is as large as the update: it vanishes op by op.
             eager = pair.run(batch, observed=True)
             if pair.differences(*eager, tolerance):
                 first = found[0]

@@ -1,4 +1,4 @@
-"""Whether a training that stops and goes on later ends like one that never stopped."""
+"""Checks that a training that stops and resumes ends like one that never stopped."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class ResumeReport:
-    """What was compared, bit by bit, and found equal.
+    """What was compared bit by bit, and equal.
 
     Attributes:
-        steps: Steps that each of the two trainings had.
-        at: The step at which one of them stopped and went on.
+        steps: The number of steps of each of the two trainings.
+        at: The step at which one of them stopped and resumed.
         variables: The keys of the variables.
-        records: How many lines of `metrics.jsonl` there were.
+        records: The number of lines in `metrics.jsonl`.
     """
 
     steps: int
@@ -62,12 +62,12 @@ def verify_resume(
     at: int | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> ResumeReport:
-    """Check that a Step goes on exactly where it stopped: `steps` steps against two parts of them.
+    """Check that a Step resumes exactly: `steps` steps at once against two parts of them.
 
-    Both are trained in this process with a run directory of their own. What a new process would
-    make anew is made anew for each part: the Step, the data, and the states of the global random
-    generators, which are put back in the end. So a counter in Python that `host_state` does not
-    return, or a number drawn from a generator of the Step's own, shows as a difference.
+    Both are trained in this process, each with its own run directory. Everything that a new process
+    would create is created again for each part: the Step, the data, and the states of the global
+    random generators, which are restored at the end. So a counter in Python that `host_state` does
+    not return, or a number drawn from the Step's own generator, causes a difference.
 
     >>> x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
     >>> def make():
@@ -77,9 +77,9 @@ def verify_resume(
     8 steps, and 4 and 4: equal in 7 variables and 1 records.
 
     Args:
-        make: Returns a new Step, the same each time but for its random numbers.
-        data: Returns the data, as `fit` takes it.
-        steps: Steps in all, at least 2.
+        make: Returns a new Step, the same each time except for its random numbers.
+        data: Returns the data, as for `fit`.
+        steps: The total number of steps, at least 2.
         at: The step at which to stop, below `steps`; `None` stops half way.
         arguments: Further arguments of `fit`, such as `{"batch_size": 8, "execution": "eager"}`.
 
@@ -87,7 +87,7 @@ def verify_resume(
         What was compared.
 
     Raises:
-        AssertionError: If the two differ in a bit; it names the first variable or log that does.
+        AssertionError: If the two differ in any bit; it names the first such variable or log.
         ArgumentError: If there is no step at which to stop.
     """
     at = steps // 2 if at is None else at
@@ -129,7 +129,7 @@ class _Training:
 
 
 class _StopAt(Hook):
-    """Leaves the training as a `Preemption` does."""
+    """Stops the training as a `Preemption` does."""
 
     def __init__(self, step: int) -> None:
         self.every = Every(steps=step)
@@ -161,7 +161,7 @@ def _compare(straight: _Outcome, resumed: _Outcome, at: int) -> None:
         raise AssertionError(
             f"Resumed after step {at}, the training differs from one that was not stopped in:\n"
             + "".join(f"  - {each}\n" for each in found)
-            + "What is computed depends on something that is not saved. Keep it in a "
+            + "The result depends on something that is not saved. Keep it in a "
             "`keras.Variable` of the Step, return it from `host_state`, or draw random numbers "
             "from a `keras.random.SeedGenerator` that the Step holds."
         )

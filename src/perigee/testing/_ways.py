@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 WEIGHTS = ("trainable", "non_trainable", "variable")
 _ORDER: tuple[Kind, ...] = ("trainable", "non_trainable", "variable", "optimizer", "seed", "metric")
 _ROUNDINGS = 4
-"""Units in the last place that a stored value may be off."""
+"""Allowed error of a stored value, in units in the last place."""
 
 
 class Way(Protocol):
@@ -33,7 +33,7 @@ class Way(Protocol):
 
     @property
     def holder(self) -> Holder:
-        """What holds its state."""
+        """The holder of its state."""
         ...
 
     @property
@@ -42,15 +42,15 @@ class Way(Protocol):
         ...
 
     def prepare(self, batch: Batch) -> None:
-        """Build what is not built yet, and train nothing."""
+        """Build what is not built yet, without training."""
         ...
 
     def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
-        """Do one step, and return what it logs."""
+        """Run one step, and return what it logs."""
         ...
 
     def left_as_it_was(self) -> Any:
-        """Return a context after which everything but variables is as before."""
+        """Return a context that restores everything except variables."""
         ...
 
 
@@ -105,7 +105,7 @@ class StepWay:
 
 
 class _Held(Holder):
-    """Things to be found like those of a Step."""
+    """A holder of objects, searched like a Step."""
 
     def __init__(self, **things: Any) -> None:
         vars(self).update(things)
@@ -124,7 +124,7 @@ class ModelWay:
         return track(self.holder).variables
 
     def prepare(self, batch: Batch) -> None:
-        """See `Way`: Keras makes its metrics in the first step, which is undone."""
+        """See `Way`: Keras creates its metrics in the first step, which is undone."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if not self._model.built:
             self._model(_backends.current().tensors(x))
@@ -174,7 +174,7 @@ class FunctionWay:
         return track(self.holder).variables
 
     def prepare(self, batch: Batch) -> None:
-        """See `Way`: what it works on is built already, but for one optimizer of one model."""
+        """See `Way`: its objects are already built, except one optimizer of one model."""
         found = track(self.holder)
         for optimizer in found.optimizers.values():
             if not optimizer.built and len(found.optimizers) == 1:
@@ -197,7 +197,7 @@ def _scalars(logs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _host(tensor: Any) -> Array | None:
-    """Return a tensor as an array; `None` where it has no value yet."""
+    """Return a tensor as an array; `None` if it has no value yet."""
     try:
         dense = _backends.current().dense(tensor) if hasattr(tensor, "dtype") else tensor
         return np.array(ops.convert_to_numpy(dense))
@@ -207,12 +207,12 @@ def _host(tensor: Any) -> Array | None:
 
 @dataclass(slots=True)
 class Outcome:
-    """What one step came to.
+    """The outcome of one step.
 
     Attributes:
-        values: Of each variable of the way, afterwards.
+        values: The value of each variable of the way, afterwards.
         logs: What it logged.
-        gradients: As handed to optimizers, by id of the variable.
+        gradients: Gradients as passed to optimizers, by id of the variable.
         rates: The learning rate at each update.
     """
 
@@ -244,14 +244,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """How far two values of one thing are apart.
+    """The difference between two values.
 
     Attributes:
-        name: Of the variable or logged value.
-        kind: Of the variable; `"log"` for a logged value.
+        name: The name of the variable or logged value.
+        kind: The kind of the variable; `"log"` for a logged value.
         relative: The difference, relative to the update.
-        element: Where it is largest.
-        values: What stands there on each side.
+        element: The index of the largest difference.
+        values: The values there on each side.
     """
 
     name: str
@@ -262,7 +262,7 @@ class Apart:
 
 
 class Pair:
-    """Two ways of training, begun in the same state at each step.
+    """Two ways of training that start each step in the same state.
 
     Attributes:
         ours: The first way.
@@ -293,7 +293,7 @@ class Pair:
         observed: bool = False,
         under: Under | None = None,
     ) -> tuple[Outcome, Outcome]:
-        """Run both ways on a batch, from the state in which this step begins.
+        """Run both ways on a batch, from the state at the start of this step.
 
         Args:
             batch: Arrays.
@@ -326,17 +326,17 @@ class Pair:
         return outcomes[0], outcomes[1]
 
     def go_on(self, ours: Outcome, theirs: Outcome) -> None:
-        """Begin the next step where the first way has come to."""
+        """Start the next step from the state of the first way."""
         self._our_values = ours.values
         self._their_values = theirs.values | self._as_theirs(ours.values)
         self._random = self._random_after
 
     def before(self, entry: Entry) -> Array:
-        """Return the value with which one of our variables begins the step."""
+        """Return the value of one of our variables at the start of the step."""
         return self._our_values[id(entry.variable)]
 
     def apart(self, ours: Outcome, theirs: Outcome) -> list[Apart]:
-        """Return how far each variable and logged value is apart, weights first."""
+        """Return the difference of each variable and logged value, weights first."""
         found = [
             _apart(a, self.before(a), ours.values[id(a.variable)], theirs.values[id(b.variable)])
             for a, b in self._compared()
@@ -351,11 +351,11 @@ class Pair:
         return found
 
     def differences(self, ours: Outcome, theirs: Outcome, tolerance: float) -> list[Apart]:
-        """Return what is further apart than the tolerance, weights first."""
+        """Return differences above the tolerance, weights first."""
         return [each for each in self.apart(ours, theirs) if not each.relative <= tolerance]
 
     def are_identical(self, ours: Outcome, theirs: Outcome) -> bool:
-        """Tell whether all variables are equal, bit for bit."""
+        """Return whether all variables are equal, bit for bit."""
         return all(
             ours.values[id(a.variable)].tobytes() == theirs.values[id(b.variable)].tobytes()
             for a, b in self._compared()
@@ -369,7 +369,7 @@ class Pair:
 
 
 def _state_of(way: Way) -> list[Entry]:
-    """Return all variables but learning rates, which are settings: each way keeps its own."""
+    """Return all variables except learning rates: they are settings, which each way keeps."""
     tracked = track(way.holder)
     inner = [getattr(o, "inner_optimizer", o) for o in tracked.optimizers.values()]
     rates = {id(optimizer.learning_rate) for optimizer in inner}
@@ -409,10 +409,10 @@ def _epsilon(dtype: Any) -> float:
 def _match(
     ours: Sequence[Entry], theirs: Sequence[Entry]
 ) -> tuple[list[tuple[Entry, Entry]], tuple[str, ...]]:
-    """Find which variables correspond: by identity, by key, else in order among their like.
+    """Match corresponding variables: by identity, by key, else in order among equal shapes.
 
     Raises:
-        ArgumentError: If a trainable variable corresponds to none.
+        ArgumentError: If a trainable variable has no counterpart.
     """
     pairs: list[tuple[Entry, Entry]] = []
     rest, others = list(ours), list(theirs)
@@ -434,10 +434,10 @@ def _match(
         raise ArgumentError(
             "against",
             "<another model>",
-            "both to hold the same variables, in the same order; these have no like: "
+            "both to hold the same variables, in the same order; these have no counterpart: "
             + ", ".join(f"{e.name} {tuple(e.variable.shape)}" for e in lost[:5])
             + ".",
-            "build both models alike, and pass `holds=` where a function works on its own ones.",
+            "build both models alike, and pass `holds=` if a function uses its own objects.",
         )
     order = {id(e.variable): i for i, e in enumerate(ours)}
     pairs.sort(key=lambda pair: order[id(pair[0].variable)])

@@ -1,4 +1,4 @@
-"""What one reaches for while a training is set up: a profile, rates to try, more to look at."""
+"""Tools for setting up a training: a profile, a learning rate range test, norms and histograms."""
 
 from perigee.tools._profile import Profile as Profile
 from perigee.tools._profile import Profiled as Profiled

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: what the speed of a model is held against."""
+"""How fast this machine multiplies matrices: the reference for the speed of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perigee._typing import Tensor
 
 _LARGEST = 8192
 _LONG_SECONDS = 0.02
-"""A product that takes as long is large enough: what goes before and after it does not count."""
+"""A product that takes this long is large enough for the overhead of a call to be negligible."""
 _REPEATS = 3
 
 
@@ -23,9 +23,9 @@ class MatrixRate:
     """The best of a few measurements of a matrix product.
 
     Attributes:
-        per_second: Floating-point operations; a multiplication and an addition are two.
+        per_second: Floating-point operations per second; a multiplication and an addition are two.
         size: Rows and columns of both matrices.
-        dtype: Of their elements, that in which Keras computes.
+        dtype: The dtype of their elements, that in which Keras computes.
     """
 
     per_second: float
@@ -34,14 +34,14 @@ class MatrixRate:
 
 
 def matrix_rate() -> MatrixRate:
-    """Time products of square matrices, each twice as large as the one before.
+    """Time products of square matrices, each twice as large as the previous.
 
     The largest one takes some 20 ms, or has 8,192 rows. It waits for the device.
     """
     backend = _backends.current()
     dtype = keras.config.dtype_policy().compute_dtype or keras.config.floatx()
     mode = backend.capabilities.modes[0]
-    # The largest element, since a compiler could do without most of a sum of a product.
+    # The largest element, since a compiler could skip most of the product for a sum.
     product = backend.compile(lambda a, b: ops.max(ops.matmul(a, b)), [], mode)
 
     def seconds(a: Tensor, b: Tensor) -> float:
@@ -53,7 +53,7 @@ def matrix_rate() -> MatrixRate:
     while True:
         draw = np.random.default_rng(0).random((2, size, size), dtype=np.float32)
         a, b = (ops.cast(matrix, dtype) for matrix in draw)
-        seconds(a, b)  # which compiles
+        seconds(a, b)  # compiles
         took = min(seconds(a, b) for _ in range(_REPEATS))
         best = max(best, 2.0 * size**3 / took)
         if took > _LONG_SECONDS or size == _LARGEST:

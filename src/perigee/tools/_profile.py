@@ -1,4 +1,4 @@
-"""A trace of some steps, and where the time of a training went."""
+"""A trace of some steps, and how a training spent its time."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from perigee.writers import replace_file
 
 @dataclass(frozen=True, slots=True)
 class Profiled:
-    """What a profile came to; print it for a table.
+    """The result of a profile; print it for a table.
 
     Attributes:
-        directory: Where the trace is.
-        traced: The numbers of the first and the last step in the trace; `None` where the training
-            was too short for one.
-        first_step_seconds: From the call of `fit` to the end of the first step.
-        step_seconds: Of a step once all is compiled, the wait for data included; `None` where no
-            two steps followed each other.
-        spent: Where all the time went; see `Ended`.
+        directory: The directory of the trace.
+        traced: The numbers of the first and the last step in the trace; `None` if the training was
+            too short for one.
+        first_step_seconds: Time from the call of `fit` to the end of the first step.
+        step_seconds: Time per step after compiling, including the wait for data; `None` if no two
+            steps followed each other.
+        spent: How all the time was spent; see `Ended`.
         operations: Floating-point operations of the matrix products and convolutions of one step
-            (a multiplication and an addition are two); `None` where they cannot be told.
-        matrix_rate: How many a second a large matrix product reaches here.
+            (a multiplication and an addition are two); `None` if unknown.
+        matrix_rate: Operations per second of a large matrix product on this machine.
     """
 
     directory: str
@@ -50,13 +50,13 @@ class Profiled:
 
     @property
     def utilization(self) -> float | None:
-        """The share of `matrix_rate` that the steps reach, from 0 to 1; `None` if not known."""
+        """The share of `matrix_rate` that the steps reach, from 0 to 1; `None` if unknown."""
         if not self.operations or not self.step_seconds:
             return None
         return self.operations / self.step_seconds / self.matrix_rate.per_second
 
     def facts(self) -> dict[str, Any]:
-        """Return all of it as plain values, for a file."""
+        """Return the result as plain values, for a file."""
         return {
             "directory": self.directory,
             "traced": None if self.traced is None else list(self.traced),
@@ -77,44 +77,42 @@ class Profiled:
 
 
 class Profile(Hook):
-    """Trace some steps of a training, and measure what limits it.
+    """Trace some steps of a training, and measure what limits its speed.
 
     >>> profile = Profile("runs/digits/profile")
     >>> pg.fit(step, data, epochs=3, run="runs/digits", callbacks=[profile])
     >>> print(profile.found)
 
-    The first steps, which compile, are left out of the trace: as many as are in it. TensorBoard's
-    profiler shows that of TensorFlow and JAX (`tensorboard --logdir runs/digits/profile`), and
-    Perfetto (https://ui.perfetto.dev) that of JAX and torch. The training's numbers stay the same.
+    The trace skips the first steps, which compile: as many as it contains. TensorBoard's profiler
+    shows the trace of TensorFlow and JAX (`tensorboard --logdir runs/digits/profile`), and Perfetto
+    (https://ui.perfetto.dev) that of JAX and torch. The results of the training do not change.
 
-    When the training ends, the operations of a step are counted, for which it is compiled once
-    more, and a large matrix product is timed, which takes about a second.
+    When the training ends, the operations of a step are counted, for which it is recompiled, and a
+    large matrix product is timed, which takes about a second.
 
     Args:
-        directory: Where the trace goes, and `profile.json` with what was measured; it is made
-            where it is missing. The report of a run shows what is in its `profile/`.
-        steps: How many steps to trace; of a training that has fewer than twice as many, some half.
+        directory: The directory for the trace, and for `profile.json` with the results; created if
+            missing. The report of a run shows what is in its `profile/`.
+        steps: The number of steps to trace; at most about half of the training.
 
     Attributes:
-        found: What came of it, a `Profiled`; `None` before the end.
+        found: The result, a `Profiled`; `None` before the end.
 
     Raises:
-        ArgumentError: If `steps` is no whole number from 1.
+        ArgumentError: If `steps` is not a positive integer.
     """
 
     def __init__(self, directory: str | PathLike[str], *, steps: int = 8) -> None:
         count: Any = steps
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ArgumentError(
-                "steps", repr(steps), "a whole number, at least 1.", "leave it out."
-            )
+            raise ArgumentError("steps", repr(steps), "a positive integer.", "omit it.")
         self.directory: Path = Path(fspath(directory))
         self.found: Profiled | None = None
         self._steps = steps
         self._begin()
 
     def _begin(self) -> None:
-        self.every = Every(steps=1)  # to see the first step end
+        self.every = Every(steps=1)  # to see the end of the first step
         self._step: Step | None = None
         self._begins_at = 0
         self._size = self._steps
@@ -126,7 +124,7 @@ class Profile(Hook):
         self._steady_steps, self._steady_seconds = 0, 0.0
 
     def on_start(self, event: Started) -> None:
-        """Find out how many steps there will be."""
+        """Find out the number of steps."""
         self._begin()
         self._step, self._begins_at = event.step, event.clock.step
         ends = [event.steps]
@@ -143,9 +141,9 @@ class Profile(Hook):
             self.every = Every(steps=self._size) if self._size else None
         elif self._traced_from is not None and self._traced is None:
             self._end_trace(event)
-            return  # writing it took a while, which no step did
+            return  # the time for writing it belongs to no step
         elif self._traced is None and self._size:
-            event.read()  # waits for the device: what is traced begins here
+            event.read()  # waits for the device: the traced steps begin here
             self.directory.mkdir(parents=True, exist_ok=True)
             self._trace.enter_context(_backends.current().trace(str(self.directory)))
             self._traced_from = event.clock
@@ -158,18 +156,18 @@ class Profile(Hook):
 
     def _end_trace(self, event: StepsDone) -> None:
         assert self._traced_from is not None
-        event.read()  # waits for the device: what was begun is part of the trace
+        event.read()  # waits for the device: pending work is part of the trace
         self._trace.close()
         self._traced = self._traced_from.step + 1, event.clock.step
         self.every = None
 
     def on_record(self, event: Recorded) -> None:
-        """Leave the time of validations, saves and reports out of that of a step."""
+        """Exclude validations, saves and reports from the time per step."""
         is_brief = event.scope == "steps" and self._last is not None
         self._last = (event.clock.step, event.seconds) if is_brief else None
 
     def on_end(self, event: Ended) -> None:
-        """Measure the rest, and write what came of it."""
+        """Measure the rest, and write the result."""
         self._trace.close()
         if event.reason.startswith("error: ") or self._first_step_seconds is None:
             return
@@ -190,7 +188,7 @@ class Profile(Hook):
         replace_file(self.directory / PROFILE_NAME, content)
 
     def _step_seconds(self, event: Ended) -> float | None:
-        """Return the time of a step between others; where there is no such, of all on average."""
+        """Return the time of a step between others; if there is none, the average of all."""
         if self._steady_steps >= self._size > 0:
             return self._steady_seconds / self._steady_steps
         seconds = event.spent.get("device", 0.0) + event.spent.get("data", 0.0)

@@ -1,4 +1,4 @@
-"""Which learning rates a step bears: a short training in which the rate goes up."""
+"""Learning rate range test: a short training with an increasing rate."""
 
 from __future__ import annotations
 
@@ -28,23 +28,22 @@ from perigee.writers.terminal import format_value
 
 _SMOOTHING = 0.9
 _DIVERGED = 4.0
-"""So many times the lowest smoothed loss: beyond it the rate is too high."""
+"""The rate is too high if the smoothed loss is this many times its lowest value."""
 _LEAST_FALL = 0.98
-"""The part of the first smoothed loss below which it must come, to be said to fall."""
+"""The loss has fallen if it is below this share of its first smoothed value."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateRange:
-    """What a range test came to. Printed it says a rate, and a notebook shows the plot.
+    """The result of a range test. Printing it suggests a rate, and a notebook shows the plot.
 
     Attributes:
         rates: The rate of each step.
-        losses: What was logged for it; the last one may be NaN or infinite.
-        smoothed: The same, each averaged with those before, which count 0.9 times as much with
-            each step.
-        suggestion: A tenth of the rate at which the smoothed loss was lowest, from where on a
-            higher one did harm; `None` where the loss did not fall.
-        said: Why.
+        losses: The loss of each step; the last one may be NaN or infinite.
+        smoothed: The losses, each averaged with earlier ones, whose weight decays by 0.9 per step.
+        suggestion: A tenth of the rate with the lowest smoothed loss, above which the loss rises;
+            `None` if the loss did not fall.
+        said: The reason in words.
     """
 
     rates: Sequence[float]
@@ -57,7 +56,7 @@ class RateRange:
         return self.said
 
     def svg(self) -> str:
-        """Return the plot, an SVG that stands by itself: the suggestion is an upright line."""
+        """Return the plot as a standalone SVG: a vertical line marks the suggestion."""
         drawn = {"faint": self.losses, "solid": self.smoothed}
         names = {"faint": "loss", "solid": "smoothed"}
         lines: list[Line] = []
@@ -73,10 +72,10 @@ class RateRange:
         """Write the plot to a file.
 
         Args:
-            path: Of an `.svg`, or of a page, `.html`.
+            path: The path of an `.svg` file, or of a page, `.html`.
 
         Returns:
-            Where it is.
+            The path.
 
         Raises:
             ArgumentError: If it ends in neither.
@@ -111,32 +110,32 @@ def learning_rate_range(
     optimizer: keras.optimizers.Optimizer | None = None,
     loss: str = "loss",
 ) -> RateRange:
-    """Train for a while with a rate that goes up from step to step, and put everything back.
+    """Train for a while with a rate that increases at each step, and restore everything.
 
-    While the rate is much too low the loss stays, then it falls, and where the rate is too high it
-    rises again (Smith, 2017, "Cyclical learning rates", section 3.3). It ends early where the
-    smoothed loss is 4 times as high as its lowest, or not finite.
+    While the rate is much too low the loss is constant, then it falls, and when the rate is too
+    high it rises again (Smith, 2017, "Cyclical learning rates", section 3.3). It ends early if the
+    smoothed loss is 4 times as high as its lowest value, or not finite.
 
     >>> found = learning_rate_range(step, (x, y), batch_size=32)
     >>> print(found)
     >>> found.save("rates.html")
 
     Args:
-        step: The Step. Weights, slots, seeds, metrics and rates are as before in the end; what is
-            built lazily is built, and what was compiled serves `fit`.
-        data: As in `fit`; what is drawn of an iterator is gone.
+        step: The Step. Weights, slots, seeds, metrics and rates are restored at the end; lazy
+            layers stay built, and `fit` reuses compiled code.
+        data: Data as for `fit`; batches drawn from an iterator are consumed.
         lowest: The rate of the first step, above 0.
-        highest: The rate of the last step; each is higher than the one before by the same factor.
-        steps: How many, at least 10.
-        batch_size: Rows a batch, 32 by default; for arrays only.
-        optimizer: Which one's rate goes up; `None` where the step applies one only.
-        loss: Under which name the loss is logged.
+        highest: The rate of the last step; the rate grows by the same factor at each step.
+        steps: The number of steps, at least 10.
+        batch_size: Rows per batch, 32 by default; for arrays only.
+        optimizer: The optimizer whose rate increases; may be `None` if the step applies only one.
+        loss: The name under which the loss is logged.
 
     Returns:
         Rates, losses, a suggestion, and a plot of them.
 
     Raises:
-        ArgumentError: If arguments make no sense, the rate follows a schedule, or nothing is logged
+        ArgumentError: If arguments are invalid, the rate follows a schedule, or nothing is logged
             under that name.
     """
     check_step(step, "train_step")
@@ -146,7 +145,7 @@ def learning_rate_range(
             "lowest", f"{lowest!r} with highest={highest!r}", "0 < lowest < highest.", "swap them."
         )
     if steps < 10:
-        raise ArgumentError("steps", repr(steps), "at least 10.", "leave it out.")
+        raise ArgumentError("steps", repr(steps), "at least 10.", "omit it.")
     rates = [lowest * (highest / lowest) ** (i / (steps - 1)) for i in range(steps)]
     feed = open_feed(data, batch_size=batch_size, seed=0, shuffles_by_default=True)
     try:
@@ -157,14 +156,14 @@ def learning_rate_range(
             for metric in tracked.metrics.values():
                 metric.reset_state()
             losses = _losses(program, feed, chosen, rates, loss)
-        program.samples()  # which nobody asked for
+        program.samples()  # drops samples
     finally:
         feed.close()
     return _judged(rates[: len(losses)], losses)
 
 
 def _optimizer(program: Program, given: Any) -> Any:
-    """Return the optimizer whose rate goes up; it must be a number."""
+    """Return the optimizer whose rate increases; the rate must be a number."""
     held = program.rehearsal.tracked.optimizers
     applied = [held[path] for path in program.rehearsal.updated if path in held]
     chosen = [each for each in applied if given is None or each is given]
@@ -182,7 +181,7 @@ def _optimizer(program: Program, given: Any) -> Any:
             "optimizer",
             f"<{type(optimizer).__name__}> whose rate follows a schedule",
             "a constant learning rate, which can be set.",
-            "make the step with a number as its learning rate for this test.",
+            "create the step with a number as its learning rate for this test.",
         )
     return optimizer
 
@@ -197,7 +196,7 @@ def _losses(
             batch = feed.draw()
         optimizer.learning_rate = rate
         tally = Tally()
-        # It waits for the device, at each step: what comes of this one may be the end.
+        # It waits for the device at each step, since each may be the last.
         rows = rows_on_host([program.run(batch)])
         tally.add(program.columns, rows)
         means = tally.means()
@@ -213,7 +212,7 @@ def _losses(
 
 
 def _smoothed(losses: Sequence[float]) -> list[float]:
-    """Return running averages, corrected for what is missing before the first one."""
+    """Return running averages, with bias correction at the start."""
     found: list[float] = []
     average = 0.0
     for number, value in enumerate(losses, start=1):
@@ -228,7 +227,7 @@ def _judged(rates: Sequence[float], losses: Sequence[float]) -> RateRange:
     if not finite or not min(finite) < finite[0] - (1 - _LEAST_FALL) * abs(finite[0]):
         said = (
             f"The loss does not fall at any rate from {format_value(rates[0])} to "
-            f"{format_value(rates[-1])}: look for a fault, or try other rates."
+            f"{format_value(rates[-1])}: check the step with `pg.check`, or try other rates."
         )
         return RateRange(tuple(rates), tuple(losses), tuple(smoothed), None, said)
     best = rates[smoothed.index(min(finite))]
@@ -237,5 +236,5 @@ def _judged(rates: Sequence[float], losses: Sequence[float]) -> RateRange:
         f"is lowest ({format_value(best)})."
     )
     if best == rates[-1]:
-        said += " It falls up to the highest rate: higher ones may do, too."
+        said += " It falls up to the highest rate: higher ones may work, too."
     return RateRange(tuple(rates), tuple(losses), tuple(smoothed), best / 10, said)

@@ -1,4 +1,4 @@
-"""Writers: hooks that show or keep what training reports, one kind of output a file."""
+"""Writers: hooks that show or store what training reports, one module per kind of output."""
 
 from perigee.writers._replaced import replace_file as replace_file
 from perigee.writers.csv import Csv as Csv

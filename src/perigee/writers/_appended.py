@@ -1,4 +1,4 @@
-"""A file that grows by whole records: valid after any crash, and cut back when a run resumes."""
+"""A file that grows by whole records: valid after any crash, truncated when a run resumes."""
 
 import contextlib
 import os
@@ -12,18 +12,18 @@ from perigee._events.events import Recorded
 
 
 class AppendedFile:
-    """A file to which records are appended, each whole or not at all.
+    """A file to which whole records are appended.
 
-    A record reaches the operating system in one write, so that another program can follow the
-    file, and a process that is killed leaves at most one torn record at the end. A write that
-    fails is taken back, at once or before the next one.
+    A record reaches the operating system in one write, so that another program can follow the file,
+    and a killed process leaves at most one partial record at the end. A failed write is undone, at
+    once or before the next one.
 
     Args:
         path: The file, in a directory that exists.
 
     Attributes:
         path: The file.
-        size_bytes: What the records in it take, without a torn one.
+        size_bytes: The size of the records in it, without a partial one.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -34,7 +34,7 @@ class AppendedFile:
         self._is_named = False
 
     def open(self, size_bytes: int | None = None) -> None:
-        """Open the file, made if it is missing, and cut off what lies beyond `size_bytes`."""
+        """Open the file, creating it if missing, and truncate it to `size_bytes`."""
         self.close()
         self._file = FileIO(self.path, "a")
         if size_bytes is not None and os.fstat(self._file.fileno()).st_size > size_bytes:
@@ -46,7 +46,7 @@ class AppendedFile:
         """Append one whole record.
 
         Raises:
-            OSError: If the system does not take it; the file is then as it was before.
+            OSError: If the write fails; the file is then unchanged.
             ValueError: If the file is not open.
         """
         if self._file is None:
@@ -55,11 +55,11 @@ class AppendedFile:
             self._take_back(self._file)
         rest = memoryview(record)
         try:
-            while rest:  # one call; another only after a part was taken, to hear the reason why
+            while rest:  # one call; another only after a partial write, to get its error
                 rest = rest[self._file.write(rest) :]
         except OSError:
             self._is_torn = True
-            with contextlib.suppress(OSError):  # before the next record, then
+            with contextlib.suppress(OSError):  # otherwise before the next record
                 self._take_back(self._file)
             raise
         self.size_bytes += len(record)
@@ -70,7 +70,7 @@ class AppendedFile:
         self._is_torn = False
 
     def flush(self) -> None:
-        """Wait until what was written is on the disk, under its name."""
+        """Wait until the file and its directory entry are on the disk."""
         if self._file is None:
             return
         os.fsync(self._file.fileno())
@@ -86,20 +86,20 @@ class AppendedFile:
 
 
 def is_lasting(event: Recorded) -> bool:
-    """Tell whether a run that goes on from here keeps this record.
+    """Return whether a run that resumes from here keeps this record.
 
-    One of an epoch that was left in the middle is written again, whole, when a run goes on.
+    A record of an interrupted epoch is written again, complete, when the run resumes.
     """
     return event.scope != "epoch" or event.clock.batch == 0
 
 
 def check_length(path: Path, size_bytes: int) -> bool:
-    """Tell whether a file is there to be cut to `size_bytes`.
+    """Return whether there is a file to truncate to `size_bytes`.
 
-    One that was deleted is not: a run may go on without what it held, and a warning says so.
+    There is none if it was deleted: the run continues without its contents, with a warning.
 
     Raises:
-        LogShortError: If it is there, and shorter.
+        LogShortError: If it is shorter.
     """
     if not os.path.lexists(path):
         if size_bytes:
@@ -112,9 +112,9 @@ def check_length(path: Path, size_bytes: int) -> bool:
 
 
 def warn_of_missing(path: Path) -> None:
-    """Say that a file to which the run wrote before is not there."""
+    """Warn that a file to which the run wrote before is missing."""
     warnings.warn(
-        f"{path} is not there any more: the run goes on, without what it wrote to it before.",
+        f"{path} is missing: the run continues without what it wrote there before.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""A file that is replaced as a whole: a reader sees the old or the new one."""
+"""Atomic replacement of files: a reader sees the old or the new one."""
 
 import glob
 import os
@@ -12,15 +12,15 @@ from perigee._disk import flush_directory
 def replace_file(
     target: Path, content: bytes, *, publish: Callable[[Path, Path], None] | None = None
 ) -> None:
-    """Write `content` beside `target`, flush it to the disk, and then `publish` it there.
+    """Write `content` to a temporary file, flush it to the disk, and `publish` it as `target`.
 
     Args:
-        target: The file, which need not be there yet.
-        content: All of it.
-        publish: Brings the file beside it, its first argument, to its second; `None` renames.
+        target: The file, which need not exist yet.
+        content: Its whole content.
+        publish: Moves the temporary file, its first argument, to its second; `None` renames.
 
     Raises:
-        OSError: If it cannot be written; `target` is then as it was.
+        OSError: If it cannot be written; `target` is then unchanged.
     """
     beside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -30,11 +30,11 @@ def replace_file(
             os.fsync(file.fileno())
         (publish or os.replace)(beside, target)
     finally:
-        beside.unlink(missing_ok=True)  # it is still there where something failed, or was linked
+        beside.unlink(missing_ok=True)  # it still exists if something failed, or was linked
     flush_directory(target.parent)
 
 
 def remove_remains(target: Path) -> None:
-    """Remove what processes that were killed while they replaced `target` left beside it."""
+    """Remove temporary files of processes that were killed while replacing `target`."""
     for beside in target.parent.glob(f"{glob.escape(target.name)}.*.tmp"):
         beside.unlink(missing_ok=True)

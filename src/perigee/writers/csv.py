@@ -1,4 +1,4 @@
-"""Records as rows of a table: one CSV file, valid after any crash."""
+"""Records as rows of a CSV file, valid after any crash."""
 
 import csv
 import io
@@ -19,14 +19,14 @@ class Csv(Hook):
     """Append each record to a table: `callbacks=[Csv("digits.csv")]`.
 
     The columns are `kind` (`"epoch"`, `"validation"` or `"steps"`), `step`, `epoch`, `batch`,
-    `seconds`, and then the values in the order in which their names appeared first. A value
-    without a number in some record has an empty cell there; one that is not finite is `nan`, `inf`
-    or `-inf`. A name that appears later adds a column at the right, and the file is replaced by a
-    wider one, as a whole. A value whose name is one of the first five is written as `values/step`.
+    `seconds`, and then the values in the order in which their names appeared first. A value that is
+    missing in a record has an empty cell there; one that is not finite is `nan`, `inf` or `-inf`. A
+    name that appears later adds a column at the right, and the file is atomically replaced by a
+    wider one. A value with the name of one of the first five columns is written as `values/step`.
 
-    A row reaches the operating system in one write. A run that resumes keeps exactly the rows and
-    columns that were there when the checkpoint was taken, without the row of an epoch that was
-    left in the middle, since the epoch goes on.
+    A row reaches the operating system in one write. A resumed run keeps exactly the rows and
+    columns from before the checkpoint, without the row of an interrupted epoch, since the epoch
+    continues.
 
     Args:
         path: The file. When training starts, its directory must exist, and it must be missing or
@@ -44,10 +44,10 @@ class Csv(Hook):
         self._is_known = self._is_replaced = False
 
     def on_start(self, event: Started) -> None:
-        """Open the file, so that a directory that cannot be written to is known before step 1.
+        """Open the file, so that a read-only directory is detected before step 1.
 
         Raises:
-            LogExistsError: If it holds something that this training did not write.
+            LogExistsError: If it holds data that this training did not write.
         """
         if self._is_known:
             remove_remains(self.path)
@@ -71,7 +71,7 @@ class Csv(Hook):
             cells[_column(name)] = float(value)
         new = [name for name in cells if name not in self._columns]
         if new or self._is_replaced:
-            self._is_replaced = True  # until the new file is open: what is open now has no name
+            self._is_replaced = True  # until the new file is open: the old one has no name
             self._replace([*self._columns, *new])
             self._file.open()
             self._is_replaced = False
@@ -85,13 +85,13 @@ class Csv(Hook):
         self._file.close()
 
     def state(self) -> dict[str, Any]:
-        """Wait until the rows are on the disk, and return how many are to stay, and the columns."""
+        """Wait until the rows are on the disk, and return their number, and the columns."""
         self._file.flush()
         rows, width = self._kept
         return {"rows": rows, "columns": self._columns[:width]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on after the rows that were there at `state`, from the next start.
+        """Continue after the rows that existed at `state`, from the next start.
 
         Raises:
             LogShortError: If the file has fewer rows or other columns than it had then.
@@ -109,7 +109,7 @@ class Csv(Hook):
         self._is_known = True
 
     def _replace(self, columns: Sequence[str]) -> None:
-        """Put a file of these columns, more or fewer at the right, in the place of this one."""
+        """Replace the file by one with these columns, with more or fewer at the right."""
         _, found = _read(self.path)
         rows = [[*row, *[""] * len(columns)][: len(columns)] for row in found[: self._rows]]
         replace_file(self.path, _encode([columns, *rows] if columns else []))
@@ -117,7 +117,7 @@ class Csv(Hook):
 
 
 def _column(name: str) -> str:
-    # On one line: what follows the last newline is torn, in the header too.
+    # On one line: what follows the last newline is partial, in the header too.
     name = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
     return f"values/{name}" if name in CLOCK_COLUMNS else name
 
@@ -129,7 +129,7 @@ def _encode(rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and the rows, without a torn last one; nothing where there is no file."""
+    """Return the columns and the rows, without a partial last one; empty if there is no file."""
     content = path.read_bytes() if path.exists() else b""
     whole = content[: content.rfind(b"\n") + 1].decode()
     header, *rows = csv.reader(io.StringIO(whole, newline="")) if whole else [[]]

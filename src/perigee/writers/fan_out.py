@@ -1,4 +1,4 @@
-"""The writers of a run as one hook, of which one may fail and training goes on."""
+"""The writers of a run as one hook; if one fails, training continues."""
 
 import warnings
 from collections import deque
@@ -11,29 +11,29 @@ from perigee._events.events import Ended, Found, Hook, Hooks, Recorded, Started
 from perigee.writers.run_directory import RunDirectory
 
 MOST_WAITING = 10_000
-"""Records that wait in memory for a writer that fails; beyond it the oldest are lost."""
+"""The most records that wait in memory for a failed writer; beyond it the oldest are dropped."""
 
 
 class Writers(Hook):
-    """Pass records on to several writers, and live with one that fails.
+    """Passes records to several writers, and tolerates failing ones.
 
-    A writer that cannot begin raises: nothing is lost then. From the first step on, an `OSError`
-    (a full disk, a directory that went away) does not end the training: it is said once, as a
-    warning, and counted. The record waits in memory, and is written, in order, as soon as the
-    writer takes records again, which is tried with each new one and at the end. How often each
-    writer failed, and how many records were lost for good, stands under `failures` in `run.json`,
-    and in a warning at the end. Other exceptions of a writer are mistakes in it, and come out.
+    A writer that cannot start raises: nothing is lost then. After the first step, an `OSError` (a
+    full disk, a removed directory) does not end the training: it gives one warning, and is counted.
+    The record waits in memory, and is written, in order, as soon as the writer works again, which
+    is tried with each new record and at the end. The number of failures of each writer, and of
+    records that were lost, is stored under `failures` in `run.json`, and given in a warning at the
+    end. Other exceptions of a writer are bugs in it, and are raised.
 
-    Writers are told of the start, of records and of the end, not of steps.
+    Writers receive the start, records, findings and the end, but not steps.
 
     Args:
-        writers: By name, in the order in which they are told.
-        directory: What keeps `run.json`: told of the start before the writers, and of the end
-            after them.
+        writers: Writers by name, in the order in which they are called.
+        directory: The hook that keeps `run.json`: called at the start before the writers, and at
+            the end after them.
         is_strict: Whether a writer that fails ends the training, with a `WriterError`.
 
     Attributes:
-        other_failures: What else failed, to be told of in `run.json` too, in the same form.
+        other_failures: Other failures to report in `run.json`, in the same form.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Writers(Hook):
 
     @property
     def failures(self) -> dict[str, dict[str, int]]:
-        """By the name of a writer that failed: how often, and how many records were lost."""
+        """For each writer that failed, by name: how often, and how many records were lost."""
         return {
             name: {"failed": guarded.failed, "lost": guarded.lost}
             for name, guarded in self._writers.items()
@@ -64,19 +64,19 @@ class Writers(Hook):
         }
 
     def on_start(self, event: Started) -> None:
-        """Make the run directory its own, and open the writers."""
+        """Claim the run directory, and open the writers."""
         Hooks([self._run_file, *self._writers.values()]).start(event)
 
     def on_record(self, event: Recorded) -> None:
-        """Pass a record on."""
+        """Pass on a record."""
         Hooks([*self._writers.values()]).record(event)
 
     def on_finding(self, event: Found) -> None:
-        """Pass on what was found."""
+        """Pass on a finding."""
         Hooks([self._run_file, *self._writers.values()]).finding(event)
 
     def on_end(self, event: Ended) -> None:
-        """Close the writers, and then say in `run.json` what became of the run."""
+        """Close the writers, and then write the outcome of the run to `run.json`."""
         try:
             Hooks([*self._writers.values()]).end(event)
         finally:
@@ -85,17 +85,17 @@ class Writers(Hook):
             self._run_file.on_end(event)
 
     def state(self) -> dict[str, Any]:
-        """Return the state of each writer by its name; what they wrote is on the disk then."""
+        """Return the state of each writer by name, after flushing what they wrote to the disk."""
         return {name: guarded.state() for name, guarded in self._writers.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned; a writer that it does not name begins anew."""
+        """Restore what `state` returned; a writer without saved state starts from scratch."""
         for name in self._writers.keys() & state.keys():
             self._writers[name].load_state(state[name])
 
 
 class _Guarded(Hook):
-    """One writer, and the records that it has not taken yet."""
+    """One writer, and the records that it has not written yet."""
 
     def __init__(self, name: str, writer: Hook, is_strict: bool) -> None:
         self.failed = self.lost = 0
@@ -141,9 +141,9 @@ class _Guarded(Hook):
             self._try(lambda: self._writer.on_end(event))
 
     def state(self) -> dict[str, Any]:
-        # One that cannot flush promises no more than it did before.
+        # If it cannot flush, its previous state remains valid.
         self._try(self._flush)
-        lost = self.lost + len(self._waiting)  # if the run has to go on from here
+        lost = self.lost + len(self._waiting)  # if the run has to resume from here
         return {"writer": self._state, "failed": self.failed, "lost": lost}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -173,8 +173,8 @@ class _Guarded(Hook):
             if not self._is_down:
                 warnings.warn(
                     f"The writer {self._name!r} failed after step {self._clock.step}: {error}. "
-                    f"Training goes on; its records wait in memory, at most {MOST_WAITING}, until "
-                    "it takes them again.",
+                    f"Training continues; its records wait in memory, at most {MOST_WAITING}, "
+                    "until it works again.",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -16,20 +16,20 @@ _SPARK_WIDTH, _SPARK_HEIGHT = 120, 24
 
 
 class History(Hook):
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
-        history: Name to one exact value an epoch; validation values under `val_`. Where a value
-            is missing in some epochs, the list is shorter, as in Keras.
+        history: One exact value per epoch, by name; validation values are prefixed `val_`. If a
+            value is missing in some epochs, the list is shorter, as in Keras.
         epoch: The numbers of the epochs, from 0.
-        stop_reason: Why it ended: `"epochs"`, `"steps"`, `"non-finite"`, or what a hook or
-            callback asked for.
-        clock: Where it ended.
-        resumed_from: Where a run was taken up again; `None` where it began.
+        stop_reason: Why it ended: `"epochs"`, `"steps"`, `"non-finite"`, or the reason given by a
+            hook or callback.
+        clock: The progress at its end.
+        resumed_from: The progress at which a run was resumed; `None` if it was not.
         spent: Seconds spent waiting for `"data"`, on the `"device"`, in `"validation"`, `"saving"`
             and `"compiling"`; `"host"` is the rest. See `Ended`.
-        plan: How the step was run and what that was chosen from; print it.
-        findings: What is probably wrong with the step, seen while it was rehearsed.
+        plan: How the step was run, with the alternatives; print it.
+        findings: Suspected problems of the step.
     """
 
     may_lag = True
@@ -52,7 +52,7 @@ class History(Hook):
         self._partial: Mapping[str, float] = {}
 
     def on_record(self, event: Recorded) -> None:
-        """Take in the values of an epoch."""
+        """Store the values of an epoch."""
         if event.scope == "epoch":
             self._partial = event.values if event.clock.batch > 0 else {}
             self.epoch.append(len(self.epoch))
@@ -60,13 +60,13 @@ class History(Hook):
                 self.history.setdefault(name, []).append(value)
 
     def on_end(self, event: Ended) -> None:
-        """Take in where and why it ended."""
+        """Store where and why it ended."""
         self.clock = event.clock
         self.stop_reason = event.reason
         self.spent = event.spent
 
     def state(self) -> Mapping[str, Any]:
-        """Return the values so far; those of an epoch that is not over will come again."""
+        """Return the values so far; those of an unfinished epoch will be recorded again."""
         history = {
             name: values[: len(values) - (name in self._partial)]
             for name, values in self.history.items()
@@ -74,12 +74,12 @@ class History(Hook):
         return {"history": history, "epoch": self.epoch[: len(self.epoch) - bool(self._partial)]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from values that `state` returned."""
+        """Continue from values that `state` returned."""
         self.history = {name: list(values) for name, values in state["history"].items()}
         self.epoch = list(state["epoch"])
 
     def _repr_html_(self) -> str:
-        """Show the values in a notebook: how each went, the last one, and the best."""
+        """Show the values in a notebook: a plot of each, the last value, and the best."""
         rows = "".join(
             f"<tr><td>{escape(name)}</td><td>{_sparkline(values)}</td>"
             f"<td>{format_value(values[-1])}</td><td>{_best(name, values)}</td></tr>"
@@ -97,7 +97,7 @@ class History(Hook):
 
 
 def _best(name: str, values: Sequence[float]) -> str:
-    """Return the best value, where the name tells what is better."""
+    """Return the best value, if the name implies what is better."""
     mode = better_mode(name.rpartition("/")[2])
     finite = [value for value in values if math.isfinite(value)]
     if mode is None or not finite:
@@ -106,7 +106,7 @@ def _best(name: str, values: Sequence[float]) -> str:
 
 
 def _sparkline(values: Sequence[float]) -> str:
-    """Draw values as a line without axes; what is not finite is left out."""
+    """Draw values as a line without axes; values that are not finite are skipped."""
     finite = [(at, value) for at, value in enumerate(values) if math.isfinite(value)]
     low = min((value for _, value in finite), default=0.0)
     span = max((value for _, value in finite), default=0.0) - low or 1.0

@@ -1,4 +1,4 @@
-"""Records as lines of JSON: one file a run, valid after any crash."""
+"""Records as lines of JSON: one file per run, valid after any crash."""
 
 import json
 import math
@@ -17,19 +17,19 @@ FILE_NAME = "metrics.jsonl"
 class JsonLines(Hook):
     """Append each record to `metrics.jsonl` in a run directory.
 
-    One line a record, with `kind` (the scope), `step`, `epoch`, `batch`, `seconds` and `values`.
+    One line per record, with `kind` (the scope), `step`, `epoch`, `batch`, `seconds` and `values`.
     JSON has no NaN and no infinity: such a value is `null`, and `nonfinite` says which it was, as
-    in `{"loss": "nan"}`; there is no `nonfinite` where all values are finite. A line of kind
-    `"finding"` has no values, but a `finding`: `code`, `name`, `severity`, `happened`, `items`,
-    `expected` and `fix`.
+    in `{"loss": "nan"}`; `nonfinite` is absent if all values are finite. A line of kind `"finding"`
+    has no values, but a `finding`: `code`, `name`, `severity`, `happened`, `items`, `expected` and
+    `fix`.
 
     A line reaches the operating system in one write when it is recorded, so that another program
-    can follow the file, and a process that is killed leaves at most one torn line at the end. A
-    torn line that an earlier process left is removed before the first new one.
+    can follow the file, and a killed process leaves at most one partial line at the end. A partial
+    line of an earlier process is removed before the first new one.
 
-    A run that resumes keeps exactly the lines that were there when the checkpoint was taken: it
-    stores their size in bytes, and what lies beyond is cut off at the start. Of those, the line of
-    an epoch that was left in the middle is not kept, since the epoch goes on.
+    A resumed run keeps exactly the lines from before the checkpoint: the checkpoint stores their
+    size in bytes, and the file is truncated to it at the start. The line of an interrupted epoch is
+    not kept, since the epoch continues.
 
     Args:
         directory: The run directory, which must exist when training starts.
@@ -44,7 +44,7 @@ class JsonLines(Hook):
         self._cut_at: int | None = None
 
     def on_start(self, event: Started) -> None:
-        """Open the file, so that a directory that cannot be written to is known before step 1."""
+        """Open the file, so that a read-only directory is detected before step 1."""
         if self._cut_at is None:
             _mend(self.path)
         self._file.open(self._cut_at)
@@ -57,7 +57,7 @@ class JsonLines(Hook):
             self._kept_bytes = self._file.size_bytes
 
     def on_finding(self, event: Found) -> None:
-        """Append one line, of kind `"finding"`, with what was found."""
+        """Append one line of kind `"finding"`."""
         is_kept = self._kept_bytes == self._file.size_bytes
         self._file.write(_encode_finding(event))
         if is_kept:
@@ -68,15 +68,15 @@ class JsonLines(Hook):
         self._file.close()
 
     def state(self) -> dict[str, Any]:
-        """Wait until the lines are on the disk, and return how many bytes of them are to stay."""
+        """Wait until the lines are on the disk, and return their size in bytes."""
         self._file.flush()
         return {"size_bytes": self._kept_bytes}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on after the lines that were there at `state`, from the next start.
+        """Continue after the lines that existed at `state`, from the next start.
 
         Raises:
-            LogShortError: If the file has fewer bytes than it had then, or is another one.
+            LogShortError: If the file is shorter than it was then, or was replaced.
         """
         size_bytes = int(state["size_bytes"])
         self._cut_at = size_bytes if check_length(self.path, size_bytes) else 0
@@ -86,7 +86,7 @@ class JsonLines(Hook):
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the records of a `metrics.jsonl`, in order, without a torn last line.
+    """Return the records of a `metrics.jsonl`, in order, without a partial last line.
 
     Values that were not finite are floats again, under `values`.
 
@@ -94,11 +94,11 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         path: The file.
 
     Returns:
-        One dict a line, as `JsonLines` describes it.
+        One dict per line, as described in `JsonLines`.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If a line before the last one is no JSON object.
+        ValueError: If a line before the last one is not a JSON object.
     """
     records, _ = _parse(Path(path).read_bytes())
     for record in records:
@@ -137,7 +137,7 @@ def _encode_finding(event: Found) -> bytes:
 
 
 def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """Return the records and how many bytes they take, up to a torn last line."""
+    """Return the records and their size in bytes, up to a partial last line."""
     lines = content.split(b"\n")
     if not lines[-1]:  # what follows the last newline
         lines.pop()
@@ -147,7 +147,7 @@ def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
         try:
             record = json.loads(line)
             if not isinstance(record, dict):
-                raise ValueError("no JSON object")
+                raise ValueError("not a JSON object")
         except ValueError as error:
             if number == len(lines):
                 break
@@ -158,13 +158,13 @@ def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def _mend(path: Path) -> None:
-    """Make the file end with a whole line, or the next record would be glued to a torn one."""
+    """Make the file end with a whole line, so that no record is joined to a partial one."""
     if not path.is_file():
         return
     content = path.read_bytes()
     _, size_bytes = _parse(content)
     if size_bytes < len(content):
         os.truncate(path, size_bytes)
-    elif content and not content.endswith(b"\n"):  # whole, but for its newline
+    elif content and not content.endswith(b"\n"):  # complete, except for its newline
         with path.open("ab") as file:
             file.write(b"\n")

@@ -1,4 +1,4 @@
-"""The directory of a run, and what its `run.json` says about it."""
+"""The directory of a run, and its `run.json`."""
 
 import importlib.metadata
 import json
@@ -33,38 +33,38 @@ def _utc_now() -> datetime:
 
 
 class RunDirectory(Hook):
-    """Make the directory of a new run, or take up that of an old one, and keep `run.json` in it.
+    """Creates the directory of a new run, or reopens that of an old one, and keeps its `run.json`.
 
-    `run.json` says what is needed to run it again (versions, backend, seed, command line, commit)
-    and what became of it: `state` is `"running"` from the start of training until it has ended in
-    any orderly way, errors included, and `"ended"` from then on. A process that was killed leaves
-    `"running"`. The file is replaced as a whole: a reader sees the old or the new one.
+    `run.json` stores what is needed to repeat the run (versions, backend, seed, command line,
+    commit) and its outcome: `state` is `"running"` from the start of training until it has ended in
+    an orderly way, including errors, and `"ended"` afterwards. A killed process leaves `"running"`.
+    The file is replaced atomically: a reader sees the old or the new one.
 
-    Each time that the run is taken up again, `resumed` gets an entry: the clock at which it went
-    on, when, and with which versions, backend, machine, command and commit. `configuration` (what
-    `fit` was asked for), `stop_reason`, `error` (class, code and message), `clock`, `ended`,
-    `seconds` and `spent` (where they went) are those of the last part, and `findings` are of all.
+    Each time the run is resumed, `resumed` gets an entry: the clock at which it resumed, the time,
+    and the versions, backend, machine, command and commit. `configuration` (the arguments of
+    `fit`), `stop_reason`, `error` (class, code and message), `clock`, `ended`, `seconds` and
+    `spent` (how they were spent) are those of the last part, and `findings` are those of all parts.
 
     Args:
-        path: The directory; it and its parents are made where they are missing.
-        backend: The name of the Keras backend that runs, such as `"jax"`.
+        path: The directory; it and its parents are created if missing.
+        backend: The name of the current Keras backend, such as `"jax"`.
         seed: The seed that `fit` was given.
-        more: Further facts to keep, of types that JSON has.
-        configuration: What the training was asked for, of such types.
-        devices: What the framework computes on.
-        findings: What was found before the training begins.
-        is_resumed: Whether an old run is taken up.
+        more: Further facts to store, of JSON types.
+        configuration: The arguments of the training, of such types.
+        devices: The framework's devices.
+        findings: Findings from before the training.
+        is_resumed: Whether an old run is resumed.
         now: Returns the time, with its time zone.
 
     Attributes:
         path: The directory.
-        failures: By the name of a writer, how often it failed and how many records were lost; to
-            be set before the end.
+        failures: By the name of a writer, how often it failed and how many records were lost; to be
+            set before the end.
 
     Raises:
-        RunExistsError: If a run is there already, and is not taken up. Nothing is changed then.
-        RunFileError: If a run is to be taken up, and its `run.json` cannot be read.
-        OSError: If the directory cannot be made.
+        RunExistsError: If there is already a run that is not resumed. Nothing is changed then.
+        RunFileError: If a run is to be resumed, but its `run.json` cannot be read.
+        OSError: If the directory cannot be created.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class RunDirectory(Hook):
         """Write `run.json`.
 
         Raises:
-            RunExistsError: If another process has begun a run in this directory in the meantime.
+            RunExistsError: If another process has started a run in this directory meanwhile.
         """
         began, process = self._timestamp(), _process(self._backend, self._devices)
         facts: dict[str, Any] = {
@@ -136,7 +136,7 @@ class RunDirectory(Hook):
         self._facts, self._is_started = facts, True
 
     def on_finding(self, event: Found) -> None:
-        """Write what was found, and at which step it was told."""
+        """Write a finding, and the step at which it was reported."""
         if self._facts is None or not self._is_started:
             return
         self._findings = [{**event.finding.facts(), "step": event.clock.step}]
@@ -144,7 +144,7 @@ class RunDirectory(Hook):
         replace_file(self.path / FILE_NAME, _encode(self._facts))
 
     def _facts_of_findings(self, facts: dict[str, Any]) -> None:
-        """Put findings to those that are there; a run that resumes may find them again."""
+        """Add findings to the existing ones, without duplicates from resumed runs."""
         known = list(facts.get("findings") or [])
         facts["findings"] = known + [finding for finding in self._findings if finding not in known]
 
@@ -169,13 +169,13 @@ class RunDirectory(Hook):
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what `run.json` says in a run directory, or `None` if there is none.
+    """Return the content of `run.json` in a run directory, or `None` if there is none.
 
     Args:
         path: The run directory.
 
     Raises:
-        RunFileError: If it is damaged, or of a version that is not known.
+        RunFileError: If it is damaged, or of an unknown version.
         OSError: If it cannot be read.
     """
     target = Path(path) / FILE_NAME
@@ -202,8 +202,8 @@ def _encode(facts: Mapping[str, Any]) -> bytes:
 
 
 def _error(reason: str) -> dict[str, Any] | None:
-    """Return what is known of the error that ended the training, if one did."""
-    error = sys.exc_info()[1]  # the end is told while the error is on its way out
+    """Return facts about the error that ended the training, if any."""
+    error = sys.exc_info()[1]  # `on_end` is called while the error is being raised
     if error is None or reason != f"error: {type(error).__name__}":
         return None
     return {
@@ -214,12 +214,12 @@ def _error(reason: str) -> dict[str, Any] | None:
 
 
 def _create(beside: Path, target: Path) -> None:
-    """Give `beside` the name `target` unless it is taken, also if two processes try at once."""
+    """Rename `beside` to `target` unless it exists, even if two processes try at once."""
     try:
         os.link(beside, target)
     except FileExistsError:
         raise RunExistsError(str(target.parent), target.name) from None
-    except OSError:  # a file system without hard links: as close as it gets
+    except OSError:  # a file system without hard links: the best approximation
         if os.path.lexists(target):
             raise RunExistsError(str(target.parent), target.name) from None
         os.replace(beside, target)
@@ -230,7 +230,7 @@ def _clock(clock: Clock) -> dict[str, int]:
 
 
 def _process(backend: str | None, devices: Sequence[str]) -> dict[str, Any]:
-    """Return what may differ each time that a run is taken up."""
+    """Return facts that may differ each time a run is resumed."""
     return {
         "versions": _versions(backend),
         "backend": backend,
@@ -252,7 +252,7 @@ def _versions(backend: str | None) -> dict[str, str | None]:
         "numpy": _installed_version("numpy"),
     }
     if backend is not None:
-        # One framework comes in packages of several names; the one that is loaded knows best.
+        # A framework may come in packages of several names; the loaded module decides.
         loaded = getattr(sys.modules.get(backend), "__version__", None)
         versions[backend] = str(loaded) if loaded is not None else _installed_version(backend)
     return versions

@@ -1,4 +1,4 @@
-"""Samples as files: images and texts that a step logged, for people and for the report."""
+"""Samples as files: images and texts that a step logged, also used by the report."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from perigee.writers._replaced import replace_file
 DIRECTORY_NAME = "samples"
 
 MOST_KEPT = 50
-"""Files of one name at most; where there are more, every second one goes, but never the last."""
+"""The most files per name; beyond it every second one is removed, but never the last."""
 
 
 class SampleFiles(Hook):
     """Write what `pg.sample` logged to `samples/<name>/step-00000412.png`, texts as `.json`.
 
-    A run that resumes keeps exactly the files that were there when the checkpoint was taken.
+    A resumed run keeps exactly the files from before the checkpoint.
 
     Args:
         directory: The run directory, which must exist when training starts.
@@ -30,14 +30,14 @@ class SampleFiles(Hook):
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.path: Path = Path(directory) / DIRECTORY_NAME
-        # By name: how many there were, and of those that are kept which one it was, and its file.
+        # By name: how many there were, and for each that is kept its index and its file.
         self._counts: dict[str, int] = {}
         self._kept: dict[str, dict[int, str]] = {}
         self._lasting: str = self._encoded()
         self._is_cut_due = False
 
     def on_start(self, event: Started) -> None:
-        """Remove what came after the checkpoint from which the run goes on."""
+        """Remove files from after the checkpoint from which the run resumes."""
         if not self._is_cut_due:
             return
         self._is_cut_due = False
@@ -59,11 +59,11 @@ class SampleFiles(Hook):
             self._lasting = self._encoded()
 
     def state(self) -> dict[str, Any]:
-        """Return which files are to stay; they are on the disk."""
+        """Return which files to keep; they are on the disk."""
         return {"kept": self._lasting}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with the files that were there at `state`, from the next start."""
+        """Continue with the files that existed at `state`, from the next start."""
         stored = json.loads(state["kept"])
         self._counts = {name: int(count) for name, (count, _) in stored.items()}
         self._kept = {
@@ -87,7 +87,7 @@ class SampleFiles(Hook):
             (self.path / kept.pop(old)).unlink(missing_ok=True)
 
     def _encoded(self) -> str:
-        # As text, since a checkpoint takes no numbers as keys.
+        # As text, since a checkpoint allows no numbers as keys.
         return json.dumps(
             {name: [self._counts[name], [*files.items()]] for name, files in self._kept.items()}
         )

@@ -1,4 +1,4 @@
-"""Records as TensorBoard's events, written without TensorFlow."""
+"""Records as TensorBoard events, written without TensorFlow."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ _SUFFIX = ".perigee"
 
 
 class TensorBoard(Hook):
-    """Write what is recorded as events: `tensorboard --logdir runs`.
+    """Write records as events for TensorBoard: `tensorboard --logdir runs`.
 
     Directories, tags and steps are those of `keras.callbacks.TensorBoard`, so that runs of both
-    lie over each other in one chart: `train` and `validation` hold `epoch_<name>` against the
-    number of the epoch, from 0; `train` holds `batch_<name>` against the step for windows of
-    steps, and `validation` holds `evaluation_<name>_vs_iterations` for a validation in mid-epoch.
-    Learning rates are among the values of `train`, and the configuration is a text there. What
-    `pg.sample` logged is an image or a text under its own name.
+    appear in one chart: `train` and `validation` hold `epoch_<name>` against the number of the
+    epoch, from 0; `train` holds `batch_<name>` against the step for windows of steps, and
+    `validation` holds `evaluation_<name>_vs_iterations` for a validation in mid-epoch. Learning
+    rates are among the values of `train`, and the configuration is a text there. Samples of
+    `pg.sample` are images or texts under their own names.
 
-    Each record is handed to the operating system when it comes, in one write, by the training
-    thread: 0.05 ms, mostly for the checksum. TensorBoard's own asynchronous writer would take its
-    queue along when the process is killed, and would import TensorFlow wherever that is installed.
+    Each record is passed to the operating system at once, in one write, by the training thread:
+    0.05 ms, mostly for the checksum. TensorBoard's own asynchronous writer would lose its queue
+    when the process is killed, and would import TensorFlow if that is installed.
 
-    A run that resumes keeps exactly the events that were there when the checkpoint was taken,
-    without those of an epoch that was left in the middle. It goes on in a new file, which tells a
-    TensorBoard that is running to forget the later steps, too.
+    A resumed run keeps exactly the events from before the checkpoint, without those of an
+    interrupted epoch. It continues in a new file, which makes a running TensorBoard drop the later
+    steps, too.
 
     Args:
-        directory: The run directory, which must exist when training starts; the events go into
-            its `events/`.
-        configuration: Facts to show as a text, beside the name of the Step and the numbers of
-            epochs and steps.
+        directory: The run directory, which must exist when training starts; the events are written
+            to its `events/`.
+        configuration: Facts to show as a text, with the name of the Step and the numbers of epochs
+            and steps.
 
     Raises:
         MissingPackageError: If the package `tensorboard` is not installed.
@@ -68,14 +68,14 @@ class TensorBoard(Hook):
         self._configuration = dict(configuration or {})
         self._package = _Package()
         self._files: dict[str, AppendedFile] = {}
-        self._kept: dict[str, int] = {}  # the size in bytes of every file of the run, to be kept
+        self._kept: dict[str, int] = {}  # the size in bytes of every file of the run
         self._is_cut_due = False
         self._void_from: int | None = None
         self._under_way: Recorded | None = None
         self._done: set[str] = set()
 
     def on_start(self, event: Started) -> None:
-        """Open the file, so that a directory that cannot be written to is known before step 1."""
+        """Open the file, so that a read-only directory is detected before step 1."""
         self._close()
         self._void_from = event.clock.step + 1 if self._is_cut_due else None
         if self._is_cut_due:
@@ -108,7 +108,7 @@ class TensorBoard(Hook):
             is_validated = name.startswith("val_")
             summary = summaries[_VALIDATION if is_validated else _TRAIN]
             summary.MergeFrom(self._package.sample(_utf8(name.removeprefix("val_")), shown))
-        if event is not self._under_way:  # given again after an error, it may be half written
+        if event is not self._under_way:  # retried after an error, it may be half written
             self._under_way, self._done = event, set()
         for directory, summary in summaries.items():
             if summary.value and directory not in self._done:
@@ -120,18 +120,18 @@ class TensorBoard(Hook):
         self._close()
 
     def state(self) -> dict[str, Any]:
-        """Wait until the events are on the disk, and return which files are to stay, how long."""
+        """Wait until the events are on the disk, and return the files to keep, with sizes."""
         for file in self._files.values():
             file.flush()
         return {"size_bytes": dict(self._kept)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on after the events that were there at `state`, from the next start.
+        """Continue after the events that existed at `state`, from the next start.
 
         Raises:
-            LogShortError: If one of the files has fewer bytes than it had then.
+            LogShortError: If one of the files is shorter than it was then.
         """
-        names = self._names()  # nothing else is touched, whatever a state says
+        names = self._names()  # no other file is touched
         self._kept = {}
         for name, size_bytes in state["size_bytes"].items():
             if name not in names:
@@ -147,9 +147,9 @@ class TensorBoard(Hook):
             self._kept[f"{directory}/{file.path.name}"] = file.size_bytes
 
     def _file(self, directory: str) -> AppendedFile:
-        """Return the file of a directory, made where it is written to first.
+        """Return the file of a directory, created at its first use.
 
-        Its number is the highest there, since readers take files in the order of their names.
+        Its number is the highest there, since readers read files in the order of their names.
         """
         if directory not in self._files:
             folder = self.path / directory
@@ -171,7 +171,7 @@ class TensorBoard(Hook):
         return self._files[directory]
 
     def _names(self) -> list[str]:
-        """Return the files that this class has made here, by directory and name, in order."""
+        """Return the files that this class has created here, by directory and name, in order."""
         found = self.path.glob(f"*/events.out.tfevents.{'[0-9]' * 10}{_SUFFIX}")
         return sorted(f"{path.parent.name}/{path.name}" for path in found)
 
@@ -197,7 +197,7 @@ def _utf8(text: str) -> str:
 
 
 class _Package:
-    """What is used of the package `tensorboard`: its protocol, its records and their checksums."""
+    """The used parts of the package `tensorboard`: its protocol, its records and checksums."""
 
     def __init__(self) -> None:
         try:
@@ -238,14 +238,14 @@ class _Package:
         return summary
 
     def encode(self, **fields: Any) -> bytes:
-        """Return one event as a record, checksums included."""
+        """Return one event as a record with checksums."""
         buffer = io.BytesIO()
         event = self._event(wall_time=time.time(), **fields)
         self._record_writer(buffer).write(event.SerializeToString())
         return buffer.getvalue()
 
     def header(self, first_step: int | None) -> bytes:
-        """Return what a file begins with; from `first_step` on, what was read before is void."""
+        """Return the header of a file; it makes readers drop events from `first_step` or later."""
         version = self.encode(file_version="brain.Event:2")
         if first_step is None:
             return version

@@ -17,7 +17,7 @@ from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Recorded, Started, StepsDone
 
 Progress: TypeAlias = Literal["auto", "bar", "lines", "off"]
-"""How progress is shown: one line that is drawn again and again, plain lines, or not at all."""
+"""How progress is shown: one line that is redrawn, plain lines, or not at all."""
 
 _BAR_EVERY_SECS = 0.2
 _LINE_EVERY_SECS = 30.0
@@ -31,12 +31,12 @@ _REASONS = {"data": "the data ended", "non-finite": "a value was not finite"}
 
 
 def terminal(progress: Progress, console: Console | None = None) -> Hook | None:
-    """Return the hook that shows progress as asked for; `None` for `"off"`.
+    """Return the hook that shows progress; `None` for `"off"`.
 
     Args:
-        progress: `"auto"` is `"bar"` where lines can be drawn again (a terminal, or a notebook
-            with ipywidgets) and `"lines"` elsewhere (a file, a pipe, a dumb terminal).
-        console: Where to write; by default Rich's own console, on standard output.
+        progress: `"auto"` is `"bar"` if lines can be redrawn (a terminal, or a notebook with
+            ipywidgets) and `"lines"` otherwise (a file, a pipe, a dumb terminal).
+        console: The console to write to; by default Rich's own, on standard output.
 
     Raises:
         ArgumentError: If `progress` is none of these.
@@ -46,40 +46,40 @@ def terminal(progress: Progress, console: Console | None = None) -> Hook | None:
             "progress",
             repr(progress),
             'one of "auto", "bar", "lines" and "off".',
-            'leave it out, or pass `progress="off"` for silence.',
+            'omit it, or pass `progress="off"` to show nothing.',
         )
     if progress == "off":
         return None
     console = console or rich.get_console()
     can_redraw = _can_redraw(console)
     if progress == "bar" and not can_redraw and not console.is_jupyter:
-        # Asked for by name: the terminal may be one that does not say so, as in some editors.
+        # Requested by name: some editors' terminals are not recognized as terminals.
         console = Console(file=console.file, force_terminal=True, force_interactive=True)
         can_redraw = True
     return Terminal(console, is_live=can_redraw and progress != "lines")
 
 
 def _can_redraw(console: Console) -> bool:
-    if console.is_jupyter:  # Rich draws again through an output widget there
+    if console.is_jupyter:  # Rich redraws through an output widget there
         return importlib.util.find_spec("ipywidgets") is not None
-    # FORCE_COLOR makes Rich take a pipe for a terminal; a log file wants no cursor movements.
+    # FORCE_COLOR makes Rich treat a pipe as a terminal; a log file needs no cursor movements.
     has_terminal = getattr(console.file, "isatty", None)
     return console.is_interactive and has_terminal is not None and has_terminal()
 
 
 class Terminal(Hook):
-    """Show how far training is, how fast, and the values that it logs.
+    """Shows progress, speed and logged values of a training.
 
-    Live, one line at the bottom is drawn again at most five times a second. Not live, a line is
-    written at most every 30 seconds, with no control characters. Either way a line that stays is
+    Live, one line at the bottom is redrawn at most five times per second. Otherwise, a line is
+    written at most every 30 seconds, without control characters. In both cases a permanent line is
     written for each epoch and each validation, and one at the end.
 
-    Reading the values of an epoch under way waits for the device, so it happens only when a line
-    is due.
+    Reading the values of the current epoch waits for the device, so it happens only when a line is
+    due.
 
     Args:
-        console: Where to write. Text printed by others while training appears above the live line.
-        is_live: Whether to draw a line again and again, which needs a terminal or a notebook.
+        console: The console to write to. Text printed during training appears above the live line.
+        is_live: Whether to redraw a line, which needs a terminal or a notebook.
     """
 
     may_lag = True
@@ -105,7 +105,7 @@ class Terminal(Hook):
         self._shown_at = self._epoch_began_at = event.seconds
         self._last_batch = event.clock.batch
         if event.origin is not None:
-            self._write([f"Goes on after {_where(event.clock)}, from {event.origin}"], {})
+            self._write([f"Resumes after {_where(event.clock)}, from {event.origin}"], {})
         if self._is_live:
             self._live = Live(
                 self._live_line(event.clock, self._plan),
@@ -120,16 +120,16 @@ class Terminal(Hook):
         self._pace.advance(event.count, event.seconds)
         self._last_batch = event.clock.batch
         if self._is_due(event.seconds):
-            # Waits for the device, as reading does: here, and nowhere else in this file.
+            # Reading waits for the device: only here in this file.
             self._show(event.clock, event.read(), event.seconds)
 
     def on_record(self, event: Recorded) -> None:
-        """Write a line that stays, for an epoch or a validation."""
+        """Write a permanent line, for an epoch or a validation."""
         if self._plan is None:
             return
         self._pace.skip(event.seconds)
         if event.scope == "steps":
-            # Windows may be short and many: they update what is shown, and stay only at the end.
+            # Windows may be short and many: they update the live line, and only the last one stays.
             self._unwritten = event
             if self._is_due(event.seconds):
                 self._show(event.clock, event.values, event.seconds)
@@ -152,10 +152,10 @@ class Terminal(Hook):
         self._shown_at = event.seconds
 
     def on_end(self, event: Ended) -> None:
-        """Take the live line away and write how training ended."""
+        """Remove the live line and write how training ended."""
         if self._live is not None:
             live, self._live = self._live, None
-            live.stop()  # first of all: it gives back the cursor and standard output
+            live.stop()  # first: it restores the cursor and standard output
         if self._plan is None:
             return
         plan, self._plan = self._plan, None
@@ -197,7 +197,7 @@ class Terminal(Hook):
         )
 
     def _write(self, head: Sequence[str], values: Mapping[str, float]) -> None:
-        """Write a line that stays: whole in a file, folded under its first value when live."""
+        """Write a permanent line: unwrapped in a file, wrapped under its first value when live."""
         shown = self._printable_values(values)
         if self._is_live:
             lines = _fold([self._printable(part) for part in head], shown, self._console.width)
@@ -208,11 +208,11 @@ class Terminal(Hook):
 
     @property
     def _encoding(self) -> str:
-        # Not `Console.encoding`, which is of the file that the console was made with, if any.
+        # Not `Console.encoding`, which belongs to the file that the console was created with.
         return (getattr(self._console.file, "encoding", None) or "utf-8").lower()
 
     def _printable(self, text: str) -> str:
-        """Return `text` with a `?` for each character that a line of this console cannot hold."""
+        """Return `text` with a `?` for each character that this console cannot show."""
         shown = "".join(char if char.isprintable() else "?" for char in text)
         return shown.encode(self._encoding, "replace").decode(self._encoding)
 
@@ -221,9 +221,9 @@ class Terminal(Hook):
 
 
 def format_value(value: float) -> str:
-    """Return a number as it is shown: four significant digits, without needless zeros.
+    """Format a number: four significant digits, without trailing zeros.
 
-    Scientific below 1e-3 and from 1e5. Digits before the point are never rounded away.
+    Scientific below 1e-3 and from 1e5. Digits before the point are never rounded.
 
     >>> format_value(0.123449), format_value(2e-05), format_value(12345.6)
     ('0.1234', '2e-5', '12346')
@@ -240,7 +240,7 @@ def format_value(value: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as it is shown: `1.23 s`, `12.3 s`, `2:03` or `1:02:03`."""
+    """Format a duration: `1.23 s`, `12.3 s`, `2:03` or `1:02:03`."""
     if round(seconds, 1) < 60:
         return f"{seconds:.{2 if seconds < 9.995 else 1}f} s"
     return _as_clock(seconds)
@@ -259,9 +259,10 @@ def _as_clock(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How much there is to do, as far as it is known, and how to say where a clock stands in it.
+    """The planned length of a training, if known, and labels for the progress of a clock.
 
-    Where epochs count, the steps of the epoch under way are shown, elsewhere those of the training.
+    If epochs are planned, the steps of the current epoch are shown, otherwise those of the
+    training.
     """
 
     epochs: int | None
@@ -269,23 +270,23 @@ class _Plan:
     steps_per_epoch: int | None
 
     def after_epoch(self, steps: int) -> "_Plan":
-        """Return the plan with the length of the epoch that has ended, where none is known."""
+        """Return the plan with the length of the epoch that has ended, if none was known."""
         return _Plan(self.epochs, self.steps, self.steps_per_epoch or steps or None)
 
     def is_finished(self, clock: Clock) -> bool:
-        """Tell whether there is nothing left to show progress of."""
+        """Return whether the training is complete."""
         if self.epochs is not None:
             return clock.epoch >= self.epochs
         return self.steps is not None and clock.step >= self.steps
 
     def epoch_label(self, number: int) -> str:
-        """Return `Epoch  3/10`, or `Epoch 3` where there is no total that it fits in."""
+        """Return `Epoch  3/10`, or `Epoch 3` if the total is unknown or exceeded."""
         if self.epochs is None or number > self.epochs:
             return f"Epoch {number}"
         return f"Epoch {number:>{len(str(self.epochs))}}/{self.epochs}"
 
     def labels(self, clock: Clock) -> tuple[str, ...]:
-        """Return the words for where a clock stands."""
+        """Return the labels for the progress of a clock."""
         done, total = self._done_and_total(clock)
         count = f"{done}" if total is None else f"{done:>{len(str(total))}}/{total}"
         if self.epochs is None:
@@ -293,12 +294,12 @@ class _Plan:
         return (self.epoch_label(clock.epoch + 1), f"step {count}")
 
     def steps_left(self, clock: Clock) -> int | None:
-        """Return the steps that remain, of the epoch or of the training."""
+        """Return the remaining steps, of the epoch or of the training."""
         done, total = self._done_and_total(clock)
         return None if total is None else total - done
 
     def fraction(self, clock: Clock) -> float | None:
-        """Return which part is done, from 0 to 1; `None` where that is not known."""
+        """Return the finished share, from 0 to 1; `None` if unknown."""
         done, total = self._done_and_total(clock)
         return done / total if total else None
 
@@ -311,10 +312,10 @@ class _Plan:
 
 
 class _Pace:
-    """Steps a second, where recent steps weigh more.
+    """Steps per second, with more weight on recent steps.
 
-    Both sums forget at the same rate, so that their ratio needs no correction at the beginning.
-    The first call is left out, because it compiles, and so is all that happens between steps.
+    Both sums decay at the same rate, so their ratio needs no correction at the beginning. The first
+    call is excluded, because it compiles, and so is everything between steps.
     """
 
     def __init__(self) -> None:
@@ -332,11 +333,11 @@ class _Pace:
         self._since = seconds
 
     def skip(self, seconds: float) -> None:
-        """Leave out the time since the last event."""
+        """Exclude the time since the last event."""
         self._since = seconds
 
     def facts(self, steps_left: int | None) -> tuple[str, ...]:
-        """Return the rate, and the time left, in words, as far as they are known."""
+        """Return texts of the rate and the remaining time, if known."""
         if self._steps <= 0 or self._secs <= 0:
             return ()
         rate = self._steps / self._secs
@@ -353,7 +354,7 @@ class _Pace:
 
 @dataclass(frozen=True, slots=True)
 class _LiveLine:
-    """The line that is drawn again, laid out for the width that there is when it is drawn."""
+    """The line that is redrawn, laid out for the current width."""
 
     labels: Sequence[str]
     fraction: float | None
@@ -364,7 +365,7 @@ class _LiveLine:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         width = options.max_width
         line = Text("  ".join(self.labels), no_wrap=True, end="")  # cropped by Rich
-        kept = 0  # where there is no room for all, the first value matters more than the pace
+        kept = 0  # if not all fits, the first value is more important than the pace
         for name, value in self.values[:1]:
             kept = len("  ") + min(cell_len(name), _ROOM_FOR_NAME) + len(f" {value} …")
         if self.fraction is not None and width >= _LEAST_WIDTH_FOR_BAR:
@@ -382,7 +383,7 @@ class _LiveLine:
         line.append(open_ * (cells - filled), "dim")
 
     def _append_values(self, line: Text, width: int) -> None:
-        """Append as many values as fit; a name may be cut where its value would not fit else."""
+        """Append as many values as fit; a name may be shortened so that its value fits."""
         dots = "..." if self.is_ascii else "…"
         for index, (name, value) in enumerate(self.values):
             more = f" {dots}" if index + 1 < len(self.values) else ""
@@ -398,7 +399,7 @@ class _LiveLine:
 
 
 def _fold(head: Sequence[str], values: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Lay out a line that stays: lines after the first are indented to the first value."""
+    """Lay out a permanent line: lines after the first are indented to the first value."""
     first = "  ".join(head)
     if not values:
         return [first]

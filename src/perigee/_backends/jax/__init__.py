@@ -1,5 +1,5 @@
 # pyright: basic
-"""JAX: pure functions of values, behind scopes in which Keras variables seem to change."""
+"""JAX: pure functions of values, with scopes in which Keras variables seem to change."""
 
 from perigee._backends import _alone
 from perigee._backends._protocol import Capabilities

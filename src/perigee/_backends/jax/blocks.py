@@ -28,15 +28,15 @@ def sliced(
 ) -> Callable[..., Tree]:
     """See `Backend.sliced`.
 
-    Slices, and no rows looked up by number: XLA merges such a look-up into the matrix product
-    that follows, which made a small dense step take twice as long.
+    Slices, not rows gathered by index: XLA merges a gather into the matrix product that follows,
+    which made a small dense step take twice as long.
 
-    The number of steps is dynamic, so that blocks of every size are one program and give the same
-    bits. A last batch with fewer rows has a loop of its own behind, of one step or none: in a
+    The number of steps is dynamic, so that blocks of every size are one program with identical
+    results. A last batch with fewer rows has its own loop at the end, of one step or none: in a
     branch, XLA would copy the variables.
 
-    Over several devices, rows come as batches of rows, each of which is split: cut from a long
-    array that is split, most batches would lie on one device.
+    Over several devices, rows are grouped in batches, each of which is split: in slices of one long
+    split array, most batches would be on one device.
     """
     is_spread = placement.is_spread()
 
@@ -51,7 +51,7 @@ def sliced(
         )
 
     def last_of(arrays: Tree) -> Tree | None:
-        """Return what is left for a last batch with fewer rows, or `None`."""
+        """Return the remainder for a last batch with fewer rows, or `None`."""
         start = _rows(arrays) // batch_size * batch_size
         if start == _rows(arrays):
             return None
@@ -62,7 +62,7 @@ def sliced(
         assert outer is not None  # compiled functions run in one
         variables = outer.variables
 
-        @functools.partial(jax.jit, inline=True)  # the code of the user runs once for each size
+        @functools.partial(jax.jit, inline=True)  # user code runs once for each size
         def step(batch: Tree, values: list[Tensor]) -> tuple[list[Tensor], Tree]:
             with Scope(zip(variables, values, strict=True)) as scope:
                 result = function(batch)
@@ -109,7 +109,7 @@ def sliced(
         rows = jax.tree_util.tree_map(
             lambda array: (
                 placement.in_batches(array, batch_size) if isinstance(array, np.ndarray) else array
-            ),  # laid out already
+            ),  # already placed
             arrays,
         )
         return placement.placed(rows, axis=1)
@@ -119,7 +119,7 @@ def sliced(
 
 @jax.jit
 def rows_in_order(arrays: Tree, order: Tensor) -> Tree:
-    """See `Backend.rows_in_order`: in one call, where each operation by itself takes 0.1 ms."""
+    """See `Backend.rows_in_order`: in one call, since each separate operation takes 0.1 ms."""
     return jax.tree_util.tree_map(
         lambda array: array.at[order].get(mode="promise_in_bounds"), arrays
     )
@@ -131,7 +131,7 @@ def _rows(arrays: Tree) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Sliced:
-    """A loop over batches, and how the arrays that it cuts them from are laid out."""
+    """A loop over batches, and the placement of the arrays that it slices."""
 
     run: Callable[..., Tree]
     place: Callable[[Tree], Tree]
@@ -144,5 +144,5 @@ class _Sliced:
 def streamed(
     function: Callable[[Tree], Tensor], goes_on: Callable[[Tensor], Tensor] | None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """See `Backend.streamed`: never asked for."""
+    """See `Backend.streamed`: never used."""
     raise NotImplementedError

@@ -32,7 +32,7 @@ _BRIEF = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": Fa
 _Observed: TypeAlias = list[tuple[Callable[..., None], list[np.ndarray]]]
 
 _observed: ContextVar[_Observed | None] = ContextVar("perigee_observed", default=None)
-"""What was observed in the rehearsal under way, to be looked at when its values are known."""
+"""Observed tensors of the current rehearsal, passed on when their values are known."""
 
 
 def plain(function: _F) -> _F:
@@ -46,7 +46,7 @@ def user_code(function: _F) -> _F:
 
 
 def inlined(value: Any) -> Any:
-    """See `Backend.inlined`: a function of `jax.jit` is part of what is compiled around it."""
+    """See `Backend.inlined`: a `jax.jit` function is inlined into the code compiled around it."""
     return value
 
 
@@ -61,21 +61,21 @@ def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
 
 
 def _computed_at_once(original: Any, *args: Any, **kwargs: Any) -> Talk:
-    """Build a layer without anything in it traced: it knows shapes alone."""
+    """Build a layer without tracing: building depends on shapes alone."""
     with jax.ensure_compile_time_eval():
         yield
 
 
 def is_rehearsing() -> bool:
-    """Tell whether a rehearsal is under way."""
+    """Return whether a rehearsal is running."""
     return _observed.get() is not None
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
-    """See `Backend.rehearse`: compiled as a whole, for single operations take longer.
+    """See `Backend.rehearse`: compiled as a whole, since single operations take longer.
 
-    Variables keep their values: what the function assigns stays in the scope. Only what is
-    observed is computed; the rest is left out by the compiler.
+    Variables keep their values: what the function assigns stays in the scope. Only what is observed
+    is computed; the compiler drops the rest.
     """
 
     def pure(values: Sequence[Tensor]) -> None:
@@ -85,8 +85,7 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bo
     observed: _Observed = []
     token = _observed.set(observed)
     try:
-        # Variables that are made inside get their values when the outer scope ends, outside the
-        # trace.
+        # Variables created inside get their values when the outer scope ends, outside the trace.
         with keras.StatelessScope():
             values = local_values(variables)
             traced = jax.jit(pure).trace(values)
@@ -101,7 +100,7 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bo
 
 
 def _convolves(jaxpr: Any) -> bool:
-    """Tell whether there is a convolution: in loops on a CPU XLA runs it many times slower."""
+    """Return whether there is a convolution: in loops on a CPU, XLA runs it many times slower."""
     return any(
         equation.primitive.name == "conv_general_dilated"
         or any(map(_convolves, _inside(equation.params.values())))
@@ -119,7 +118,7 @@ def _inside(parameters: Iterable[Any]) -> Iterator[Any]:
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
-    """See `Backend.observe`: values are known when the rehearsal has run."""
+    """See `Backend.observe`: values are known after the rehearsal."""
     observed = _observed.get()
     if observed is None:
         return
@@ -135,9 +134,9 @@ def compile(
     is_probe: bool = False,
     states: Sequence[Any] | None = (),
 ) -> Function:
-    """See `Backend.compile`; JAX compiles with XLA whatever the mode, unless it is eager.
+    """See `Backend.compile`; JAX compiles with XLA in every mode except eager.
 
-    States are variables like others: every size is known, and nothing is overwritten in place.
+    States are ordinary variables: every size is known, and nothing is overwritten in place.
     """
     del states
     return Function(function, variables, mode, is_probe)
@@ -145,9 +144,9 @@ def compile(
 
 @functools.cache
 def _brief_options() -> dict[str, Any] | None:
-    """Return what makes compiling for a CPU four times as fast, for code that runs a few times.
+    """Return options that make compiling for a CPU four times as fast, for code that runs rarely.
 
-    A version of JAX that does not know an option goes without.
+    `None` if this version of JAX does not know an option.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -179,12 +178,12 @@ class Function:
         self.traces = 0
         self._function, self._variables = function, list(variables)
         self._is_eager = mode == "eager"
-        # Of a probe only what it returns is computed: what it writes, and gradients as a rule, is
-        # not compiled either.
+        # A probe computes only its result: its writes, and usually gradients, are not even
+        # compiled.
         self._written = [] if is_probe else self._variables
         self._distribution = keras.distribution.distribution()
         self._place = getattr(function, "place", placement.placed)
-        # The old values are given up: the new ones take their memory.
+        # The old values are donated: the new ones reuse their memory.
         self._compiled = jax.jit(
             self._pure,
             donate_argnums=() if is_probe else 0,
@@ -193,7 +192,7 @@ class Function:
         )
 
     def __call__(self, *arguments: Tree) -> Tree:
-        """Run the function, compiling it first where it must be."""
+        """Run the function, compiling it first if necessary."""
         if self._is_eager:
             return self._function(*self._laid_out(tensors(arguments)))
         result, values = self._compiled(*self._given(arguments))
@@ -202,11 +201,11 @@ class Function:
         return result
 
     def begin(self, *arguments: Tree) -> _Begun:
-        """See `Compiled.begin`: JAX returns arrays before they are there."""
+        """See `Compiled.begin`: JAX returns arrays before they are computed."""
         return _Begun(self(*arguments))
 
     def obstacles(self, *arguments: Tree) -> tuple[str, ...]:
-        """See `Compiled.obstacles`: it is XLA that compiles everything here."""
+        """See `Compiled.obstacles`: XLA compiles everything here."""
         if self._is_eager:
             return ()
         effects = self._compiled.trace(*self._given(arguments)).jaxpr.effects
@@ -221,11 +220,11 @@ class Function:
         return ()
 
     def operations(self, *arguments: Tree) -> float:
-        """See `Compiled.operations`: it is traced, and neither compiled nor run."""
+        """See `Compiled.operations`: it is traced, but neither compiled nor run."""
         return operations_in(self._compiled.trace(*self._given(arguments)).jaxpr)
 
     def _given(self, arguments: Tree) -> tuple[list[Tensor], Tree]:
-        """Return what the compiled function takes: the values of the variables, and arguments."""
+        """Return the inputs of the compiled function: values of variables, and arguments."""
         if keras.distribution.distribution() is not self._distribution:
             placement.check_devices(self._variables)
         arguments = keras.tree.map_structure(_own_array, arguments)
@@ -235,7 +234,7 @@ class Function:
         return _unshared([variable.value for variable in self._variables], leaves), arguments
 
     def _laid_out(self, arguments: Tree) -> Tree:
-        """Return arguments over the devices: the first one is a batch, or rows for many."""
+        """Return arguments distributed over the devices: the first is a batch, or rows for many."""
         if not arguments or not placement.is_spread():
             return arguments
         return self._place(arguments[0]), *arguments[1:]
@@ -249,7 +248,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """Arrays that may not be there yet."""
+    """Arrays that may not be computed yet."""
 
     arrays: Tree
 
@@ -263,29 +262,29 @@ class _Begun:
 
 
 def _own_array(leaf: Any) -> Any:
-    """Return a leaf to be handed over: NumPy arrays are taken faster than made tensors first.
+    """Return a leaf to be passed in: JAX takes NumPy arrays faster than tensors made from them.
 
-    They are copied, for compiled functions read them later and in place: data that fills one
-    array anew for each batch would be trained on what it becomes.
+    They are copied, since compiled functions read them later and in place: data that reuses one
+    array for each batch would be trained on later contents.
     """
     leaf = as_array(leaf)
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _refuse_text(leaves: Sequence[Any]) -> None:
-    """Refuse what could only be a constant of the program: each batch would be compiled anew."""
+    """Refuse values that could only be constants of the program: each batch would recompile it."""
     for leaf in leaves:
         if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSU":
             raise DataTypeError(
                 f"{np.asarray(leaf).dtype} in a batch, compiled by JAX,",
-                'leave it out of the batch, map it to numbers, or pass `execution="eager"`.',
+                'drop it from the batch, map it to numbers, or pass `execution="eager"`.',
             )
 
 
 def _unshared(values: list[Tensor], arguments: Sequence[Any]) -> list[Tensor]:
     """Copy arrays that several variables share, or a variable and an argument.
 
-    Memory can be given up only once, and not while it is read.
+    Memory can be donated only once, and not while it is read.
     """
     seen = {id(argument) for argument in arguments}
     for index, value in enumerate(values):

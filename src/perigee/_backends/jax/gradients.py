@@ -19,7 +19,7 @@ from perigee._typing import Tensor, Tree
 def differentiate(
     function: Callable[[], tuple[Tensor, Tree]], variables: Sequence[Any]
 ) -> tuple[Tree, list[Tensor | None], list[Any]]:
-    """See `Backend.differentiate`; variables of the framework itself do not exist here."""
+    """See `Backend.differentiate`; JAX has no variables of its own."""
     trace = _Trace(lambda values: function(), variables)
     values = [variable.value for variable in variables]
     gradients, carried = jax.grad(trace, has_aux=True)(values)
@@ -42,7 +42,7 @@ class _Trace:
     """A function of values that runs code which reads and assigns variables.
 
     Tensors leave a trace only as its results: what the code returns is split into tensors, which
-    are carried out, and the rest, which is kept aside.
+    are returned, and the rest, which is stored.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class _Trace:
         return scalar, [*self._rest.tensors, *(scope.value_of(v) for v in self._assigned)]
 
     def hand_out(self, carried: Sequence[Tensor]) -> Tree:
-        """Assign what was assigned inside, outside; return what the code returned."""
+        """Repeat the assignments outside the trace; return what the code returned."""
         count = len(self._rest.tensors)
         for variable, value in zip(self._assigned, carried[count:], strict=True):
             variable.assign(value)
@@ -67,7 +67,7 @@ class _Trace:
 
 
 class Split:
-    """A tree taken apart into tensors and the rest."""
+    """A tree split into tensors and the rest."""
 
     def __init__(self, tree: Tree) -> None:
         leaves, self._structure = jax.tree_util.tree_flatten(tree, is_leaf=_register)
@@ -86,7 +86,7 @@ _registered: set[type] = set()
 
 
 def _register(value: Any) -> bool:
-    """Teach JAX a class that says how to flatten it, when one is met; never a leaf."""
+    """Register a class with JAX that defines its flattening; returns false: never a leaf."""
     kind = type(value)
     if hasattr(kind, "tree_unflatten") and kind not in _registered:
         _registered.add(kind)
@@ -97,11 +97,11 @@ def _register(value: Any) -> bool:
 def _without_unreached(
     trace: _Trace, values: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """Put `None` for values that the scalar does not depend on: JAX gives zeros.
+    """Return `None` for values that the scalar does not depend on: JAX returns zeros.
 
-    Only while rehearsing: the extra trace costs time. Whether a gradient is a structural zero is
-    told by the transposition rule of an identity around each value; neither zeros in the numbers
-    (a dead unit, a factor of 0) nor dependencies in the traced program tell it.
+    Only in a rehearsal: the extra trace costs time. The transposition rule of an identity around
+    each value shows whether a gradient is a structural zero; neither zeros in the numbers (a dead
+    unit, a factor of 0) nor dependencies in the traced program show it.
     """
     if not compiling.is_rehearsing():
         return list(gradients)
@@ -147,8 +147,8 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
 def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Tensor]:
     """See `Backend.switch`.
 
-    What a branch assigns leaves it as a result, and every branch returns the same: each is traced
-    once before, to learn which variables any of them assigns.
+    What a branch assigns leaves it as a result, and every branch must return the same variables:
+    each is traced once before, to find which variables any of them assigns.
     """
     if not isinstance(index, Tracer):
         return list(branches[int(index)]())

@@ -1,8 +1,8 @@
 # pyright: basic
-"""Where arrays lie: on one device, or over several as `keras.distribution` says.
+"""Placement of arrays: on one device, or over several as set by `keras.distribution`.
 
 Arrays over several devices are global: a compiled step computes what one device would, and the
-compiler adds what the devices must tell each other.
+compiler inserts the communication between devices.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from perigee._typing import Batch, Tree
 
 
 def is_spread() -> bool:
-    """Tell whether a distribution is set, so that arrays lie over its devices."""
+    """Return whether a distribution is set, so that arrays are distributed over its devices."""
     return keras.distribution.distribution() is not None
 
 
 def placed(tree: Tree, axis: int = 0) -> Tree:
-    """Lay host arrays over the devices, split along the axis of the examples.
+    """Distribute host arrays over the devices, split along the axis of the examples.
 
-    What does not divide, such as a small last batch, lies on each device as a whole: the numbers
-    are the same, and each device computes all of them. Of several processes each takes its own
-    part of the array, which must be the same in all.
+    An array that does not divide evenly, such as a small last batch, is replicated: the results are
+    the same, and each device computes all of them. With several processes, each takes its own part
+    of the array, which must be the same in all.
     """
     return keras.tree.map_structure(lambda leaf: _placed(leaf, axis), tree)
 
@@ -62,13 +62,13 @@ def _sharding(distribution: Any, shape: tuple[int, ...], axis: int) -> jax.shard
         try:
             split.shard_shape(shape)
             return split
-        except ValueError:  # it does not divide
+        except ValueError:  # it does not divide evenly
             pass
     return whole(distribution)
 
 
 def whole(distribution: Any = None) -> jax.sharding.NamedSharding:
-    """Return how an array lies that every device holds as a whole."""
+    """Return the sharding of an array that is replicated on every device."""
     distribution = distribution or keras.distribution.distribution()
     data = distribution.get_data_layout((1,)).backend_layout
     return jax.sharding.NamedSharding(data.mesh, jax.sharding.PartitionSpec())
@@ -77,8 +77,8 @@ def whole(distribution: Any = None) -> jax.sharding.NamedSharding:
 def spread(arrays: Batch, order: np.ndarray | None, batch_size: int) -> Batch | None:
     """See `Backend.spread`.
 
-    Rows are put in order on the host, so that each device is given its share of every batch and
-    nothing moves between devices afterwards.
+    Rows are reordered on the host, so that each device gets its share of every batch and nothing
+    moves between devices afterwards.
     """
     if not is_spread():
         return None
@@ -100,9 +100,9 @@ def in_batches(array: Any, batch_size: int) -> Any:
 
 
 def held_in_place(variables: Sequence[Any]) -> dict[str, Any]:
-    """Return the arguments of `jax.jit` that keep state where it lies, and results everywhere.
+    """Return the arguments of `jax.jit` that keep the sharding of state and replicate results.
 
-    Otherwise the compiler may return state laid out in another way, which costs a copy a step.
+    Otherwise the compiler may return state with another sharding, which costs a copy per step.
     """
     if not is_spread():
         return {}
@@ -110,7 +110,7 @@ def held_in_place(variables: Sequence[Any]) -> dict[str, Any]:
 
 
 def check_devices(variables: Sequence[Any]) -> None:
-    """See `Backend.check_devices`: a variable stays where it was made."""
+    """See `Backend.check_devices`: a variable stays where it was created."""
     distribution = keras.distribution.distribution()
     devices = None
     if distribution is None and jax.process_count() > 1:

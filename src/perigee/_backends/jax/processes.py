@@ -35,23 +35,23 @@ class JaxPeers:
     process: int
 
     def gathered(self, values: Sequence[int]) -> np.ndarray:
-        """See `Peers.gathered`: as bytes, for JAX would make them int32."""
+        """See `Peers.gathered`: as bytes, since JAX would convert them to int32."""
         row = np.array([values], "int64")
         rows = multihost_utils.process_allgather(row.view("uint8"), tiled=True)
         return np.ascontiguousarray(rows).view("int64")
 
     def is_loss_of_process(self, error: Exception) -> bool:
-        """See `Peers.is_loss_of_process`: JAX says it by the words of whatever failed below."""
+        """See `Peers.is_loss_of_process`: JAX shows it only in the error's message."""
         if not isinstance(error, ValueError | RuntimeError):
             return False
         return any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS)
 
 
 def _end_without_waiting() -> None:
-    """Let this process end at once by an exception that nobody catches.
+    """End this process at once on an uncaught exception.
 
-    At the end of a process JAX waits until all others have come to theirs. After an error they
-    wait for this one in a reduction, so both would wait for minutes.
+    At the end of a process JAX waits until all others have ended. After an error they wait for this
+    one in a reduction, so both would wait for minutes.
     """
     global _show
     if sys.excepthook is not _leave:
@@ -66,9 +66,9 @@ def _leave(kind: type[BaseException], error: BaseException, trace: TracebackType
 
 
 def local_values(variables: Sequence[Any]) -> list[Any]:
-    """Return values that this process can read by itself, where it holds all of them.
+    """Return values that this process can read alone, if it holds all of them.
 
-    What is computed from them is computed here alone, callbacks included.
+    Computations with them run in this process alone, including callbacks.
     """
     values = [variable.value for variable in variables]
     if all(value.sharding.is_fully_replicated for value in values):

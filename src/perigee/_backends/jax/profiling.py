@@ -1,5 +1,5 @@
 # pyright: basic
-"""Traces of what JAX runs, and the arithmetic in what it compiles."""
+"""Traces of what JAX runs, and operation counts of what it compiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 
 @contextmanager
 def trace(directory: str) -> Generator[None]:
-    """See `Backend.trace`: for TensorBoard, and for Perfetto beside it."""
+    """See `Backend.trace`: for TensorBoard, and also for Perfetto."""
     with jax.profiler.trace(directory, create_perfetto_trace=True):
         yield
 
@@ -21,7 +21,7 @@ def trace(directory: str) -> Generator[None]:
 def operations_in(jaxpr: Any) -> float:
     """Count the operations of matrix products and convolutions.
 
-    XLA's own count goes round every loop once, so it would be too low for a `scan`.
+    XLA's own count counts every loop once, so it would be too low for a `scan`.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -35,7 +35,7 @@ def operations_in(jaxpr: Any) -> float:
             kernel = equation.invars[1].aval.shape
             channels, *_ = parameters["dimension_numbers"].rhs_spec
             taps = math.prod(kernel) / kernel[channels]
-            # Zeros are put between the rows of a gradient where a convolution takes strides.
+            # Zeros are inserted between the rows of a gradient of a strided convolution.
             total += 2 * _size(equation) * taps / math.prod(parameters["lhs_dilation"])
         elif kind == "scan":
             total += parameters["length"] * sum(inner)
@@ -55,7 +55,7 @@ def _size(equation: Any) -> float:
 
 
 def _jaxprs(parameters: dict[str, Any]) -> Iterator[Any]:
-    """Yield what an operation runs within."""
+    """Yield the inner programs of an operation."""
     for value in parameters.values():
         for each in value if isinstance(value, tuple | list) else (value,):
             inner = getattr(each, "jaxpr", each)

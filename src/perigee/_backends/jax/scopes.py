@@ -1,9 +1,9 @@
 # pyright: basic
 """Scopes in which Keras variables seem to change while JAX traces pure functions.
 
-A `keras.StatelessScope` replaces the one around it instead of standing inside it: what the outer
-one holds is invisible in the inner one. `Scope` looks outward, and remembers which variables were
-assigned, so that their new values can be handed out.
+A `keras.StatelessScope` replaces the one around it instead of nesting: the values of the outer one
+are invisible in the inner one. `Scope` looks them up outward, and remembers which variables were
+assigned, so that their new values can be returned.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _innermost: ContextVar[Scope | None] = ContextVar("perigee_scope", default=None)
 
 
 class Scope(keras.StatelessScope):
-    """Values of variables for the code inside; what is not set here is looked up outside.
+    """Values of variables for the code inside; others are looked up outside.
 
     Args:
         mapping: Variables with their values.
-        differentiates: Whether what happens inside is differentiated for these values. It is for
-            the variables as they are read, as on the other frameworks: also for what is assigned
-            to them inside (spectral normalization does so), and never through what was assigned.
+        differentiates: Whether the code inside is differentiated with respect to these values. As
+            on the other frameworks, that means the variables as they are read, even after an
+            assignment inside (as in spectral normalization), and never through the assigned value.
     """
 
     def __init__(
         self, mapping: Iterable[tuple[Any, Tensor]] = (), differentiates: bool = False
     ) -> None:
-        # Without collecting, `add_loss` terms would vanish without a word.
+        # Without collecting, `add_loss` terms would silently vanish.
         pairs = list(mapping)
         super().__init__(state_mapping=pairs, collect_losses=True)
         self.variables = [variable for variable, _ in pairs]
@@ -58,7 +58,7 @@ class Scope(keras.StatelessScope):
         return value
 
     def add_update(self, update: tuple[Any, Tensor]) -> None:
-        """Give a variable a new value inside this scope."""
+        """Set the value of a variable inside this scope."""
         variable, value = update
         self.assigned[id(variable)] = variable
         own = self._differentiated.get(id(variable))
@@ -67,11 +67,11 @@ class Scope(keras.StatelessScope):
         super().add_update((variable, value))
 
     def value_of(self, variable: Any) -> Tensor:
-        """Return the value of a variable as it is at the end of the scope."""
+        """Return the value of a variable at the end of the scope."""
         value = self.get_current_value(variable)
         return variable.value if value is None else value
 
 
 def innermost() -> Scope | None:
-    """Return the scope that code runs in now, or `None`."""
+    """Return the current scope, or `None`."""
     return _innermost.get()

@@ -13,7 +13,7 @@ from perigee._typing import Batch, Tensor, Tree
 
 
 def tensors(batch: Batch) -> Batch:
-    """See `Backend.tensors`; tensors of other frameworks come over the host."""
+    """See `Backend.tensors`; tensors of other frameworks are copied through the host."""
     return keras.tree.map_structure(_tensor, batch)
 
 
@@ -27,7 +27,7 @@ def _is_numeric(value: Any) -> bool:
 
 
 def as_array(value: Any) -> Any:
-    """Return a leaf as an array of JAX or NumPy, whose values JAX will not cut; others stay."""
+    """Return a leaf as an array of JAX or NumPy whose values JAX will not truncate; else as is."""
     if value is None or isinstance(value, jax.Array):
         return value
     array = _numpy(value)
@@ -38,7 +38,7 @@ def as_array(value: Any) -> Any:
         limits = np.iinfo(kept)
         if array.max() > limits.max or array.min() < limits.min:
             raise OverflowError(
-                f"JAX would cut {array.dtype} values beyond {kept} without a word. Enable 64-bit "
+                f"JAX would silently truncate {array.dtype} values beyond {kept}. Enable 64-bit "
                 "values (`jax_enable_x64`) or map them to smaller numbers."
             )
     return array
@@ -58,7 +58,7 @@ def to_host(tree: Tree) -> Tree:
 
 
 def is_tensor(value: Any) -> bool:
-    """See `Backend.is_tensor`; arrays that are being traced count too."""
+    """See `Backend.is_tensor`; includes arrays that are being traced."""
     return isinstance(value, jax.Array)
 
 

@@ -24,8 +24,8 @@ def sliced(
 ) -> Callable[..., Tree]:
     """See `Backend.sliced`.
 
-    A graph leaves the size of a batch open, so that the last one of the arrays may have fewer rows
-    and needs no second trace. XLA needs to know it.
+    A graph leaves the size of a batch undefined, so that the last one of the arrays may have fewer
+    rows without a second trace. XLA needs to know it.
     """
     more = [] if goes_on is None else [goes_on]
 
@@ -50,8 +50,8 @@ def sliced(
             results = [array.write(index - first, leaf) for array, leaf in leaves]
             return index + 1, results, *(g(result) for g in more)
 
-        # Counting begins at `first`: XLA takes where a slice begins for a constant, and compiles
-        # it anew for each, unless it changes in the loop.
+        # Counting begins at `first`: XLA treats the start of a slice as a constant, and recompiles
+        # for each, unless it changes in the loop.
         begin = [first, results, *(tf.constant(True) for _ in more)]
         _, results, *_ = tf.while_loop(is_more, body, begin, parallel_iterations=1)
         return keras.tree.pack_sequence_as(dtypes, [array.stack() for array in results])
@@ -60,7 +60,7 @@ def sliced(
 
 
 def _as_outside_a_loop(function: Callable[[Tree], Tree], batch: Tree) -> Tree:
-    """Run a step whose summaries are named as they are outside a loop, not `while/...`."""
+    """Run a step with the names of summaries as outside a loop, not `while/...`."""
     with tf.name_scope(""):
         return function(batch)
 
@@ -76,10 +76,10 @@ def _len(array: Tensor) -> Tensor:
 def streamed(
     function: Callable[[Tree], Tensor], goes_on: Callable[[Tensor], Tensor] | None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """See `Backend.streamed`: the iterator is drawn from inside the graph.
+    """See `Backend.streamed`: the graph draws from the iterator.
 
-    It is never drawn from further than the last batch that is run, so that its own checkpoint is
-    that of the training.
+    It never draws beyond the last batch that is run, so that the iterator's own checkpoint is that
+    of the training.
     """
     more = [] if goes_on is None else [goes_on]
 

@@ -25,9 +25,9 @@ from perigee._typing import Tree
 
 @contextmanager
 def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
-    """See `Backend.watch`: variables of Keras hold one of TensorFlow, so one place sees both.
+    """See `Backend.watch`: Keras variables hold one of TensorFlow, so one hook sees both.
 
-    Summaries are left out meanwhile: the step will write them itself when it counts.
+    Summaries are turned off meanwhile: the real step will write them itself.
     """
     del layers
     watched = Watched()
@@ -38,9 +38,9 @@ def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
             watched.made.append((variable, variable.numpy()))
         return variable
 
-    # The innermost condition decides, so one that the step sets itself must not be heard. There is
-    # no other way to it: this is the one function of TensorFlow that is replaced besides its tapes
-    # and its strategy.
+    # The innermost condition decides, so one that the step itself sets must be overridden. There is
+    # no other way: this is the only patched function of TensorFlow besides its tapes and its
+    # strategy.
     no_summaries = hear(tf.summary, "record_if", _never)
     with tf.variable_creator_scope(creator), no_summaries, tf.summary.record_if(False):
         yield watched
@@ -51,15 +51,15 @@ def _never(original: Any, condition: Any) -> Talk:
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
-    """See `Backend.rehearse`: eagerly, so that errors of user code come out as they are."""
+    """See `Backend.rehearse`: eagerly, so that errors of user code are raised unchanged."""
     _tried(function)
     return True
 
 
 def _tried(function: Callable[[], Any]) -> Any:
-    """Run a function whose effects are undone afterwards, with as little compiled as possible.
+    """Run a function whose effects will be undone, compiling as little as possible.
 
-    What works in a graph alone, such as `tf.gradients`, says so: it is compiled as the user does.
+    Code that works only in a graph, such as `tf.gradients`, says so: then it is compiled.
     """
     try:
         with functions_as_python():
@@ -80,11 +80,11 @@ _as_python = 0
 
 @contextmanager
 def functions_as_python() -> Generator[None]:
-    """Run what the user compiles by `tf.function` as the Python code that it is.
+    """Run the user's `tf.function`s as plain Python code.
 
-    So its values are seen, its errors come out as they were raised, and nothing that is traced
-    now is kept for later. The switch is one for the whole process: other threads are slower
-    meanwhile, and compute the same.
+    So their values can be observed, their errors are raised unchanged, and no trace is kept for
+    later. The switch applies to the whole process: other threads are slower meanwhile, with the
+    same results.
     """
     global _as_python, _were_as_python
     with _lock:
@@ -107,12 +107,12 @@ _were_as_python = False
 
 
 def _says_more(record: logging.LogRecord) -> bool:
-    """Keep TensorFlow from telling the user of a switch that the user did not turn."""
+    """Suppress TensorFlow's warning about a switch that the user did not set."""
     return "run_functions_eagerly" not in str(record.msg)
 
 
 def observe(tensors: Sequence[Any], look: Callable[..., None]) -> None:
-    """See `Backend.observe`: the values are there, but in a graph, as of `tf.vectorized_map`."""
+    """See `Backend.observe`: values are known, except in a graph, as of `tf.vectorized_map`."""
     tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
     if all(hasattr(tensor, "numpy") for tensor in tensors):
         look(*(tensor.numpy() for tensor in tensors))
@@ -137,10 +137,10 @@ def user_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inlined(value: Any) -> Any:
-    """See `Backend.inlined`: a `tf.function` as its Python function, given tensors as it would be.
+    """See `Backend.inlined`: the Python function of a `tf.function`, called with tensors.
 
-    As a function of its own it would keep what it was traced with the first time: the number of
-    examples of one program would be asked for in another.
+    As a separate function it would keep the values of its first trace: the number of examples of
+    one program would be used in another.
     """
     if not isinstance(value, tf.types.experimental.PolymorphicFunction):
         return value
@@ -176,7 +176,7 @@ def compile(
     is_probe: bool = False,
     states: Sequence[Any] | None = (),
 ) -> "Function":
-    """See `Backend.compile`; TensorFlow finds the variables by itself."""
+    """See `Backend.compile`; TensorFlow finds the variables itself."""
     return Function(function, mode, is_probe, knows_sizes=states is None or bool(states))
 
 
@@ -188,11 +188,11 @@ def is_compiler_error(error: Exception) -> bool:
 class Function:
     """A function of trees of tensors, traced once for each structure.
 
-    The first axis of every tensor is left open, so that a ragged last batch needs no second
-    trace; an axis that turns out to vary is opened when it does. XLA needs every size, so there
-    each size is compiled anew. So it is where the function carries states with a row for each
-    example: recurrent layers check a batch against theirs by the size that is known, and where
-    none is, a last batch of one row would be spread over all of them.
+    The first axis of every tensor is undefined, so that a ragged last batch needs no second trace;
+    another axis becomes undefined when it first varies. XLA needs every size, so there each size is
+    compiled separately. The same holds if the function carries states with a row for each example:
+    recurrent layers compare a batch with their states by its static size, and without it, a last
+    batch of one row would be broadcast over all of them.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Function:
         self._programs: dict[Any, _Program] = {}
 
     def __call__(self, *arguments: Tree) -> Tree:
-        """Run the function, compiling it first where it must be."""
+        """Run the function, compiling it first if necessary."""
         arguments = tensors_of(arguments)
         if self._mode == "eager":
             if self._is_probe:
@@ -224,9 +224,9 @@ class Function:
             return run(*tensors)
 
     def begin(self, *arguments: Tree) -> "Future[Tree]":
-        """See `Compiled.begin`: TensorFlow waits on a CPU, so it does in another thread.
+        """See `Compiled.begin`: on a CPU TensorFlow blocks, so it runs in another thread.
 
-        It is compiled in this one, where Keras knows what is being built.
+        It is compiled in this thread, where Keras knows what is being built.
         """
         began: Future[Tree] = Future()
         with self._errors_as_raised():
@@ -241,7 +241,7 @@ class Function:
         sizes = tuple(tuple(tensor.shape) for tensor in tensors)
         if self._mode == "xla" and sizes not in self._compiled_for:
             self._compiled_for.add(sizes)
-            work()  # it is compiled by its first call
+            work()  # the first call compiles it
         else:
             threading.Thread(target=work, name="perigee-block", daemon=True).start()
         return began
@@ -272,9 +272,9 @@ class Function:
 
     @contextmanager
     def _errors_as_raised(self) -> Generator[None]:
-        """Let errors of user code that is traced come out as they were raised.
+        """Raise errors of traced user code unchanged.
 
-        Rewritten code replaces exceptions by others that quote them.
+        AutoGraph replaces exceptions by others that quote them.
         """
         raised = None
         try:
@@ -293,13 +293,13 @@ class Function:
             for nodes in (graph.node, *(f.node_def for f in graph.library.function)):
                 kinds = {node.name: node.op for node in nodes}
                 for node in nodes:
-                    # A size looked up in a shape, as in the gradient of a mean, is always there.
+                    # A size looked up in a shape, as in the gradient of a mean, is always in range.
                     source = node.input[0].partition(":")[0] if node.input else ""
                     if node.op != "GatherV2" or kinds.get(source) != "Shape":
                         yield node.op
 
     def _program(self, arguments: Tree) -> tuple[Callable[..., Tree], list[Any]]:
-        """Return the program for arguments, and those of their leaves that it takes."""
+        """Return the program for arguments, and the leaves that it takes."""
         tensors, places, static = _taken_apart(arguments)
         key = (_structure(arguments), places, static)
         program = self._programs.get(key)
@@ -329,7 +329,7 @@ class Function:
 
 
 class _Program:
-    """One structure of arguments, with the signature that covers what was seen so far."""
+    """One structure of arguments, with a signature that covers all sizes seen so far."""
 
     def __init__(self, function: Callable[..., Tree], mode: Mode, knows_sizes: bool) -> None:
         self._function = function
@@ -341,7 +341,7 @@ class _Program:
         self.run: Any = None
 
     def take(self, tensors: Sequence[Any]) -> None:
-        """Make `run` accept these tensors, compiling anew if it did not yet."""
+        """Make `run` accept these tensors, recompiling if necessary."""
         if self._knows_sizes:
             self.run = self._of_these_sizes(tensors)
             return
@@ -357,11 +357,11 @@ class _Program:
                 for spec, tensor in zip(self._specs, tensors, strict=True)
             ]
         self._traced = tf.function(self._function, input_signature=self._specs, autograph=False)
-        # Finding the trace for the arguments again at each call would cost as much as a small step.
+        # Looking up the trace for the arguments at each call would cost as much as a small step.
         self.run = self._traced.get_concrete_function()
 
     def _of_these_sizes(self, tensors: Sequence[Any]) -> Any:
-        """Return what runs for arguments of these sizes."""
+        """Return the concrete function for arguments of these sizes."""
         if self._traced is None:
             is_xla = self._is_xla or None
             self._traced = tf.function(self._function, jit_compile=is_xla, autograph=False)
@@ -412,7 +412,7 @@ def _obstacle(kind: str) -> str | None:
 
 
 def _taken_apart(arguments: Tree) -> tuple[list[Any], tuple[bool, ...], tuple[Any, ...]]:
-    """Return the tensors among leaves, which leaves they are, and the others."""
+    """Return the tensors among the leaves, a mask of them, and the other leaves."""
     leaves = keras.tree.flatten(arguments)
     tensors = [leaf for leaf in leaves if is_argument(leaf)]
     static = tuple(leaf for leaf in leaves if not is_argument(leaf))
@@ -420,7 +420,7 @@ def _taken_apart(arguments: Tree) -> tuple[list[Any], tuple[bool, ...], tuple[An
 
 
 def _structure(tree: Tree) -> Any:
-    """Return something hashable that tells trees of different structure apart."""
+    """Return a hashable value that identifies the structure of a tree."""
     if isinstance(tree, dict):
         return (dict, *((key, _structure(tree[key])) for key in sorted(tree)))
     if isinstance(tree, list | tuple):
@@ -435,7 +435,7 @@ def _type_of(tensor: Any) -> Any:
 
 
 def _open_spec(tensor: Any) -> Any:
-    """Return the type of a tensor with its first axis open."""
+    """Return the spec of a tensor with an undefined first axis."""
     if not isinstance(tensor, tf.Tensor):
         return tf.type_spec_from_value(tensor)
     shape = tensor.shape.as_list()

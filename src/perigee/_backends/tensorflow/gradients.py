@@ -15,9 +15,9 @@ def differentiate(
 ) -> tuple[Tree, list[Tensor | None], list[Any]]:
     """See `Backend.differentiate`.
 
-    The outer tape only looks: it records which trainable variables the function reads, so that a
-    `tf.Variable` that Keras does not track is seen. The inner one watches nothing but what was
-    asked for, so that no other part of the function is recorded.
+    The outer tape only observes which trainable variables the function reads, so that a
+    `tf.Variable` that Keras does not track is found. The inner one watches only the requested
+    variables, so that no other part of the function is recorded.
     """
     raw = [_watched(variable) for variable in variables]
     with tf.GradientTape() as reads:
@@ -32,15 +32,15 @@ def differentiate(
 
 
 def _watched(variable: Any) -> Any:
-    """Return what a tape can watch: where all replicas are one, the copy that is read."""
+    """Return what a tape can watch: in cross-replica context, the copy that is read."""
     return variable.value if is_replicated() else copies(variable)[0]
 
 
 def _merged(gradient: Any) -> Any:
-    """Add up what a sparse gradient holds twice for one row, as for a word that occurs twice.
+    """Sum the duplicate rows of a sparse gradient, as for a token that occurs twice.
 
-    Keras's optimizers and its clipping by norm square such gradients part by part: Adam's second
-    moment would be that of other numbers than on the other frameworks.
+    Keras's optimizers and its clipping by norm square each part separately: Adam's second moment
+    would differ from that on the other frameworks.
     """
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
@@ -53,7 +53,7 @@ def differentiate_inputs(
     function: Callable[..., Tensor], tensors: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """See `Backend.differentiate_inputs`."""
-    # A tensor that is given twice would get the sum of both gradients twice.
+    # A tensor passed twice would get the sum of both gradients twice.
     tensors = [tf.identity(tensor) for tensor in tensors]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         for tensor in tensors:
@@ -63,7 +63,7 @@ def differentiate_inputs(
 
 
 def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:
-    """See `Backend.update_if`; TensorFlow finds the written variables by itself."""
+    """See `Backend.update_if`; TensorFlow finds the written variables itself."""
 
     def run() -> Tensor:
         update()
@@ -75,7 +75,7 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
         return
 
     def once_for_all(strategy: tf.distribute.Strategy, conditions: Any, runs: Any) -> None:
-        # A condition stands around all replicas: in each of them it could not hold what waits for
+        # The condition is outside the replicas: inside one it could not contain code that waits for
         # the others, as an optimizer does.
         here = strategy.experimental_local_results(conditions)[0]
 
@@ -89,6 +89,6 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
 
 
 def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Tensor]:
-    """See `Backend.switch`; TensorFlow finds the written variables by itself."""
+    """See `Backend.switch`; TensorFlow finds the written variables itself."""
     runs = [lambda branch=branch: list(branch()) for branch in branches]
     return list(tf.switch_case(tf.convert_to_tensor(index), runs))

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Traces of what TensorFlow runs, and the arithmetic in a graph."""
+"""Traces of what TensorFlow runs, and operation counts of a graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 Shape = Sequence[int] | None
-"""Sizes, -1 where one is not known; `None` where their number is not."""
+"""Sizes, -1 if one is unknown; `None` if the rank is."""
 
 
 @contextmanager
@@ -32,14 +32,14 @@ def operations_in(graph: Any) -> float:
         graph: A `GraphDef` with the shapes of outputs.
 
     Returns:
-        How many; NaN where sizes or the number of turns of a loop are not known.
+        The number; NaN if sizes or the number of iterations of a loop are not known.
     """
     return _in_nodes(graph.node, {f.signature.name: f for f in graph.library.function})
 
 
 def _in_nodes(nodes: Sequence[Any], library: Mapping[str, Any], *returned: str) -> float:
     shapes = {node.name: _shapes(node) for node in nodes}
-    # What nobody asks for is left out when it runs: the gradient of a convolution for its images.
+    # Unused operations do not run, such as the gradient of a convolution for its images.
     asked = {_name(given) for given in (*(i for node in nodes for i in node.input), *returned)}
 
     def shape_of(given: str) -> Shape:
@@ -69,7 +69,7 @@ def _in_nodes(nodes: Sequence[Any], library: Mapping[str, Any], *returned: str) 
 
 
 def _name(given: str) -> str:
-    """Return which node an input is the output of."""
+    """Return the node whose output an input is."""
     return given.lstrip("^").partition(":")[0]
 
 

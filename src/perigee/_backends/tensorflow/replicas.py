@@ -18,9 +18,9 @@ from perigee._listening import Call, Returned, Talk, listening
 from perigee._typing import Batch, Tensor, Tree
 
 _REFUSED = {
-    "ParameterServerStrategyV2": "its workers update without waiting for each other: of 20 steps "
-    "that were scheduled, 12 updates were counted, and the others were lost",
-    "CentralStorageStrategyV1": "Keras 3 makes variables there that it cannot update: BatchNorm, "
+    "ParameterServerStrategyV2": "its workers update without waiting for each other: of 20 "
+    "scheduled steps, 12 updates were counted, and the others were lost",
+    "CentralStorageStrategyV1": "Keras 3 creates variables there that it cannot update: BatchNorm, "
     "averages of weights and loss scaling fail",
 }
 _TRIED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -30,9 +30,9 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-"""What collective operations raise where one of the processes has ended."""
+"""Errors of collective operations after one of the processes has ended."""
 _SEED_STRIDE = 0x9E3779B1
-"""Keeps the seeds of replicas apart; the fraction of the golden ratio in 32 bits."""
+"""Makes the seeds of replicas differ; the fraction of the golden ratio in 32 bits."""
 
 
 def replicas() -> Replicas | None:
@@ -59,7 +59,7 @@ class Replicas:
         """See `Replicas.check`."""
         name = type(self._strategy).__name__
         if self.splits and not isinstance(self._strategy, _TRIED):
-            raise StrategyError(name, _REFUSED.get(name, "nobody has tried whether it is exact"))
+            raise StrategyError(name, _REFUSED.get(name, "it was never tested whether it is exact"))
 
     def holds(self, variable: Any) -> bool:
         """See `Replicas.holds`."""
@@ -79,7 +79,7 @@ class Replicas:
     def _summed(self, values: Tensor) -> Tensor:
         def add(values: Tensor) -> Tensor:
             context = tf.distribute.get_replica_context()
-            values = tf.identity(values)  # on a device: an argument is on none yet
+            values = tf.identity(values)  # on a device: an argument is not on one yet
             return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
         return self._first(self._strategy.run(add, args=(values,)))
@@ -138,11 +138,11 @@ class Replicas:
 
 
 def _no_tapes(original: Any, tape: Any, target: Any, sources: Any, *args: Any, **kw: Any) -> Talk:
-    """Refuse gradients for variables that user code takes by itself: they are those of a share."""
+    """Refuse gradients for variables that user code computes itself: they are those of a share."""
     for source in tf.nest.flatten(sources):
         if isinstance(getattr(source, "value", source), tf.distribute.DistributedValues):
             raise ReplicasError(
-                "it opens a tape by itself, which sees a share of the batch",
+                "it opens its own gradient tape, which sees only a share of the batch",
                 "call `minimize`, or `gradients` and `apply` of the Step.",
             )
     yield
@@ -150,16 +150,16 @@ def _no_tapes(original: Any, tape: Any, target: Any, sources: Any, *args: Any, *
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """Part of a batch. TensorFlow hands objects that it does not know to replicas as they are."""
+    """Part of a batch. TensorFlow passes objects of unknown types to replicas unchanged."""
 
     batch: Batch
 
 
 _is_whole: ContextVar[Any] = ContextVar("perigee_is_whole", default=False)
-"""Whether each replica runs the whole batch, and the first one counts.
+"""Whether each replica runs the whole batch, and only the first one counts.
 
-So it is where there are fewer rows than replicas. No replica runs a step on an empty share: some
-kernels return other shapes for it than for rows, and means and maxima of nothing are no numbers.
+This is so if there are fewer rows than replicas. No replica runs a step on an empty share: some
+kernels return other shapes for it, and means and maxima over nothing are not numbers.
 """
 
 
@@ -174,9 +174,9 @@ def _rows(batch: Batch) -> Tensor:
 
 
 def _cut(batch: Batch, rows: Tensor, index: int, count: int) -> Batch:
-    """Return the rows of one replica: as many as of every other one, or one more.
+    """Return the rows of one replica: as many as for every other, or one more.
 
-    Where there are too few of them, each replica has them all.
+    If there are too few rows, each replica gets all of them.
     """
     size, more = rows // count, rows % count
     start = index * size + tf.minimum(index, more)
@@ -192,11 +192,11 @@ def _cut(batch: Batch, rows: Tensor, index: int, count: int) -> Batch:
 
 @contextmanager
 def _as_one() -> Generator[None]:
-    """Let loss objects of Keras see one replica, so that they do not divide by the number.
+    """Make Keras's loss objects see one replica, so that they do not divide by the number.
 
-    What they return would otherwise be another number than what a function returns, and a sum of
-    both could not be told apart any more. Keras asks TensorFlow for the strategy, and there is no
-    other way to answer.
+    Otherwise their values would differ from those of a function, and a sum of both could not be
+    separated. Keras gets the strategy from TensorFlow, and there is no other way to change its
+    answer.
     """
     alone = tf.distribute.OneDeviceStrategy("/cpu:0")
 
@@ -212,9 +212,9 @@ def _as_one() -> Generator[None]:
 
 
 def _seeds_apart() -> AbstractContextManager[None]:
-    """Let each replica draw its own numbers, from generators whose state is the same everywhere.
+    """Make each replica draw its own numbers, from generators whose state is the same everywhere.
 
-    Where each runs the whole batch, they are those of one device.
+    If each runs the whole batch, the numbers are those of one device.
     """
     return listening(keras.random.SeedGenerator, "next", _seed_of_replica)
 
@@ -222,9 +222,9 @@ def _seeds_apart() -> AbstractContextManager[None]:
 def _seed_of_replica(original: Any, generator: Any, ordered: bool = True) -> Talk:
     if _strategy_of(generator.state) is None:
         raise ReplicasError(
-            f"a seed generator ({generator.state.path}) was made outside the scope, and all "
-            "replicas would draw from it in no certain order",
-            "make it, and what holds it, inside `strategy.scope()`.",
+            f"a seed generator ({generator.state.path}) was created outside the scope, and all "
+            "replicas would draw from it in an undefined order",
+            "create it, and its holder, inside `strategy.scope()`.",
         )
     seed = yield
     index = tf.cast(tf.where(_is_whole.get(), 0, _index()), seed.dtype)
@@ -232,7 +232,7 @@ def _seed_of_replica(original: Any, generator: Any, ordered: bool = True) -> Tal
 
 
 def is_replicated() -> bool:
-    """Tell whether the code that runs is that of one replica among several."""
+    """Return whether the running code is that of one replica among several."""
     return tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
 
 
@@ -250,8 +250,8 @@ def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> 
     if rows is not None:
         counts = tf.logical_and(counts, rows > 0)
     kept = tf.cond(counts, lambda: tensors, lambda: [tf.zeros_like(t) for t in tensors])
-    # A copy is on the device of its replica, which TensorFlow asks for; a condition's result is on
-    # none yet.
+    # A copy is on the device of its replica, as TensorFlow requires; a condition's result is not
+    # yet.
     kept = [tf.identity(tensor) for tensor in kept]
     totals = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, kept)
     return [_flowing(total, own, is_whole) for total, own in zip(totals, tensors, strict=True)]
@@ -259,7 +259,7 @@ def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> 
 
 @tf.custom_gradient
 def _flowing(total: Tensor, own: Tensor, is_whole: Tensor) -> Any:
-    """Return a total; its gradient stays on a replica that runs the whole batch as others do."""
+    """Return a total; its gradient stays on a replica if each runs the whole batch."""
 
     def gradients(upstream: Tensor) -> Any:
         zeros = tf.zeros_like(upstream)
@@ -269,7 +269,7 @@ def _flowing(total: Tensor, own: Tensor, is_whole: Tensor) -> Any:
 
 
 def once(gradients: Sequence[Any]) -> list[Any]:
-    """See `Backend.once`: optimizers of Keras add up over the replicas, after they have clipped."""
+    """See `Backend.once`: Keras's optimizers sum over the replicas, after clipping."""
     if not is_replicated():
         return list(gradients)
     given = [tf.convert_to_tensor(gradient) for gradient in gradients]
@@ -284,7 +284,7 @@ def once(gradients: Sequence[Any]) -> list[Any]:
 def settle(values: Tensor, sums: Sequence[Any], others: Sequence[Any], share: Tensor) -> Tensor:
     """See `Backend.settle`.
 
-    What differs from the first replica is averaged, so that what is equal stays so to the bit.
+    Only differences from the first replica are averaged, so that equal values stay bitwise equal.
     """
     held = [_floating(v) for v in others]
     totals = sum_over_replicas([values, *(_floating(v) for v in sums), *once(held)])
@@ -307,7 +307,7 @@ def _floating(variable: Any) -> Tensor:
 
 
 def copies(variable: Any) -> list[Any]:
-    """See `Backend.copies`: those of this process."""
+    """See `Backend.copies`: the copies in this process."""
     value = variable.value
     return list(value.values) if isinstance(value, tf.distribute.DistributedValues) else [value]
 
@@ -326,7 +326,7 @@ def is_sum(variable: Any) -> bool:
 
 
 def read(variable: Any) -> np.ndarray:
-    """See `Backend.read`: nothing is asked of other processes."""
+    """See `Backend.read`: without communication with other processes."""
     held = copies(variable)
     if len(held) > 1 and is_sum(variable):
         return np.asarray(sum(copy.numpy() for copy in held), held[0].dtype.as_numpy_dtype)
@@ -334,7 +334,7 @@ def read(variable: Any) -> np.ndarray:
 
 
 def write(variable: Any, value: np.ndarray) -> None:
-    """See `Backend.write`: nothing is asked of other processes."""
+    """See `Backend.write`: without communication with other processes."""
     if not isinstance(variable.value, tf.distribute.DistributedValues):
         variable.assign(value)
         return
@@ -347,7 +347,7 @@ def write(variable: Any, value: np.ndarray) -> None:
 
 
 def _place_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Return how many processes there are, and which of them this one is."""
+    """Return the number of processes, and the index of this one."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return 1, 0

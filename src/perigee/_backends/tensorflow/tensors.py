@@ -13,14 +13,14 @@ from perigee._typing import Batch, Tensor, Tree
 
 
 def tensors(batch: Batch) -> Batch:
-    """See `Backend.tensors`; ragged and sparse tensors stay what they are, as do iterators."""
+    """See `Backend.tensors`; ragged and sparse tensors are unchanged, as are iterators."""
     return keras.tree.map_structure(_tensor, batch)
 
 
 def _tensor(value: Any) -> Any:
     if value is None or is_argument(value):
         return value
-    if isinstance(value, np.integer):  # as arrays, numbers take ten times as long
+    if isinstance(value, np.integer):  # converting numbers as arrays takes ten times as long
         return tf.constant(int(value), value.dtype)
     return tf.convert_to_tensor(value)
 
@@ -35,7 +35,7 @@ _ARGUMENTS = (
 
 
 def is_argument(value: Any) -> bool:
-    """Tell whether compiled functions take `value` as it is, as no constant."""
+    """Return whether compiled functions take `value` as an argument, not as a constant."""
     return isinstance(value, _ARGUMENTS)
 
 
@@ -71,7 +71,7 @@ def device_names() -> list[str]:
 
 
 def random_state() -> None:
-    """See `Backend.random_state`: stateful operations keep theirs where it cannot be read."""
+    """See `Backend.random_state`: the state of stateful operations cannot be read."""
     return None
 
 

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Variables of TensorFlow itself, as layers and Steps of its users hold them."""
+"""TensorFlow's own variables, as users' layers and Steps hold them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def as_keras_variable(value: Any) -> TensorFlowVariable | None:
     found = vars(value).get(_ATTRIBUTE)
     if found is None:
         found = TensorFlowVariable(value)
-        # On the variable itself: it lives as long, and is the same one for whoever asks.
+        # Stored on the variable: it lives as long, and is always the same.
         setattr(value, _ATTRIBUTE, found)
     return found
 
@@ -28,7 +28,7 @@ _ATTRIBUTE = "_perigee_as_keras_variable"
 
 
 class TensorFlowVariable:
-    """What is asked of a Keras variable, answered by one of TensorFlow.
+    """The interface of a Keras variable for one of TensorFlow.
 
     Args:
         value: The variable.
@@ -47,7 +47,7 @@ class TensorFlowVariable:
         return self.value.trainable
 
     def assign(self, value: Any) -> Any:
-        """Give the variable a value."""
+        """Assign a value to the variable."""
         return self.value.assign(value)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

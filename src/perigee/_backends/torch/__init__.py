@@ -1,5 +1,5 @@
 # pyright: basic
-"""torch: tensors that record what made them, and variables that change in place."""
+"""torch: tensors that record their computation, and variables that change in place."""
 
 from perigee._backends import _alone, _placement
 from perigee._backends._protocol import Capabilities

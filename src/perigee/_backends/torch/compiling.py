@@ -1,5 +1,5 @@
 # pyright: basic
-"""Functions run by torch, op by op."""
+"""Functions that torch runs op by op."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def user_code(function: _F) -> _F:
 
 
 def inlined(value: Any) -> Any:
-    """See `Backend.inlined`: torch runs op by op, and what the user compiles stays compiled."""
+    """See `Backend.inlined`: torch runs op by op, and users' compiled functions stay compiled."""
     return value
 
 
@@ -50,7 +50,7 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bo
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
-    """See `Backend.observe`: the values are there."""
+    """See `Backend.observe`: the values are known."""
     look(*(keras.ops.convert_to_numpy(tensor) for tensor in tensors))
 
 
@@ -62,14 +62,14 @@ def sliced(
     dtypes: Tree,
     goes_on: Callable[[Tree], Tensor] | None,
 ) -> Callable[..., Tree]:
-    """See `Backend.sliced`: never asked for, as torch runs op by op."""
+    """See `Backend.sliced`: never used, as torch runs op by op."""
     raise NotImplementedError
 
 
 def streamed(
     function: Callable[[Tree], Tensor], goes_on: Callable[[Tensor], Tensor] | None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """See `Backend.streamed`: never asked for."""
+    """See `Backend.streamed`: never used."""
     raise NotImplementedError
 
 
@@ -91,7 +91,7 @@ def is_compiler_error(error: Exception) -> bool:
 
 
 class Function:
-    """A function run as it is; only what is differentiated is recorded."""
+    """A function that runs op by op; only what is differentiated is recorded."""
 
     def __init__(self, function: Callable[..., Tree], states: Sequence[Any] | None) -> None:
         self.traces = 0
@@ -103,7 +103,7 @@ class Function:
             return self._function(*tensors(arguments))
 
     def begin(self, *arguments: Tree) -> Any:
-        """See `Compiled.begin`: never asked for, as torch runs op by op."""
+        """See `Compiled.begin`: never used, as torch runs op by op."""
         raise NotImplementedError
 
     def obstacles(self, *arguments: Tree) -> tuple[str, ...]:

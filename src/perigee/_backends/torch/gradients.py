@@ -13,12 +13,12 @@ import torch
 from perigee._typing import Tensor, Tree
 
 _depth = 0
-"""How many functions are being differentiated around the code that runs."""
+"""The number of functions being differentiated around the running code."""
 
 
 @contextmanager
 def _recording() -> Generator[bool]:
-    """Record for differentiation; tells whether this happens inside another function."""
+    """Record for differentiation; yields whether this is inside another such function."""
     global _depth
     _depth += 1
     try:
@@ -30,14 +30,14 @@ def _recording() -> Generator[bool]:
 
 @contextmanager
 def kept_for_gradients(states: Sequence[Any] | None) -> Generator[None]:
-    """Let states be overwritten before the gradients are taken that need what they were.
+    """Allow states to be overwritten before gradients that need their old values.
 
-    A recurrent layer assigns its new state in place, and torch refuses gradients through the old
-    one then. What is overwritten against the rules elsewhere is refused as ever.
+    A recurrent layer assigns its new state in place, and torch then refuses gradients through the
+    old one. Other invalid overwriting is still refused.
 
     Args:
-        states: Variables, copied where a gradient needs them; `None` copies all that is not
-            differentiated itself, where the states are not known yet.
+        states: Variables, copied if a gradient needs them; `None` copies everything that is not
+            itself differentiated, if the states are not known yet.
     """
     if states is not None and not states:
         yield
@@ -55,7 +55,7 @@ def kept_for_gradients(states: Sequence[Any] | None) -> Generator[None]:
 
     def give(kept: tuple[Tensor, int]) -> Tensor:
         tensor, version = kept
-        if tensor._version != version:  # which torch does not look at in what hooks keep
+        if tensor._version != version:  # which torch does not check for tensors kept by hooks
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an "
                 f"inplace operation: {tensor.type()} {list(tensor.shape)} is at version "
@@ -70,7 +70,7 @@ def kept_for_gradients(states: Sequence[Any] | None) -> Generator[None]:
 def differentiate(
     function: Callable[[], tuple[Tensor, Tree]], variables: Sequence[Any]
 ) -> tuple[Tree, list[Tensor | None], list[Any]]:
-    """See `Backend.differentiate`; gradients never gather in `.grad`, so none can be stale."""
+    """See `Backend.differentiate`; gradients never accumulate in `.grad`, so none is stale."""
     values = [variable.value for variable in variables]
     with _recording() as is_inner, _followed(values):
         scalar, rest = function()
@@ -80,7 +80,7 @@ def differentiate(
 
 @contextmanager
 def _followed(values: Sequence[Tensor]) -> Generator[None]:
-    """Let frozen variables be differentiated for, too."""
+    """Allow differentiation with respect to frozen variables too."""
     frozen = [value for value in values if not value.requires_grad]
     for value in frozen:
         value.requires_grad_()
@@ -96,7 +96,7 @@ def differentiate_inputs(
 ) -> list[Tensor | None]:
     """See `Backend.differentiate_inputs`."""
     with _recording() as is_inner:
-        # Views, for a tensor that is given twice would get the sum of both gradients twice.
+        # Views, since a tensor passed twice would get the sum of both gradients twice.
         values = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors]
         return _gradients(function(*values), values, is_inner)
 
@@ -108,7 +108,7 @@ def _gradients(scalar: Tensor, values: Sequence[Tensor], is_inner: bool) -> list
 
 
 def _detached(tree: Tree) -> Tree:
-    """Let go of what made the tensors of a tree."""
+    """Detach the tensors of a tree."""
     if hasattr(tree, "tree_flatten"):
         parts, rest = tree.tree_flatten()
         return type(tree).tree_unflatten(rest, _detached(parts))
@@ -121,7 +121,7 @@ def _detached(tree: Tree) -> Tree:
 
 
 def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:
-    """See `Backend.update_if`: all is updated and then chosen, so that nothing waits."""
+    """See `Backend.update_if`: everything is updated and then selected, so that nothing waits."""
     with torch.no_grad():
         is_true = torch.as_tensor(condition, dtype=torch.bool).reshape(())
         before = [variable.value.detach().clone() for variable in variables]
@@ -131,5 +131,5 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
 
 
 def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Tensor]:
-    """See `Backend.switch`; waits for `index` where it is on an accelerator."""
+    """See `Backend.switch`; waits for `index` if it is on an accelerator."""
     return list(branches[int(index)]())

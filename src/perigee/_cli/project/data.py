@@ -1,10 +1,10 @@
-"""Where batches come from: points on the arms of a spiral, made here."""
+"""The data: points on the arms of a spiral, generated here."""
 
 import numpy as np
 
 
 def spiral(rows, classes, noise, seed):
-    """Return points `(rows, 2)` and the arms on which they lie, `(rows,)`."""
+    """Return points `(rows, 2)` and the index of each point's arm, `(rows,)`."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, classes, rows)
     radius = draw.uniform(0.05, 1.0, rows)
@@ -14,10 +14,10 @@ def spiral(rows, classes, noise, seed):
 
 
 def load_train(rows=1200, classes=3, noise=0.15):
-    """Return what to train on."""
+    """Return the training data."""
     return spiral(rows, classes, noise, seed=1)
 
 
 def load_valid(rows=300, classes=3, noise=0.15):
-    """Return other points to validate on."""
+    """Return the validation data: other points."""
     return spiral(rows, classes, noise, seed=2)

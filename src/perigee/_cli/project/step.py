@@ -1,4 +1,4 @@
-"""What is computed for each batch."""
+"""The step: what is computed for each batch."""
 
 import keras
 from keras import ops
@@ -7,12 +7,12 @@ import perigee as pg
 
 
 class Classifier(pg.Step):
-    """Tell points on a plane apart, with labels that are a little less than certain.
+    """Classify points in the plane, with label smoothing.
 
     Args:
-        model: From points `(batch, 2)` to logits `(batch, classes)`.
-        learning_rate: Of Adam.
-        smoothing: How much of each label goes to all classes, from 0 to 1.
+        model: Maps points `(batch, 2)` to logits `(batch, classes)`.
+        learning_rate: The learning rate of Adam.
+        smoothing: The share of each label spread over all classes, from 0 to 1.
     """
 
     def __init__(self, model, learning_rate=3e-3, smoothing=0.05):
@@ -21,7 +21,7 @@ class Classifier(pg.Step):
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
     def loss(self, labels, logits):
-        """Return one value an example, shape `(batch,)`."""
+        """Return one value per example, shape `(batch,)`."""
         classes = logits.shape[-1]
         wanted = ops.one_hot(labels, classes) * (1 - self.smoothing) + self.smoothing / classes
         return keras.losses.categorical_crossentropy(wanted, logits, from_logits=True)
@@ -47,7 +47,7 @@ class Classifier(pg.Step):
         return ops.softmax(self.model(points, training=False))
 
     def plane(self):
-        """Return a picture of how the plane is divided, one shade a class, `(48, 48)`."""
+        """Return an image of the predicted class at each point of the plane, `(48, 48)`."""
         line = ops.linspace(-1.2, 1.2, 48)
         across, down = ops.meshgrid(line, line)
         points = ops.stack([ops.reshape(across, (-1,)), ops.reshape(down, (-1,))], axis=-1)

@@ -1,4 +1,4 @@
-"""The step learns, and goes on exactly where it was stopped."""
+"""The step learns, and a stopped training resumes exactly."""
 
 import keras
 from data import load_train, load_valid
@@ -18,7 +18,7 @@ def test_it_learns():
     assert pg.evaluate(step, load_valid())["accuracy"] > 0.8
 
 
-def test_it_goes_on_exactly_where_it_was_stopped():
+def test_it_resumes_exactly():
     verify_resume(make_step, load_train, steps=6, arguments={"batch_size": 32})
 
 
