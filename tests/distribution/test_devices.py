@@ -152,7 +152,7 @@ def test_several_devices_train_measure_and_predict_as_one(distribution, steps_pe
 
 
 @pytest.mark.tried(
-    "state stays where it lies, and its memory is given up",
+    "state keeps its layout, and its memory is reused",
     data_parallel="works",
     model_parallel="works",
 )
