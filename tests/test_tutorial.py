@@ -122,7 +122,7 @@ def test_a_new_user_gets_from_an_empty_folder_to_a_served_model(tmp_path, wheel)
         if shown is not None:
             assert re.fullmatch(pattern(shown), f"{written.strip()}\n"), f"{block}\n{written}"
     assert "Killed" in whole
-    assert "Goes on after step" in whole
+    assert "Resumes after step" in whole
     installed = tmp_path / ".venv" / "lib"
     assert [*installed.rglob("perigee/py.typed")], "the wheel is what ran"
     assert re.search(r"Scalars|scalars", whole), "TensorBoard read the files"
