@@ -10,17 +10,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 LOADS = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "src"}
-"""The attribute by which an element loads something."""
+"""The attribute through which an element loads something."""
 
 NOT_LOADED = {"canonical", "next", "prev", "alternate"}
-"""What a `link` only names."""
+"""Kinds of `link` that load nothing."""
 
 
 class Loaded(HTMLParser):
     """What a page loads.
 
     Attributes:
-        addresses: As they are written.
+        addresses: The addresses as written.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Loaded(HTMLParser):
 
 
 def loaded_from_elsewhere(site: Path) -> Iterator[str]:
-    """Yield what pages and style sheets load from other places, each with its file."""
+    """Yield external addresses that pages and style sheets load, each with its file."""
     for path in sorted(site.rglob("*.html")):
         page = Loaded()
         page.feed(path.read_text(encoding="utf-8"))

@@ -3,12 +3,12 @@
     python docs/count_loop_lines.py
 
 Counted are the lines that hold code, as ruff formats it: Steps with their optimizers, losses and
-metrics, `make_step`, and the calls of `pg.fit` on one side; the loop on the other. Left out are
+metrics, `make_step`, and the calls of `pg.fit` on one side; the loop on the other. Not counted are
 
 - blank lines, comments, docstrings and imports;
 - models and data: functions named `make_...`, classes of layers;
-- what the loops by hand do without: `predict_step`, functions named `measure_...` and `draw_...`,
-  and what else `main` does;
+- what the hand-written loops do not have: `predict_step`, functions named `measure_...` and
+  `draw_...`, and the rest of `main`;
 - the lines that start a script.
 """
 
@@ -58,13 +58,13 @@ def render(page):
 
 
 def _table():
-    rows = ["| example | with Perigee | by hand, for TensorFlow |", "|---|---|---|"]
+    rows = ["| example | with Perigee | hand-written, for TensorFlow |", "|---|---|---|"]
     sums = [0, 0]
     for path in sorted((GALLERY / "by_hand").glob("*.py")):
         pair = [count(p.read_text(encoding="utf-8")) for p in (GALLERY / path.name, path)]
         sums = [total + lines for total, lines in zip(sums, pair, strict=True)]
         rows.append(f"| {path.stem} | {pair[0]} | {pair[1]} |")
-    rows.append(f"| together | {sums[0]} | {sums[1]} |")
+    rows.append(f"| total | {sums[0]} | {sums[1]} |")
     return "\n".join(rows) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""Write the table of `distribution.md` that says what was tried on which strategy.
+"""Write the table of `distribution.md`: what was tried on which strategy.
 
-A cell says what the tests marked with `@pytest.mark.tried(feature, strategy="works")` say, and
-nothing where there is none.
+A cell shows the verdict of tests marked with `@pytest.mark.tried(feature, strategy="works")`, and
+is empty if there is none.
 
 python docs/generate_distribution.py
 """
@@ -28,7 +28,7 @@ STRATEGIES = {
 
 
 def table() -> str:
-    """Return the table, one row a feature, in the order of the tests."""
+    """Return the table, one row per feature, in the order of the tests."""
     rows: dict[str, dict[str, str]] = {}
     for file in sorted(TESTS.glob("test_*.py")):
         for feature, verdicts in _marks(ast.parse(file.read_text(encoding="utf-8"))):
@@ -55,7 +55,7 @@ def _marks(module: ast.Module) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def render(page: str) -> str:
-    """Return a page with the table as it is now."""
+    """Return a page with the current table."""
     before, rest = page.split(BEGIN)
     return before + BEGIN + "\n" + table() + "\n" + END + rest.split(END)[1]
 

@@ -16,35 +16,36 @@ INTRODUCTION = """\
 
 <!-- Written by docs/generate_errors.py from the docstrings in src/perigee. -->
 
-Every error that Perigee raises on its own account, and every finding that it tells, has a code and
-a message of four parts: what happened (with the values that were seen), what was expected, how to
-fix it, and where to read more. `perigee explain CODE` prints what a page here says. An exception
-that your own code raises comes out as it is, with a note that says at which step it happened.
+Every error that Perigee itself raises, and every finding that it reports, has a code and a message
+of four parts: what happened (with the values that were seen), what was expected, how to fix it, and
+where to read more. `perigee explain CODE` prints the same text. An exception from your own code is
+raised unchanged, with a note that names the step at which it happened.
 """
 
 REFUSALS = """\
-## What shows an error, and which can be turned off
+## The evidence for each error, and which can be turned off
 
-What `fit` and its like refuse about a program rests on what the program did or was given, as this
-table says; arguments and files are left out. Where a right program may do the same, "yes" in the
-last column says that `ignore_findings = ("PG104",)` in the Step, or `ignore_findings=["PG104"]` of
-`keras_fit`, turns the error off. A finding can always be turned off so.
+This table gives the evidence on which `fit` and similar functions reject a program. Errors about
+arguments and files are not listed. If a right program may do the same, the last column says "yes".
+Then `ignore_findings = ("PG104",)` in the Step, or `ignore_findings=["PG104"]` of `keras_fit`,
+turns the error off. Every finding can be turned off in this way.
 """
 
 TURNED_OFF = """\
-## Where it is meant
+## If this is intended
 
 `ignore_findings = ("{code}",)` in a Step, or `ignore_findings=["{code}"]` of `pg.keras_fit`, turns
-it off. What `check` says of it is left out as of a finding: [Check](../check.md).
+the error off. In `check` it can be ignored like a finding: [Finding silent bugs](../check.md).
 """
 
 LEFT_OUT = """\
-## Where it is meant
+## If this is intended
 
-`pg.check(step, data, ignore=["{code}"])` and `perigee check FILE --ignore {code}` leave it out
-once, `ignore_findings = ("{code}",)` in a Step wherever that Step is checked or trained, and
-`ignore = ["{code}"]` under `[tool.perigee.check]` in `pyproject.toml` for a project. More about
-findings: [Check](../check.md).
+Ignore it once with `pg.check(step, data, ignore=["{code}"])` or
+`perigee check FILE --ignore {code}`; for a Step, wherever it is checked or trained, with
+`ignore_findings = ("{code}",)` in the Step; for a project, with `ignore = ["{code}"]` under
+`[tool.perigee.check]` in `pyproject.toml`. More about findings:
+[Finding silent bugs](../check.md).
 """
 
 
@@ -77,19 +78,19 @@ def _index(pages: Collection[Page]) -> str:
             f"| [{page.code}](errors/{page.code}.md) | {page.name} | {page.summary} |"
             for page in of_subject
         ]
-        parts.append("\n".join(["| code | name | says |", "|---|---|---|", *rows, ""]))
+        parts.append("\n".join(["| code | name | meaning |", "|---|---|---|", *rows, ""]))
     return "\n".join([*parts, REFUSALS, *_refusals(pages)]) + "\n"
 
 
 def _refusals(pages: Iterable[Page]) -> list[str]:
-    """Return the table of errors about programs: what shows each, and whether it can be off."""
+    """Return the table of errors about programs: the evidence, and whether it can be turned off."""
     rows = [
         f"| {page.code} | {page.name} | {page.shown_by} | "
         f"{'yes' if page.can_be_ignored else 'no'} |"
         for page in pages
         if page.shown_by
     ]
-    return ["| code | name | shown by | can be turned off |", "|---|---|---|---|", *rows]
+    return ["| code | name | evidence | can be turned off |", "|---|---|---|---|", *rows]
 
 
 def _page(page: Page) -> str:

@@ -1,8 +1,8 @@
-"""Write the pages of the site, from which `mkdocs build` makes it.
+"""Write the pages from which `mkdocs build` makes the site.
 
-Every link of a page leads to a page of the site: what lies outside `docs` (the README, the results,
-the sources of examples) becomes a page as well. Codes such as PG101 and names such as `pg.fit` lead
-to where they are explained.
+Every link leads to a page of the site: files outside `docs` (the README, the results, sources of
+examples) become pages as well. Codes such as PG101 and names such as `pg.fit` link to their
+explanations.
 
 python docs/generate_site.py
 """
@@ -22,7 +22,7 @@ HOMES = {
     "CHANGELOG.md": "changelog.md",
     "benchmarks/RESULTS.md": "results.md",
 }
-"""Pages from outside `docs`, and where they stand in the site."""
+"""Pages from outside `docs`, and their paths in the site."""
 
 _LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"^( *)(`{3,})[^\n]*\n.*?^\1\2`*$", re.MULTILINE | re.DOTALL)
@@ -48,7 +48,7 @@ def site() -> dict[str, str]:
 
 
 def place_of(path: str) -> str:
-    """Return where a file or folder of the repository stands in the site."""
+    """Return the path in the site of a file or folder of the repository."""
     if path in HOMES:
         return HOMES[path]
     if path.startswith("docs/") and path.endswith((".md", ".ipynb")):
@@ -57,7 +57,7 @@ def place_of(path: str) -> str:
 
 
 def _page(path: str) -> tuple[str, list[str]]:
-    """Return what the page of a file says, and to which files it leads."""
+    """Return the text of a file's page, and the files that it links to."""
     whole = ROOT / path
     if whole.is_dir():
         files = [f"{path}/{p.relative_to(whole).as_posix()}" for p in _below(path)]
@@ -73,7 +73,7 @@ def _page(path: str) -> tuple[str, list[str]]:
 
 
 def _within(text: str, path: str, folder: str) -> tuple[str, list[str]]:
-    """Let the links of a page, written as from a folder, lead to pages of the site."""
+    """Rewrite the links of a page, relative to a folder, so that they lead to pages of the site."""
     here = posixpath.dirname(place_of(path))
     linked: list[str] = []
 
@@ -81,7 +81,7 @@ def _within(text: str, path: str, folder: str) -> tuple[str, list[str]]:
         target, anchor = link[1], link[2] or ""
         found = posixpath.normpath(posixpath.join(folder, target))
         if ":" in target or found.startswith("..") or not (ROOT / found).exists():
-            return link[0]  # mkdocs says so if it leads nowhere
+            return link[0]  # mkdocs reports it if it leads nowhere
         linked.append(found)
         return f"]({posixpath.relpath(place_of(found), here)}{anchor})"
 
@@ -120,7 +120,7 @@ def _below(folder: str, suffix: str = "") -> list[Path]:
 
 
 def write() -> None:
-    """Write all pages, in place of those of an earlier time."""
+    """Write all pages, replacing earlier ones."""
     shutil.rmtree(PAGES, ignore_errors=True)
     pages = site()
     for place, text in pages.items():

@@ -1,10 +1,10 @@
 """Train a classifier of handwritten digits whose two views of an image must agree.
 
-Noise and Dropout make two forward passes over one image differ. The loss asks for the right label
-from both and for little divergence between them (R-Drop: Liang et al., 2021, eq. 4). The model is
-called twice for each update and the loss compares its two outputs, which a compiled model cannot
-be told: this is what a `pg.Step` is for. Everything around the step (epochs, exact averages,
-metrics, validation, progress) is Perigee's.
+Noise and Dropout make two forward passes over one image differ. The loss rewards the right label in
+both and little divergence between them (R-Drop: Liang et al., 2021, eq. 4). The model is called
+twice for each update and the loss compares its two outputs, which a compiled model cannot express:
+this is what a `pg.Step` is for. Perigee does everything around the step (epochs, exact averages,
+metrics, validation, progress).
 
     python examples/digits.py               # a few seconds on two cores
     python examples/digits.py --run runs/digits
@@ -32,7 +32,7 @@ class Agreement(pg.Step):
     Args:
         model: From images `(batch, 8, 8, 1)` to logits `(batch, 10)`, noisy under
             `training=True`.
-        weight: Of the divergence between the two views, at least 0.
+        weight: The weight of the divergence between the two views, at least 0.
     """
 
     def __init__(self, model, weight=0.5):
@@ -62,7 +62,7 @@ class Agreement(pg.Step):
 
 
 def cross_entropy(labels, logits):
-    """Return one value an example, shape `(batch,)`."""
+    """Return one value per example, shape `(batch,)`."""
     return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Four workers, one a node, that train together on JAX; the script is on a file system of all nodes.
+# Four workers, one per node, that train together on JAX; the script is on a file system of all nodes.
 #SBATCH --job-name=digits
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -8,7 +8,7 @@
 #SBATCH --requeue
 set -euo pipefail
 
-# Read to its end: a command whose reader has left dies of SIGPIPE, and the job with it.
+# Read to the end: a command whose reader exits early dies of SIGPIPE, and the job with it.
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export KERAS_BACKEND=jax
 export KERAS_DISTRIBUTION_JOB_ADDRESSES="${nodes%%$'\n'*}:1234"

@@ -1,7 +1,7 @@
 """Gradient accumulation: batches of 64 on a machine that has room for 16.
 
-What Perigee took off its hands: `accumulate=4`. Each update is the one of the four micro-batches
-in one piece, also where the last one of an epoch is short, and the learning rate follows updates.
+What Perigee does here: `accumulate=4`. Each update equals that of the four micro-batches in one
+piece, even if the last one of an epoch is short, and the learning rate follows updates.
 
     python examples/gallery/accumulation.py               # any backend; some seconds
 """

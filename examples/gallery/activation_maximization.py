@@ -3,8 +3,8 @@
 The classifier stays as it is; the pixels are what is trained (Simonyan et al., 2014, section 2),
 with a penalty that keeps neighbors alike.
 
-What Perigee took off its hands: the pixels are a variable of the Step like any other, so that
-updating them is one `minimize`, and the classifier, which is frozen, is only called.
+What Perigee does here: the pixels are a variable of the Step like any other, so one `minimize`
+updates them, and the frozen classifier is only called.
 
     python examples/gallery/activation_maximization.py               # any backend; some 10 seconds
 """
@@ -25,7 +25,7 @@ class Maximize(pg.Step):
 
     Args:
         model: From images `(batch, 8, 8, 1)` to logits `(batch, 10)`; it is not trained.
-        roughness_weight: Of the differences between neighboring pixels.
+        roughness_weight: The weight of differences between neighboring pixels.
     """
 
     def __init__(self, model, roughness_weight=0.05):

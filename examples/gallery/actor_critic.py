@@ -1,10 +1,10 @@
 """An actor and a critic learn to balance poles, in an environment written in this file.
 
-The critic learns what an observation is worth, the actor to do more often what led to more than
-that (Mnih et al., 2016, algorithm S3, with 16 poles side by side instead of threads).
+The critic learns the value of an observation; the actor learns to repeat actions that led to more
+than that (Mnih et al., 2016, algorithm S3, with 16 poles side by side instead of threads).
 
-What Perigee took off its hands: there is no data set, so the loop is ours, and still it is
-compiled, logged, saved and taken up again (`pg.prepare`), with the environment in `host_state`.
+What Perigee does here: there is no data set, so the example writes the loop, and still training is
+compiled, logged, saved and resumed (`pg.prepare`), with the environment in `host_state`.
 
     python examples/gallery/actor_critic.py               # any backend; half a minute
 """
@@ -21,7 +21,7 @@ POLES = 16
 TURNS = 16
 """How many times each pole is moved for one update."""
 LONGEST = 200
-"""After so many turns, an episode ends well."""
+"""An episode that lasts this many turns ends well."""
 
 
 class Poles:
@@ -63,14 +63,14 @@ class Poles:
 
 
 class ActorCritic(pg.Step):
-    """Two networks that learn from what the first one does.
+    """Two networks that learn from the actions of the first one.
 
-    A batch is (observations, actions, returns), each with one row a turn.
+    A batch is (observations, actions, returns), each with one row per turn.
 
     Args:
         actor: From observations `(batch, 4)` to logits of the actions, `(batch, 2)`.
-        critic: From observations to what they are worth, `(batch, 1)`.
-        discount: What a reward is worth one turn earlier.
+        critic: From observations to their values, `(batch, 1)`.
+        discount: The value of a reward one turn earlier.
     """
 
     def __init__(self, actor, critic, discount=0.98):
@@ -95,7 +95,7 @@ class ActorCritic(pg.Step):
         _, worth = predict_step(self.poles.state.astype("float32"))
         returns, worth = [], ops.convert_to_numpy(worth)
         for _, _, fell, ended in reversed(turns):
-            # An episode that ends well counts as if the pole stayed up for ever.
+            # An episode that ends well counts as if the pole stayed up forever.
             worth = np.where(ended, 1.0 / (1.0 - self.discount), worth)
             worth = np.where(fell, 0.0, 1.0 + self.discount * worth)
             returns.insert(0, worth.astype("float32"))

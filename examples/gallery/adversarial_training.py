@@ -1,11 +1,11 @@
-"""A classifier that small, malicious changes of an image do not fool.
+"""A classifier that is robust to small, malicious changes of an image.
 
 Each image is first changed, within a bound, in the direction that raises its loss most (Goodfellow
 et al., 2015, section 4), by some steps (Madry et al., 2018, section 2.1); the classifier learns
 from the changed ones.
 
-What Perigee took off its hands: gradients with respect to inputs on each backend, also within
-`test_step`, and a validation that attacks the network without changing it.
+What Perigee does here: gradients with respect to inputs on each backend, also within `test_step`,
+and a validation that attacks the network without changing it.
 
     python examples/gallery/adversarial_training.py               # any backend; some 15 seconds
 """
@@ -21,12 +21,12 @@ SEED = 7
 
 
 class Robust(pg.Step):
-    """Train a classifier on images that are changed against it.
+    """Train a classifier on images that are changed to fool it.
 
     Args:
         model: From images `(batch, 64)` to logits `(batch, 10)`.
         bound: How far each pixel may be changed.
-        attack_steps: In how many steps.
+        attack_steps: The number of steps of the change.
     """
 
     def __init__(self, model, bound=0.1, attack_steps=3):
@@ -67,7 +67,7 @@ class Robust(pg.Step):
 
 
 def cross_entropy(labels, logits):
-    """Return one value an example, shape `(batch,)`."""
+    """Return one value per example, shape `(batch,)`."""
     return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 

@@ -1,7 +1,7 @@
 """A classifier of handwritten digits: the plain case, with the ready-made Step.
 
-What Perigee took off its hands: everything but the model. Losses and accuracies are exact means
-over the examples, also with a short last batch, and validation leaves no trace in the training.
+What Perigee does here: everything but the model. Losses and accuracies are exact means over the
+examples, even with a short last batch, and validation does not affect training.
 
     python examples/gallery/classifier.py               # any backend; some seconds
 """

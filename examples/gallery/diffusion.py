@@ -1,10 +1,10 @@
-"""Denoising diffusion: digits drawn out of noise, a little at a time.
+"""Denoising diffusion: digits generated from noise, a little at a time.
 
-The network learns which noise was mixed into an image (Ho et al., 2020, algorithm 1). Drawing goes
-back from pure noise in steps that draw nothing (Song et al., 2021, equation 12).
+The network learns which noise was mixed into an image (Ho et al., 2020, algorithm 1). Sampling
+returns from pure noise in deterministic steps (Song et al., 2021, equation 12).
 
-What Perigee took off its hands: noise and times are drawn within the compiled step and are state,
-and validation is the same at each epoch, because it begins with the same random state.
+What Perigee does here: noise and times are drawn within the compiled step from seeds that are
+state, and validation is the same at each epoch, because it begins with the same random state.
 
     python examples/gallery/diffusion.py               # any backend; some 30 seconds
 """
@@ -25,7 +25,7 @@ class Diffusion(pg.Step):
 
     Args:
         model: From noisy images `(batch, 64)` and times `(batch, 1)` to the noise, `(batch, 64)`.
-        draw_steps: In how many steps images are drawn.
+        draw_steps: The number of steps in which images are generated.
     """
 
     def __init__(self, model, draw_steps=25):

@@ -1,10 +1,10 @@
 """Knowledge distillation: a small student learns from a large teacher's soft labels.
 
-The student learns the true labels and, more so, how probable the teacher finds each class (Hinton
-et al., 2015, section 2).
+The student learns the true labels and, with more weight, the teacher's probability of each class
+(Hinton et al., 2015, section 2).
 
-What Perigee took off its hands: the teacher is only called, so it is not trained; the optimizer
-gets the student's variables and no others; the student alone is measured on other images.
+What Perigee does here: the teacher is only called, so it is not trained; the optimizer gets the
+student's variables and no others; validation measures the student alone.
 
     python examples/gallery/distillation.py               # any backend; some 10 seconds
 """
@@ -24,9 +24,9 @@ class Distill(pg.Step):
 
     Args:
         student: From images to logits, `(batch, 10)`; it is trained.
-        teacher: The same; it stays as it is.
-        temperature: What logits are divided by to make labels soft.
-        weight: Of the soft labels, in [0, 1]; the true ones get the rest.
+        teacher: The same; it is not trained.
+        temperature: Divides logits to soften labels.
+        weight: The weight of the soft labels, in [0, 1]; the true ones get the rest.
     """
 
     def __init__(self, student, teacher, temperature=3.0, weight=0.8):

@@ -1,10 +1,10 @@
 """An exponential moving average of the weights, and validation with the averaged network.
 
-The learning rate is large, so the weights jump about; their average does not (Polyak and Juditsky,
-1992). Both networks are measured in the same validation.
+The learning rate is large, so the weights jump around; their average does not (Polyak and Juditsky,
+1992). Both networks are evaluated in the same validation.
 
-What Perigee took off its hands: a copy that begins with the same weights and statistics
-(`keras.models.clone_model` draws new ones), and that is saved and taken up again with the rest.
+What Perigee does here: a copy that begins with the same weights and statistics
+(`keras.models.clone_model` draws new ones), and that is saved and resumed with the rest.
 
     python examples/gallery/ema.py               # any backend; some seconds
 """
@@ -20,7 +20,7 @@ SEED = 7
 
 
 class Averaged(pg.Step):
-    """Train a classifier, and follow it with another one whose weights are its moving average.
+    """Train a classifier, and another one whose weights are its moving average.
 
     Args:
         model: From images to logits, `(batch, 10)`, built.

@@ -10,7 +10,7 @@ def draw_images(directory, name, images, columns=10):
 
     Args:
         directory: Where to; `None` writes nothing.
-        name: Of the file, without its ending.
+        name: The name of the file, without its extension.
         images: Gray values in [0, 1], `(n, height, width)` or `(n, height, width, 1)`; the rows
             that are not full are left out.
         columns: Images a row.
@@ -37,7 +37,7 @@ def draw_curves(directory, name, curves):
 
     Args:
         directory: Where to; `None` writes nothing.
-        name: Of the file, without its ending.
+        name: The name of the file, without its extension.
         curves: For each name its values, one an epoch.
     """
     if directory is None:

@@ -1,10 +1,11 @@
 """FixMatch: 40 labels, and the other digits without any.
 
-What the network is sure of for a slightly moved image is the label of the same image after a
-stronger change; what it is not sure of does not count (Sohn et al., 2020, equations 3 and 4).
+If the network is sure of the class of a slightly moved image, that class is the label of the same
+image after a stronger change; otherwise the image does not count (Sohn et al., 2020, equations 3
+and 4).
 
-What Perigee took off its hands: a batch of any structure, exact logs of the parts of the loss, the
-augmentations' random numbers as state, and a validation that leaves them untouched.
+What Perigee does here: a batch of any structure, exact logs of the parts of the loss, the
+augmentations' random numbers as state, and a validation that does not affect them.
 
     python examples/gallery/fixmatch.py               # any backend; some 20 seconds
 """
@@ -59,7 +60,7 @@ class FixMatch(pg.Step):
 
 
 def cross_entropy(labels, logits):
-    """Return one value an example, shape `(batch,)`."""
+    """Return one value per example, shape `(batch,)`."""
     return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
@@ -100,10 +101,10 @@ def make_model():
 
 
 def make_data():
-    """Return what to train on, and (images, labels) to validate on.
+    """Return the training data, and (images, labels) to validate on.
 
-    What to train on is (images, labels, unlabeled), all of one length: the few labeled images come
-    again and again.
+    The training data is (images, labels, unlabeled), all of one length: the few labeled images are
+    repeated.
     """
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)

@@ -1,10 +1,10 @@
-"""A GAN that draws digits: two networks, two losses, two optimizers, one step.
+"""A GAN that generates digits: two networks, two losses, two optimizers, one step.
 
-The discriminator learns to tell drawn digits from real ones, the generator to pass for real
+The discriminator learns to tell generated digits from real ones, the generator to fool it
 (Goodfellow et al., 2014, with the non-saturating loss of section 3).
 
-What Perigee took off its hands: two tapes and their bookkeeping. Each objective stands beside the
-network that it is for, and no other network is changed; the noise is part of the state.
+What Perigee does here: two tapes and their bookkeeping. Each objective is written beside the
+network that it trains, and no other network is changed; the noise is part of the state.
 
     python examples/gallery/gan.py               # any backend; some 10 seconds
 """
@@ -98,7 +98,7 @@ def make_data():
 
 
 def main(epochs=40, directory=None):
-    """Train; `gap` says how far the mean drawn digit is from the mean real one."""
+    """Train; `gap` is the distance of the mean generated digit from the mean real one."""
     keras.utils.set_random_seed(SEED)
     step = make_step()
     history = pg.fit(step, make_data(), epochs=epochs, batch_size=64, run=directory)

@@ -1,11 +1,11 @@
-"""Learning to learn: weights from which one step of descent nearly fits a new sine wave.
+"""Meta-learning: weights from which one step of descent nearly fits a new sine wave.
 
 For each task the weights take a step on ten points of its wave; the loss on ten other points is
-differentiated through that step, down to the weights at which they began (MAML: Finn et al.,
-2017, algorithm 2).
+differentiated through that step, down to the initial weights (MAML: Finn et al., 2017, algorithm
+2).
 
-What Perigee took off its hands: gradients of gradients, written alike on three backends; the inner
-steps are plain tensors, so no optimizer or variable has to be put back.
+What Perigee does here: gradients of gradients, written alike on three backends; the inner steps are
+plain tensors, so no optimizer or variable has to be restored.
 
     python examples/gallery/inner_loop.py               # any backend; some 10 seconds
 """
@@ -19,7 +19,7 @@ import perigee as pg
 
 SEED = 7
 TASKS = 4
-"""Tasks a batch."""
+"""Tasks per batch."""
 
 
 class Maml(pg.Step):
@@ -45,7 +45,7 @@ class Maml(pg.Step):
         return {"loss": self.losses(batch)}
 
     def losses(self, batch):
-        """Return the loss of each task after it was learned, `(TASKS,)`."""
+        """Return the loss of each task after learning it, `(TASKS,)`."""
         losses = []
         for task in range(TASKS):
             x, y, other_x, other_y = (part[task] for part in batch)
@@ -86,7 +86,7 @@ def make_data():
 
 
 def make_tasks(tasks, seed, points=10):
-    """Return waves of random height and phase, as (x, y, other x, other y) a task."""
+    """Return waves of random height and phase, as (x, y, other x, other y) for each task."""
     random = np.random.default_rng(seed)
     height, phase = random.uniform(0.5, 2.0, (tasks, 1, 1)), random.uniform(0, 3, (tasks, 1, 1))
     x = random.uniform(-3, 3, (2, tasks, points, 1))

@@ -1,10 +1,10 @@
 """A small transformer that writes like the docstrings of Keras's layers.
 
-It reads 48 characters and says, at each, which one comes next (Vaswani et al., 2017, the decoder).
+It reads 48 characters and predicts, at each, the next one (Vaswani et al., 2017, the decoder).
 
-What Perigee took off its hands: the mean over characters, exact over the epoch (`pg.mean`); the
-embedding's gradient on TensorFlow, whose slices for one character must be added up before Adam
-squares them, which Keras does not do; drawing text with the very Step that was trained.
+What Perigee does here: the mean over characters, exact over the epoch (`pg.mean`); the embedding's
+gradient on TensorFlow, whose slices for one character must be added up before Adam squares them,
+which Keras does not do; generating text with the same Step that was trained.
 
     python examples/gallery/language_model.py               # any backend; half a minute
 """
@@ -25,7 +25,7 @@ SIZE = 48
 
 
 class LanguageModel(pg.Step):
-    """Train a model to tell the next character.
+    """Train a model to predict the next character.
 
     Args:
         model: From character numbers `(batch, LENGTH)` to logits `(batch, LENGTH, num_characters)`.
@@ -46,13 +46,13 @@ class LanguageModel(pg.Step):
         return self.model(text, training=False)
 
     def losses(self, text, training):
-        """Return one value for each character that is told, `(batch, LENGTH)`."""
+        """Return one value for each predicted character, `(batch, LENGTH)`."""
         logits = self.model(text[:, :-1], training=training)
         return ops.sparse_categorical_crossentropy(text[:, 1:], logits, from_logits=True)
 
 
 class Positions(keras.layers.Layer):
-    """Add to each place of a text a vector that is learned for it."""
+    """Add a learned vector to each position of a text."""
 
     def build(self, shape):
         self.vectors = self.add_weight(shape=shape[1:], initializer="random_normal")
@@ -107,7 +107,7 @@ def make_data(stride=50):
 
 
 def draw_text(step, beginning, count=200):
-    """Return a text that goes on from `beginning`, character by character."""
+    """Return a text that continues `beginning`, character by character."""
     _, characters = make_text()
     random = np.random.default_rng(SEED)
     numbers = [characters.index(c) for c in beginning]

@@ -1,8 +1,8 @@
 """Mixed precision: layers that compute in float16, weights in float32.
 
-What Perigee took off its hands: small gradients are lost in float16, so the loss is scaled up
-before it is differentiated, the gradients are scaled down, and an update that overflows is left
-out while the scale adapts. A custom step that does without, as most do, trains next to nothing.
+What Perigee does here: small gradients are lost in float16, so the loss is scaled up before it is
+differentiated, the gradients are scaled down, and an update that overflows is skipped while the
+scale adapts. A custom step without this, like most, hardly trains.
 
     python examples/gallery/mixed_precision.py               # any backend; some 10 seconds
 """
@@ -18,7 +18,7 @@ SEED = 7
 
 
 class Classify(pg.Step):
-    """Train a classifier, whatever its layers compute in.
+    """Train a classifier, whatever dtype its layers compute in.
 
     Args:
         model: From images `(batch, 64)` to logits `(batch, 10)` in float32.

@@ -1,7 +1,7 @@
-"""Two outputs of one network: which digit it is, and where its ink lies.
+"""Two outputs of one network: which digit it is, and where its ink is.
 
-What Perigee took off its hands: matching losses, weights and metrics with the outputs by name, and
-a log of each loss and of their weighted sum, all exact means over the examples.
+What Perigee does here: matching losses, weights and metrics with the outputs by name, and a log of
+each loss and of their weighted sum, all exact means over the examples.
 
     python examples/gallery/multi_output.py               # any backend; some seconds
 """

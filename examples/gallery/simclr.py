@@ -1,11 +1,11 @@
 """SimCLR: features of digits learned without labels.
 
-Two random views of an image are to lie close together, and far from all other images of the batch
-(Chen et al., 2020, equation 1). How good the features are, a classifier by nearest centers says: it
-is given ten labels of each class.
+Two random views of an image should be close together, and far from all other images of the batch
+(Chen et al., 2020, equation 1). A nearest-center classifier, which gets ten labels of each class,
+measures the features.
 
-What Perigee took off its hands: only the loop around it. The loss couples the examples of a batch,
-so the size of a batch is part of the algorithm and `accumulate` would be another one.
+What Perigee does here: only the loop around the step. The loss couples the examples of a batch, so
+the batch size is part of the algorithm, and `accumulate` would change it.
 
     python examples/gallery/simclr.py               # any backend; some 20 seconds
 """
@@ -22,13 +22,13 @@ SEED = 7
 
 
 class SimCLR(pg.Step):
-    """Train an encoder to know an image again.
+    """Train an encoder to recognize two views of one image.
 
     Args:
         encoder: From images `(batch, 8, 8, 1)` to features, `(batch, num_features)`.
-        head: From features to what is compared, `(batch, size)`; thrown away afterwards.
+        head: From features to the compared vectors, `(batch, size)`; thrown away afterwards.
         view: A layer that changes images at random.
-        temperature: What similarities are divided by.
+        temperature: Divides similarities.
     """
 
     def __init__(self, encoder, head, view, temperature=0.2):
@@ -113,7 +113,7 @@ def measure_features(features, labels, labels_each=10):
 
 
 def main(epochs=25, directory=None):
-    """Train, and say how good the features are before and after."""
+    """Train, and print how good the features are before and after."""
     keras.utils.set_random_seed(SEED)
     images, labels = make_data()
     step = make_step()

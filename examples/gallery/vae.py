@@ -1,10 +1,10 @@
 """A variational autoencoder of digits: a loss with two parts, and random draws within the step.
 
-The encoder gives a distribution for each image, the decoder an image for a draw from it (Kingma
+The encoder returns a distribution for each image, the decoder an image for a sample from it (Kingma
 and Welling, 2014, equation 10).
 
-What Perigee took off its hands: a tracker for each part of the loss; random numbers that are
-state, so that a run goes on after an interruption with the very draws that were to come.
+What Perigee does here: a tracker for each part of the loss; random numbers that are state, so that
+a resumed run draws the same numbers as an uninterrupted one.
 
     python examples/gallery/vae.py               # any backend; some 10 seconds
 """

@@ -1,11 +1,11 @@
-"""A Wasserstein GAN that draws digits, with a gradient penalty.
+"""A Wasserstein GAN that generates digits, with a gradient penalty.
 
-The critic's slope between real and drawn images is held near 1 (Gulrajani et al., 2017, algorithm
-1). That slope is a gradient with respect to inputs, taken inside the critic's objective and
-differentiated again with it.
+The critic's slope between real and generated images is held near 1 (Gulrajani et al., 2017,
+algorithm 1). That slope is a gradient with respect to inputs, taken inside the critic's objective
+and differentiated again with it.
 
-What Perigee took off its hands: nested tapes (and what stands for them on JAX and torch), and the
-turns of the two networks: three batches for the critic, one for the generator, within compiled
+What Perigee does here: nested tapes (and their equivalents on JAX and torch), and alternating
+updates of the two networks: three batches for the critic, one for the generator, within compiled
 code.
 
     python examples/gallery/wgan_gp.py               # any backend; some 20 seconds
@@ -48,7 +48,7 @@ class WassersteinGAN(pg.Step):
 
         def objective():
             gain = self.critic(images, training=True) - self.critic(drawn, training=True)
-            # The sum makes no example a part of another's gradient.
+            # In the sum, no example is part of another's gradient.
             gradient = self.gradients(lambda x: ops.sum(self.critic(x, training=True)), between)
             slopes = ops.sqrt(ops.sum(ops.square(gradient), axis=-1) + 1e-12)
             return self.penalty * ops.square(slopes - 1.0) - gain[:, 0], slopes
@@ -106,7 +106,7 @@ def make_data():
 
 
 def main(epochs=40, directory=None):
-    """Train; `gap` says how far the mean drawn digit is from the mean real one."""
+    """Train; `gap` is the distance of the mean generated digit from the mean real one."""
     keras.utils.set_random_seed(SEED)
     step = make_step()
     history = pg.fit(step, make_data(), epochs=epochs, batch_size=64, run=directory)

@@ -1,14 +1,14 @@
 """Alternating updates: a generator and a discriminator, each with its own loss and optimizer.
 
-In the hand-written loop the two losses, two tapes and two lists of variables must be matched by
-hand, and a wrong match trains without a word: a generator pushed by the discriminator's loss, or a
-model left in inference mode because `training=True` was forgotten. Python's counters and
-`tf.random.normal` inside the traced function are constants or state that no checkpoint holds.
+In the hand-written loop you must match the two losses, two tapes and two lists of variables, and a
+wrong match trains silently: a generator pushed by the discriminator's loss, or a model left in
+inference mode because `training=True` was forgotten. Python's counters and `tf.random.normal`
+inside the traced function are constants or state that no checkpoint holds.
 
-Here each objective stands beside the optimizer and the model that it is for. Only the variables
-that an update names are changed, although both objectives run through the discriminator. An
-objective that does not reach its variables raises (PG101), one optimizer used for two sets raises
-(PG105), and noise comes from a `SeedGenerator` that is part of the Step's state.
+Here each objective is written beside its optimizer and model. Only the variables that an update
+names are changed, although both objectives run through the discriminator. An objective that does
+not reach its variables raises (PG101), one optimizer used for two sets raises (PG105), and noise
+comes from a `SeedGenerator` that is part of the Step's state.
 """
 
 import keras
@@ -21,7 +21,7 @@ NOISE = 4
 
 
 class Adversaries(pg.Step):
-    """Learn to draw numbers like those of the data (Goodfellow et al., 2014)."""
+    """Learn to generate numbers like those of the data (Goodfellow et al., 2014)."""
 
     def __init__(self, generator, discriminator):
         self.generator, self.discriminator = generator, discriminator

@@ -1,16 +1,16 @@
 """Assertions and TensorBoard summaries inside the step (TensorFlow only).
 
-In a hand-written loop a summary inside the traced function needs a step number that is a tensor:
-a Python number is built in as a constant, so all values land on one step, or traces the function
-again at each value. The counter is one more variable to save, and the writer must be flushed, also
-when training ends with an error. Under `jit_compile=True` assertions vanish without a word.
+In a hand-written loop a summary inside the traced function needs a step number that is a tensor: a
+Python number is built in as a constant, so all values land on one step, or retraces the function at
+each value. The counter is one more variable to save, and the writer must be flushed, also when
+training ends with an error. Under `jit_compile=True` assertions vanish silently.
 
 Here the counter is a `keras.Variable` of the Step, so it is part of its state. The rehearsal writes
-no summaries. A failing assertion ends the training with TensorFlow's own error, to which a note
-adds at which step, epoch and batch it happened, and the hook closes the file in any case.
+no summaries. A failing assertion ends the training with TensorFlow's own error, with a note that
+names the step, epoch and batch, and the hook closes the file in any case.
 
-TensorFlow does not run an assertion before the updates of its step. What must not happen is to be
-computed from what the assertion returns, as from `x` below.
+TensorFlow does not run an assertion before the updates of its step. What must wait for the
+assertion has to be computed from its result, like `x` below.
 """
 
 import tempfile
@@ -25,12 +25,12 @@ CLASSES = 3
 
 
 class Watched(pg.Step):
-    """Classify, refuse bad batches, and write a summary every few steps.
+    """Classify, reject bad batches, and write a summary every few steps.
 
     Args:
         model: From inputs to logits `(batch, 3)`.
         writer: A `tf.summary` writer.
-        every_steps: How many steps lie between two summaries.
+        every_steps: Steps between two summaries.
     """
 
     def __init__(self, model, writer, every_steps=5):

@@ -1,9 +1,9 @@
-"""A model of one's own, trained on mean squared error.
+"""A custom model, trained on mean squared error.
 
 The tutorial's loop calls the model without `training=True`, so Dropout does nothing and
 BatchNormalization never learns its statistics; it runs op by op, on the whole data set as one
-batch; and it prints the loss of every tenth step as if it were that of ten epochs. That `fit` is
-only for ready-made models, as it says, has not been true for years.
+batch; and it prints the loss of every tenth step as if it were that of ten epochs. Its claim that
+`fit` is only for ready-made models has not been true for years.
 
 Here the model's layers may be built at their first call: one rehearsal of the step, whose effects
 are undone, builds them and the optimizer before anything is compiled.

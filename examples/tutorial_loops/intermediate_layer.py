@@ -1,16 +1,15 @@
 """A loss on an intermediate layer.
 
 The step calls a model with two outputs, the features of a hidden layer and the logits, and adds to
-the usual loss how far the features are from the center of their class, which is learned too
+the usual loss the distance of the features from the center of their class, which is learned too
 (Wen et al., 2016). In a hand-written loop the features are often taken from a second model called
-outside the tape, where they are constants: their term is in the loss and moves nothing, and
-Dropout draws another mask for them. The centers are one more list to differentiate for, to save
-and to restore.
+outside the tape, where they are constants: their term is in the loss and moves nothing, and Dropout
+draws another mask for them. The centers are one more list to differentiate for, to save and to
+restore.
 
-Here both outputs come from one call inside the objective, and what it is differentiated for is
-named: the model, and the `keras.Variable` of centers that the Step holds as an attribute, which is
-found, compiled over and part of its state. A term that reaches none of its variables raises
-(PG101).
+Here both outputs come from one call inside the objective, and `minimize` names what it trains: the
+model, and the `keras.Variable` of centers. The Step holds that variable as an attribute, so it is
+found, compiled and part of the state. A term that reaches none of its variables raises (PG101).
 """
 
 import keras
@@ -27,7 +26,7 @@ class CenterLoss(pg.Step):
 
     Args:
         model: From inputs to `[features, logits]`.
-        weight: Of the distance to the centers.
+        weight: The weight of the distance to the centers.
     """
 
     def __init__(self, model, weight=0.1):

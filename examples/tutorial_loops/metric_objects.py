@@ -1,4 +1,4 @@
-"""Metrics: precision, recall, F1 and mean absolute error, an epoch and every ten steps.
+"""Metrics: precision, recall, F1 and mean absolute error, per epoch and every ten steps.
 
 The tutorial's loop calls `metric.reset_states()`, which Keras 3 no longer has. A loop that forgets
 to reset reports an average over all epochs so far; one that resets at each report and forgets the
@@ -6,10 +6,10 @@ last few batches drops them; one that prints `loss` every ten steps reports one 
 
 Here the Step holds metric objects (in a list, if there are many) and updates them. They are reset
 at each epoch, read once at its end and logged under their names; one that was never updated is
-left out instead of reading 0.0. With a run directory, `record_every` writes the exact means of each
-window of steps, with no step in two windows or in none, and a `Hook` hears of them. Steps run in
-blocks, which end where a window does; after each block a hook may `read()` the values of the epoch
-so far, metrics included.
+absent instead of 0.0. With a run directory, `record_every` writes the exact means of each window of
+steps, each step in exactly one window, and a `Hook` gets them too. Steps run in blocks, which end
+where a window does; after each block a hook may `read()` the values of the epoch so far, metrics
+included.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ EVERY = pg.Every(steps=10)
 
 
 class Detector(pg.Step):
-    """Tell two kinds apart, and measure it in four ways."""
+    """Classify into two classes, with four metrics."""
 
     def __init__(self, model):
         self.model = model
@@ -51,7 +51,7 @@ class Detector(pg.Step):
 
 
 class SoFar(pg.Hook):
-    """Collect the values of the epoch so far, every so many steps; blocks must end there."""
+    """Collect the values of the epoch so far, every few steps; blocks must end there."""
 
     def __init__(self, every):
         self.every, self.seen = every, []

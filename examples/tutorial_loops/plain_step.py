@@ -1,16 +1,17 @@
 """The plain step: forward pass, loss, gradients, update.
 
-The hand-written loop opens a `tf.GradientTape`, drops the gradients that are `None`, hands the rest
-to the optimizer, wraps it all in `tf.function` and averages the loss itself. On today's Keras 3:
+The hand-written loop opens a `tf.GradientTape`, drops the gradients that are `None`, passes the
+rest to the optimizer, wraps it all in `tf.function` and averages the loss itself. On today's Keras
+3:
 
 - dropping `None` hides a part of the model that learns nothing, and builds the optimizer on the
   wrong set of variables, so that a later full update fails;
-- under `mixed_float16` the loss must be scaled by hand, or small gradients vanish without a word;
-- the function is traced again for the optimizer's first update and for a short last batch;
-- `Mean().update_state(loss)` counts a last batch of 4 like one of 32, and printing `loss` after
-  the epoch shows its last batch.
+- under `mixed_float16` you must scale the loss, or small gradients vanish silently;
+- the function is retraced for the optimizer's first update and for a short last batch;
+- `Mean().update_state(loss)` counts a last batch of 4 like one of 32, and printing `loss` after the
+  epoch shows its last batch.
 
-Here `minimize` differentiates, checks that every variable is reached, scales where it must, and
+Here `minimize` differentiates, checks that every variable is reached, scales if necessary, and
 updates. The step is compiled once for batches of any size, and the epoch's loss is the mean over
 its examples.
 """

@@ -1,14 +1,14 @@
 """A training step that opens `tf.GradientTape` itself, unchanged (TensorFlow only).
 
-The body of a hand-written `train_step(x, y)` can be moved into a Step as it is, and still gets
-what is around it: the rehearsal that builds the model and the optimizer and leaves no trace of
-itself, one compiled function for batches of all sizes, exact means over examples, metrics that are
-reset, validation, histories and run directories.
+The body of a hand-written `train_step(x, y)` can be moved into a Step unchanged. It still gets
+everything around it: the rehearsal that builds the model and the optimizer without side effects,
+one compiled function for batches of all sizes, exact means over examples, metrics that are reset,
+validation, histories and run directories.
 
 What Perigee cannot see through a raw tape, it cannot check or do: gradients that are `None`,
 variables that no optimizer updates, penalties in `model.losses` (add them yourself), the loss scale
-of float16. Micro-batches (`accumulate`) are refused (PG209). `minimize` does these things, on every
-backend.
+of float16. Micro-batches (`accumulate`) are rejected (PG209). `minimize` does these things, on
+every backend.
 """
 
 import keras
@@ -19,7 +19,7 @@ import perigee as pg
 
 
 class RawTape(pg.Step):
-    """A hand-written step body, with the loop's other half left to Perigee."""
+    """A hand-written step body; Perigee does the rest of the loop."""
 
     def __init__(self, model):
         self.model = model

@@ -1,14 +1,13 @@
 """A loss with weight penalties.
 
-The hand-written loop adds `tf.add_n(model.losses)`, and must not do so where the list is empty.
-On today's Keras 3 the list belongs to the latest call of the model: a second call in the same step
-drops what the first one added with `add_loss`. On several devices the penalties, unlike the
-loss object's value, are not divided by the number of devices, so they count that many times.
+The hand-written loop adds `tf.add_n(model.losses)`, and must not do so where the list is empty. On
+today's Keras 3 the list belongs to the latest call of the model: a second call in the same step
+drops what the first one added with `add_loss`. On several devices the penalties, unlike the loss
+object's value, are not divided by the number of devices, so they count that many times.
 
 Here `minimize` adds the penalties of the variables that it updates, and what layers add with
-`add_loss` in each of their calls, once. An objective that adds `model.losses` as well is refused
-at the first batch (PG208) instead of being penalized twice, and `add_losses=False` leaves
-them all out.
+`add_loss` in each of their calls, once. An objective that adds `model.losses` as well is rejected
+at the first batch (PG208) instead of being penalized twice, and `add_losses=False` omits them all.
 """
 
 import keras
@@ -37,7 +36,7 @@ class RegularizedStep(pg.Step):
 
 
 class PenalizedTwice(RegularizedStep):
-    """What the hand-written loop does, which counts the penalties twice here."""
+    """The hand-written way, which counts the penalties twice here."""
 
     def train_step(self, batch):
         x, y = batch

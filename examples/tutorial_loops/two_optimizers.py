@@ -6,7 +6,7 @@ variable in both groups is updated twice; `trainable = False` after the first ca
 because the lists and the traced function are old. None of this is reported.
 
 Here the groups are named by the layers themselves, looked up when the step is compiled, and the
-step is compiled again when a `trainable` flag changes. One backward pass serves both optimizers. A
+step is recompiled when a `trainable` flag changes. One backward pass serves both optimizers. A
 variable that two optimizers update raises (PG104), one that none updates is a finding (PG110), and
 each optimizer logs its own learning rate.
 """

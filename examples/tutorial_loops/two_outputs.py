@@ -1,11 +1,11 @@
 """Two outputs, each with its loss and its weight.
 
-The hand-written loop adds the weighted losses and returns the sum: which of the outputs learns
-cannot be seen. Compiling the model with `loss_weights` shows it, but the losses of the single
+The hand-written loop adds the weighted losses and returns the sum: you cannot see which of the
+outputs learns. Compiling the model with `loss_weights` shows it, but the losses of the single
 outputs that Keras's `fit` reports are wrong where the last batch is short.
 
-Here the objective adds what it likes and hands the parts out beside the loss. Every returned value
-is averaged over the examples of the epoch, so the logged parts add up to the logged loss.
+Here the objective adds the losses and returns the parts beside the total. Every returned value is
+averaged over the examples of the epoch, so the logged parts add up to the logged loss.
 """
 
 import keras
@@ -33,7 +33,7 @@ class WeightedOutputs(pg.Step):
 
     Args:
         model: Returns the two predictions.
-        weights: Of the two losses in the total.
+        weights: The weights of the two losses in the total.
     """
 
     def __init__(self, model, weights=(0.7, 0.3)):

@@ -1,13 +1,13 @@
 """Variables that no gradient reaches, and the error that names them.
 
 The hand-written loop gets `None` for them, and the usual advice is to filter those pairs out. Then
-nobody learns that a part of the model stands still, and the optimizer is built on what is left: the
-day the missing part is connected, it fails with an unknown variable. An assertion that
+nothing reports that a part of the model does not learn, and the optimizer is built without it: the
+day the missing part is connected, the optimizer fails with an unknown variable. An assertion that
 `g is None` is false compares Python objects while the function is traced; it never becomes a part
 of the graph.
 
 Here a variable without a gradient raises PG101 at the first batch, before anything is changed, with
-the path of each variable. Updating a part on purpose is said by `variables=`.
+the path of each variable. To update only a part on purpose, pass `variables=`.
 """
 
 import keras
@@ -49,7 +49,7 @@ class OneHeadOnPurpose(ForgottenHead):
 
 
 class BothHeads(ForgottenHead):
-    """The mend: the loss depends on both outputs."""
+    """The fix: the loss depends on both outputs."""
 
     def train_step(self, batch):
         x, y, z = batch

@@ -1,14 +1,14 @@
-"""Validation, and one exact line of logs an epoch.
+"""Validation, and one exact line of logs per epoch.
 
 The hand-written loop keeps two losses and two accuracies, resets all four at the start of each
 epoch, runs two loops over two data sets and puts four numbers into a dict. A reset that is
 forgotten shows up only as a curve that is too smooth, a `training=False` that is forgotten only as
 a validation that is too bad, and both losses are wrong where the last batch is short.
 
-Here `test_step` says how to measure. Metrics are reset for each pass, updated ones are logged
-under their own names (`val_` before those of the validation), whatever a validation writes is put
-back, and the losses are means over examples. `EarlyStopping` and other callbacks of Keras work on
-these logs.
+Here `test_step` says how to measure. Metrics are reset for each pass, updated ones are logged under
+their own names (`val_` before those of the validation), whatever a validation writes is restored,
+and the losses are means over examples. `EarlyStopping` and other callbacks of Keras work on these
+logs.
 """
 
 import keras

@@ -1,8 +1,8 @@
 """Batches whose sizes vary, without an input signature.
 
-The hand-written loop is traced anew for each length of sequences that it has not seen, and for
-the short last batch, unless an `input_signature` spells out every rank and dtype; a signature is
-part of the source, and has to follow each change of the data.
+The hand-written loop is retraced for each new length of sequences, and for the short last batch,
+unless an `input_signature` spells out every rank and dtype; a signature is part of the source, and
+has to follow each change of the data.
 
 Here the first axis is open from the start, and an axis that turns out to vary is opened when it
 does: two traces on TensorFlow for any number of lengths. (JAX compiles for each shape.) What may
@@ -18,7 +18,7 @@ import perigee as pg
 WORDS = 20
 
 seen_shapes = []
-"""Shapes that the Python code of the step has met: it runs to be rehearsed and to be traced."""
+"""Shapes that the step's Python code has met: it runs when the step is rehearsed and traced."""
 
 
 class Sequences(pg.Step):

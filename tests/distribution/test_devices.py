@@ -152,7 +152,7 @@ def test_several_devices_train_measure_and_predict_as_one(distribution, steps_pe
 
 
 @pytest.mark.tried(
-    "state stays where it lies, and its memory is given up",
+    "state keeps its layout, and its memory is reused",
     data_parallel="works",
     model_parallel="works",
 )
@@ -243,7 +243,7 @@ def test_what_one_distribution_saves_another_one_loads_to_the_bit(tmp_path, save
         np.testing.assert_array_equal(value, saved[key], err_msg=key)
 
 
-@pytest.mark.tried("a run goes on, to the bit", data_parallel="works", model_parallel="works")
+@pytest.mark.tried("a run resumes, to the bit", data_parallel="works", model_parallel="works")
 @pytest.mark.parametrize("distribution", ["4 devices", "a kernel over 2 of 4"])
 def test_a_run_goes_on_to_the_bit(tmp_path, distribution):
     straight = step_on(distribution)
@@ -259,7 +259,7 @@ def test_a_run_goes_on_to_the_bit(tmp_path, distribution):
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
-@pytest.mark.tried("a run goes on with another number of devices", data_parallel="works")
+@pytest.mark.tried("a run resumes with another number of devices", data_parallel="works")
 def test_a_run_goes_on_with_other_devices(tmp_path):
     expected, weights, _ = on_one_device(8)
     fit(step_on("4 devices"), epochs=1, run=tmp_path / "run")

@@ -619,7 +619,7 @@ def test_e12_every_kind_of_data_is_split(kind):
 
 
 @pytest.mark.tried(
-    "runs that go on, to the bit, or with another number of replicas", mirrored="works"
+    "runs that resume, to the bit, or with another number of replicas", mirrored="works"
 )
 @pytest.mark.parametrize("counts", [(2, 2), (2, 1), (1, 2)])
 def test_a_run_goes_on_with_as_many_replicas_or_others(tmp_path, counts):
@@ -754,7 +754,7 @@ def test_a_step_and_what_it_holds_are_made_in_one_scope():
         pg.fit(Line(squares, model=inside), small(), progress="off")
 
 
-@pytest.mark.tried("a loop of one's own, by `prepare`", mirrored="works")
+@pytest.mark.tried("a custom loop, by `prepare`", mirrored="works")
 def test_a_loop_of_ones_own_runs_on_replicas():
     x, y = small(IN_SHARES)
     losses = {}

@@ -156,7 +156,7 @@ def test_processes_train_in_blocks_measure_and_predict_as_one(told, tmp_path):
 
 
 @pytest.mark.tried(
-    "a run goes on with another number of devices", workers="works", jax_processes="works"
+    "a run resumes with another number of devices", workers="works", jax_processes="works"
 )
 def test_a_run_goes_on_with_more_processes_and_with_fewer(told, alone):
     """All draw the same batches, so there is one position in the data for any number of them."""
@@ -232,7 +232,7 @@ def test_processes_with_other_data_are_refused(told):
         assert "first batch" in message
 
 
-@pytest.mark.tried("a loop of one's own, by `prepare`", workers="refused", jax_processes="refused")
+@pytest.mark.tried("a custom loop, by `prepare`", workers="refused", jax_processes="refused")
 def test_loops_of_ones_own_in_several_processes_are_refused(told):
     for code, message in told("own_loop"):
         assert code == "PG601"
@@ -256,7 +256,7 @@ def test_kernels_that_are_split_over_processes_are_refused(told):
 
 
 @pytest.mark.tried(
-    "a killed process ends the others; all go on from the run, to the bit",
+    "a killed process ends the others; all resume from the run, to the bit",
     workers="works",
     jax_processes="works",
 )

@@ -97,7 +97,7 @@ def test_codes_and_names_lead_to_where_they_are_explained(site):
     text, linked = site["_within"](
         "See PG101, `PG102` and `pg.fit`, or [results](../benchmarks/RESULTS.md).\n"
         "```python\nPG103\n```\n# About PG104\n",
-        "docs/runs.md",
+        "docs/resuming.md",
         "docs",
     )
 
@@ -121,7 +121,7 @@ def test_links_within_the_repository_lead_to_files(page):
     [
         "check.md",
         "command_line.md",
-        "runs.md",
+        "resuming.md",
         "prepare.md",
         "from_orbit_and_lightning.md",
         "tools.md",

@@ -1,7 +1,7 @@
 """Steps that few trainings need, and that those cannot do without, each against plain arithmetic.
 
 A model called with given weights, averaged weights in a validation, a model that grows, a stop that
-depends on the data, several updates a batch. The code of `docs/less_usual.md` runs here too.
+depends on the data, several updates a batch. The code of `docs/advanced_recipes.md` runs here too.
 """
 
 import keras
@@ -272,4 +272,4 @@ def test_a_batch_may_be_used_for_several_updates():
 
 
 def test_the_code_on_the_page_runs():
-    run_page("less_usual.md")
+    run_page("advanced_recipes.md")

@@ -1,4 +1,4 @@
-"""The gradient accumulation of ../accumulation.py, as a loop by hand for TensorFlow."""
+"""The gradient accumulation of ../accumulation.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -11,8 +11,8 @@ def train(model, batches, validation, epochs):
 
     Args:
         model: From images to logits.
-        batches: Of (images, labels).
-        validation: The same, of other images.
+        batches: Each (images, labels).
+        validation: The same, with other images.
         epochs: Passes over `batches`.
     """
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, decay_steps=345)

@@ -1,4 +1,4 @@
-"""The adversarial training of ../adversarial_training.py, as a loop by hand for TensorFlow."""
+"""The adversarial training of ../adversarial_training.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -9,11 +9,11 @@ def train(model, batches, validation, epochs, bound=0.1, attack_steps=3):
 
     Args:
         model: From images to logits.
-        batches: Of (images, labels).
-        validation: The same, of other images.
+        batches: Each (images, labels).
+        validation: The same, with other images.
         epochs: Passes over `batches`.
         bound: How far each pixel may be changed.
-        attack_steps: In how many steps.
+        attack_steps: The number of steps of the change.
     """
     optimizer = keras.optimizers.Adam(2e-3)
     optimizer.build(model.trainable_variables)

@@ -1,4 +1,4 @@
-"""The classifier of ../classifier.py, as a loop by hand for TensorFlow."""
+"""The classifier of ../classifier.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -9,8 +9,8 @@ def train(model, batches, validation, epochs):
 
     Args:
         model: From images to logits.
-        batches: Of (images, labels).
-        validation: The same, of other images.
+        batches: Each (images, labels).
+        validation: The same, with other images.
         epochs: Passes over `batches`.
     """
     optimizer = keras.optimizers.Adam(2e-3)

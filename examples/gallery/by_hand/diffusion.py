@@ -1,6 +1,6 @@
-"""The denoising diffusion of ../diffusion.py, as a loop by hand for TensorFlow.
+"""The denoising diffusion of ../diffusion.py, as a hand-written loop for TensorFlow.
 
-It draws no images.
+It generates no images.
 """
 
 import keras
@@ -15,8 +15,8 @@ def train(model, batches, validation, epochs):
 
     Args:
         model: From noisy images and times to the noise.
-        batches: Of images.
-        validation: The same, others.
+        batches: Batches of images.
+        validation: The same, with others.
         epochs: Passes over `batches`.
     """
     optimizer = keras.optimizers.Adam(2e-3)

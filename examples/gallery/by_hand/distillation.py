@@ -1,4 +1,4 @@
-"""The distillation of ../distillation.py, as a loop by hand for TensorFlow.
+"""The distillation of ../distillation.py, as a hand-written loop for TensorFlow.
 
 The teacher's own training is the loop of classifier.py.
 """
@@ -13,11 +13,11 @@ def train(student, teacher, batches, validation, epochs, temperature=3.0, weight
     Args:
         student: From images to logits.
         teacher: The same.
-        batches: Of (images, labels).
-        validation: The same, of other images.
+        batches: Each (images, labels).
+        validation: The same, with other images.
         epochs: Passes over `batches`.
-        temperature: What logits are divided by to make labels soft.
-        weight: Of the soft labels; the true ones get the rest.
+        temperature: Divides logits to soften labels.
+        weight: The weight of the soft labels; the true ones get the rest.
     """
     optimizer = keras.optimizers.Adam(3e-3)
     optimizer.build(student.trainable_variables)

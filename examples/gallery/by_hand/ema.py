@@ -1,4 +1,4 @@
-"""The moving average of ../ema.py, as a loop by hand for TensorFlow."""
+"""The moving average of ../ema.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -10,8 +10,8 @@ def train(model, average, batches, validation, epochs, decay=0.99):
     Args:
         model: From images to logits.
         average: An exact copy of it (`clone_model`, then `set_weights`).
-        batches: Of (images, labels).
-        validation: The same, of other images.
+        batches: Each (images, labels).
+        validation: The same, with other images.
         epochs: Passes over `batches`.
         decay: How much of the average is kept at each step.
     """

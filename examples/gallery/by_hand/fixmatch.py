@@ -1,4 +1,4 @@
-"""FixMatch of ../fixmatch.py, as a loop by hand for TensorFlow."""
+"""FixMatch of ../fixmatch.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -11,8 +11,8 @@ def train(model, weak, strong, batches, validation, epochs, sure=0.9):
         model: From images to logits.
         weak: A layer that changes images a little.
         strong: One that changes them more.
-        batches: Of (images, labels, unlabeled).
-        validation: Of (images, labels).
+        batches: Each (images, labels, unlabeled).
+        validation: Each (images, labels).
         epochs: Passes over `batches`.
         sure: How probable a class must be to count as a label.
     """

@@ -1,4 +1,4 @@
-"""The GAN of ../gan.py, as a loop by hand for TensorFlow."""
+"""The GAN of ../gan.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -13,7 +13,7 @@ def train(generator, discriminator, batches, epochs):
     Args:
         generator: From noise to images.
         discriminator: From images to scores.
-        batches: Of images.
+        batches: Batches of images.
         epochs: Passes over `batches`.
     """
     generator_optimizer = keras.optimizers.Adam(2e-3, beta_1=0.5)

@@ -1,4 +1,4 @@
-"""The learning to learn of ../inner_loop.py, as a loop by hand for TensorFlow."""
+"""The meta-learning of ../inner_loop.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -9,8 +9,8 @@ def train(model, batches, validation, epochs, inner_steps=1, inner_rate=0.1):
 
     Args:
         model: From points to points.
-        batches: Of (x, y, other x, other y), each with one row a task.
-        validation: The same, of other tasks.
+        batches: Each (x, y, other x, other y), with one row per task.
+        validation: The same, with other tasks.
         epochs: Passes over `batches`.
         inner_steps: How many steps of descent a task gets.
         inner_rate: Their learning rate.

@@ -1,6 +1,6 @@
-"""The language model of ../language_model.py, as a loop by hand for TensorFlow.
+"""The language model of ../language_model.py, as a hand-written loop for TensorFlow.
 
-It writes no text.
+It generates no text.
 """
 
 import keras
@@ -12,8 +12,8 @@ def train(model, batches, validation, epochs):
 
     Args:
         model: From character numbers to logits.
-        batches: Of windows of character numbers.
-        validation: The same, others.
+        batches: Windows of character numbers.
+        validation: The same, with others.
         epochs: Passes over `batches`.
     """
     optimizer = keras.optimizers.AdamW(4e-3)
@@ -29,8 +29,8 @@ def train(model, batches, validation, epochs):
         with tf.GradientTape() as tape:
             losses = losses_of(text, training=True)
             loss = tf.reduce_mean(losses)
-        # The embedding's gradient comes as one slice for each place. Adam would square the slices
-        # of a character that comes twice one by one, not their sum.
+        # The embedding's gradient has one slice for each place. If a character occurs twice,
+        # Adam would square its slices one by one, not their sum.
         sliced = tape.gradient(loss, model.trainable_variables)
         gradients = [tf.convert_to_tensor(gradient) for gradient in sliced]
         optimizer.apply(gradients, model.trainable_variables)

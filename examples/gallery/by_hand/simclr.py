@@ -1,4 +1,4 @@
-"""SimCLR of ../simclr.py, as a loop by hand for TensorFlow."""
+"""SimCLR of ../simclr.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -9,11 +9,11 @@ def train(encoder, head, view, batches, epochs, temperature=0.2):
 
     Args:
         encoder: From images to features.
-        head: From features to what is compared.
+        head: From features to the compared vectors.
         view: A layer that changes images at random.
-        batches: Of images.
+        batches: Batches of images.
         epochs: Passes over `batches`.
-        temperature: What similarities are divided by.
+        temperature: Divides similarities.
     """
     variables = encoder.trainable_variables + head.trainable_variables
     optimizer = keras.optimizers.Adam(2e-3)

@@ -1,4 +1,4 @@
-"""The variational autoencoder of ../vae.py, as a loop by hand for TensorFlow."""
+"""The variational autoencoder of ../vae.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -12,7 +12,7 @@ def train(encoder, decoder, batches, epochs):
     Args:
         encoder: From images to means and log-variances.
         decoder: From latent values to logits of pixels.
-        batches: Of images.
+        batches: Batches of images.
         epochs: Passes over `batches`.
     """
     variables = encoder.trainable_variables + decoder.trainable_variables

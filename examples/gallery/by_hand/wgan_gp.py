@@ -1,4 +1,4 @@
-"""The Wasserstein GAN of ../wgan_gp.py, as a loop by hand for TensorFlow."""
+"""The Wasserstein GAN of ../wgan_gp.py, as a hand-written loop for TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -14,7 +14,7 @@ def train(generator, critic, batches, epochs, penalty=10.0):
     Args:
         generator: From noise to images.
         critic: From images to one number each.
-        batches: Of images.
+        batches: Batches of images.
         epochs: Passes over `batches`.
         penalty: Weight of the penalty on slopes other than 1.
     """
