@@ -516,7 +516,7 @@ def test_measuring_leaves_a_step_and_its_feed_as_they_were(measuring):
     fit(step, epochs=1, execution=pg.Execution(USUAL[0]))
     planned = prepared(step)
     _, blocks, _ = planned
-    feed = blocks._feed
+    feed = blocks.feed
     before = Beginning(step)
     old, position = [v.tobytes() for v in before._values], feed.position
 

@@ -34,7 +34,7 @@ BETTER = {
     r"took equally long": "is divided evenly",
     r"choose one": "list the choices",
     r"(what|that|which) (is|are) no(?! (longer|more|other))": "is not a",
-    r"(?-i:Of) (?!course)": "subject before verb",
+    r"(?-i:Of)(?! course)": "subject before verb",
     r"of which a \w+ would not": "subject before verb",
     r"(trace|traces|traced|tracing) again": "retrace",
     r"(compile|compiles|compiled|compiling) again": "recompile",

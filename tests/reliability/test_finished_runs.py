@@ -159,9 +159,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name_and_nothing_is_lost(tmp_pat
 
     resumed = run(tmp_path, train, path, CASE)
 
-    assert f"passed over. DamagedCheckpointError [PG521]: {state.name} in {newest}" in (
-        resumed.output
-    )
+    assert f"skipped. DamagedCheckpointError [PG521]: {state.name} in {newest}" in (resumed.output)
     assert resumed.returned() == straight
 
 

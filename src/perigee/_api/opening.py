@@ -36,9 +36,9 @@ class Opened:
         step: The Step.
         execution: How it is to run.
         workers: The processes that train it.
-        seed: Of the order of the data; `None` where it has none.
+        seed: The seed for the order of the data; `None` if it has none.
         findings: Where to report what is suspected.
-        signals: Received from when `hold_signals` is called.
+        signals: Wait for a step boundary once `hold_signals` is called.
         run: The run that keeps the training, or `None`.
         stack: What closes in the end.
     """

@@ -422,7 +422,7 @@ def _is_arrays(data: Any) -> bool:
 def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
     """Load the weights of a checkpoint, which must hold everything of the step."""
     from perigee._errors import NoRunError, StateMismatchError
-    from perigee._runs.run import Run
+    from perigee._runs.run import Run, checkpoints_of
     from perigee._step.state import track
     from perigee.checkpoints import load_arrays
 
@@ -435,7 +435,7 @@ def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
     if which == "best" and best is None:
         raise FileError("--which best: name the value, such as --best val_loss.")
     chosen: Any = int(which) if which.isdigit() else which
-    loaded = Run(run, best=best).checkpoints().load(chosen)
+    loaded = checkpoints_of(Run(run, best=best)).load(chosen)
     tracked = track(step)
     unlike = load_arrays(tracked, loaded.content.arrays, strict=False)
     needed = {

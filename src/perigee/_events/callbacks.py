@@ -77,7 +77,7 @@ class KerasCallbacks:
         return [[type(c).__qualname__, _plain_attributes(c)] for c in self._callbacks]
 
     def load_state(self, state: Sequence[Any]) -> None:
-        """Give each callback its attributes back when training begins, if it is what it was."""
+        """Restore the attributes of each callback that is still there, when training begins."""
         self._saved = state
 
     def _restore(self) -> None:

@@ -370,5 +370,5 @@ class Callbacks(Protocol):
         ...
 
     def load_state(self, state: Sequence[Any]) -> None:
-        """Take back what `state` returned, when training begins."""
+        """Restore what `state` returned, when training begins."""
         ...

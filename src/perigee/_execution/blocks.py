@@ -251,7 +251,7 @@ class Blocks:
 
     @property
     def _is_stream(self) -> bool:
-        """Whether compiled code draws the batches from an iterator of the framework."""
+        """Whether compiled code reads the batches from an iterator of the framework."""
         return _backends.current().capabilities.streams and self.feed.is_stream
 
     def _room(self) -> _Stack:

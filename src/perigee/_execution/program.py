@@ -68,11 +68,11 @@ class Program:
     Attributes:
         rehearsal: The rehearsal of the method.
         plan: How it runs.
-        most_steps: Steps of a block at most, of any kind. Whoever makes blocks asks for it; a
-            longer one is refused.
-        columns: What the columns of a row are, known once it has run.
-        stops: Whether nothing follows a step that comes to a NaN or an infinity.
-        retraces: Each time that a function was compiled again for other batches.
+        most_steps: The most steps of a block of any kind. Callers respect it; a longer block is
+            refused.
+        columns: The columns of a row, known once it has run.
+        stops: Whether no step follows one that produces a NaN or an infinity.
+        retraces: One entry for each time that a function was recompiled for other batches.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ class Validation:
     Its `test_step` is rehearsed at once, so that a bad one is refused before training begins.
 
     Args:
-        programs: Of the `test_step`.
+        programs: Programs of the `test_step`.
         feed: The validation data.
         blocks: Runs many batches of it in one call.
         steps: Batches a validation; `None` uses the whole pass.

@@ -80,10 +80,10 @@ class Workers:
             self._gathered([1])
 
     def interruption(self, received: Callable[[], bool]) -> Callable[[int], str | None]:
-        """Return what says at a step why to stop there: in all of them, where one has a reason.
+        """Return a function of the step that says why to stop there: in all processes alike.
 
         Args:
-            received: Whether a signal has come to this process.
+            received: Whether this process has received a signal.
         """
         if not self.are_several:
             return lambda step: "signal" if received() else None

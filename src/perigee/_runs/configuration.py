@@ -20,7 +20,7 @@ def configuration(
 
     Args:
         step: The Step.
-        rehearsal: Of its `train_step`, so that all is built.
+        rehearsal: The rehearsal of its `train_step`, so that all is built.
         asked: Arguments by name; those that are `None` are left out.
         data: Feeds by the name of the argument that they come from.
     """

@@ -30,7 +30,7 @@ class KeptRun(Hook):
 
     Args:
         opened: The run.
-        writers: Of its logs; `None` in a process that writes nothing.
+        writers: The writers of its logs; `None` in a process that writes nothing.
         feed: Where batches come from.
         validation: The validation data, or `None`.
         draws: What `OpenRun.restore_data` returned.

@@ -23,7 +23,7 @@ from perigee._events.clock import Clock
 from perigee._events.protocols import Feed, Source
 from perigee._execution import Execution, Plan
 from perigee._processes.process import LOCK_NAME
-from perigee._runs.run import Run, warn_of_damage
+from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import snapshot, track
 from perigee._step.step import Step
 from perigee.checkpoints import (
@@ -59,14 +59,14 @@ class OpenRun:
     Args:
         run: What the user passed.
         step: The Step that is trained.
-        seed: Of the order of the data; `None` where it has none.
+        seed: The seed for the order of the data; `None` if it has none.
         is_seed_given: Whether the user passed this seed.
         is_writer: Whether this process writes; of several that train together, one does.
 
     Attributes:
         run: What the user passed.
         step: The Step that is trained.
-        seed: Of the order of the data, which is that of the run.
+        seed: The seed for the order of the data: that of the run.
         path: The directory.
         is_writer: Whether this process writes.
         checkpoints: Those of the run.
@@ -98,7 +98,7 @@ class OpenRun:
         self._is_new = not self.path.exists()
         self._lock = RunLock(self.path) if is_writer else None
         try:
-            self.checkpoints: Checkpoints = run.checkpoints(self._lock)
+            self.checkpoints: Checkpoints = checkpoints_of(run, self._lock)
             self.loaded: Loaded | None = self._load()
             if self.loaded is not None:
                 saved = self.loaded.content.facts["seed"]

@@ -77,7 +77,7 @@ class Run:
                 "a cadence of steps or epochs: what is logged does not depend on time.",
                 "pass `pg.Every(steps=...)`.",
             )
-        self.checkpoints()
+        checkpoints_of(self)
 
     def restore(
         self, step: Step, which: Literal["newest", "best"] | int = "newest", *, strict: bool = True
@@ -98,7 +98,7 @@ class Run:
             NoCheckpointError: If there is none.
             StateMismatchError: If the Step is another one, and `strict` is true.
         """
-        loaded = self.checkpoints().load(which)
+        loaded = checkpoints_of(self).load(which)
         warn_of_damage(loaded)
         load_arrays(track(step), loaded.content.arrays, strict=strict)
         return loaded.content.clock
@@ -114,15 +114,16 @@ class Run:
             'title="The report of the run"></iframe>'
         )
 
-    def checkpoints(self, lock: RunLock | None = None) -> Checkpoints:
-        """Return the checkpoints in the directory, to be written by whoever holds the lock."""
-        return Checkpoints(
-            Path(fspath(self.path)) / "checkpoints",
-            keep=self.keep,
-            best=self.best,
-            mode=self.mode,
-            lock=lock,
-        )
+
+def checkpoints_of(run: Run, lock: RunLock | None = None) -> Checkpoints:
+    """Return the checkpoints of a run, to be written by whoever holds the lock."""
+    return Checkpoints(
+        Path(fspath(run.path)) / "checkpoints",
+        keep=run.keep,
+        best=run.best,
+        mode=run.mode,
+        lock=lock,
+    )
 
 
 def warn_of_damage(loaded: Loaded) -> None:

@@ -140,7 +140,7 @@ class Recording:
     """What one method did on a batch.
 
     Attributes:
-        calls: Of layers, by the step itself, in order.
+        calls: The calls of layers by the step itself, in order.
         losses: The comparisons of Keras losses, in order.
         compared: The comparisons of metrics, in order.
         updates: What optimizers were given.

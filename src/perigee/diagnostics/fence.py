@@ -36,7 +36,7 @@ class Fence:
 
         Args:
             rule: Takes the arguments; it may find what it does by raising a `PerigeeError` alone.
-            arguments: Of the rule.
+            arguments: Arguments of the rule.
         """
         try:
             return list(rule(*arguments) or ())

@@ -63,7 +63,7 @@ class Origins:
 
     Args:
         step: The Step.
-        reopen: Opens the data anew, as it was when the training began.
+        reopen: Opens the data again, as it was when training began.
     """
 
     def __init__(self, step: Step, reopen: Callable[[], Feed]) -> None:

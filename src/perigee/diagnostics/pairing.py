@@ -49,7 +49,7 @@ def check_rehearsal(
 
     Args:
         step: The Step.
-        rehearsal: Of its `train_step`.
+        rehearsal: The rehearsal of its `train_step`.
         batch: Tensors.
         trusts_losses: Whether a step that calls loss objects is skipped.
         probe: Returns a function that runs the step, if there is one already.

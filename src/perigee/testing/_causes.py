@@ -54,7 +54,7 @@ class _Case:
         batches: All batches.
         batch: The one of this step.
         tolerance: How far updates may be apart.
-        outcomes: Of both ways, op by op.
+        outcomes: The outcomes of both ways, op by op.
     """
 
     pair: Pair
@@ -163,7 +163,7 @@ def _clock(case: _Case) -> _Finding | None:
     for each in case.pair.differences(*case.outcomes, case.tolerance):
         if each.kind == "optimizer" and each.name.endswith("iteration"):
             return "learning rate or schedule clock", (
-                f"{each.name} comes to {each.values[0]:g} here and to {each.values[1]:g} against "
+                f"{each.name} is {each.values[0]:g} here and {each.values[1]:g} against "
                 "it, so schedules and bias corrections are at different places."
             )
     return None

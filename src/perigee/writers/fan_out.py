@@ -50,7 +50,11 @@ class Writers(Hook):
         self._run_file = _Guarded("run.json", directory or Hook(), is_strict)
 
     def count_failure(self, name: str) -> None:
-        """Count a failure of something else, for `run.json`."""
+        """Count a failure of something else, for `run.json`.
+
+        Args:
+            name: What failed.
+        """
         counts = self.other_failures.setdefault(name, {"failed": 0, "lost": 0})
         counts["failed"] += 1
 
