@@ -14,7 +14,7 @@ import numpy as np
 
 from perigee._api.check import _batches, _columns
 from perigee.diagnostics import Evidence
-from perigee.diagnostics.mixing import _changed
+from perigee.diagnostics.rules.examples_mixed import _changed
 from tests.diagnostics.healthy import BATCH, PROGRAMS, Parts
 from tests.diagnostics.mutants import MUTANTS
 from tests.diagnostics.split import digest, is_held_out

@@ -14,15 +14,16 @@ from keras import losses
 
 import perigee as pg
 from perigee import diagnostics
-from perigee.diagnostics import _recording, _rules, _trying, fence, labels
+from perigee.diagnostics import _recording, _rules, _trying, fence
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._guards import Guards
-from perigee.diagnostics.divergence import Divergence
-from perigee.diagnostics.origins import Origins
-from perigee.diagnostics.stalls import Stall
-from perigee.diagnostics.starvation import Starvation
-from perigee.diagnostics.stuck import Stuck
+from perigee.diagnostics.guards.input_starvation import Starvation
+from perigee.diagnostics.guards.loss_diverges import Divergence
+from perigee.diagnostics.guards.loss_stalls import Stall
+from perigee.diagnostics.guards.metric_stuck import Stuck
+from perigee.diagnostics.guards.non_finite_origin import Origins
+from perigee.diagnostics.rules import labels
 from tests.diagnostics.programs import Own, model, numbers, small, sparse, squares, supervised
 
 pytestmark = pytest.mark.usefixtures("fenced")

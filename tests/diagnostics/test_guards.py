@@ -15,11 +15,11 @@ import perigee as pg
 from perigee._execution.timing import timed_by
 from perigee._step.state import snapshot, track
 from perigee.diagnostics import GUARDS
-from perigee.diagnostics.divergence import Divergence
-from perigee.diagnostics.origins import Origins
-from perigee.diagnostics.stalls import Stall
-from perigee.diagnostics.starvation import Starvation
-from perigee.diagnostics.stuck import Stuck
+from perigee.diagnostics.guards.input_starvation import Starvation
+from perigee.diagnostics.guards.loss_diverges import Divergence
+from perigee.diagnostics.guards.loss_stalls import Stall
+from perigee.diagnostics.guards.metric_stuck import Stuck
+from perigee.diagnostics.guards.non_finite_origin import Origins
 from perigee.writers.json_lines import read_json_lines
 from tests.diagnostics.programs import Own, compiled, model, numbers, small, squares, supervised
 

@@ -14,7 +14,7 @@ from keras import losses, ops
 import perigee as pg
 from perigee._step.state import snapshot, track
 from perigee.diagnostics._recording import Compared
-from perigee.diagnostics.unfollowed import _quality
+from perigee.diagnostics.trials.outputs_do_not_follow import _quality
 from tests.diagnostics.programs import (
     Own,
     adam,

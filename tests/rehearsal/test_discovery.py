@@ -11,7 +11,7 @@ import perigee as pg
 from perigee import _backends
 from perigee._rehearsal.discovery import rehearse
 from perigee._step.state import snapshot, track
-from perigee.diagnostics import coverage
+from perigee.diagnostics.rules import uncovered_variables
 
 ROWS, FEATURES = 6, 3
 
@@ -194,7 +194,7 @@ def test_each_optimizer_is_built_on_what_it_updates(batch):
     }
     slots = 2
     assert len(step.optimizer.variables) == len(step.head.variables) + slots
-    (finding,) = coverage.check_rehearsals([found])
+    (finding,) = uncovered_variables.check_rehearsals([found])
     assert finding.items == ("model/norm/gamma", "model/norm/beta")
 
 

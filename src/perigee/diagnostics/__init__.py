@@ -13,4 +13,4 @@ from perigee.diagnostics._trying import try_out as try_out
 from perigee.diagnostics.fence import Fence as Fence
 from perigee.diagnostics.fence import guarded as guarded
 from perigee.diagnostics.fence import telling as telling
-from perigee.diagnostics.labels import LossChecks as LossChecks
+from perigee.diagnostics.rules.labels import LossChecks as LossChecks

@@ -17,9 +17,9 @@ from perigee._rehearsal.discovery import Probe, Rehearsal, rehearse
 from perigee._step.state import Tracked, nested_layers, put_back, track
 from perigee._step.step import Step
 from perigee._typing import Batch
-from perigee.diagnostics import labels
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
 from perigee.diagnostics.fence import guarded
+from perigee.diagnostics.rules import labels
 
 
 @dataclass(frozen=True, slots=True)

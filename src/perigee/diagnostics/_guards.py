@@ -18,15 +18,15 @@ from perigee._step.averages import Column
 from perigee._step.state import attributes_put_back, track
 from perigee._step.step import Step
 from perigee._typing import Batch
-from perigee.diagnostics import dead
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics.divergence import Divergence
 from perigee.diagnostics.fence import Fence
-from perigee.diagnostics.origins import Origins
-from perigee.diagnostics.stalls import Stall, follows_labels
-from perigee.diagnostics.starvation import Starvation
-from perigee.diagnostics.stuck import Stuck
+from perigee.diagnostics.guards.input_starvation import Starvation
+from perigee.diagnostics.guards.loss_diverges import Divergence
+from perigee.diagnostics.guards.loss_stalls import Stall, follows_labels
+from perigee.diagnostics.guards.metric_stuck import Stuck
+from perigee.diagnostics.guards.non_finite_origin import Origins
+from perigee.diagnostics.rules import dead_units
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -178,7 +178,7 @@ class Guards:
         evidence = Evidence(self._step, [host], [], None, False)
         with attributes_put_back(self._step):
             evidence.rehearse()
-            units = dead.check(evidence) if "PG122" in self._codes else []
+            units = dead_units.check(evidence) if "PG122" in self._codes else []
             is_meant = "PG703" not in self._codes or follows_labels(evidence)
         told = [replace(f, happened=f"At step {clock.step}: {f.happened}") for f in units]
         return told if is_meant else [*told, *stalled]

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from perigee._events.protocols import Feed
-from perigee.diagnostics import rate_trials, standstill, trial_values, unfollowed
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._report import sorted_out
 from perigee.diagnostics._trials import Trials
 from perigee.diagnostics.fence import Fence
+from perigee.diagnostics.trials import (
+    nothing_moves,
+    other_learning_rate,
+    outputs_do_not_follow,
+    trial_not_finite,
+)
 
 OF_TRIALS: Mapping[Callable[[Trials], list[Finding]], str] = {
-    trial_values.check: "PG710",
-    standstill.check: "PG711",
-    unfollowed.check: "PG712",
-    rate_trials.check: "PG713",
+    trial_not_finite.check: "PG710",
+    nothing_moves.check: "PG711",
+    outputs_do_not_follow.check: "PG712",
+    other_learning_rate.check: "PG713",
 }
 """Rules about the results of some hundred steps."""
 

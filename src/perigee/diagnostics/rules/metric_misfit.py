@@ -13,7 +13,7 @@ from perigee._step.losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import Compared
-from perigee.diagnostics.encodings import is_one_hot
+from perigee.diagnostics.rules.classes_as_numbers import is_one_hot
 
 
 def check(evidence: Evidence) -> list[Finding]:

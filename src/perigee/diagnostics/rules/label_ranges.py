@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from perigee._step.losses import computation_of
-from perigee.diagnostics import labels
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics.rules import labels
 
 
 def check(evidence: Evidence) -> list[Finding]:

@@ -1,0 +1,1 @@
+"""One rule a file, named after its finding: what some hundred steps on a copy show."""
