@@ -1,1 +1,1 @@
-"""One guard a file, named after its finding: what is watched while a training runs."""
+"""One guard per file, named after its finding; they watch a training."""

@@ -1,1 +1,1 @@
-"""One rule a file, named after its finding: what `check` and `fit` look for in a step and its data."""
+"""One rule per file, named after its finding; `check` and `fit` run them."""

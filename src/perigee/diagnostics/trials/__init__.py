@@ -1,1 +1,1 @@
-"""One rule a file, named after its finding: what some hundred steps on a copy show."""
+"""One rule per file, named after its finding; they judge some hundred steps on a copy."""
