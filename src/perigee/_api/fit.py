@@ -266,7 +266,7 @@ def fit(
                 return history
         if opened is not None:  # else there is nothing to save, and signals do what they do
             stack.enter_context(signals)
-        with workers.told_of_loss():
+        with workers.reporting_loss():
             training.run()
             workers.wait()  # none ends well before the chief has saved
     return history

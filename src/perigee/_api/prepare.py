@@ -232,7 +232,7 @@ class Prepared:
         """Open the run, and return how the methods run."""
         mode = self._execution.given_mode
         usual_mode, _ = _backends.current().capabilities.plans[0]
-        plan = Plan(mode or usual_mode, False, "usual" if mode is None else "asked for")
+        plan = Plan(mode or usual_mode, False, "usual" if mode is None else "requested")
         if self._run is None:
             return plan
         self._opened = OpenRun(self._run, self.step, None)

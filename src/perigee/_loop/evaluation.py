@@ -14,7 +14,7 @@ from perigee._events.protocols import Callbacks, Feed, Position
 from perigee._execution import Blocks, Program, logged_metrics, rows_on_host
 from perigee._loop.values import ROWS_BETWEEN_READS
 from perigee._step.averages import Tally
-from perigee._step.state import put_back, rewind_seeds
+from perigee._step.state import preserved, rewind_seeds
 from perigee._typing import Batch, Tree
 
 Programs = Callable[[Batch], Program]
@@ -101,7 +101,7 @@ def _undone(program: Program) -> Generator[None]:
 
     It waits for the training that is under way.
     """
-    with put_back(_touched(program), host=False):
+    with preserved(_touched(program), host=False):
         rewind_seeds(program.rehearsal.tracked)
         _backends.current().rewind_random_state()
         yield

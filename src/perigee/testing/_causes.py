@@ -98,7 +98,7 @@ def cause_of(
             if found is not None:
                 return found
     finally:
-        pair.put_back()
+        pair.restore()
     return "unknown", "None of the known causes explains it: " + _summary(case)
 
 
@@ -456,7 +456,7 @@ def _labels_and_outputs(case: _Case, batch: Batch) -> tuple[Any, Any] | None:
     models = [m for m in holder.models.values() if isinstance(m, keras.Model)]
     if len(models) != 1 or not hasattr(y, "shape"):
         return None
-    case.pair.put_back()
+    case.pair.restore()
     y_pred = models[0](x, training=True)
     return (y, y_pred) if hasattr(y_pred, "shape") else None
 
@@ -596,7 +596,7 @@ def _held_variables(pair: Pair) -> list[Any]:
 
 
 def _penalty_gradient(case: _Case, variable: Any) -> Array:
-    case.pair.put_back()
+    case.pair.restore()
     _, [gradient], _ = _backends.current().differentiate(
         lambda: (ops.sum(variable.regularizer(variable)), None), [variable]
     )

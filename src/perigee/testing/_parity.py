@@ -135,7 +135,7 @@ def parity(
             for way in (first, second):
                 set_random_state(before)
                 way.prepare(batches[0])
-            with _values_put_back(first, second):
+            with _values_preserved(first, second):
                 set_random_state(before)
                 return _compare(Pair(first, second, before), batches, tolerance)
     finally:
@@ -191,7 +191,7 @@ def _copied(leaf: Any) -> Any:
 
 
 @contextmanager
-def _values_put_back(*ways: Way) -> Generator[None]:
+def _values_preserved(*ways: Way) -> Generator[None]:
     variables = [v for way in ways for v in way.variables]
     values = snapshot(variables)
     try:
@@ -219,6 +219,6 @@ def _compare(pair: Pair, batches: Sequence[Batch], tolerance: float) -> ParityRe
                 cause, evidence = cause_of(pair, batches, index, tolerance)
                 parting = Parting(index, first.name, first.element, first.values, cause, evidence)
                 break
-        pair.go_on(ours, theirs)
+        pair.advance(ours, theirs)
     result = "parted" if parting else "equal" if is_exact else "within tolerance"
     return ParityReport(result, done, pair.names, pair.left_out, furthest, parting)

@@ -330,7 +330,7 @@ class Pair:
             outcomes.append(outcome)
         return outcomes[0], outcomes[1]
 
-    def go_on(self, ours: Outcome, theirs: Outcome) -> None:
+    def advance(self, ours: Outcome, theirs: Outcome) -> None:
         """Start the next step from the state of the first way."""
         self._our_values = ours.values
         self._their_values = theirs.values | self._as_theirs(ours.values)
@@ -340,7 +340,7 @@ class Pair:
         """Return the value of one of our variables at the start of the step."""
         return self._our_values[id(entry.variable)]
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore all variables to the start of the step."""
         for entries, values in (
             (self._their_entries, self._their_values),
