@@ -166,7 +166,7 @@ def test_the_seeds_of_every_framework_are_loaded(dtype):
 def test_a_value_that_the_variable_cannot_hold_is_refused(dtype, stored):
     step = Holding(v=number(1, dtype, name="v"))
 
-    with pytest.raises(StateMismatchError, match="is no") as caught:
+    with pytest.raises(StateMismatchError, match=r"does not fit|is stored") as caught:
         load_arrays(track(step), {"v/0/v": np.asarray(stored)})
 
     assert list(caught.value.different) == ["v/0/v"]
@@ -196,7 +196,7 @@ def test_a_value_that_the_variable_can_hold_is_cast(dtype, stored):
 def test_an_int64_that_jax_keeps_as_an_int32_is_not_cut_off(recwarn):
     step = Holding(v=keras.Variable(1, dtype="int64", trainable=False, name="v"))
 
-    with pytest.raises(StateMismatchError, match=r"9007199254740993 \(int64\) is no int32"):
+    with pytest.raises(StateMismatchError, match=r"9007199254740993 \(int64\) does not fit"):
         load_arrays(track(step), {"v/0/v": np.array(2**53 + 1)})
 
 

@@ -84,7 +84,7 @@ def test_arrays_and_finite_py_data_sets_are_shuffled_by_default_where_the_caller
 @pytest.mark.parametrize("argument", [{"batch_size": 8}, {"shuffle": False}], ids=str)
 @pytest.mark.parametrize("data", [[ROWS], batches], ids=["list", "function"])
 def test_iterables_keep_their_own_batches_and_order(data, argument):
-    with pytest.raises(ArgumentError, match="leave it out"):
+    with pytest.raises(ArgumentError, match="omit it"):
         open_feed(data, **argument)
 
 

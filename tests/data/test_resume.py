@@ -172,7 +172,7 @@ def test_a_batch_that_was_put_back_is_drawn_again(name, closing):
     for step in range(1, 2 * (BATCHES + 1)):
         saved, resumed = closing(FEEDS[name]()), closing(FEEDS[name]())
         draw_steps(saved, step - 1)
-        saved.put_back(saved.draw())
+        saved.push_back(saved.draw())
         resumed.load_state(stored(saved.state()))
         assert draw_steps(resumed, BATCHES) == straight[step - 1 : step - 1 + BATCHES], step
 

@@ -183,7 +183,11 @@ def spoiled():
 BAD = {
     "a layer": (rooted, numbers, "in the output of layer 'sequential/root' (Root)"),
     "the data": (lambda: Own(linear(), squares), spoiled, "in the data: batch[0] holds nan at ["),
-    "the loss": (lambda: Own(small(1), far), numbers, "behind the last layer, in what 'loss'"),
+    "the loss": (
+        lambda: Own(small(1), far),
+        numbers,
+        "after the last layer, in the computation of 'loss'",
+    ),
     "the gradients": (
         lambda: Own(zero(), norm),
         numbers,

@@ -13,7 +13,7 @@ from perigee import _backends
 from perigee._api.arguments import check_codes, check_step, named
 from perigee._errors import ArgumentError, BatchChangedError
 from perigee._events.protocols import Feed
-from perigee._step.state import attributes_put_back, put_back, track
+from perigee._step.state import attributes_preserved, preserved, track
 from perigee._step.step import Step
 from perigee._step.updates import internals
 from perigee._typing import Batch
@@ -88,7 +88,7 @@ def check(
                 "data that can begin again: looking at it would take its first batches away.",
                 "pass the function that makes the iterator, or a list of some batches.",
             )
-    with put_back(track(step).variables), attributes_put_back(step):
+    with preserved(track(step).variables), attributes_preserved(step):
         batches, others = _sorted(_batches(data, batch_size))
         columns = _columns(data, batches)
         evaluated = [] if validation is None else _batches(validation, None)

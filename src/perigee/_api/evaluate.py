@@ -88,7 +88,7 @@ def _a_pass(
         programs = Programs(step, method, execution)
         workers = Workers(step)
         blocks = Blocks(feed, workers.most_steps(execution.most_steps))
-        with workers.told_of_loss():
+        with workers.reporting_loss():
             yield programs, feed, blocks
     finally:
         feed.close()

@@ -166,7 +166,7 @@ def fit(
         )
         if not opened.resume(training, program, finished):
             opened.hold_signals()
-            with opened.findings.passed_to(training.notify), opened.workers.told_of_loss():
+            with opened.findings.passed_to(training.notify), opened.workers.reporting_loss():
                 training.run()
                 opened.workers.wait()  # none ends well before the chief has saved
     return history

@@ -89,7 +89,7 @@ def _rule_pages(subjects: Mapping[str, str]) -> Iterator[Page]:
 
     The modules are parsed, not imported, since that would import a framework.
     """
-    for path in sorted((Path(__file__).parents[1] / "diagnostics").glob("*.py")):
+    for path in sorted((Path(__file__).parents[1] / "diagnostics").rglob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         head = re.match(r"(PG\d{3}), ([A-Z]\w+): ", text)
         if head is not None:

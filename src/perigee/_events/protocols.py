@@ -125,7 +125,7 @@ class Feed(Protocol):
         """Record batches that were drawn from the iterator, and the end of its pass."""
         ...
 
-    def put_back(self, batch: Batch | None) -> None:
+    def push_back(self, batch: Batch | None) -> None:
         """Return what was drawn last to the feed, so that the next draw returns it again.
 
         Earlier batches may follow, the last one first.

@@ -208,7 +208,7 @@ class Blocks:
             rows = pending.result()
         rows = _ran(program, _backends.current().to_host(rows)[:count])
         for batch in reversed(stack.drawn[len(rows) :]):
-            self.feed.put_back(batch)
+            self.feed.push_back(batch)
         return rows
 
     def _look_ahead(self, most: int, pending: Pending) -> None:
@@ -316,7 +316,7 @@ class _Stack:
                 return 1
             rows = 0 if batch is None else self._put(batch, filled)
             if rows == 0 or (rows < self.rows and not takes_smaller):
-                self._feed.put_back(batch)
+                self._feed.push_back(batch)
                 break
             self.drawn.append(batch)
             count, filled = count + 1, filled + rows

@@ -16,7 +16,7 @@ from perigee._loop.programs import Programs
 from perigee._loop.values import ROWS_BETWEEN_READS
 from perigee._step.averages import Tally
 from perigee._step.shown import Shown
-from perigee._step.state import put_back, rewind_seeds
+from perigee._step.state import preserved, rewind_seeds
 from perigee._typing import Batch, Tree
 
 ProgramFor = Callable[[Batch], Program]
@@ -141,7 +141,7 @@ def _undone(program: Program) -> Generator[None]:
 
     It waits for the steps that still run on the device.
     """
-    with put_back(_touched(program), host=False):
+    with preserved(_touched(program), host=False):
         rewind_seeds(program.rehearsal.tracked)
         _backends.current().rewind_random_state()
         yield

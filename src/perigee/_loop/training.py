@@ -421,7 +421,7 @@ class Training:
             return True
         batch = self.feed.draw()
         if batch is not None:
-            self.feed.put_back(batch)
+            self.feed.push_back(batch)
         return batch is None
 
     def _steps_per_epoch(self) -> int | None:

@@ -98,7 +98,7 @@ class Workers:
         return agreed
 
     @contextmanager
-    def told_of_loss(self) -> Generator[None]:
+    def reporting_loss(self) -> Generator[None]:
         """Raise `WorkerLostError` if another process has ended."""
         try:
             yield
@@ -112,7 +112,7 @@ class Workers:
 
     def _gathered(self, values: list[int]) -> np.ndarray:
         assert self._peers is not None
-        with self.told_of_loss():
+        with self.reporting_loss():
             return self._peers.gathered(values)
 
 

@@ -34,7 +34,7 @@ from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
 from perigee._step.frame import Method
 from perigee._step.samples import Sample, Slot
-from perigee._step.state import Tracked, put_back, restore, snapshot, track, variables_of
+from perigee._step.state import Tracked, preserved, restore, snapshot, track, variables_of
 from perigee._step.step import Step, call, layers_of
 from perigee._step.updates import Accumulator
 from perigee._step.updates import internals as internals_of
@@ -173,7 +173,7 @@ class _Undo:
 @contextmanager
 def undone(variables: Sequence[Any]) -> Generator[_Undo]:
     """Restore variables, including those created meanwhile, and the host's random state."""
-    with put_back(variables) as values:
+    with preserved(variables) as values:
         undo = _Undo(values)
         try:
             with listening(keras.random.SeedGenerator, "next", undo.draws):

@@ -334,7 +334,7 @@ def set_host_random(state: Any) -> None:
 
 
 @contextmanager
-def put_back(variables: Sequence[Any], host: bool = True) -> Generator[list[np.ndarray]]:
+def preserved(variables: Sequence[Any], host: bool = True) -> Generator[list[np.ndarray]]:
     """Restore variables and the framework's random state at the end; yields their values.
 
     Args:
@@ -354,7 +354,7 @@ def put_back(variables: Sequence[Any], host: bool = True) -> Generator[list[np.n
 
 
 @contextmanager
-def attributes_put_back(root: Holder) -> Generator[None]:
+def attributes_preserved(root: Holder) -> Generator[None]:
     """Restore plain attributes of `root` at the end: numbers, strings, host generators.
 
     Lists, dicts and sets of plain values are included. Objects built meanwhile stay.
@@ -456,7 +456,7 @@ class _Same:
         return id(self.value)
 
 
-def adapt_anew(tracked: Tracked) -> None:
+def readapt(tracked: Tracked) -> None:
     """Let layers that compute with tensors derived from their variables derive them again."""
     for model in tracked.models.values():
         for layer in filter(_is_adapted, nested_layers(model)):

@@ -10,7 +10,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._errors import StateMismatchError
-from perigee._step.state import Tracked, adapt_anew, snapshot
+from perigee._step.state import Tracked, readapt, snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def load_arrays(
     for key, value in values.items():
         # A copy: JAX uses the memory of an array for the variable.
         _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
-    adapt_anew(tracked)
+    readapt(tracked)
     return unlike
 
 

@@ -217,7 +217,7 @@ class PassFeed(ABC):
             self._ahead.append(self._ended(self._cursor))
             self._cursor = _after(self._cursor, END)
 
-    def put_back(self, batch: Batch | None) -> None:
+    def push_back(self, batch: Batch | None) -> None:
         """Return what was drawn last to the feed, so that the next draw returns it again.
 
         Earlier batches may follow, the last one first.

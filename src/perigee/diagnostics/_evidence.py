@@ -14,7 +14,7 @@ from perigee import _backends
 from perigee._backends import Compiled, Mode
 from perigee._listening import Talk, listening
 from perigee._rehearsal.discovery import Probe, Rehearsal, rehearse
-from perigee._step.state import Tracked, nested_layers, put_back, track
+from perigee._step.state import Tracked, nested_layers, preserved, track
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
@@ -321,7 +321,7 @@ class _Inference:
     def __call__(self, arrays: Sequence[np.ndarray]) -> tuple[list[Inner], list[np.ndarray]]:
         """Run it on arrays in place of those that it was called with; restore everything."""
         tensors = _backends.current().tensors(list(arrays))
-        with put_back(self._tracked.variables):
+        with preserved(self._tracked.variables):
             try:
                 inside, outputs = self._run(tensors)
             except Exception:

@@ -15,7 +15,7 @@ from perigee._events.clock import Clock
 from perigee._events.protocols import Feed
 from perigee._execution import Program
 from perigee._step.averages import Column
-from perigee._step.state import attributes_put_back, track
+from perigee._step.state import attributes_preserved, track
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
@@ -176,7 +176,7 @@ class Guards:
         """Examine a model that learns nothing: this costs as much as a few steps."""
         host = _backends.current().to_host(_backends.current().tensors(self._batch))
         evidence = Evidence(self._step, [host], [], None, False)
-        with attributes_put_back(self._step):
+        with attributes_preserved(self._step):
             evidence.rehearse()
             units = dead_units.check(evidence) if "PG122" in self._codes else []
             is_meant = "PG703" not in self._codes or follows_labels(evidence)

@@ -14,7 +14,7 @@ from perigee import _backends
 from perigee._events.protocols import Feed
 from perigee._execution import Blocks, Program
 from perigee._execution.timing import now
-from perigee._step.state import put_back, snapshot
+from perigee._step.state import preserved, snapshot
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._recording import Compared
 
@@ -87,7 +87,7 @@ class Trials:
         trial, tracked = Trial(), self.evidence.tracked
         feed = self._open_feed()
         try:
-            with put_back(tracked.variables):
+            with preserved(tracked.variables):
                 for metric in tracked.metrics.values():
                     metric.reset_state()
                 if factor != 1.0:

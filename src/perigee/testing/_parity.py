@@ -11,7 +11,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._errors import ArgumentError
-from perigee._step.state import put_back
+from perigee._step.state import preserved
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.checkpoints import random_state, set_random_state
@@ -134,7 +134,7 @@ def parity(
             for way in (first, second):
                 set_random_state(before)
                 way.prepare(batches[0])
-            with put_back([*first.variables, *second.variables], host=False):
+            with preserved([*first.variables, *second.variables], host=False):
                 set_random_state(before)
                 return _compare(Pair(first, second, before), batches, tolerance)
     finally:
@@ -208,6 +208,6 @@ def _compare(pair: Pair, batches: Sequence[Batch], tolerance: float) -> ParityRe
                 cause, evidence = cause_of(pair, batches, index, tolerance)
                 parting = Parting(index, first.name, first.element, first.values, cause, evidence)
                 break
-        pair.go_on(ours, theirs)
+        pair.advance(ours, theirs)
     result = "parted" if parting else "equal" if is_exact else "within tolerance"
     return ParityReport(result, done, pair.names, pair.left_out, furthest, parting)

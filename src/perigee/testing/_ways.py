@@ -325,7 +325,7 @@ class Pair:
             outcomes.append(outcome)
         return outcomes[0], outcomes[1]
 
-    def go_on(self, ours: Outcome, theirs: Outcome) -> None:
+    def advance(self, ours: Outcome, theirs: Outcome) -> None:
         """Start the next step from the state of the first way."""
         self._our_values = ours.values
         self._their_values = theirs.values | self._as_theirs(ours.values)

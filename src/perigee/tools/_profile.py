@@ -16,7 +16,7 @@ from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Recorded, Started, StepsDone
 from perigee._events.schedule import Every
 from perigee._execution import Program
-from perigee._step.state import attributes_put_back, put_back, track
+from perigee._step.state import attributes_preserved, preserved, track
 from perigee._step.step import Step
 from perigee.report.profile import PROFILE_NAME, profile_lines
 from perigee.tools._matrix_rate import MatrixRate, matrix_rate
@@ -201,5 +201,5 @@ class Profile(Hook):
         if step is None or program is None:
             return None
         variables = track(step).variables
-        with put_back(variables), attributes_put_back(step):
+        with preserved(variables), attributes_preserved(step):
             return program.operations()

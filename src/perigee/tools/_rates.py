@@ -18,7 +18,7 @@ from perigee._events.protocols import Feed
 from perigee._execution import Program, rows_on_host
 from perigee._loop.programs import Programs
 from perigee._step.averages import Tally
-from perigee._step.state import attributes_put_back, put_back
+from perigee._step.state import attributes_preserved, preserved
 from perigee._step.step import Step
 from perigee.data import open_feed
 from perigee.report.charts import Chart, Line
@@ -152,7 +152,7 @@ def learning_rate_range(
         program = Programs(step, "train_step", as_execution("auto"))(feed.peek())
         chosen = _optimizer(program, optimizer)
         tracked = program.rehearsal.tracked
-        with put_back(tracked.variables), attributes_put_back(step):
+        with preserved(tracked.variables), attributes_preserved(step):
             for metric in tracked.metrics.values():
                 metric.reset_state()
             losses = _losses(program, feed, chosen, rates, loss)

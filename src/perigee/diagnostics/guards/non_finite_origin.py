@@ -25,7 +25,7 @@ from perigee._execution import Program
 from perigee._execution.timing import now
 from perigee._listening import Talk, listening
 from perigee._step.frame import current_frame
-from perigee._step.state import Tracked, put_back, restore, snapshot, track
+from perigee._step.state import Tracked, preserved, restore, snapshot, track
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics._finding import Finding
@@ -106,7 +106,7 @@ class Origins:
         if good is None or program.accumulates or number - good.clock.step > _MOST_STEPS:
             return None
         tracked = track(self._step)
-        with put_back(tracked.variables):
+        with preserved(tracked.variables):
             restore(good.variables, good.values)
             with self._opened(good) as feed:
                 before = self._run(program, feed, number - 2 - good.clock.step)

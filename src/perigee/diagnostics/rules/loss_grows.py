@@ -51,7 +51,7 @@ def check(evidence: Evidence) -> list[Finding]:
             happened=f"The loss {left[0][0]}: {once:.4g} for {evidence.size} examples, "
             f"{losses[2]:.4g} for the same examples twice.",
             expected="a mean over the examples, which is the same for both.",
-            fix="return one value an example, their mean or `pg.mean(values, weights)`; of a "
-            'Keras loss leave `reduction="sum"` out.',
+            fix="return one value per example, their mean or `pg.mean(values, weights)`; for a "
+            'Keras loss remove `reduction="sum"`.',
         )
     ]

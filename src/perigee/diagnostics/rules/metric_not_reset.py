@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perigee._step.state import put_back, snapshot
+from perigee._step.state import preserved, snapshot
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -16,7 +16,7 @@ from perigee.diagnostics._finding import Finding
 def check(evidence: Evidence) -> list[Finding]:
     """Reset each metric from two different states, and compare."""
     kept: list[str] = []
-    with put_back(evidence.tracked.variables):
+    with preserved(evidence.tracked.variables):
         for path, metric in evidence.tracked.metrics.items():
             variables = list(metric.variables)
             if not variables or not getattr(metric, "built", True):
