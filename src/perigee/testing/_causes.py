@@ -84,13 +84,12 @@ class _Case:
         return [(n, ours[a], theirs[b]) for n, a, b in pairs if a in ours and b in theirs]
 
     def updates(self, outcomes: _Outcomes) -> _Signals:
+        ours, theirs = (outcome.values for outcome in outcomes)
         found: _Signals = []
         for a, b in self.pair.matched:
             if a.kind in ("trainable", "variable") and "float" in str(a.variable.dtype):
                 before = self.pair.before(a).astype("float64")
-                here, there = (
-                    o.values[id(e.variable)] for o, e in zip(outcomes, (a, b), strict=True)
-                )
+                here, there = ours[id(a.variable)], theirs[id(b.variable)]
                 found.append((a.name, here - before, there - before))
         return found
 
@@ -170,12 +169,13 @@ def _clock(case: _Case) -> _Finding | None:
 
 
 def _frozen(case: _Case) -> _Finding | None:
-    moved: dict[tuple[bool, ...], list[str]] = {}
+    ours, theirs = (outcome.values for outcome in case.outcomes)
+    moved: dict[tuple[bool, bool], list[str]] = {}
     for a, b in case.pair.matched:
         if "trainable" in (a.kind, b.kind):
-            after = [o.values[id(e.variable)] for o, e in zip(case.outcomes, (a, b), strict=True)]
-            which = tuple(each.tobytes() != case.pair.before(a).tobytes() for each in after)
-            moved.setdefault(which, []).append(a.name)
+            before = case.pair.before(a).tobytes()
+            here, there = ours[id(a.variable)].tobytes(), theirs[id(b.variable)].tobytes()
+            moved.setdefault((here != before, there != before), []).append(a.name)
     for place, which in zip(_PLACES, ((True, False), (False, True)), strict=True):
         if which in moved and (True, True) in moved:
             names = ", ".join(moved[which][:5])
@@ -336,7 +336,10 @@ def _without_added_losses(way: Way, side: int) -> Generator[None]:
         yield Call(lambda: None, (), {})
 
     none = keras.regularizers.L2(0.0)  # may be called by the step itself
-    with listening(keras.Layer, "add_loss", nothing), _set(way.variables, ["regularizer"], none):
+    with (
+        listening(keras.Layer, "add_loss", nothing),
+        _set(track(way.holder).variables, ["regularizer"], none),
+    ):
         yield
 
 
