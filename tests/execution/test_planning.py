@@ -137,7 +137,7 @@ def test_a_mode_that_is_asked_for_is_taken_as_it_is(mode, steps_per_call, measur
     plan = fit(Fitting(), execution=pg.Execution(mode, steps_per_call))
 
     is_fused = mode != "eager" and steps_per_call != 1
-    assert (plan.mode, plan.is_fused, plan.origin) == (mode, is_fused, "asked for")
+    assert (plan.mode, plan.is_fused, plan.origin) == (mode, is_fused, "requested")
     assert plan.trials == ()
 
 
@@ -145,7 +145,7 @@ def test_a_mode_that_is_asked_for_is_taken_as_it_is(mode, steps_per_call, measur
 def test_a_number_of_steps_that_is_asked_for_is_taken_as_it_is(steps_per_call, measuring, refused):
     plan = fit(Fitting(), execution=pg.Execution(steps_per_call=steps_per_call))
 
-    assert (plan.is_fused, plan.origin) == (FUSES and steps_per_call > 1, "asked for")
+    assert (plan.is_fused, plan.origin) == (FUSES and steps_per_call > 1, "requested")
 
 
 def test_what_was_asked_for_once_is_not_asked_for_again(measuring):
@@ -154,8 +154,8 @@ def test_what_was_asked_for_once_is_not_asked_for_again(measuring):
 
     plan = fit(step)
 
-    assert asked.origin == "asked for"
-    assert plan.origin != "asked for"
+    assert asked.origin == "requested"
+    assert plan.origin != "requested"
     assert pair(plan) in PLANS
 
 
@@ -487,7 +487,7 @@ def test_a_measured_training_is_the_one_that_is_asked_for(kind, winner, measurin
     wanted, *theirs = trained(asked)
 
     assert (pair(measured.plan), measured.plan.origin) == (winner, "measured")
-    assert (pair(wanted.plan), wanted.plan.origin) == (winner, "asked for")
+    assert (pair(wanted.plan), wanted.plan.origin) == (winner, "requested")
     assert ours == theirs
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from perigee import _backends, diagnostics
+from perigee import diagnostics
 from perigee._api.arguments import (
     as_execution,
     as_run,
@@ -231,8 +231,7 @@ class Prepared:
     def _take_up(self, stack: contextlib.ExitStack) -> Plan:
         """Open the run, and return how the methods run."""
         mode = self._execution.given_mode
-        usual_mode, _ = _backends.current().capabilities.plans[0]
-        plan = Plan(mode or usual_mode, False, "usual" if mode is None else "asked for")
+        plan = Plan.usual(loops_well=False, mode=mode)
         if self._run is None:
             return plan
         self._opened = OpenRun(self._run, self.step, None)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from perigee import _backends
 from perigee._backends import Mode
 
-Origin = Literal["usual", "asked for", "measured", "remembered"]
+Origin = Literal["usual", "requested", "measured", "remembered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Plan:
         mode: `"graph"`, `"xla"` or `"eager"`.
         is_fused: Whether many steps go into one call, where the data allows it.
         origin: `"usual"` (too short for measuring to pay, or nothing to choose from),
-            `"asked for"`, `"measured"`, or `"remembered"` from an earlier measurement.
+            `"requested"`, `"measured"`, or `"remembered"` from an earlier measurement.
         trials: What was considered.
         steps: For a training of how many steps; 0 where nothing was considered.
     """
@@ -66,7 +66,7 @@ class Plan:
             is_fused: What was requested, or `None`.
         """
         usual_mode, usually_fused = _backends.current().capabilities.plans[0]
-        origin = "usual" if mode is None and is_fused is None else "asked for"
+        origin = "usual" if mode is None and is_fused is None else "requested"
         if is_fused is None:
             is_fused = usually_fused and loops_well
         return cls(mode or usual_mode, is_fused and mode != "eager", origin)
@@ -89,10 +89,10 @@ class Plan:
         return "\n".join(lines)
 
     def holds_for(self, steps: int) -> bool:
-        """Tell whether nothing else could be chosen for a training of so many steps."""
+        """Return whether the plan would be the same for a training of `steps` steps."""
         if self.origin in ("measured", "remembered"):
             return steps <= self.steps or not any(t.is_for_longer for t in self.trials)
-        return self.origin == "asked for"
+        return self.origin == "requested"
 
     def facts(self) -> dict[str, Any]:
         """Return the plan as plain values, for a file."""

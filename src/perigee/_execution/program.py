@@ -173,7 +173,7 @@ class Program:
                 _like(first),
             )
         found = programs[key]
-        if asked is not None or execution.fuses is not None or found.plan.origin == "asked for":
+        if asked is not None or execution.fuses is not None or found.plan.origin == "requested":
             found.plan = Plan.usual(found.rehearsal.loops_well, asked, execution.fuses)
         return found
 

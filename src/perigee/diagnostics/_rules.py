@@ -78,7 +78,7 @@ from perigee.diagnostics.fence import CODE as RULE_FAILED
 from perigee.diagnostics.fence import Fence, telling
 
 Rule = Callable[[Evidence], list[Finding]]
-"""Tables of rules map each one to the code of what it finds or raises."""
+"""Tables map each rule to the code of what it finds or raises."""
 
 OF_DATA: Mapping[Rule, str] = {
     finite.check: "PG320",
@@ -90,10 +90,10 @@ OF_DATA: Mapping[Rule, str] = {
     order.check: "PG327",
     alignment.check: "PG330",
 }
-"""Look at the data alone; the first ones, since what is wrong with it shows everywhere."""
+"""Rules about the data alone; they run first, since faulty data affects everything."""
 
 FIRST: Mapping[Rule, str] = {lookups.check: "PG326"}
-"""Where one finds something, the step is not run again: some frameworks refuse unknown ids."""
+"""If one finds ids out of range, the step is not run again: some frameworks raise."""
 
 OF_STEPS: Mapping[Rule, str] = {
     ranges.check: "PG205",
@@ -144,7 +144,7 @@ OF_STEPS: Mapping[Rule, str] = {
     means.check: "PG216",
     encodings.check: "PG227",
 }
-"""Look at what the Step does on a batch."""
+"""Rules about the Step's behavior on a batch."""
 
 Moment = Literal[
     "rehearsed",
@@ -159,26 +159,26 @@ Moment = Literal[
 ]
 
 OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
-    # `train_step` was rehearsed: the Step, the rehearsal, the batch, whether losses are trusted.
+    # After the rehearsal: the Step, the rehearsal, the batch, whether to trust loss objects.
     "rehearsed": {pairing.check_rehearsal: "PG211"},
-    # That batch, as tensors.
+    # Then, too: the batch, as tensors.
     "first batch": {undivided.check: "PG761"},
-    # All that the Step updates is known: rehearsals on batches of whatever structure.
+    # Once all that the Step updates is known: a rehearsal for each structure of batches.
     "updates": {idle.check_rehearsals: "PG112", coverage.check_rehearsals: "PG110"},
-    # A program has run.
+    # After a program has run: the program.
     "ran": {retraces.check: "PG420", outside.check: "PG446"},
-    # The Step has changed: how often since it was first compiled, and its attributes that did.
+    # After the Step has changed: how often by now, and which attributes the last time.
     "changed": {retraces.check_changes: "PG420"},
-    # The training may be resumed: the feed of its data.
+    # When a run is opened, which may be resumed: the feed of the data.
     "kept": {resumption.check_feed: "PG430"},
-    # So may its validations: their feed.
+    # The same for validation: the feed of its data.
     "kept validation": {resumption.check_validation_feed: "PG430"},
-    # A program has run that may be resumed.
+    # After a program of such a run has run: the program.
     "kept program": {resumption.check_program: "PG430"},
-    # A position in the data was saved: its kind, its bytes, how many are usual, what to do.
+    # After a checkpoint: the kind of data, bytes of its position, the most expected, the fix.
     "saved": {positions.check: "PG431"},
 }
-"""Are cheap enough for each training; by the moment at which they are asked, and with what."""
+"""Rules that are cheap enough for every training, by the moment at which they run."""
 
 _EXPLAINED: dict[str, Sequence[str]] = {
     "PG203": ("PG211", "PG212"),
@@ -209,11 +209,11 @@ def _codes_below(error: type[PerigeeError]) -> set[str]:
 
 
 def findings_of(moment: Moment, *about: Any) -> list[Finding]:
-    """Run the rules of `fit` for a moment; those that fail are findings too.
+    """Run the rules of a training for one moment; a rule that fails becomes a finding.
 
     Args:
-        moment: Which one; see `OF_FIT`.
-        about: What they look at.
+        moment: The moment; see `OF_FIT`.
+        about: The arguments of its rules.
 
     Raises:
         PairingError: If the loss does not depend on which label belongs to which example.

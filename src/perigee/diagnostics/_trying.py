@@ -18,7 +18,7 @@ OF_TRIALS: Mapping[Callable[[Trials], list[Finding]], str] = {
     unfollowed.check: "PG712",
     rate_trials.check: "PG713",
 }
-"""Look at what some hundred steps come to."""
+"""Rules about the results of some hundred steps, with the code of each."""
 
 _EXPLAINED: Mapping[str, Sequence[str]] = {
     "PG320": ("PG710",),

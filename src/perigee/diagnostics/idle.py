@@ -21,12 +21,12 @@ _OF_MEASURING = ("metric", "seed", "non_trainable")
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at what a step wrote."""
+    """Examine what a step wrote."""
     return check_rehearsals(evidence.rehearsals)
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
-    """Look at what a step wrote.
+    """Examine what a step wrote.
 
     Args:
         rehearsals: Of `train_step`, one for each structure of batches.

@@ -201,7 +201,7 @@ class Outcome:
 
     @contextmanager
     def observing(self) -> Generator[None]:
-        """Keep what is handed to optimizers while the context is open."""
+        """Keep what is passed to optimizers while the context is open."""
 
         def apply(original: Any, optimizer: Any, gradients: Any, variables: Any = None) -> Talk:
             gradients = list(gradients)
