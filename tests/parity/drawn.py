@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib
 import re
 import sys
 import tempfile
@@ -34,7 +35,6 @@ from keras import ops, optimizers
 
 import perigee as pg
 from perigee._loop import findings
-from tests.parity.own_steps import Tape, Zipped
 from tests.parity.recurrent import Recurrent
 from tests.parity.tasks import BACKEND, TASKS, Head, Task
 
@@ -80,13 +80,10 @@ RULES = {
 # What can be drawn besides the table.
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
-    "name adam": lambda: "adam",
-    "name sgd": lambda: "sgd",
-    "name rmsprop": lambda: "rmsprop",
-    "name Adam": lambda: "Adam",
-    "name adamw": lambda: "adamw",
-    "name nadam": lambda: "nadam",
-    "name adagrad": lambda: "adagrad",
+    **{
+        f"name {name}": lambda name=name: name
+        for name in ("adam", "sgd", "rmsprop", "Adam", "adamw", "nadam", "adagrad")
+    },
     "Adam": lambda: optimizers.Adam(1e-2),
     "AdamW": lambda: optimizers.AdamW(1e-2, weight_decay=0.01),
     "AMSGrad": lambda: optimizers.Adam(1e-2, amsgrad=True),
@@ -144,7 +141,11 @@ DRAWING_BODIES = ("GRU with dropout", "recurrent dropout")
 """Keras's recurrent layers draw their masks in validation too, where they do not use them."""
 
 STYLES = ("Sequential", "lazy Sequential", "functional", "subclass", "nested")
-OWN_STEPS = {"own train_step": Tape, "own train_step, zipped": Zipped}
+PATTERNS = importlib.import_module(f"tests.steps.keras_models.{BACKEND}")
+OWN_STEPS = {
+    "own train_step": PATTERNS.Weighted,
+    "own train_step, zipped": getattr(PATTERNS, "Zipped", PATTERNS.Weighted),
+}
 COMPILED: dict[str, dict[str, Any]] = {
     "compiled": {"run_eagerly": False},
     "by default": {},
@@ -816,10 +817,9 @@ def data_of(program: Program) -> tuple[Any, dict[str, Any]]:
     data = whole(*arrays(program, program.rows, 0, program.weights))
     if program.data in ARRAYS:
         return as_given(program.data, data), {"batch_size": program.batch}
-    if "generator" in program.data:
-        options = {"steps": program.steps_an_epoch} if is_endless(program.data) else {}
-        return lambda: as_dataset(program.data, data, program.batch), options
     options = {"steps": program.steps_an_epoch} if is_endless(program.data) else {}
+    if "generator" in program.data:
+        return lambda: as_dataset(program.data, data, program.batch), options
     return as_dataset(program.data, data, program.batch), options
 
 
@@ -849,15 +849,9 @@ def uses(program: Program, step: pg.Step, measured_by_keras: Callable[[], Any]) 
                 progress="off",
                 **fitted,
             )
-        data, options = data_of(program)
-        logs = pg.evaluate(step, data, **options)
-        data, options = data_of(program)
-        y_pred = pg.predict(step, data, **options)
-        data, options = data_of(program)
-        if isinstance(data, list | dict | tuple) or "steps" not in options:
-            report = pg.check(step, data, batch_size=options.get("batch_size"))
-        else:
-            report = pg.check(step, data)
+        logs = pg.evaluate(step, data_of(program)[0], **options)
+        y_pred = pg.predict(step, data_of(program)[0], **options)
+        report = pg.check(step, data_of(program)[0], batch_size=options.get("batch_size"))
     except Exception as error:
         return failed(error)
     findings = [f for f in (*history.findings, *report.findings) if f.severity != "hint"]

@@ -1,4 +1,10 @@
-"""How a step runs: compiled or not, how many steps per call, chosen by measurement."""
+"""How a step runs: compiled or not, how many steps per call, chosen by measurement.
+
+- `Execution`: what the user requests; its mode is a `Choice`.
+- `Plan`: how a step runs; `Plan.usual` is the framework's default, `make_plan` measures `Trial`s.
+- `Program`: one method of a Step, compiled as its plan says, for batches of one structure.
+- `Blocks`: many steps of a program in one call.
+"""
 
 from perigee._execution.blocks import Blocks as Blocks
 from perigee._execution.choice import Choice as Choice

@@ -41,11 +41,11 @@ class Plan:
 
     Attributes:
         mode: `"graph"`, `"xla"` or `"eager"`.
-        is_fused: Whether many steps go into one call, if the data allows it.
-        origin: `"usual"` (too short for measuring to pay off, or no alternative),
+        is_fused: Whether many steps go into one call, where the data allows it.
+        origin: `"usual"` (too short for measuring to pay, or nothing to choose from),
             `"requested"`, `"measured"`, or `"remembered"` from an earlier measurement.
-        trials: The modes that were considered.
-        steps: The number of steps for which it was chosen; 0 if nothing was considered.
+        trials: What was considered.
+        steps: For a training of how many steps; 0 where nothing was considered.
     """
 
     mode: Mode
@@ -89,7 +89,7 @@ class Plan:
         return "\n".join(lines)
 
     def holds_for(self, steps: int) -> bool:
-        """Tell whether nothing else could be chosen for a training of so many steps."""
+        """Return whether the plan would be the same for a training of `steps` steps."""
         if self.origin in ("measured", "remembered"):
             return steps <= self.steps or not any(t.is_for_longer for t in self.trials)
         return self.origin == "requested"

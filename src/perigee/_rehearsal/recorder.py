@@ -241,7 +241,7 @@ class StepRecorder:
             self._witness.returned(logs)
 
     def build_optimizers(self) -> None:
-        """Build each optimizer on the variables that it was asked to update."""
+        """Build each optimizer for the variables that it was given to update."""
         for optimizer, variables in self.updates:
             if not optimizer.built:
                 optimizer.build(variables)

@@ -35,7 +35,7 @@ class Recorder(Protocol):
         ...
 
     def measured(self, terms: Sequence[Term]) -> None:
-        """A loss made of `terms` was taken in."""
+        """A loss of `terms` was measured."""
         ...
 
     def names(self, metric: keras.Metric, name: str) -> None:

@@ -495,7 +495,7 @@ def _targets(step: Step, given: Any) -> list[Any]:
 
 
 def _models(tracked: Tracked) -> dict[str, Any]:
-    """Return the models of a Step; its layers where it holds no model."""
+    """Return the models of a Step; its layers if it holds no model."""
     models = {k: m for k, m in tracked.models.items() if isinstance(m, keras.Model)}
     return models or dict(tracked.models)
 
@@ -505,7 +505,7 @@ def _is_built(layer: keras.Layer) -> bool:
 
 
 def only_model(step: Step) -> keras.Model | None:
-    """Return the one model of a Step, or `None` where it holds none or several."""
+    """Return the only model of a Step, or `None` if it holds none or several."""
     models = _models(track(step))
     return next(iter(models.values())) if len(models) == 1 else None
 

@@ -102,7 +102,7 @@ class Internals:
         return found
 
     def accumulator(self, optimizer: Any) -> Accumulator:
-        """Return what collects the gradients of an optimizer."""
+        """Return the accumulator for the gradients of an optimizer."""
         for accumulator in self.accumulators.values():
             if accumulator.optimizer is optimizer:
                 return accumulator

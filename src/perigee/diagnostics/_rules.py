@@ -78,7 +78,7 @@ from perigee.diagnostics.rules import (
 )
 
 Rule = Callable[[Evidence], list[Finding]]
-"""Tables of rules map each one to the code of what it finds or raises."""
+"""Tables map each rule to the code of what it finds or raises."""
 
 OF_DATA: Mapping[Rule, str] = {
     not_finite.check: "PG320",
@@ -90,7 +90,7 @@ OF_DATA: Mapping[Rule, str] = {
     labels_sorted.check: "PG327",
     labels_unrelated.check: "PG330",
 }
-"""Look at the data alone; the first ones, since what is wrong with it shows everywhere."""
+"""Rules about the data alone; they run first, since faulty data affects everything."""
 
 FIRST: Mapping[Rule, str] = {unknown_ids.check: "PG326"}
 """Where one finds something, the step is not run again: some frameworks refuse unknown ids."""
@@ -144,7 +144,7 @@ OF_STEPS: Mapping[Rule, str] = {
     mean_of_means.check: "PG216",
     classes_as_numbers.check: "PG227",
 }
-"""Look at what the Step does on a batch."""
+"""Rules about the Step's behavior on a batch."""
 
 Moment = Literal[
     "rehearsed",
@@ -159,7 +159,7 @@ Moment = Literal[
 ]
 
 OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
-    # `train_step` was rehearsed: the Step, the rehearsal, the batch, whether losses are trusted.
+    # After the rehearsal: the Step, the rehearsal, the batch, whether to trust loss objects.
     "rehearsed": {pairing.check_rehearsal: "PG211"},
     # That batch, as tensors.
     "first batch": {undivided_batch.check: "PG761"},
@@ -181,7 +181,7 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     # A position in the data was saved: its kind, its bytes, how many are usual, what to do.
     "saved": {large_position.check: "PG431"},
 }
-"""Are cheap enough for each training; by the moment at which they are asked, and with what."""
+"""Rules that are cheap enough for every training, by the moment at which they run."""
 
 _EXPLAINED: dict[str, Sequence[str]] = {
     "PG203": ("PG211", "PG212"),
@@ -212,11 +212,11 @@ def _codes_below(error: type[PerigeeError]) -> set[str]:
 
 
 def findings_of(moment: Moment, *about: Any) -> list[Finding]:
-    """Run the rules of `fit` for a moment; those that fail are findings too.
+    """Run the rules of a training for one moment; a rule that fails becomes a finding.
 
     Args:
-        moment: Which one; see `OF_FIT`.
-        about: What they look at.
+        moment: The moment; see `OF_FIT`.
+        about: The arguments of its rules.
 
     Raises:
         PairingError: If the loss does not depend on which label belongs to which example.

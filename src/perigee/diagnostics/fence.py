@@ -32,10 +32,10 @@ class Fence:
         self._failures: list[tuple[str, Exception]] = []
 
     def run(self, rule: Callable[..., Iterable[Finding] | None], *arguments: Any) -> list[Finding]:
-        """Return what a rule finds; nothing where it fails.
+        """Return what a rule finds; nothing if it fails.
 
         Args:
-            rule: Takes the arguments; it may find what it does by raising a `PerigeeError` alone.
+            rule: Takes the arguments; it may report its result only by raising a `PerigeeError`.
             arguments: Arguments of the rule.
         """
         try:

@@ -41,7 +41,7 @@ _PLACES = ("here", "against it")
 
 _Outcomes = tuple[Outcome, Outcome]
 _Signals = list[tuple[str, Array, Array]]
-"""What two ways made of each variable, by its name."""
+"""The name of each variable, with its gradient or update in both ways."""
 _Finding = tuple[Cause, str]
 
 
@@ -52,7 +52,7 @@ class _Case:
     Attributes:
         pair: The two ways, in the state in which the step begins.
         batches: All batches.
-        batch: The one of this step.
+        batch: The batch of this step.
         tolerance: How far updates may be apart.
         outcomes: The outcomes of both ways, op by op.
     """
@@ -71,26 +71,25 @@ class _Case:
         return self.pair.run(self.batch if batch is None else batch, observed=True, under=under)
 
     def trains_alike(self, under: Under | None = None, batch: Batch | None = None) -> bool:
-        """Tell whether the two have one result under other conditions.
+        """Return whether the two agree under other conditions.
 
         Slots are compared too, since Adam's update hardly depends on the scale of a gradient.
         """
         return not self.parted(self.run(under, batch), *WEIGHTS, "optimizer")
 
     def gradients(self, outcomes: _Outcomes) -> _Signals:
-        """Return the gradients that both show: none of what runs compiled."""
+        """Return the gradients that are known of both: compiled functions show none."""
         ours, theirs = (outcome.gradients for outcome in outcomes)
         pairs = [(a.name, id(a.variable), id(b.variable)) for a, b in self.pair.matched]
         return [(n, ours[a], theirs[b]) for n, a, b in pairs if a in ours and b in theirs]
 
     def updates(self, outcomes: _Outcomes) -> _Signals:
+        ours, theirs = (outcome.values for outcome in outcomes)
         found: _Signals = []
         for a, b in self.pair.matched:
             if a.kind in ("trainable", "variable") and "float" in str(a.variable.dtype):
                 before = self.pair.before(a).astype("float64")
-                here, there = (
-                    o.values[id(e.variable)] for o, e in zip(outcomes, (a, b), strict=True)
-                )
+                here, there = ours[id(a.variable)], theirs[id(b.variable)]
                 found.append((a.name, here - before, there - before))
         return found
 
@@ -111,8 +110,8 @@ def cause_of(
     """
     batch = batches[index]
     case = _Case(pair, batches, batch, tolerance, pair.run(batch, observed=True))
-    for look in _LOOKS:
-        found = look(case)
+    for check in _CHECKS:
+        found = check(case)
         if found is not None:
             return found
     factors = [f"{_ratio(a, b)[0]:.4g}" for _, a, b in case.signals(case.outcomes)[:5]]
@@ -128,13 +127,13 @@ def _joined(signals: _Signals, side: int) -> Array:
 
 
 def _ratio(a: Array, b: Array) -> tuple[float, float]:
-    """Return the factor from `a` to `b`, and how much of `b` it leaves unexplained."""
+    """Return the factor from `a` to `b`, and the share of `b` that it does not explain."""
     factor = float(np.vdot(a, b)) / max(float(np.vdot(a, a)), 1e-300)
     return factor, float(np.linalg.norm(b - factor * a)) / max(float(np.linalg.norm(b)), 1e-30)
 
 
 def _factor(signals: _Signals) -> float:
-    """Return the factor between all tensors of the two; 0 where it is not one."""
+    """Return the common factor between all tensors of the two; 0 if there is none."""
     factor, rest = _ratio(_joined(signals, 0), _joined(signals, 1))
     return 0.0 if rest > _ALIKE else 1.0 if abs(factor - 1) < _ALIKE else factor
 
@@ -144,7 +143,7 @@ def _rows(batch: Batch) -> int:
     return int(shapes[0][0]) if shapes else 1
 
 
-# Looks: each returns a cause with its evidence, or `None`.
+# The checks: each returns a cause with its evidence, or `None`.
 
 
 def _only_reported(case: _Case) -> _Finding | None:
@@ -152,9 +151,9 @@ def _only_reported(case: _Case) -> _Finding | None:
         return None
     seeds = case.parted(case.outcomes, "seed")
     if seeds:
-        return "seeds", f"Weights agree; seed generators were drawn from unequally: {seeds[0]}."
+        return "seeds", f"Weights agree, but seed generators were used differently: {seeds[0]}."
     return "metric state", (
-        f"Weights and optimizers agree after the step; only what is measured differs: "
+        f"Weights and optimizers agree after the step; only measured values differ: "
         f"{', '.join(case.parted(case.outcomes)[:3])}."
     )
 
@@ -163,19 +162,20 @@ def _clock(case: _Case) -> _Finding | None:
     for each in case.pair.differences(*case.outcomes, case.tolerance):
         if each.kind == "optimizer" and each.name.endswith("iteration"):
             return "learning rate or schedule clock", (
-                f"{each.name} is {each.values[0]:g} here and {each.values[1]:g} against "
-                "it, so schedules and bias corrections are at different places."
+                f"{each.name} is {each.values[0]:g} here and {each.values[1]:g} against it, so "
+                "schedules and bias corrections are at different steps."
             )
     return None
 
 
 def _frozen(case: _Case) -> _Finding | None:
-    moved: dict[tuple[bool, ...], list[str]] = {}
+    ours, theirs = (outcome.values for outcome in case.outcomes)
+    moved: dict[tuple[bool, bool], list[str]] = {}
     for a, b in case.pair.matched:
         if "trainable" in (a.kind, b.kind):
-            after = [o.values[id(e.variable)] for o, e in zip(case.outcomes, (a, b), strict=True)]
-            which = tuple(each.tobytes() != case.pair.before(a).tobytes() for each in after)
-            moved.setdefault(which, []).append(a.name)
+            before = case.pair.before(a).tobytes()
+            here, there = ours[id(a.variable)].tobytes(), theirs[id(b.variable)].tobytes()
+            moved.setdefault((here != before, there != before), []).append(a.name)
     for place, which in zip(_PLACES, ((True, False), (False, True)), strict=True):
         if which in moved and (True, True) in moved:
             names = ", ".join(moved[which][:5])
@@ -189,12 +189,12 @@ def _ragged(case: _Case) -> _Finding | None:
     if rows == full or not case.trains_alike(batch=other):
         return None
     return "ragged last batch", (
-        f"The batch has {rows} of {full} rows; from the same state a full batch trains both alike."
+        f"The batch has {rows} of {full} rows; from the same state, a full batch trains both alike."
     )
 
 
 def _norms(case: _Case) -> _Finding | None:
-    """See whether some norm of the gradients is the same for each batch on one side only."""
+    """Check whether some norm of the gradients is the same for each batch on one side only."""
     others = [batch for batch in case.batches if batch is not case.batch][:2]
     runs = [case.gradients(o) for o in (case.outcomes, *(case.run(batch=b) for b in others))]
     if not others or not all(runs):
@@ -208,8 +208,8 @@ def _norms(case: _Case) -> _Finding | None:
     if constant[0] == constant[1]:
         return None
     return "clipping", (
-        f"Over {len(runs)} batches, the norms of gradients handed to the optimizer that stay the "
-        f"same: {constant[0]} here; {constant[1]} against it."
+        f"Over {len(runs)} batches, these norms of the gradients passed to the optimizer stay "
+        f"constant: {constant[0]} here; {constant[1]} against it."
     )
 
 
@@ -238,27 +238,27 @@ def _scale(case: _Case) -> _Finding | None:
     if gradients_agree:
         return "learning rate or schedule clock", f"{said}, and the gradients agree."
     if abs(size - rows) <= 5 * _ALIKE * rows:
-        return "reduction", f"{said}: a sum stands {_PLACES[abs(factor) > 1]} for a mean."
+        return "reduction", f"{said}: there is a sum {_PLACES[abs(factor) > 1]} instead of a mean."
     if size >= _LEAST_LOSS_SCALE and abs(np.log2(size) - round(np.log2(size))) < _ALIKE:
         return "loss scale", f"{said}, a power of two: only one of two scaled losses is unscaled."
-    return "reduction", f"{said}: one of the two divides by something else, or weighs the loss."
+    return "reduction", f"{said}: one of the two divides by something else, or weights the loss."
 
 
 def _alike(cause: Cause, condition: str, under: Under) -> Callable[[_Case], _Finding | None]:
-    """Return a look at whether both train alike under a condition."""
+    """Return a check of whether both train alike under a condition."""
 
-    def look(case: _Case) -> _Finding | None:
+    def check(case: _Case) -> _Finding | None:
         if not case.trains_alike(under):
             return None
-        return cause, f"{condition}, both train alike; as they are, they do not."
+        return cause, f"{condition}, both train alike; otherwise they do not."
 
-    return look
+    return check
 
 
 def _multiple(cause: Cause, condition: str, under: Under) -> Callable[[_Case], _Finding | None]:
-    """Return a look at whether the two differ by a multiple of what a condition changes."""
+    """Return a check of whether they differ by a multiple of what a condition changes."""
 
-    def look(case: _Case) -> _Finding | None:
+    def check(case: _Case) -> _Finding | None:
         as_they_are, changed = case.signals(case.outcomes), case.signals(case.run(under))
         found: list[tuple[float, str]] = []
         for side, place in enumerate(_PLACES):
@@ -272,15 +272,15 @@ def _multiple(cause: Cause, condition: str, under: Under) -> Callable[[_Case], _
         factor, place = max(found)
         return cause, f"They differ by {factor:.3g} times what {condition} changes {place}."
 
-    return look
+    return check
 
 
-# Conditions: each is entered before a way runs, the first (0) or the second (1).
+# Conditions: each is entered before a way runs; `side` is 0 for ours and 1 for the other one.
 
 
 @contextmanager
 def _forced_training(flag: bool, way: Way, side: int) -> Generator[None]:
-    """Call every layer that takes it with `training=flag`."""
+    """Call every layer that accepts it with `training=flag`."""
 
     def call(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Talk:
         parameters = list(inspect.signature(layer.call).parameters)
@@ -297,7 +297,7 @@ def _forced_training(flag: bool, way: Way, side: int) -> Generator[None]:
 
 @contextmanager
 def _same_draws(way: Way, side: int) -> Generator[None]:
-    """Let each draw of random numbers begin from one and the same seed.
+    """Make each draw of random numbers use the same seed.
 
     A function with a number as its seed uses no generator, so there is no other way.
     """
@@ -318,7 +318,7 @@ def _same_draws(way: Way, side: int) -> Generator[None]:
 
 @contextmanager
 def _set(things: Sequence[Any], names: Sequence[str], value: Any) -> Generator[None]:
-    """Give attributes that are not `None` another value."""
+    """Set attributes that are not `None` to another value."""
     held = [(thing, name, getattr(thing, name, None)) for thing in things for name in names]
     held = [each for each in held if each[2] is not None]
     for thing, name, _ in held:
@@ -335,8 +335,11 @@ def _without_added_losses(way: Way, side: int) -> Generator[None]:
     def nothing(original: Any, layer: Any, loss: Any) -> Talk:
         yield Call(lambda: None, (), {})
 
-    none = keras.regularizers.L2(0.0)  # may be called by the step itself
-    with listening(keras.Layer, "add_loss", nothing), _set(way.variables, ["regularizer"], none):
+    none = keras.regularizers.L2(0.0)  # the step itself may call it
+    with (
+        listening(keras.Layer, "add_loss", nothing),
+        _set(track(way.holder).variables, ["regularizer"], none),
+    ):
         yield
 
 
@@ -350,7 +353,7 @@ def _without_clipping(way: Way, side: int) -> AbstractContextManager[None]:
 def _losses_get(
     change: Callable[[Any, Any], Any], sides: tuple[int, ...], way: Way, side: int
 ) -> AbstractContextManager[Any]:
-    """Let the loss objects of these sides get other labels or outputs."""
+    """Pass other labels or outputs to the loss objects of these sides."""
 
     def call(original: Any, loss: Any, y_true: Any, y_pred: Any, *more: Any, **named: Any) -> Talk:
         if hasattr(y_true, "shape") and hasattr(y_pred, "shape"):
@@ -364,7 +367,7 @@ def _losses_get(
 
 def _spread(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     if len(y_true.shape) != len(y_pred.shape) or y_true.shape[-1] != y_pred.shape[-1]:
-        return y_true, y_pred  # no share of a class id can be given away
+        return y_true, y_pred  # class ids cannot be smoothed
     return ops.ones_like(y_pred) / max(2, y_pred.shape[-1]), y_pred
 
 
@@ -381,14 +384,14 @@ _READINGS: dict[str, Callable[[Any, Any], Any]] = {
 
 _ADDED = "regularizers and what layers add (`add_loss`, activity regularizers)"
 
-_LOOKS: tuple[Callable[[_Case], _Finding | None], ...] = (
+_CHECKS: tuple[Callable[[_Case], _Finding | None], ...] = (
     _only_reported,
     _clock,
     _frozen,
     _ragged,
     _alike("clipping", "Without clipping in the optimizers", _without_clipping),
     _alike("regularization", f"Without {_ADDED}", _without_added_losses),
-    _alike("seeds", "With the same random numbers in each draw", _same_draws),
+    _alike("seeds", "With the same seed for every draw", _same_draws),
     _alike("training flag", "With training=True in all layers", partial(_forced_training, True)),
     _alike("training flag", "With training=False in all layers", partial(_forced_training, False)),
     _norms,
@@ -397,7 +400,7 @@ _LOOKS: tuple[Callable[[_Case], _Finding | None], ...] = (
     *(
         _alike(
             "from_logits",
-            f"With outputs that go through {name} before the losses {place} get them",
+            f"With {name} applied to the outputs before the losses {place}",
             partial(_losses_get, reading, (side,)),
         )
         for side, place in enumerate(_PLACES)
@@ -409,4 +412,4 @@ _LOOKS: tuple[Callable[[_Case], _Finding | None], ...] = (
         partial(_losses_get, _spread, (0, 1)),
     ),
 )
-"""In order: the first one that finds a cause tells it."""
+"""In order: the first that finds a cause returns it."""

@@ -15,7 +15,7 @@ from perigee import _backends
 from perigee._errors import ArgumentError
 from perigee._execution import Execution, Program, logged_metrics, rows_on_host
 from perigee._listening import Call, Talk, listening
-from perigee._step.state import INTERNALS, Entry, Holder, Kind, restore, snapshot, track
+from perigee._step.state import INTERNALS, Entry, Holder, preserved, snapshot, track
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.checkpoints import random_state, set_random_state
@@ -23,7 +23,7 @@ from perigee.checkpoints import random_state, set_random_state
 Array = np.ndarray[Any, Any]
 
 WEIGHTS = ("trainable", "non_trainable", "variable")
-_ORDER: tuple[Kind, ...] = ("trainable", "non_trainable", "variable", "optimizer", "seed", "metric")
+_ORDER = (*WEIGHTS, "optimizer", "seed", "metric")
 _ROUNDINGS = 4
 """Allowed error of a stored value, in units in the last place."""
 
@@ -34,11 +34,6 @@ class Way(Protocol):
     @property
     def holder(self) -> Holder:
         """The holder of its state."""
-        ...
-
-    @property
-    def variables(self) -> list[Any]:
-        """Every variable."""
         ...
 
     def prepare(self, batch: Batch) -> None:
@@ -63,11 +58,6 @@ class StepWay:
 
     def __init__(self, step: Step) -> None:
         self.holder = self._step = step
-
-    @property
-    def variables(self) -> list[Any]:
-        """See `Way`."""
-        return track(self._step).variables
 
     def prepare(self, batch: Batch) -> None:
         """See `Way`: its rehearsal."""
@@ -118,11 +108,6 @@ class ModelWay:
         self._model = model
         self.holder = _Held(model=model, optimizer=model.optimizer)
 
-    @property
-    def variables(self) -> list[Any]:
-        """See `Way`."""
-        return track(self.holder).variables
-
     def prepare(self, batch: Batch) -> None:
         """See `Way`: Keras creates its metrics in the first step, which is undone."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
@@ -130,10 +115,8 @@ class ModelWay:
             self._model(_backends.current().tensors(x))
         if not self._model.optimizer.built:
             self._model.optimizer.build(self._model.trainable_variables)
-        variables = self.variables
-        values = snapshot(variables)
-        self.run(batch, is_eager=False)
-        restore(variables, values)
+        with preserved(track(self.holder).variables, host=False):
+            self.run(batch, is_eager=False)
         self._model.reset_metrics()
 
     def run(self, batch: Batch, is_eager: bool) -> dict[str, float]:
@@ -167,11 +150,6 @@ class FunctionWay:
     def __init__(self, function: Callable[[Batch], Any], step: Step, holds: Any) -> None:
         self._function = function
         self.holder: Holder = step if holds is None else _Held(holds=holds)
-
-    @property
-    def variables(self) -> list[Any]:
-        """See `Way`."""
-        return track(self.holder).variables
 
     def prepare(self, batch: Batch) -> None:
         """See `Way`: its objects are already built, except one optimizer of one model."""
@@ -223,7 +201,7 @@ class Outcome:
 
     @contextmanager
     def observing(self) -> Generator[None]:
-        """Keep what is handed to optimizers while the context is open."""
+        """Keep what is passed to optimizers while the context is open."""
 
         def apply(original: Any, optimizer: Any, gradients: Any, variables: Any = None) -> Talk:
             gradients = list(gradients)
@@ -341,7 +319,7 @@ class Pair:
             _apart(a, self.before(a), ours.values[id(a.variable)], theirs.values[id(b.variable)])
             for a, b in self._compared()
         ]
-        found.sort(key=lambda each: _ORDER.index(each.kind))  # type: ignore[arg-type]
+        found.sort(key=lambda each: _ORDER.index(each.kind))
         for name, value in ours.logs.items():
             if name in theirs.logs:
                 other = theirs.logs[name]

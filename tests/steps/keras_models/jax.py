@@ -69,7 +69,7 @@ class OwnTracker(Stateless):
 
 class Weighted(Stateless):
     def train_step(self, state, data):
-        x, y, sample_weight = data if len(data) == 3 else (*data, None)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         loss, y_pred, after = self.differentiated(state, x, y, sample_weight)
         logs, metrics = self.measured(state[3], loss, y, y_pred, sample_weight=sample_weight)
         return logs, (*after, metrics)

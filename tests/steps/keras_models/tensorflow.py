@@ -45,7 +45,7 @@ class OwnTracker(keras.Model):
 
 class Weighted(keras.Model):
     def train_step(self, data):
-        x, y, sample_weight = data if len(data) == 3 else (*data, None)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
             loss = self.compute_loss(y=y, y_pred=y_pred, sample_weight=sample_weight)
@@ -57,6 +57,20 @@ class Weighted(keras.Model):
             else:
                 metric.update_state(y, y_pred, sample_weight=sample_weight)
         return {metric.name: metric.result() for metric in self.metrics}
+
+
+class Zipped(keras.Model):
+    """`Weighted` with `apply_gradients` and `compute_metrics`, as older code has it."""
+
+    def train_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight)
+        self._loss_tracker.update_state(loss, sample_weight=tf.shape(y_pred)[0])
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        return self.compute_metrics(x, y, y_pred, sample_weight)
 
 
 class WithTestStep(keras.Model):

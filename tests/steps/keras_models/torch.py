@@ -49,7 +49,7 @@ class OwnTracker(keras.Model):
 
 class Weighted(keras.Model):
     def train_step(self, data):
-        x, y, sample_weight = data if len(data) == 3 else (*data, None)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=True)
         loss = self.compute_loss(y=y, y_pred=y_pred, sample_weight=sample_weight)
         self.zero_grad()

@@ -138,7 +138,7 @@ class Origins:
             feed.close()
 
     def _run(self, program: Program, feed: Feed, count: int) -> bool:
-        """Run so many steps again; false where that takes too long or the data has no more."""
+        """Run `count` steps again; false if that takes too long or the data ends."""
         end = now() + _MOST_SECONDS
         for _ in range(count):
             batch = _drawn(feed)

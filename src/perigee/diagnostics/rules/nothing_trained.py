@@ -20,12 +20,12 @@ _OF_MEASURING = ("metric", "seed", "non_trainable")
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Look at what a step wrote."""
+    """Examine what a step wrote."""
     return check_rehearsals(evidence.rehearsals)
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
-    """Look at what a step wrote.
+    """Examine what a step wrote.
 
     Args:
         rehearsals: Rehearsals of `train_step`, one for each batch structure.

@@ -21,7 +21,7 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
-    """Find trainable variables that nothing updates; silent for steps with raw gradient tapes.
+    """Find trainable variables that nothing updates; skips steps with raw gradient tapes.
 
     Args:
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
