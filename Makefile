@@ -1,12 +1,16 @@
 # `make demo` and `make test` need nothing but Python 3.11 or later; they make `.venv` themselves.
+# Bare `make` prints what stands behind `##`.
 
 PYTHON ?= python3
 
-# The frameworks to test: torch where it is installed.
-BACKENDS ?= tensorflow jax $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo torch)
+# The frameworks to test, torch where it is installed. The first one is tested most.
+BACKENDS ?= tensorflow jax $(notdir $(wildcard $(VENV)/lib/python*/site-packages/torch))
 
-# Processes that share the tests of a framework.
+# Processes that share the tests of a framework; with 0, the tests run in pytest's own process.
 WORKERS ?= 2
+
+# What `fmt`, `fmt-check`, `lint` and `types` look at.
+FILES ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,14 +21,25 @@ SITE_VENV := .venv-docs
 SITE_BIN := $(SITE_VENV)/bin
 SITE_INSTALLED := $(SITE_VENV)/.installed
 
+# Formatting and linting need ruff alone, which installs in seconds.
+RUFF_VENV := .venv-ruff
+RUFF := $(RUFF_VENV)/bin/ruff
+RUFF_INSTALLED := $(RUFF_VENV)/.installed
+
 # For `pipefail`.
 SHELL := bash
 
 # Quiet the framework's start-up notes; set it to 0 to see them.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo torch test check fmt fmt-check lint types floors bench docs faults drawn wheels
-.DEFAULT_GOAL := check
+.PHONY: help demo torch test test-all test-full test-rest smoke check checks fmt fmt-check lint \
+  types floors bench docs faults drawn wheels
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make TARGET'
+	@sed -nE 's/^([a-z-]+):.* ## (.*)/  \1\t\2/p' Makefile | expand -t 14
+	@echo 'CONTRIBUTING.md explains them.'
 
 # pip is the last thing that venv writes: without it, the environment is only half made.
 %/bin/pip:
@@ -41,72 +56,98 @@ $(SITE_INSTALLED): requirements-docs.txt | $(SITE_BIN)/pip
 	$(SITE_BIN)/python -m pip install --quiet -r requirements-docs.txt
 	@touch $@
 
-# Train a first model and show what Perigee reports.
-demo: $(INSTALLED)
+$(RUFF_INSTALLED): requirements-dev.txt | $(RUFF_VENV)/bin/pip
+	$(RUFF_VENV)/bin/python -m pip install --quiet "$$(grep '^ruff==' requirements-dev.txt)"
+	@touch $@
+
+demo: $(INSTALLED) ## train a first model and show what Perigee reports
 	$(BIN)/python examples/digits.py
 
-torch: $(INSTALLED)
+torch: $(INSTALLED) ## install torch, whose tests run only where it is installed
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
 
-# Keras fixes its backend at import, so the backends run one after the other, each by two workers:
-# `make test BACKENDS=jax` runs one, `WORKERS=0` a single process. What knows no framework runs with
-# the first one. Tests are handed out in order, so that slow ones still come last.
-test: $(INSTALLED)
-	@$(MAKE) --no-print-directory --keep-going --jobs=1 $(addprefix test-,$(BACKENDS))
+# Keras fixes its backend at import, so the frameworks are tested one after the other. Each worker
+# takes neighbors, which share trainings, and in the end what the other one has not begun.
+# pyproject.toml explains the markers.
+FIRST = $(firstword $(BACKENDS))
+OTHERS = $(filter-out $(FIRST),$(BACKENDS))
+QUICK := not slow and (not process or sample)
 
-test-%: $(INSTALLED)
+# What `make test` runs on the other frameworks: whole files.
+SMOKE := $(addprefix tests/,backends/test_contract.py rehearsal/test_discovery.py step/test_step.py)
+
+# Call it with what the first framework runs, and what the others do.
+layer = $(MAKE) --no-print-directory --keep-going --jobs=1 \
+  $(addprefix on-,$(BACKENDS)) ON_FIRST='$(1)' ON_OTHERS='$(2)'
+
+on-%: $(INSTALLED)
 	@echo "The tests on $*:"
-	@KERAS_BACKEND=$* $(BIN)/python -m pytest tests -n $(WORKERS) --dist load \
-	  -m "$(if $(filter $*,$(firstword $(BACKENDS))),,not once)"
+	@KERAS_BACKEND=$* $(BIN)/python -m pytest $(if $(filter $*,$(FIRST)),$(ON_FIRST),$(ON_OTHERS)) \
+	  -n $(WORKERS) --dist worksteal
 
-check: fmt-check lint types floors test
+test: $(INSTALLED) ## the quick tests on one framework, and a few on the others (5 minutes)
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 on-$(FIRST) smoke ON_FIRST='-m "$(QUICK)"'
 
-fmt: $(INSTALLED)
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix-only --quiet .
+# One process for each framework, side by side.
+smoke: $(INSTALLED)
+ifneq ($(OTHERS),)
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target \
+	  $(addprefix on-,$(OTHERS)) ON_OTHERS='$(SMOKE) -m "not once"' WORKERS=0
+endif
 
-fmt-check: $(INSTALLED)
-	$(BIN)/ruff format --check .
+test-all: $(INSTALLED) ## every quick test on every framework (12 minutes)
+	@$(call layer,-m "not slow",-m "not slow and not once and not mostly_once")
 
-lint: $(INSTALLED)
-	$(BIN)/ruff check .
+test-full: $(INSTALLED) ## every test on every framework (25 minutes with the checks)
+	@$(call layer,,-m "not once")
+
+test-rest: $(INSTALLED) ## what test-full runs and test does not
+	@$(call layer,-m "not ($(QUICK))",-m "not once" $(addprefix --ignore=,$(SMOKE)))
+
+check: checks test ## checks and test: run it before each push
+
+checks: fmt-check lint types floors ## fmt-check, lint, types and floors
+
+fmt: $(RUFF_INSTALLED) ## format, and mend what ruff can mend
+	$(RUFF) format --force-exclude $(FILES)
+	$(RUFF) check --force-exclude --fix-only --quiet $(FILES)
+
+fmt-check: $(RUFF_INSTALLED) ## whether the files are formatted
+	$(RUFF) format --force-exclude --check $(FILES)
+
+lint: $(RUFF_INSTALLED) ## ruff's rules
+	$(RUFF) check --force-exclude $(FILES)
 
 # Then, whether users' own type checkers find a type on every public name: of what pyright says, all
 # but the list of modules. It looks for the package in the first `python` of the path.
-types: $(INSTALLED)
-	$(BIN)/pyright
+types: $(INSTALLED) ## pyright, and whether each public name has a type
+	$(BIN)/pyright $(FILES)
 	@set -o pipefail; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes perigee \
 	  --ignoreexternal | sed '/^Public modules/,/^$$/d'
 
-# Which module may import which; the contract is in pyproject.toml.
-floors: $(INSTALLED)
+floors: $(INSTALLED) ## which module may import which; the contract is in pyproject.toml
 	$(BIN)/lint-imports --no-cache
 
-# Some 25 minutes on two quiet cores. `make bench BENCH="--backends jax"` measures less; `--orbit PATH`
-# says where Orbit lies.
-bench: $(INSTALLED)
+# `make bench BENCH="--backends jax"` measures less; `--orbit PATH` says where Orbit lies.
+bench: $(INSTALLED) ## the benchmarks (25 minutes)
 	$(BIN)/python -m benchmarks.run_all $(BENCH)
 
-# What `check` finds of the faults that are planted in the corpora, by class; some 15 minutes.
-faults: $(INSTALLED)
+faults: $(INSTALLED) ## which planted faults `check` finds, in all corpora (15 minutes)
 	$(BIN)/python -m tests.diagnostics.faults $(FAULTS)
 
-# Ordinary programs, drawn and trained by `model.fit` and by Perigee; some five minutes on two quiet
-# cores. `make drawn DRAWN="--seed 3 --way supervised"`.
-drawn: $(INSTALLED)
+# `make drawn DRAWN="--seed 3 --way supervised"` chooses.
+drawn: $(INSTALLED) ## ordinary programs, trained by `model.fit` and by Perigee (5 minutes)
 	$(BIN)/python -m tests.parity.drawn $(DRAWN)
 
-# The wheel, in an empty environment for each extra; some ten minutes, with what is downloaded.
-# `make wheels WHEELS="jax --lowest"` tries the oldest versions, and `WHEELS=tensorflow=tensorflow-cpu`
-# another package in place of an extra.
-wheels: $(INSTALLED)
+# `make wheels WHEELS="jax --lowest"` tries the oldest versions, and
+# `WHEELS=tensorflow=tensorflow-cpu` another package in place of an extra.
+wheels: $(INSTALLED) ## the wheel, in an empty environment for each extra (10 minutes)
 	$(BIN)/python -m tests.project.wheels $(WHEELS)
 
-# Write the generated pages, then build the site into build/site: a link that leads nowhere, a
-# missing page and a name that the reference does not know are errors.
+# A link that leads nowhere, a missing page and a name that the reference does not know are errors.
 docs: export PYTHONPATH := src
 docs: export NO_MKDOCS_2_WARNING := 1
-docs: $(SITE_INSTALLED)
+docs: $(SITE_INSTALLED) ## write the generated pages, then build the site into build/site
 	$(SITE_BIN)/python docs/generate_errors.py
 	$(SITE_BIN)/python docs/generate_distribution.py
 	$(SITE_BIN)/python docs/generate_notebook.py

@@ -3,8 +3,9 @@
 import gc
 import os
 import signal
-import time
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -59,6 +60,29 @@ def fenced() -> None:
     """Let rules fail as they do for users: behind a fence."""
 
 
+_started: list[str] = []
+"""The processes of Python that the running test has started."""
+
+
+def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "os.fork":
+        _started.append("a fork")
+    elif event == "subprocess.Popen" and sys.executable in map(str, arguments[1]):
+        _started.append(" ".join(map(str, arguments[1]))[:80])
+
+
+sys.addaudithook(_note_process)
+
+
+@pytest.fixture(autouse=True)
+def processes_are_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts Python and does not carry `process`, which `make test` goes by."""
+    _started.clear()
+    yield
+    if request.node.get_closest_marker("process") is None:
+        assert _started == [], "mark it `process`"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep plans that tests measure out of the user's cache, and those of the user out of tests.
@@ -105,6 +129,8 @@ _OF_NO_FRAMEWORK = (
     "tests/data/test_spec.py",
     "tests/data/test_tf_resume.py",
     "tests/errors/test_argument_errors.py",
+    "tests/reliability/test_finished_runs.py",
+    "tests/reliability/test_interrupted_runs.py",
     "tests/report/",
     "tests/project/test_benchmarks.py",
     "tests/project/test_docs.py",
@@ -118,6 +144,24 @@ _OF_NO_FRAMEWORK = (
 )
 """Tests of code that knows no framework, or of TensorFlow's: `make test` runs them with its first
 one only."""
+
+_OF_HARDLY_ANY = (
+    "tests/diagnostics/test_check.py",
+    "tests/diagnostics/test_fence.py",
+    "tests/diagnostics/test_odd.py",
+    "tests/diagnostics/test_trials.py",
+    "tests/errors/test_data_errors.py",
+    "tests/errors/test_label_errors.py",
+    "tests/errors/test_refusals.py",
+    "tests/errors/test_user_exceptions.py",
+    "tests/events/test_callbacks.py",
+    "tests/examples/",
+    "tests/execution/test_planning.py",
+    "tests/testing/",
+    "tests/tools/",
+)
+"""Tests of what is the same on all frameworks but for what they compute, which others test: they
+are `mostly_once`."""
 
 
 _COMPILED_AS_EVER = (
@@ -141,19 +185,40 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return None if is_named_by_address else str(getattr(val, "__name__", type(val).__name__))
 
 
+def _spread(items: list[pytest.Item]) -> None:
+    """Leave so many cases of a test quick as its mark `spread` says, evenly spread."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("spread"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for alike in cases.values():
+        mark = alike[0].get_closest_marker("spread")
+        assert mark is not None
+        quick = {round(i * len(alike) / mark.args[0]) for i in range(mark.args[0])}
+        for index, item in enumerate(alike):
+            if index not in quick:
+                item.add_marker(pytest.mark.slow)
+                if mark.kwargs.get("once"):
+                    item.add_marker(pytest.mark.once)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what no framework runs; leave out, with the reason, what one alone can run.
 
-    Slow tests come last.
+    Files with slow tests come first: quick ones then fill the time until both workers are done.
     """
     running = keras.backend.backend()
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    _spread(items)
     for item in items:
         if item.nodeid.startswith(_OF_NO_FRAMEWORK):
             item.add_marker(pytest.mark.once)
+        elif item.nodeid.startswith(_OF_HARDLY_ANY):
+            item.add_marker(pytest.mark.mostly_once)
         for name in ("tensorflow", "jax", "torch"):
             if item.get_closest_marker(f"only_{name}") and running != name:
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}; {running} runs"))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:
@@ -163,15 +228,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave slow tests out once their time is over: `SLOW_TESTS_UNTIL`, in seconds since 1970.
-
-    Have JAX compile what a test runs a few times soon, not well.
-    """
+    """Have JAX compile what a test runs a few times soon, not well."""
     if keras.backend.backend() == "jax":
         import jax
 
         is_brief = not item.nodeid.startswith(_COMPILED_AS_EVER)
         jax.config.update("jax_disable_most_optimizations", is_brief)
-    until = os.environ.get("SLOW_TESTS_UNTIL")
-    if until and time.time() > float(until) and item.get_closest_marker("slow") is not None:
-        pytest.skip("slow, and the time for slow tests is over")

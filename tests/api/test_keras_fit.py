@@ -313,6 +313,7 @@ def assert_same(row, by_perigee, by_keras):
     assert_same_weights(ours, theirs)
 
 
+@pytest.mark.spread(8, once=True)
 @pytest.mark.parametrize("row", TABLE, ids=[str(i) for i in range(len(TABLE))])
 def test_it_does_what_fit_does(row):
     assert_same(row, *by_both(row))
@@ -327,6 +328,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_it_does_what_fit_does(name):
     row = DEFAULTS | {"batch_size": 5, "epochs": 3} | COMPILED[name]

@@ -8,6 +8,7 @@ All problems run in one process: a framework takes seconds to import.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from tests.backends.problems import BATCH, PROBLEMS, Problem
 from tests.backends.trajectories import Results, Trajectory
 
 SEED = 7
-DEVICES = (2, 4)
+DEVICES = dict(zip(PROBLEMS, itertools.cycle((2, 4)), strict=False))
 """On how many devices of JAX each problem is solved."""
 FRAMEWORKS = ("tensorflow", "jax", "torch")
 PLANTED_ON = [name for name in FRAMEWORKS if importlib.util.find_spec(name)][-1]
@@ -98,14 +99,15 @@ def trajectory(step: Any, steps: dict[str, np.ndarray], history: pg.History) -> 
     )
 
 
-def run(problem: Problem) -> dict[str, Trajectory]:
+def run(name: str) -> dict[str, Trajectory]:
     """Run a problem as it is, in blocks, again where it is random, and with planted bugs."""
+    problem = PROBLEMS[name]
     step, watcher = make(problem.make_step), Watcher()
     runs = {"ours": train(problem, step, watcher)}
     watcher.go_back()
     runs["in blocks"] = train_in_blocks(problem, step)
-    for count in DEVICES if devices() else ():
-        runs[f"on {count} devices"] = train_on_devices(problem, count)
+    if devices():
+        runs["on several devices"] = train_on_devices(problem, DEVICES[name])
     if problem.is_random:
         runs["again"] = train(problem, make(problem.make_step))
     else:
@@ -158,7 +160,7 @@ def main(path: Path, names: list[str]) -> None:
     results = Results()
     for name in names or PROBLEMS:
         began = time.perf_counter()
-        results.trajectories[name] = run(PROBLEMS[name])
+        results.trajectories[name] = run(name)
         results.seconds[name] = time.perf_counter() - began
         print(f"{name}: {results.seconds[name]:.1f} s", flush=True)
     results.save(path)

@@ -84,6 +84,7 @@ assert "tensorflow" not in sys.modules
 """
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_jax
 def test_jax_needs_no_tensorflow():

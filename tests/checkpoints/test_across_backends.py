@@ -27,6 +27,7 @@ def hand_over(backend, target, *source):
     )
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_the_zoo_goes_round_all_backends_without_a_bit_changed(tmp_path):

@@ -13,6 +13,7 @@ KILLS = 20
 TIMEOUT_SECS = 300
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_every_kill_inside_a_save_leaves_the_last_one_that_was_reported():

@@ -67,6 +67,8 @@ def holder(tmp_path):
         process.wait(TIMEOUT_SECS)
 
 
+@pytest.mark.sample
+@pytest.mark.process
 def test_a_run_that_is_written_to_is_refused(tmp_path, by, holder):
     _, pid = holder(by)
 
@@ -84,6 +86,7 @@ def test_the_same_process_holds_it_once(tmp_path, by):
         pass
 
 
+@pytest.mark.process
 def test_a_lock_goes_with_a_process_that_is_killed(tmp_path, by, holder):
     process, _ = holder(by)
     process.send_signal(signal.SIGKILL)
@@ -93,6 +96,7 @@ def test_a_lock_goes_with_a_process_that_is_killed(tmp_path, by, holder):
         assert (tmp_path / "run.lock").is_file()
 
 
+@pytest.mark.process
 def test_a_child_that_outlives_it_does_not_keep_the_lock(tmp_path, by, holder):
     process, child = holder(by, "forks")
     process.send_signal(signal.SIGKILL)
@@ -102,6 +106,7 @@ def test_a_child_that_outlives_it_does_not_keep_the_lock(tmp_path, by, holder):
     RunLock(tmp_path).release()
 
 
+@pytest.mark.process
 def test_a_child_does_not_release_it(tmp_path, by):
     held = RunLock(tmp_path)
     child = os.fork()
@@ -162,6 +167,7 @@ def test_a_number_that_was_given_to_another_process_is_no_obstacle(tmp_path):
     RunLock(tmp_path).release()
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("without_locks")
 def test_a_process_of_another_machine_counts_as_living(tmp_path):
     written(tmp_path, host="elsewhere", pid=dead_pid())
@@ -170,6 +176,7 @@ def test_a_process_of_another_machine_counts_as_living(tmp_path):
         RunLock(tmp_path)
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("without_locks")
 def test_of_two_that_find_it_stale_one_gets_it(tmp_path, monkeypatch):
     written(tmp_path, pid=dead_pid())

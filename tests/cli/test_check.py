@@ -295,6 +295,7 @@ def test_the_help_is_as_it_is_written_down(monkeypatch):
     assert answer.stdout == HELP.read_text()
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_a_file_may_choose_its_framework(tmp_path):

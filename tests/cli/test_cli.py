@@ -81,6 +81,7 @@ def test_every_page_has_a_code_and_a_summary_of_its_own():
     assert len({page.name for page in pages}) == len(pages)
 
 
+@pytest.mark.process
 def test_help_imports_nothing_that_takes_long():
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "perigee", "--help"],
@@ -96,10 +97,11 @@ def test_help_imports_nothing_that_takes_long():
     assert not imported & {"rich", "rich.console", "numpy", "keras"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["-c", "import perigee"],
+        pytest.param(["-c", "import perigee"], marks=pytest.mark.sample),
         ["-m", "perigee", "--help"],
         ["-m", "perigee", "--version"],
         ["-m", "perigee", "explain", "PG101"],

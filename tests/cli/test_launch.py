@@ -46,6 +46,7 @@ def test_each_worker_is_told_where_all_are_and_which_it_is():
         assert each["KERAS_DISTRIBUTION_JOB_ADDRESSES"] == coordinator
 
 
+@pytest.mark.process
 def test_what_workers_write_has_their_number_in_front(tmp_path):
     script = """
 import os, sys
@@ -74,6 +75,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("failure", "defence", "code", "reason"),
     [
@@ -103,6 +105,8 @@ def test_a_worker_that_fails_ends_all(tmp_path, failure, defence, code, reason):
     assert time.monotonic() - began < TIMEOUT_SECS / 2
 
 
+@pytest.mark.sample
+@pytest.mark.process
 def test_one_that_is_done_waits_for_the_others(tmp_path):
     script = """
 import os, time
@@ -115,6 +119,7 @@ if os.environ["JAX_PROCESS_ID"] == "1":
     assert (ended.returncode, ended.stdout) == (0, "[1] last\n")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_passed_on_once(tmp_path, number):
     file = tmp_path / "script.py"
@@ -170,6 +175,7 @@ def test_the_help_says_how_it_is_called():
     assert "TF_CONFIG" in answer.output
 
 
+@pytest.mark.process
 def test_launching_imports_no_framework(tmp_path):
     file = tmp_path / "script.py"
     file.write_text("")

@@ -460,6 +460,7 @@ def test_nothing_of_a_file_stays_behind(folder):
     assert "right" not in set(sys.modules) - modules
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_new_project_passes_its_own_tests_and_runs(tmp_path, monkeypatch):
     assert invoke("new", tmp_path / "mine").exit_code == 0

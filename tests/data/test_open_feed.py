@@ -144,6 +144,7 @@ def test_ragged_and_sparse_tensors_are_refused_with_the_fix(kind):
         open_feed(tensor)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_feeds_need_no_tensorflow():
     program = """

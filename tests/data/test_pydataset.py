@@ -362,6 +362,7 @@ def test_closing_stops_the_workers():
     assert not during & after
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_worker_processes_give_the_same_batches_also_after_a_rearrangement(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "numpy")  # of the worker, which starts faster with it
@@ -376,6 +377,7 @@ def test_worker_processes_give_the_same_batches_also_after_a_rearrangement(monke
     assert drawn == expected
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_exceptions_of_worker_processes_come_out_with_their_type(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "numpy")
@@ -390,6 +392,7 @@ def test_exceptions_of_worker_processes_come_out_with_their_type(monkeypatch):
     assert "batch 2 of pass 0" in caught.value.__notes__[0]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_worker_process_that_dies_is_told_and_replaced(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_BACKEND", "numpy")

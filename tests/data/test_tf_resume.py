@@ -49,6 +49,8 @@ def resumed(name, state):
     return feed
 
 
+@pytest.mark.spread(8)
+@pytest.mark.process
 @pytest.mark.parametrize("name", [*EXACT, *BY_REPLAY])
 def test_a_new_process_goes_on_exactly_from_any_step(runs, name):
     straight = runs[name]["straight"]
@@ -58,6 +60,7 @@ def test_a_new_process_goes_on_exactly_from_any_step(runs, name):
         assert draw_steps(resumed(name, state), STEPS) == straight[step : step + STEPS], place
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["shuffled", "by index", "files", "endless", "mixed"])
 def test_no_batch_is_drawn_again_to_get_there(runs, name):
     states = runs[name]["states"]
@@ -65,6 +68,7 @@ def test_no_batch_is_drawn_again_to_get_there(runs, name):
     assert all("iterator" in states[place] for place in ("0", "1", "2", "6", "7"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "first", "more"),
     [("files", 1, 3), ("files", 6, 3), ("files", 7, 3), ("shuffled", 7, 9), ("shuffled", 7, 10)],
@@ -79,6 +83,7 @@ def test_a_state_saved_after_a_resume_is_as_good(runs, name, first, more):
     assert draw_steps(again, len(following)) == following
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("place", ["1", "8", "10", "11"])
 def test_a_feed_that_was_peeked_at_resumes_too(runs, place):
     step = int(place)
@@ -90,6 +95,7 @@ def test_a_feed_that_was_peeked_at_resumes_too(runs, place):
     assert draw_steps(feed, STEPS) == runs["shuffled"]["straight"][step : step + STEPS]
 
 
+@pytest.mark.process
 @pytest.mark.only_tensorflow
 def test_the_stream_of_a_resumed_pass_begins_with_the_batch_that_was_taken(runs):
     straight = runs["endless"]["straight"]
@@ -104,6 +110,7 @@ def test_the_stream_of_a_resumed_pass_begins_with_the_batch_that_was_taken(runs)
     assert draw_steps(feed, 3) == straight[5:8]
 
 
+@pytest.mark.process
 @pytest.mark.only_tensorflow
 def test_positions_count_what_the_stream_was_told_to_have_trained(runs):
     feed = TFDatasetFeed(EXACT["shuffled"]())
@@ -307,5 +314,6 @@ def test_the_size_of_a_large_buffer_is_known():
     assert state_bytes(feed.state()) > LARGE_STATE_BYTES
 
 
+@pytest.mark.process
 def test_a_pipeline_that_shuffles_by_index_has_a_small_state(runs):
     assert max(map(state_bytes, runs["by index"]["states"].values())) < 2**14

@@ -53,6 +53,7 @@ def test_every_way_of_training_has_sick_and_healthy_programs():
         assert any(way in mutant.program.traits for mutant in OPEN)
 
 
+@pytest.mark.spread(15)
 @pytest.mark.parametrize("program", HEALTHY)
 def test_a_healthy_program_trains_without_a_word(program):
     step, data = program.parts.build()
@@ -66,6 +67,7 @@ def test_a_healthy_program_trains_without_a_word(program):
     assert history.clock.step == 1
 
 
+@pytest.mark.spread(4)
 @pytest.mark.filterwarnings("ignore:UncoveredVariables")  # found already
 @pytest.mark.parametrize(
     "mutant",

@@ -16,30 +16,32 @@ from tests.diagnostics.split import digest, is_held_out
 
 pytestmark = pytest.mark.once
 
-SAMPLE, WANTED = 40, 0.9
+SAMPLE, ALL, WANTED = 12, 40, 0.9
 GUARDED = 4
 FEWEST_PROGRAMS, MOST_OPT_OUTS = 40, 3
 
 
-def sample():
-    """Return one mutant of each operator that is surely found, some of them."""
+def sample(count):
+    """Return one mutant of each operator that is surely found, so many of them."""
     sure = [o.name for o in OPERATORS.values() if o.certainty in ("certain", "low")]
     mutants = [m for m in MUTANTS.values() if not is_held_out(m.name)]
     mutants.sort(key=lambda mutant: digest(mutant.name))
     first = {m.operator.name: m for m in reversed(mutants) if m.operator.rule in CODES}
     chosen = [first[name] for name in sure if name in first]
-    return sorted(chosen, key=lambda mutant: digest(mutant.name))[:SAMPLE]
+    return sorted(chosen, key=lambda mutant: digest(mutant.name))[:count]
 
 
-def test_most_faults_are_found_by_the_right_code():
-    mutants = sample()
+@pytest.mark.parametrize("count", [SAMPLE, pytest.param(ALL, marks=pytest.mark.slow)])
+def test_most_faults_are_found_by_the_right_code(count):
+    mutants = sample(count)
     said = {mutant.name: verdict(mutant) for mutant in mutants}
 
-    assert len(mutants) == SAMPLE
+    assert len(mutants) == count
     missed = {name: what for name, what in said.items() if what != "found"}
-    assert len(missed) <= (1 - WANTED) * SAMPLE, missed
+    assert len(missed) <= (1 - WANTED) * count, missed
 
 
+@pytest.mark.slow
 def test_guards_say_nothing_of_healthy_programs():
     names = sorted((name for name in PROGRAMS if not is_held_out(name)), key=digest)
 
@@ -61,6 +63,7 @@ def test_examples_and_problems_get_no_error_and_no_warning(name):
     assert [str(finding) for finding in found if finding.severity != "hint"] == []
 
 
+@pytest.mark.slow
 def test_probes_stand_apart():
     table = measured(most=2)
 

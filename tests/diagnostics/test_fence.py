@@ -87,6 +87,7 @@ def test_each_rule_may_fail_and_the_others_are_heard(rule):
     assert "in failing" in told.items[0]
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("fails", [0, 1])
 def test_half_of_the_rules_fail_and_the_other_half_is_heard(fails, monkeypatch):
     said = [str(finding) for finding in pg.check(*sick())]

@@ -44,6 +44,7 @@ def spoken(name, **options):
     return [str(finding) for finding in report if finding.severity != "hint"]
 
 
+@pytest.mark.spread(12)
 @pytest.mark.parametrize("name", [name for name in RUNNING if name not in TRIED])
 def test_no_rule_fails_or_speaks_of_a_fault(name):
     assert spoken(name) == []

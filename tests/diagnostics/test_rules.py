@@ -52,11 +52,8 @@ PLANTED = SICK | (ONLY_COMPILED if keras.backend.backend() != "torch" else {})
 
 
 def planted(code, name):
-    """Return a case; every rule is tried on each framework, with all its programs on the first.
-
-    So are healthy programs, a third of them on each.
-    """
-    marks = () if name == first(code) else pytest.mark.once
+    """Return a case; every rule is tried on each framework, with all its programs on the first."""
+    marks = () if name == first(code) else (pytest.mark.once, pytest.mark.slow)
     return pytest.param(code, name, id=f"{code} {name}", marks=marks)
 
 
@@ -76,13 +73,8 @@ def healthy(name):
     return codes(*HEALTHY[name]())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if index % 3 == 0 else pytest.mark.once)
-        for index, name in enumerate(HEALTHY)
-    ],
-)
+@pytest.mark.spread(14, once=True)
+@pytest.mark.parametrize("name", HEALTHY)
 def test_no_rule_says_anything_of_a_healthy_program(name):
     assert healthy(name) == []
 

@@ -92,6 +92,7 @@ HIDDEN = pytest.mark.only_tensorflow
 """Only there do Keras's losses look behind a softmax for its scores."""
 
 
+@pytest.mark.spread(2, once=True)
 @pytest.mark.parametrize(
     ("code", "name"),
     [
@@ -106,6 +107,7 @@ def test_a_trial_finds(code, name):
     assert code in found(target, data)
 
 
+@pytest.mark.spread(1, once=True)
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_program_passes_its_trial(name):
     target, data = HEALTHY[name]()
@@ -155,6 +157,7 @@ KEPT = {
 }
 
 
+@pytest.mark.spread(1, once=True)
 @pytest.mark.parametrize("kind", KEPT)
 def test_a_training_goes_on_as_if_it_had_not_been_checked(kind):
     make, arguments = KEPT[kind]
@@ -176,6 +179,7 @@ def test_a_training_goes_on_as_if_it_had_not_been_checked(kind):
     assert trained(["default", "full"]) == trained([None, None])
 
 
+@pytest.mark.spread(1, once=True)
 @pytest.mark.parametrize("kind", ["batches", "function"])
 def test_data_in_batches_is_tried_without_a_trace(kind):
     data = {"batches": [numbers()] * 2, "function": lambda: [numbers()] * 2}[kind]

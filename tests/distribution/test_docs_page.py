@@ -68,6 +68,7 @@ def run(code, folder, **environment):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_the_code_for_tensorflow_runs(tmp_path):
@@ -79,6 +80,7 @@ def test_the_code_for_tensorflow_runs(tmp_path):
     assert (tmp_path / "runs" / "first" / "run.json").exists()
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_jax
 def test_the_code_for_jax_runs(tmp_path):

@@ -119,6 +119,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.spread(3)
 @pytest.mark.tried(
     "loss objects, functions, vectors, `pg.mean`, and sums of them", mirrored="works"
 )
@@ -209,6 +210,7 @@ def test_a_batch_may_have_fewer_rows_than_there_are_replicas():
     assert_alike(alone, trained(make, small(17), 2, **arguments))
 
 
+@pytest.mark.spread(1)
 @pytest.mark.tried("clipping of the reduced gradient", mirrored="works")
 @pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_e3_what_is_clipped_is_the_gradient_of_the_whole_batch(clipping):
@@ -318,6 +320,7 @@ def test_e10_masks_of_dropout_differ_between_replicas_and_repeat_themselves():
     assert not np.array_equal(first[:4], first[4:])
 
 
+@pytest.mark.slow
 def test_two_trainings_with_random_layers_agree_bit_for_bit():
     problem = PROBLEMS["batch statistics and dropout"]
     arguments = {"batch_size": BATCH, "epochs": 2}
@@ -330,6 +333,7 @@ def test_two_trainings_with_random_layers_agree_bit_for_bit():
     assert_copies_agree(first.step)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.tried(
     "fewer rows than replicas; BatchNormalization of shares and synchronized", mirrored="works"
 )
@@ -382,6 +386,7 @@ class Noisy(Classifier):
         return self.model(batch[0], training=False)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize(
     ("count", "rows", "arguments"),
     [
@@ -460,6 +465,7 @@ def test_e11_blocks_and_single_steps_are_the_same_to_the_bit():
         assert value.tobytes() == fused.values[key].tobytes(), key
 
 
+@pytest.mark.spread(1)
 @pytest.mark.tried("`accumulate`", mirrored="works")
 @pytest.mark.parametrize("accumulate", [2, 3])
 def test_e5_micro_batches_are_accumulated_over_replicas(accumulate):
@@ -596,6 +602,7 @@ def test_predictions_and_evaluations_are_those_of_one_device():
     assert measured == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.tried("`tf.data`, iterables and generators", mirrored="works")
 @pytest.mark.parametrize("kind", ["tf.data", "iterable", "generator"])
 def test_e12_every_kind_of_data_is_split(kind):
@@ -618,6 +625,7 @@ def test_e12_every_kind_of_data_is_split(kind):
     assert_alike(alone, trained(make, data, 2, epochs=2))
 
 
+@pytest.mark.spread(1)
 @pytest.mark.tried(
     "runs that resume, to the bit, or with another number of replicas", mirrored="works"
 )
@@ -719,6 +727,7 @@ class Counting(Conditional):
         return super().train_step(batch)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.tried("variables of a step that add up over the batch", mirrored="refused")
 @pytest.mark.parametrize("dtype", ["int32", "float32"])
 def test_variables_that_count_rows_are_refused_and_those_that_count_steps_are_not(dtype):

@@ -19,6 +19,7 @@ FRAMEWORK = keras.backend.backend()
 IS_JAX = FRAMEWORK == "jax"
 
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.slow,
     pytest.mark.skipif(FRAMEWORK == "torch", reason="Keras joins no processes of torch"),
 ]

@@ -47,32 +47,33 @@ FIRST = " ends this training after the current steps are done and saved;"
 
 
 @contextlib.contextmanager
-def process(script: str, *before: str) -> Iterator[subprocess.Popen[str]]:
+def process(script: str, *before: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start a script, after the words of a command that runs it; go on when it is ready."""
     with subprocess.Popen(
         [*before, sys.executable, "-c", BEGINNING + script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": ""},
-        text=True,
+        bufsize=0,  # what follows the line is left in the pipe, for `communicate`
     ) as child:
         try:
             assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
+            assert child.stdout.readline() == b"ready\n"
             yield child
         finally:
             child.kill()
 
 
-def outcome(child: subprocess.Popen[str]) -> tuple[int, list[str], str]:
+def outcome(child: subprocess.Popen[bytes]) -> tuple[int, list[str], str]:
     """Wait for the end, far shorter than `NEVER_SECS`: exit status, lines on stdout, stderr.
 
     The line that tells of the first signal is left out: a signal tells of itself once.
     """
     out, err = child.communicate(timeout=60)
-    rest = [line for line in err.splitlines(keepends=True) if FIRST not in line]
-    assert len(err.splitlines()) - len(rest) <= 1
-    return child.returncode, out.splitlines(), "".join(rest)
+    told = err.decode().splitlines(keepends=True)
+    rest = [line for line in told if FIRST not in line]
+    assert len(told) - len(rest) <= 1
+    return child.returncode, out.decode().splitlines(), "".join(rest)
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,8 @@ def as_seen() -> tuple[object, ...]:
 # The first signal
 
 
+@pytest.mark.sample
+@pytest.mark.process
 @pytest.mark.parametrize("number", BOTH)
 def test_the_first_signal_lets_the_block_end_and_is_delivered_after_the_save(number):
     block_secs = 0.7
@@ -119,6 +122,7 @@ print("not reached")
     assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
 
 
+@pytest.mark.process
 def test_the_shell_sees_the_conventional_codes():
     script = (
         "with Signals() as signals:\n    ready()\n    os.kill(os.getpid(), {})\nsignals.deliver()"
@@ -177,6 +181,7 @@ def test_a_handler_of_asyncio_gets_the_signal_once():
     assert heard == ["heard"]
 
 
+@pytest.mark.process
 def test_where_the_default_action_ends_nothing_the_exit_code_is_conventional():
     script = """
 with Signals() as signals:
@@ -192,13 +197,14 @@ signals.deliver()
 # The second
 
 
-def send_two(child: subprocess.Popen[str], first: signal.Signals, second: signal.Signals) -> None:
+def send_two(child: subprocess.Popen[bytes], first: signal.Signals, second: signal.Signals) -> None:
     child.send_signal(first)
     time.sleep(_signals.ECHO_SECS + 0.3)  # there is nothing to wait for but the time itself
     assert child.poll() is None
     child.send_signal(second)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("work", [f"block({NEVER_SECS})", "while True: pass"])
 @pytest.mark.parametrize(
     "first, second",
@@ -221,6 +227,7 @@ def test_a_second_signal_ends_the_process_at_once(first, second, work, record_pr
     assert secs < 5  # below 1 on a machine that does nothing else
 
 
+@pytest.mark.process
 def test_a_second_signal_ends_a_process_whose_stderr_nobody_reads_and_a_third_does_not_wait():
     script = f"""
 full = os.pipe()
@@ -242,6 +249,7 @@ with Signals():
         assert child.returncode == -signal.SIGTERM
 
 
+@pytest.mark.process
 def test_the_first_process_of_a_container_ends_by_the_codes():
     container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*container, "true"]).returncode:
@@ -259,6 +267,7 @@ with Signals():
             assert outcome(child)[0] == 128 + signal.SIGTERM
 
 
+@pytest.mark.process
 def test_an_act_of_the_user_that_is_heard_twice_counts_once():
     script = """
 _signals.ECHO_SECS = 60
@@ -273,6 +282,7 @@ with Signals() as signals:
         assert outcome(child) == (0, ["SIGINT"], "")
 
 
+@pytest.mark.process
 def test_the_timeout_command_counts_once_though_it_signals_twice():
     script = """
 with Signals() as signals:
@@ -288,6 +298,7 @@ signals.deliver()
     assert (lines, errors) == (["saved"], "")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("work", [f"time.sleep({NEVER_SECS})", "block(2); print('a block')"])
 def test_a_second_ctrl_c_in_an_interactive_session_interrupts_and_kills_nothing(work):
     script = f"""
@@ -444,6 +455,7 @@ def test_an_inner_one_shares_what_the_outer_one_receives_and_leaves_the_rest_to_
     assert heard == [signal.SIGTERM]
 
 
+@pytest.mark.process
 def test_a_forked_child_has_what_was_there_before():
     script = """
 import socket
@@ -464,6 +476,7 @@ with Signals() as signals:
         assert outcome(child) == (0, ["42"], "")
 
 
+@pytest.mark.process
 def test_a_worker_is_ended_by_its_own_sigterm_and_the_parent_goes_on():
     script = """
 import multiprocessing
@@ -479,6 +492,7 @@ with Signals() as signals:
         assert outcome(child) == (0, [f"{-signal.SIGTERM} None"], "")
 
 
+@pytest.mark.process
 def test_a_worker_is_ended_by_a_sigterm_that_comes_before_it_has_begun():
     script = """
 import importlib
@@ -495,6 +509,7 @@ with importlib.import_module("perigee._events.signals").Signals() as signals:
         assert outcome(child) == (0, [f"{-signal.SIGTERM} None", "set()"], "")
 
 
+@pytest.mark.process
 def test_the_signals_of_a_child_are_not_counted_as_those_of_the_parent():
     script = """
 _signals.ECHO_SECS = 0
@@ -515,6 +530,7 @@ with Signals() as signals:
         assert outcome(child) == (0, ["SIGTERM"], "")
 
 
+@pytest.mark.process
 def test_a_child_that_leaves_the_context_does_not_end_the_watch_of_its_parent():
     script = f"""
 with Signals() as signals:

@@ -250,6 +250,7 @@ def mean_over_examples(rows, batches, key):
     return np.average([row[key] for row in rows], weights=sizes)
 
 
+@pytest.mark.spread(5)
 @pytest.mark.only_tensorflow
 @pytest.mark.parametrize("name", LOOPS)
 def test_each_step_has_the_losses_of_the_hand_written_loop(name, tmp_path):
@@ -521,6 +522,7 @@ def first(history, key="loss"):
     return history.history[key][0]
 
 
+@pytest.mark.spread(4)
 @pytest.mark.parametrize(
     ("name", "most"),
     [

@@ -230,6 +230,7 @@ def beginning():
     return Beginning(step)
 
 
+@pytest.mark.spread(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [0, 3, 4, 9, STEPS - 1])
 def test_a_training_stops_after_the_very_step_whatever_the_size_of_a_block(kind, bad):

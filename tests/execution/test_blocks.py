@@ -835,7 +835,11 @@ class Weighing(pg.Hook):
         self.resident.append(resident_bytes())
 
 
-@pytest.mark.parametrize("kind", KINDS if FUSES else ["arrays"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "arrays" else pytest.mark.once) for kind in KINDS],
+)
 def test_memory_stays_the_same_over_thousands_of_steps(kind):
     steps, weighing = 3000, Weighing()
     data = as_data(kind, single_rows(100))

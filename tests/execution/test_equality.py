@@ -96,11 +96,10 @@ def courses(draw):
 SIZES = st.one_of(st.integers(SMALLEST + 1, 9), st.sampled_from([32, 256, "auto"]))
 
 
-@settings(max_examples=50, deadline=None, database=None)
 @given(course=courses(), steps_per_call=SIZES)
 @example(Course("arrays", (3, 3, 3, 3, 2), 1, {"epochs": 2, "shuffle": True}), 8)
 @example(Course("batches", (3, 3, 1, 3, 4, 3), 2, {"epochs": 2, "steps_per_epoch": 8}), 5)
-def test_the_size_of_the_blocks_changes_no_bit(course, steps_per_call):
+def compare(course, steps_per_call):
     mode = "graph" if FUSES else "auto"
 
     reference = course.run(pg.Execution(mode, SMALLEST))
@@ -108,6 +107,11 @@ def test_the_size_of_the_blocks_changes_no_bit(course, steps_per_call):
 
     assert outcome.plan.is_fused == reference.plan.is_fused == FUSES
     assert exact(outcome) == exact(reference)
+
+
+@pytest.mark.parametrize("drawn", [8, pytest.param(40, marks=pytest.mark.slow)])
+def test_the_size_of_the_blocks_changes_no_bit(drawn):
+    settings(max_examples=drawn, deadline=None, database=None)(compare)()
 
 
 COURSES = {
@@ -163,6 +167,7 @@ def single(name):
     return COURSES[name].run(pg.Execution(MODES[0], 1), is_random=False)
 
 
+@pytest.mark.spread(8)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", COURSES)
 def test_every_way_to_run_comes_to_the_same(name, way):
@@ -174,6 +179,7 @@ def test_every_way_to_run_comes_to_the_same(name, way):
     assert np.allclose(values, expected, **CLOSE)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.skipif(not FUSES, reason="one step a call")
 @pytest.mark.parametrize("mode", COMPILED)
 def test_random_draws_come_to_the_same_in_blocks_and_without(mode):

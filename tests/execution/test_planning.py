@@ -448,6 +448,7 @@ def test_the_plan_of_a_step_without_draws_says_nothing(measuring):
 # That nothing else shows.
 
 
+@pytest.mark.spread(1)
 @measured
 @pytest.mark.parametrize(
     ("kind", "winner"),
@@ -615,6 +616,7 @@ print(json.dumps(plan.facts()))
 """
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @measured
 def test_a_plan_is_remembered_by_another_process():
@@ -649,6 +651,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.spread(3)
 @measured
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=list(DAMAGED))
 def test_a_damaged_memory_is_measured_anew(content, measuring, cache):

@@ -55,7 +55,7 @@ def values(step):
     return {e.key: v.tobytes() for e, v in zip(tracked.entries, found, strict=True)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def straight(tmp_path_factory):
     """Return what a training on arrays comes to that nothing interrupts."""
     step = dropping_out()
@@ -63,10 +63,9 @@ def straight(tmp_path_factory):
     return values(step)
 
 
-@pytest.mark.parametrize("at", [STEPS_AN_EPOCH + 4, 2 * STEPS_AN_EPOCH])
-def test_e14_an_interrupted_epoch_repeats_no_batch_and_dropout_goes_on(tmp_path, straight, at):
+def test_e14_an_interrupted_epoch_repeats_no_batch_and_dropout_goes_on(tmp_path, straight):
     """`BackupAndRestore` makes 36 steps of 32, and resumes no epoch exactly with Dropout."""
-    resumed = dropping_out()
+    at, resumed = STEPS_AN_EPOCH + 4, dropping_out()
     with pytest.raises(Interrupted):
         train(dropping_out(), rows(), tmp_path / "run", [InterruptAt(at)], batch_size=BATCH, seed=0)
 
@@ -82,7 +81,7 @@ def pipeline():
     return tf.data.Dataset.from_tensor_slices(rows()).shuffle(ROWS, seed=6).batch(BATCH)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def straight_from_pipeline(tmp_path_factory):
     """Return what a training on a shuffled pipeline comes to that nothing interrupts."""
     pytest.importorskip("tensorflow")
@@ -91,12 +90,11 @@ def straight_from_pipeline(tmp_path_factory):
     return values(step)
 
 
-@pytest.mark.parametrize("at", [STEPS_AN_EPOCH - 3, STEPS_AN_EPOCH + 4])
 def test_e15_seeds_and_a_shuffled_pipeline_go_on_exactly_in_mid_epoch(
-    tmp_path, straight_from_pipeline, at
+    tmp_path, straight_from_pipeline
 ):
     """No file of Keras's and no `tf.train.Checkpoint` holds the state of a SeedGenerator."""
-    resumed = dropping_out()
+    at, resumed = STEPS_AN_EPOCH + 4, dropping_out()
     with pytest.raises(Interrupted):
         train(dropping_out(), pipeline(), tmp_path / "run", [InterruptAt(at)])
 

@@ -1,5 +1,7 @@
 """`nonfinite="skip"`: a step that comes to a NaN leaves nothing behind."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._step.state import snapshot, track
+from tests.execution.trainings import Beginning
 
 FEATURES, BATCH = 3, 4
 
@@ -78,54 +81,70 @@ def fit(step, batches, **arguments):
     return pg.fit(step, batches, nonfinite="skip", progress="off", **arguments)
 
 
+@functools.cache
+def beginning(kind, execution, accumulate=1):
+    """Return a Step with everything built; its programs are kept from training to training."""
+    step = kind()
+    x, y = np.ones((BATCH, FEATURES), "float32"), np.ones((BATCH, 1), "float32")
+    fit(step, [(x, y)] * accumulate, execution=execution, accumulate=accumulate)
+    return Beginning(step)
+
+
+def trained(kind, batches, execution, accumulate=1):
+    """Return what a training from the beginning comes to: its history, and all state."""
+    begin = beginning(kind, execution, accumulate)
+    begin.go_back()
+    history = fit(begin.step, batches, execution=execution, accumulate=accumulate).history
+    return history, state(begin.step)
+
+
 @pytest.mark.parametrize(
     ("value", "execution"), [(np.nan, 1), (np.nan, 8), (np.inf, 8)], indirect=["execution"]
 )
 def test_all_is_bit_for_bit_as_if_the_batch_had_not_been_there(batches, execution, value):
     bad = np.full((BATCH, FEATURES), value, "float32"), batches[0][1]
-    without, with_it = Regressing(), Regressing()
 
-    expected = fit(without, batches, execution=execution)
-    history = fit(with_it, [*batches[:3], bad, *batches[3:]], execution=execution)
+    expected, state_without = trained(Regressing, batches, execution)
+    history, state_with = trained(Regressing, [*batches[:3], bad, *batches[3:]], execution)
 
-    assert state(with_it) == state(without)
-    assert history.history["loss"] == expected.history["loss"]
-    assert history.history["error"] == expected.history["error"]
-    assert expected.history["skipped_steps"] == [0.0]
-    assert history.history["skipped_steps"] == [1.0]
+    assert state_with == state_without
+    assert history["loss"] == expected["loss"]
+    assert history["error"] == expected["error"]
+    assert expected["skipped_steps"] == [0.0]
+    assert history["skipped_steps"] == [1.0]
 
 
 def test_a_finite_loss_whose_update_is_not_finite_is_left_out(batches, execution):
     zero = batches[0][0], np.zeros((BATCH, 1), "float32")
     positive = [(x, np.abs(y)) for x, y in batches]
-    without, with_it = FiniteLoss(), FiniteLoss()
 
-    fit(without, positive, execution=execution)
-    history = fit(with_it, [*positive[:2], zero, *positive[2:]], execution=execution)
+    _, state_without = trained(FiniteLoss, positive, execution)
+    history, state_with = trained(FiniteLoss, [*positive[:2], zero, *positive[2:]], execution)
 
-    assert history.history["skipped_steps"] == [1.0]
-    assert state(with_it) == state(without)
+    assert history["skipped_steps"] == [1.0]
+    assert state_with == state_without
 
 
 def test_a_micro_batch_that_is_left_out_counts_as_a_batch_and_adds_nothing(batches, execution):
     bad = np.full((BATCH, FEATURES), np.nan, "float32"), batches[0][1]
-    without, with_it = Regressing(), Regressing()
+    step = beginning(Regressing, execution, 2).step
 
-    fit(without, batches[:1], execution=execution, accumulate=2)
-    history = fit(with_it, [batches[0], bad], execution=execution, accumulate=2)
+    _, state_without = trained(Regressing, batches[:1], execution, accumulate=2)
+    before = int(ops.convert_to_numpy(step.optimizer.iterations))
+    history, state_with = trained(Regressing, [batches[0], bad], execution, accumulate=2)
 
-    assert history.history["skipped_steps"] == [1.0]
-    assert state(with_it) == state(without)
-    assert int(ops.convert_to_numpy(with_it.optimizer.iterations)) == 1
+    assert history["skipped_steps"] == [1.0]
+    assert state_with == state_without
+    assert int(ops.convert_to_numpy(step.optimizer.iterations)) == before
 
 
 def test_an_epoch_of_nothing_but_skipped_steps_logs_no_loss(batches, execution):
     bad = np.full((BATCH, FEATURES), np.nan, "float32"), batches[0][1]
 
-    history = fit(Regressing(), [bad, bad], execution=execution)
+    history, _ = trained(Regressing, [bad, bad], execution)
 
-    assert "loss" not in history.history
-    assert history.history["skipped_steps"] == [2.0]
+    assert "loss" not in history
+    assert history["skipped_steps"] == [2.0]
 
 
 @pytest.mark.only_tensorflow

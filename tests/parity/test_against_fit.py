@@ -196,6 +196,7 @@ def furthest(model, other):
     return max(np.abs(np.subtract(*map(ops.convert_to_numpy, pair))).max() for pair in pairs)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_fifty_steps_equal_those_of_fit(name, tmp_path):
     problem = PROBLEMS[name]

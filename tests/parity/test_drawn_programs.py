@@ -14,10 +14,11 @@ from tests.parity.recurrent import Recurrent
 from tests.parity.tasks import TASKS
 
 SEED = 16
-COUNT = 15
+COUNT = 8
 SAMPLE = drawn.order(SEED, COUNT)
 
 
+@pytest.mark.spread(4)
 @pytest.mark.parametrize(("index", "task"), list(enumerate(SAMPLE)), ids=SAMPLE)
 def test_a_drawn_program_trains_as_by_fit(index, task):
     result = drawn.run(SEED, index, task)

@@ -112,6 +112,7 @@ def quick(module: Any, *words: str) -> dict[str, Any]:
     return json.loads(json.dumps(module.measure(chosen)))
 
 
+@pytest.mark.slow
 def test_a_contest_has_what_the_report_needs():
     result = quick(contest, "dense", "--fit-budget", "0", "--rounds", "2")
 
@@ -126,6 +127,7 @@ def test_a_contest_has_what_the_report_needs():
     assert all(0 < loss < 3 for loss in learning)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.skipif(BACKEND == "torch", reason="the others try it")
 @pytest.mark.parametrize(
     "name",
@@ -150,6 +152,7 @@ def test_a_script_has_what_the_report_needs(name):
     assert f"## {title}" in report
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_replicas_are_measured_in_a_process_that_has_them(tmp_path):

@@ -170,6 +170,7 @@ def test_the_code_about_keras_models_runs(tmp_path, monkeypatch):
     run_page("keras_step.md", model=model, x=x, y=x[:, :1], pg=pg, keras=keras, ops=keras.ops)
 
 
+@pytest.mark.process
 def test_the_error_that_contributors_are_shown_is_one():
     ((_, code, _),) = [b for b in blocks_of("../CONTRIBUTING.md") if b[0] == "python"]
     asked = "from perigee._errors import PerigeeError\n" + code + "print(EmptyDataError('list'))"

@@ -1,6 +1,7 @@
 """Rules of the house that neither the linter nor the import contracts can express."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,16 @@ SCRIPTS = sorted(
 SHAPELESS_NAMES = {"utils", "common", "helpers", "core", "base", "misc"}
 
 
+@functools.cache
+def nodes_of(source: str) -> list[ast.AST]:
+    """The nodes of a module, which several rules look at."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def private_keras_uses(source: str) -> list[int]:
     """Lines that import, or reach into, `keras.src`."""
     lines: list[int] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         match node:
             case ast.Import(names=names):
                 reached = [alias.name for alias in names]
@@ -74,7 +81,7 @@ def test_what_is_measured_is_measured_by_the_one_timer():
     askers = {
         path.relative_to(ROOT / "src" / "perigee").as_posix()
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes_of(path.read_text(encoding="utf-8"))
         if (isinstance(node, ast.Attribute) and node.attr in clocks)
         or (isinstance(node, ast.alias) and node.name in clocks)
     }
@@ -84,7 +91,7 @@ def test_what_is_measured_is_measured_by_the_one_timer():
 def keras_loss_uses(source: str) -> list[int]:
     """Lines that name a class of Keras's losses or metrics, or ask for the class of one."""
     lines: list[int] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         match node:
             case ast.Attribute(
                 value=ast.Attribute(value=ast.Name(id="keras"), attr="losses" | "metrics"),

@@ -7,6 +7,7 @@ from nbclient import NotebookClient
 from tests.project.pages import DOCS
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_the_notebook_runs(tmp_path):

@@ -1,6 +1,7 @@
 """Every public name has an entry in the reference, and its docstring says all that it must."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def file_of(module):
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@functools.cache
 def body_of(module):
     return ast.parse(file_of(module).read_text(encoding="utf-8"))
 
@@ -52,6 +54,7 @@ def rooms():
     return ["perigee", *(f"perigee.{path.parent.name}" for path in below)]
 
 
+@functools.cache
 def public_names(module):
     """What a module re-exports (`X as X`) or defines, by the module that defines it."""
     names = {}
@@ -64,6 +67,7 @@ def public_names(module):
     return {name: home for name, home in sorted(names.items()) if not name.startswith("__")}
 
 
+@functools.cache
 def definition(module, name):
     """The node that defines a name, through re-exports; `None` for a constant."""
     body = body_of(module)

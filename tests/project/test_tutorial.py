@@ -99,6 +99,7 @@ def wheel(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_the_code_of_the_tutorial_runs_and_prints_what_it_shows():
     missing = [
@@ -107,6 +108,7 @@ def test_the_code_of_the_tutorial_runs_and_prints_what_it_shows():
     assert missing == []
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_a_new_user_gets_from_an_empty_folder_to_a_served_model(tmp_path, wheel):

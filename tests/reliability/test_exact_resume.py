@@ -20,7 +20,10 @@ from tests.reliability.trainings import (
     train,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are forked"),
+]
 
 BACKEND = keras.backend.backend()
 # Each kind of data and way to run at least once, with the instants at which one process after the
@@ -29,7 +32,6 @@ COVERED = {
     Case(): [FIRST_STEP, IN_VALIDATION, MID_EPOCH, LAST_BATCH, EPOCH_BOUNDARY],
     Case("list", optimizers="one"): [EPOCH_BOUNDARY, IN_VALIDATION],
     Case("generator", mode="eager", accumulate=2, optimizers="one"): [LAST_BATCH],
-    Case("drawn", steps_per_call=1, accumulate=4, optimizers="one"): [IN_VALIDATION],
     Case("pydataset", accumulate=2, optimizers="one"): [MID_EPOCH],
     Case("drawn"): [MID_EPOCH],
 }
@@ -37,11 +39,10 @@ if BACKEND == "tensorflow":
     COVERED |= {
         Case(mode="xla", steps_per_call=4, nonfinite="skip"): [MID_EPOCH],
         Case("tf.data"): [MID_EPOCH, LAST_BATCH],
-        Case("tf.data", steps_per_call=1, accumulate=2, optimizers="one"): [IN_VALIDATION],
         Case("tf.data-by-index"): [MID_EPOCH],
     }
-else:
-    COVERED |= {Case(steps_per_call=4, nonfinite="skip"): [MID_EPOCH]}
+else:  # instants are the same on every framework, so one has them all
+    COVERED |= {Case(): [MID_EPOCH], Case(steps_per_call=4, nonfinite="skip"): [MID_EPOCH]}
 if BACKEND == "torch":
     COVERED |= {Case("torch"): [MID_EPOCH, EPOCH_BOUNDARY]}
 
@@ -60,13 +61,18 @@ OF_NO_FRAMEWORK = {"list", "generator", "drawn", "pydataset"}
 """Kinds of data that are the same everywhere."""
 
 
+QUICK = [Case(), Case("drawn"), Case("tf.data")]
+
+
 def covered(case, kills):
-    """Return a case; JAX compiles in each process for long, so most are slow there."""
-    marks = [pytest.mark.slow] if BACKEND == "jax" and case != Case() else []
+    """Return a case, with its marks."""
+    marks = [] if case in QUICK else [pytest.mark.slow]
     marks += [pytest.mark.once] if case.data in OF_NO_FRAMEWORK else []
+    marks += [pytest.mark.sample] if case == Case("drawn") else []
     return pytest.param(case, kills, marks=marks, id=str(case))
 
 
+@pytest.mark.only_tensorflow
 def test_every_instant_is_covered():
     assert set(itertools.chain(*COVERED.values())) == set(KILLS)
 

@@ -20,7 +20,10 @@ from tests.reliability import small_disk, trainings
 from tests.reliability.processes import Child, run
 from tests.reliability.trainings import STEPS_AN_EPOCH, Case, KillAtStep, train
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are forked"),
+]
 
 CASE = Case("list", mode="eager")
 AT = STEPS_AN_EPOCH + 3
@@ -340,9 +343,11 @@ WITHOUT_MEMORY = {
     "fails, case, error, code",
     [
         (failing_memory, CASE, WITHOUT_MEMORY, None),
-        (failing_callback, CASE, "ZeroDivisionError", None),
-        (failing_feed, GENERATED, "ZeroDivisionError", None),
-        (failing_step, CASE, "NonFiniteError", NonFiniteError.code),
+        pytest.param(failing_callback, CASE, "ZeroDivisionError", None, marks=pytest.mark.once),
+        pytest.param(failing_feed, GENERATED, "ZeroDivisionError", None, marks=pytest.mark.once),
+        pytest.param(
+            failing_step, CASE, "NonFiniteError", NonFiniteError.code, marks=pytest.mark.once
+        ),
     ],
 )
 def test_after_an_error_the_last_checkpoint_stands_and_the_run_goes_on(

@@ -17,7 +17,10 @@ from tests.reliability import trainings
 from tests.reliability.processes import run
 from tests.reliability.trainings import BATCH, EPOCHS, STEPS_AN_EPOCH, Case, Everything, train
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are forked"),
+]
 
 CASE = Case(optimizers="one", mode="eager")
 
@@ -80,6 +83,7 @@ def _stopped(path):
     return train(path, CASE, None, (StopAt(),))
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize(
     "less",
     [

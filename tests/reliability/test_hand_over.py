@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_SECS = 300
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_a_run_goes_round_the_frameworks_with_weights_equal_to_the_bit(tmp_path):

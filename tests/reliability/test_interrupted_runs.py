@@ -18,7 +18,10 @@ from tests.reliability import trainings
 from tests.reliability.processes import Child, run
 from tests.reliability.trainings import Case, KillAtStep, train
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are forked"),
+]
 
 ROOT = Path(__file__).parents[2]
 CASE = Case(mode="eager")

@@ -10,6 +10,7 @@ from tests.reliability.killing import Figures, kill_often
 from tests.reliability.processes import run
 
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.slow,
     pytest.mark.only_tensorflow,  # the files are the same everywhere
     pytest.mark.skipif(sys.platform != "linux", reason="processes are forked"),

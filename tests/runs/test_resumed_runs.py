@@ -70,6 +70,7 @@ compiled = pytest.mark.skipif(
 )
 
 
+@pytest.mark.spread(1)
 @compiled
 @pytest.mark.parametrize(
     "then, now",
@@ -138,6 +139,7 @@ def test_one_line_says_that_a_run_goes_on_and_from_where(tmp_path, monkeypatch):
     assert shown.getvalue().count("Goes on") == 1
 
 
+@pytest.mark.process
 @pytest.mark.once
 def test_one_line_says_what_the_first_signal_does():
     code = (
@@ -181,6 +183,7 @@ def found(findings, code):
     return [finding for finding in findings if finding.code == code]
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("floats, is_told", [(2**17, True), (2**6, False)], ids=["large", "small"])
 def test_a_large_position_of_a_pipeline_is_told_with_advice(tmp_path, floats, is_told):
     tf = pytest.importorskip("tensorflow")
@@ -199,6 +202,7 @@ def test_a_large_position_of_a_pipeline_is_told_with_advice(tmp_path, floats, is
         assert told[0].fix == feeds.SMALLER_STATE
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("cut", [None, 2], ids=["whole", "cut"])
 @pytest.mark.parametrize("at", [1, 7, STEPS_AN_EPOCH])
 def test_validations_over_a_shuffled_pipeline_go_on_with_the_orders_that_follow(tmp_path, cut, at):

@@ -228,6 +228,7 @@ EVERYWHERE = {"ids by name", "ids of the user's class", "rows by partial", "own"
 """Programs that are tried on each framework; the others on the first."""
 
 
+@pytest.mark.spread(5)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in EVERYWHERE else pytest.mark.once) for n in PROGRAMS],

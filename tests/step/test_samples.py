@@ -66,6 +66,7 @@ def pixels_of(images):
     return np.round(images * 255).astype("uint8")[..., None]
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize(
     ("execution", "kind"),
     [

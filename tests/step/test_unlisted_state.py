@@ -100,6 +100,7 @@ def loss_in_numpy(step, weights, x, y, carries=True):
     return np.mean(losses), h
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("way", ["keras_fit", "Supervised"])
 @pytest.mark.parametrize(
     ("layer", "step"),
@@ -164,6 +165,7 @@ class Listed(layers.Layer):
         return x
 
 
+@pytest.mark.slow
 def test_every_recurrent_layer_ends_in_the_states_that_calls_by_hand_leave():
     num_states = 2 + 3 + 2 + 1
     x, y = sequences(2 * BATCH)
@@ -218,6 +220,7 @@ def test_evaluate_and_predict_carry_states_within_a_pass_and_undo_them():
     assert not np.any(states_of(model)[0])
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_one_row_is_refused_as_keras_does_where_it_knows_the_size():
     """Spread over all states it would give as many predictions, in silence."""
     x, y = sequences(BATCH + 1)
@@ -229,6 +232,7 @@ def test_a_last_batch_of_one_row_is_refused_as_keras_does_where_it_knows_the_siz
         pg.predict(step, x, batch_size=BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.only_tensorflow
 def test_a_last_batch_of_one_row_from_tf_data_is_refused():
     import tensorflow as tf
@@ -287,6 +291,7 @@ def test_states_that_are_made_in_the_rehearsal_begin_as_they_were_made():
         np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_states_that_are_made_in_the_rehearsal_resume_exactly():
     def make():
         keras.utils.set_random_seed(3)
@@ -298,6 +303,7 @@ def test_states_that_are_made_in_the_rehearsal_resume_exactly():
     assert "equal in" in str(report)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_with_states_resumes_exactly():
     def make():
         keras.utils.set_random_seed(3)
@@ -378,6 +384,7 @@ class Whiten(layers.Layer):
         return x - ops.convert_to_tensor(self.memory.mean)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("way", ["keras_fit", "Supervised"])
 def test_a_running_mean_in_an_object_of_a_layer_counts_each_batch_once(way):
     x, y = rows()
@@ -482,6 +489,7 @@ class Shadow(layers.Layer):
         return self.dense(x)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("way", ["keras_fit", "Supervised"])
 def test_an_average_of_weights_that_a_layer_makes_when_it_is_built(way, recwarn):
     x, y = rows()
@@ -550,6 +558,7 @@ def test_a_stateless_step_that_takes_variables_apart_by_layers_carries_states():
     assert len(model.non_trainable_variables) == listed
 
 
+@pytest.mark.spread(1)
 @pytest.mark.only_tensorflow
 @pytest.mark.parametrize("way", ["keras_fit", "Supervised", "held by the Step"])
 def test_a_variable_of_tensorflow_counts_each_batch_once(way):

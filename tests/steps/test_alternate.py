@@ -13,6 +13,9 @@ from perigee import _errors as errors
 from perigee._step.state import INTERNALS, restore, snapshot, track
 from perigee.testing import verify_resume
 
+EXECUTION = "graph" if keras.backend.backend() == "jax" else "eager"
+"""Where compiling makes no difference to what is asked, the faster one."""
+
 BATCH, NOISE, CRITIC, GENERATOR = 8, 3, 5, 1
 CYCLE = CRITIC + GENERATOR
 STEPS = 20  # not whole cycles
@@ -159,6 +162,7 @@ def furthest(ours, theirs):
     return max(np.max(np.abs(np.subtract(ours[key], theirs[key], dtype="float64"))) for key in ours)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.filterwarnings("ignore:UncoveredVariables")
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_it_trains_as_a_loop_that_chooses_by_hand(mode, tmp_path):
@@ -208,7 +212,8 @@ def test_blocks_of_any_size_give_the_same_bits():
 
 
 def test_it_goes_on_in_the_middle_of_a_cycle():
-    report = verify_resume(Light, points, steps=10, at=5, arguments={"batch_size": BATCH})
+    arguments = {"batch_size": BATCH, "execution": EXECUTION}
+    report = verify_resume(Light, points, steps=10, at=5, arguments=arguments)
 
     assert [key for key in report.variables if key.startswith("train_step/place")]
 
@@ -257,7 +262,7 @@ def test_a_metric_holds_the_steps_of_its_phase_only():
             return super().critic_step(points)
 
     data = points()
-    history = fit(Counting(), steps=8)
+    history = fit(Counting(), steps=8, execution=EXECUTION)
 
     turns = [i for i in range(8) if i % 3 < 2]
     rows = np.concatenate([data[i * BATCH : (i + 1) * BATCH, 0] for i in turns])
@@ -276,7 +281,7 @@ def test_under_a_loss_scale_each_phase_counts_by_itself():
                 keras.config.set_dtype_policy("float32")
 
     step = Scaled()
-    fit(step, steps=6)
+    fit(step, steps=6, execution=EXECUTION)
 
     own = vars(step)[INTERNALS]
     assert int(own.loss_scale.variables["loss_scale/good_steps"].value) == 6
@@ -293,7 +298,7 @@ def test_an_alternation_may_be_a_phase_of_another():
             return {"rest": ops.mean(batch)}
 
     step = Nested()
-    history = fit(step, steps=7)
+    history = fit(step, steps=7, execution=EXECUTION)
 
     assert set(history.history) >= {"critic_loss", "generator_loss", "rest"}
     assert int(step.critic_optimizer.iterations.value) == 4

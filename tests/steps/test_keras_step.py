@@ -194,6 +194,7 @@ def agree(history, other):
     return all(np.allclose(history[name], other[name], rtol=TOLERANCE, atol=0) for name in other)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_it_trains_as_fit_does(name):
     make, has_weights = PATTERNS[name]
@@ -212,6 +213,7 @@ def test_it_trains_as_fit_does(name):
     assert_same_state(ours, theirs)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("kind", [keras.Model, patterns.Weighted])
 def test_class_weights_are_those_of_fit(kind):
     x, _, _ = data()

@@ -130,6 +130,7 @@ def averaged():
     return Fitting(network(4), optimizer)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_swapped_in_for_a_validation():
     step, plain = twins(averaged)
     theirs = twins(averaged)[0]
@@ -183,6 +184,7 @@ def phases(directory, epochs=2):
     return step, fit(step, epochs=epochs, run=directory / "grown")
 
 
+@pytest.mark.slow
 def test_phases_in_runs_of_their_own_go_on_exactly(tmp_path):
     straight, _ = phases(tmp_path / "straight", epochs=4)
     phases(tmp_path / "stopped", epochs=2)
@@ -271,5 +273,6 @@ def test_a_batch_may_be_used_for_several_updates():
     assert_same(step.model, twin.model)
 
 
+@pytest.mark.slow
 def test_the_code_on_the_page_runs():
     run_page("advanced_recipes.md")

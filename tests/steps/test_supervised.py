@@ -266,6 +266,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_form_of_a_loss_trains_as_in_fit(loss, x, price):
     theirs, ours = one_output(1), one_output(1)
@@ -503,6 +504,7 @@ def test_E25_outputs_by_name_train_and_log_as_in_fit(x, price, kind):
     np.testing.assert_allclose(predicted["kind"], theirs.predict(x, verbose=0)["kind"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_loss_means_each_output(x, price):
     theirs, ours = two_outputs(), two_outputs()
     y = [price, np.tile(price, CLASSES)]
@@ -512,6 +514,7 @@ def test_one_loss_means_each_output(x, price):
     assert {"loss", "price_loss", "kind_loss"} < set(history)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize(
     ("loss", "labels"),
     [

@@ -222,6 +222,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.spread(3, once=True)
 @pytest.mark.filterwarnings("ignore:.*from_logits")
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_difference_is_found_with_its_cause(name):
@@ -282,6 +283,7 @@ def test_a_compiled_model_with_dropout_equals_the_step():
     assert report, str(report)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize(
     "make, cause",
     [
@@ -390,6 +392,7 @@ COMPARED = [
 ]
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", COMPARED)
 def test_a_problem_of_the_conformance_table_equals_itself(name):
     problem = PROBLEMS[name]

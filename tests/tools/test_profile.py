@@ -59,6 +59,7 @@ def test_the_trace_is_there_and_tells_of_the_steps(tmp_path):
         assert ("aten::mm" if BACKEND == "torch" else "dot") in shown
 
 
+@pytest.mark.slow
 def test_a_profile_changes_no_number(tmp_path):
     plain, profiled = make(), make()
     fit(plain, epochs=2, execution="graph" if BACKEND != "torch" else "auto")
@@ -115,6 +116,7 @@ def test_convolutions_are_counted_with_their_gradients():
     assert Program.last(step, "train_step").operations() == 2 * once
 
 
+@pytest.mark.slow
 def test_the_turns_of_a_loop_are_counted_or_it_is_not_known():
     length, units = 5, 3
     model = keras.Sequential([keras.Input((length, INPUTS)), keras.layers.SimpleRNN(units)])
@@ -132,6 +134,7 @@ def test_the_turns_of_a_loop_are_counted_or_it_is_not_known():
         assert 2 * forward <= found <= 3 * forward
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize(("steps", "traced"), [(1, None), (2, None), (3, (3, 3)), (7, (4, 6))])
 def test_short_trainings_are_traced_as_far_as_they_go(tmp_path, steps, traced):
     profile = Profile(tmp_path)
@@ -143,6 +146,7 @@ def test_short_trainings_are_traced_as_far_as_they_go(tmp_path, steps, traced):
     assert ("too short" in str(profile.found)) == (traced is None)
 
 
+@pytest.mark.slow
 def test_no_trace_goes_on_after_an_error(tmp_path):
     class Fails(pg.Hook):
         every = pg.Every(steps=3)

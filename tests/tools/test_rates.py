@@ -45,6 +45,7 @@ def test_the_suggestion_trains_and_far_more_does_not():
     np.testing.assert_allclose(factors, factors[0])
 
 
+@pytest.mark.slow
 def test_it_leaves_no_trace_in_the_step():
     step, other = make(), make()
 

@@ -50,6 +50,7 @@ def compiled():
     return pg.KerasStep(model)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("a_call", ["auto", 1], ids=["blocks", "single steps"])
 @pytest.mark.parametrize("made", [make, compiled])
 def test_norms_are_those_of_each_update(made, a_call):
@@ -90,6 +91,7 @@ class Sometimes(pg.Step):
         return {"loss": loss, "norm": gradients.global_norm(), "applies": x[0, 0] > SOME}
 
 
+@pytest.mark.slow
 def test_updates_that_are_left_out_do_not_count():
     heard = []
 
@@ -198,6 +200,7 @@ def test_watching_changes_no_number():
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_training_with_norms_goes_on_where_it_was_stopped(tmp_path):
     def train(path, epochs):
         arguments = {"batch_size": BATCH, "seed": 0, "run": path, "progress": "off"}

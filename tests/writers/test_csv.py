@@ -220,6 +220,8 @@ def test_other_columns_than_at_the_checkpoint_are_refused(tmp_path):
     assert first.path.read_text() == other
 
 
+@pytest.mark.sample
+@pytest.mark.process
 def test_a_killed_process_leaves_every_row_that_it_recorded(tmp_path):
     steps = 50
     code = f"""

@@ -371,6 +371,7 @@ sys.exit(0 if writers.failures else 1)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 @pytest.mark.parametrize("limit_bytes", [1, 701, 5003])
 def test_a_limit_that_cuts_records_in_two_leaves_no_half_of_one(tmp_path, straight, limit_bytes):

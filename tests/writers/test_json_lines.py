@@ -139,6 +139,7 @@ def test_each_line_is_one_write(tmp_path):
     assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in writes)
 
 
+@pytest.mark.process
 def test_a_killed_process_leaves_every_line_that_it_recorded(tmp_path):
     recorded = 50
     code = f"""

@@ -54,6 +54,7 @@ def test_the_straight_run_shows_each_step_once(straight):
     assert len(reading.rows(straight / "metrics.csv")) == len(reading.lines(straight))
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_the_logs_are_those_of_a_straight_run(tmp_path):
     epochs, most_kills, kills = 40, 8, 0

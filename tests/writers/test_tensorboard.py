@@ -122,6 +122,7 @@ for step in range(1, {steps} + 1):
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("is_installed", [True, False])
 def test_no_tensorflow_is_needed_or_imported(tmp_path, is_installed):
     steps = 5
@@ -134,6 +135,7 @@ def test_no_tensorflow_is_needed_or_imported(tmp_path, is_installed):
     assert [step for step, _ in points] == list(range(1, steps + 1))
 
 
+@pytest.mark.process
 def test_a_killed_process_leaves_every_event_that_was_recorded(tmp_path):
     steps = 50
     code = WRITING.format(directory=str(tmp_path), steps=steps)

@@ -608,6 +608,7 @@ def in_a_terminal(code, *, width=80):
         return done.returncode, tty.text
 
 
+@pytest.mark.process
 def test_an_error_gives_back_the_cursor_and_standard_output():
     code = """
 import sys
@@ -641,6 +642,7 @@ except FloatingPointError as error:
     assert seen.lines[-2] == "FloatingPointError: on the device"
 
 
+@pytest.mark.process
 def test_importing_the_writers_imports_no_framework():
     code = """
 import sys
