@@ -16,33 +16,33 @@ INTRODUCTION = """\
 
 <!-- Written by docs/generate_errors.py from the docstrings in src/perigee. -->
 
-Every error that Perigee raises on its own account, and every finding that it tells, has a code and
-a message of four parts: what happened (with the values that were seen), what was expected, how to
-fix it, and where to read more. `perigee explain CODE` prints what a page here says. An exception
-that your own code raises comes out as it is, with a note that says at which step it happened.
+Every error that Perigee itself raises, and every finding that it reports, has a code and
+a message of four parts: what happened (with values), what was expected, how to fix it, and where to
+read more. `perigee explain CODE` prints the page of a code. An exception in your own code is raised
+unchanged, with a note that names the step.
 """
 
 REFUSALS = """\
-## What shows an error, and which can be turned off
+## The evidence for an error, and which errors can be turned off
 
-What `fit` and its like refuse about a program rests on what the program did or was given, as this
-table says; arguments and files are left out. Where a right program may do the same, "yes" in the
-last column says that `ignore_findings = ("PG104",)` in the Step, or `ignore_findings=["PG104"]` of
-`keras_fit`, turns the error off. A finding can always be turned off so.
+`fit` and similar functions refuse a program only on evidence: what it did, or its arguments. This
+table lists it, without errors about arguments and files. If a correct program may do the same, the
+last column says "yes": `ignore_findings = ("PG104",)` in the Step, or `ignore_findings=["PG104"]`
+of `keras_fit`, turns the error off. Every finding can be turned off in this way.
 """
 
 TURNED_OFF = """\
-## Where it is meant
+## If it is intended
 
 `ignore_findings = ("{code}",)` in a Step, or `ignore_findings=["{code}"]` of `pg.keras_fit`, turns
-it off. What `check` says of it is left out as of a finding: [Check](../check.md).
+it off. `check` can ignore it like a finding: [Check](../check.md).
 """
 
 LEFT_OUT = """\
-## Where it is meant
+## If it is intended
 
-`pg.check(step, data, ignore=["{code}"])` and `perigee check FILE --ignore {code}` leave it out
-once, `ignore_findings = ("{code}",)` in a Step wherever that Step is checked or trained, and
+`pg.check(step, data, ignore=["{code}"])` and `perigee check FILE --ignore {code}` ignore it once,
+`ignore_findings = ("{code}",)` in a Step wherever that Step is checked or trained, and
 `ignore = ["{code}"]` under `[tool.perigee.check]` in `pyproject.toml` for a project. More about
 findings: [Check](../check.md).
 """
@@ -77,7 +77,7 @@ def _index(pages: Collection[Page]) -> str:
             f"| [{page.code}](errors/{page.code}.md) | {page.name} | {page.summary} |"
             for page in of_subject
         ]
-        parts.append("\n".join(["| code | name | says |", "|---|---|---|", *rows, ""]))
+        parts.append("\n".join(["| code | name | meaning |", "|---|---|---|", *rows, ""]))
     return "\n".join([*parts, REFUSALS, *_refusals(pages)]) + "\n"
 
 

@@ -725,7 +725,7 @@ def test_variables_that_count_rows_are_refused_and_those_that_count_steps_are_no
     arguments = {"batch_size": IN_SHARES}
 
     steps = trained(lambda: Counting(lambda batch: 1, dtype), small(), 2, **arguments).step
-    with pytest.raises(pg.PerigeeError, match=r"PG451.*count adds up"):
+    with pytest.raises(pg.PerigeeError, match=r"PG451.*count is a sum"):
         trained(lambda: Counting(lambda b: ops.shape(b[0])[0], dtype), small(), 2, **arguments)
 
     assert int(steps.count.numpy()) == -(-ROWS // IN_SHARES)
