@@ -678,7 +678,7 @@ def compiled_model():
 @pytest.mark.tried("steps with a tape of their own, `KerasStep`", mirrored="refused")
 @pytest.mark.parametrize("make", [RawTape, compiled_model])
 def test_steps_that_update_by_themselves_are_refused(make):
-    with pytest.raises(pg.PerigeeError, match=r"PG451.*by itself"):
+    with pytest.raises(pg.PerigeeError, match=r"PG451.*(own gradient tape|optimizer itself)"):
         trained(make, small(), 2, batch_size=IN_SHARES)
 
 
@@ -734,7 +734,7 @@ def test_variables_that_count_rows_are_refused_and_those_that_count_steps_are_no
     arguments = {"batch_size": IN_SHARES}
 
     steps = trained(lambda: Counting(lambda batch: 1, dtype), small(), 2, **arguments).step
-    with pytest.raises(pg.PerigeeError, match=r"PG451.*count adds up"):
+    with pytest.raises(pg.PerigeeError, match=r"PG451.*count is a sum"):
         trained(lambda: Counting(lambda b: ops.shape(b[0])[0], dtype), small(), 2, **arguments)
 
     assert int(steps.count.numpy()) == -(-ROWS // IN_SHARES)

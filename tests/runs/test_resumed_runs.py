@@ -136,7 +136,7 @@ def test_one_line_says_that_a_run_goes_on_and_from_where(tmp_path, monkeypatch):
     place = tmp_path / "run" / "checkpoints" / f"step-{STEPS_AN_EPOCH + 2:08d}"
     expected = f"Resumes after step {STEPS_AN_EPOCH + 2} (1 epoch), from {place}"
     assert shown.getvalue().splitlines()[0] == expected
-    assert shown.getvalue().count("Goes on") == 1
+    assert shown.getvalue().count("Resumes") == 1
 
 
 @pytest.mark.process

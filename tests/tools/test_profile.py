@@ -166,5 +166,5 @@ def test_no_trace_goes_on_after_an_error(tmp_path):
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True])
 def test_steps_are_a_whole_number(tmp_path, steps):
-    with pytest.raises(pg.PerigeeError, match="at least 1"):
+    with pytest.raises(pg.PerigeeError, match="a positive integer"):
         Profile(tmp_path, steps=steps)
