@@ -58,7 +58,7 @@ def train(path, *hooks, step=None, data=None, **arguments):
 def test_another_seed_is_refused_with_both_and_the_same_or_none_goes_on(tmp_path):
     train(tmp_path / "run", Stop(4), seed=11)
 
-    with pytest.raises(RunArgumentError, match=r"seed=11, and is to go on with seed=12"):
+    with pytest.raises(RunArgumentError, match=r"seed=11, and cannot be resumed with seed=12"):
         train(tmp_path / "run", seed=12)
 
     assert train(tmp_path / "run", Stop(8), seed=11).resumed_from.step == 4
@@ -156,7 +156,7 @@ def test_one_line_says_what_the_first_signal_does():
     )
 
     [line] = done.stderr.splitlines()
-    assert line.startswith("Perigee: SIGTERM ends this training when the steps")
+    assert line.startswith("Perigee: SIGTERM ends this training after the current steps")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
