@@ -185,7 +185,7 @@ def test_a_step_that_changes_is_seen_at_once():
 def test_a_step_that_changes_all_the_time_is_told():
     step, batch = Line(), points()
     with (
-        pytest.warns(PerigeeWarning, match="compiled again 5 times"),
+        pytest.warns(PerigeeWarning, match="recompiled 5 times"),
         prepared(step, execution="eager") as trainer,
     ):
         for _ in range(7):
