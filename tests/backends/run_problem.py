@@ -127,12 +127,19 @@ def devices() -> list[str]:
 
 
 def train_on_devices(problem: Problem, count: int) -> Trajectory:
-    """Train a Step in data parallel; a last batch that does not divide lies on each device."""
+    """Train a Step in data parallel; a last batch that does not divide lies on each device.
+
+    What is asked is where rows lie, so JAX need not optimize, which takes most of the time.
+    """
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
     try:
         distribution = keras.distribution.DataParallel(devices=devices()[:count])
         return train(problem, make(problem.make_step, distribution))
     finally:
         keras.distribution.set_distribution(None)
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def make(make_step: Any, distribution: Any = None) -> Any:
