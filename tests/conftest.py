@@ -136,7 +136,7 @@ _OF_NO_FRAMEWORK = (
     "tests/project/test_docs.py",
     "tests/project/test_house.py",
     "tests/project/test_manifests.py",
-    "tests/events/test_preemption.py",
+    "tests/events/test_deadlines.py",
     "tests/project/test_reference.py",
     "tests/events/test_signals.py",
     "tests/project/test_tutorial.py",

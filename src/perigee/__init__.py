@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from perigee._api.fit import fit as fit
     from perigee._api.keras_fit import keras_fit as keras_fit
     from perigee._api.prepare import prepare as prepare
+    from perigee._events.deadlines import Preemption as Preemption
     from perigee._events.events import Hook as Hook
-    from perigee._events.preemption import Preemption as Preemption
     from perigee._events.schedule import Every as Every
     from perigee._execution import Execution as Execution
     from perigee._runs.run import Run as Run
@@ -44,7 +44,7 @@ _HOMES = {
     "Experiment": "perigee._api.experiment",
     "Execution": "perigee._execution",
     "keras_fit": "perigee._api.keras_fit",
-    "Preemption": "perigee._events.preemption",
+    "Preemption": "perigee._events.deadlines",
     "prepare": "perigee._api.prepare",
     "Run": "perigee._runs.run",
     "evaluate": "perigee._api.evaluate",

@@ -69,7 +69,7 @@ def test_nothing_uses_private_keras():
 
 OF_REAL_TIME = {
     "_cli/launching.py",
-    "_events/preemption.py",
+    "_events/deadlines.py",
     "_events/signals.py",
     "_execution/timing.py",
 }

@@ -16,6 +16,7 @@ from perigee.diagnostics.fence import Fence, telling
 from perigee.diagnostics.rules import (
     activation_scale,
     batches_shuffled,
+    broadcast_pairs,
     broadcast_targets,
     classes_as_numbers,
     constant_data,
@@ -55,7 +56,6 @@ from perigee.diagnostics.rules import (
     nothing_trained,
     optimizer_state,
     padding_counts,
-    pairing,
     penalty_dominates,
     penalty_dropped,
     rare_class,
@@ -103,7 +103,7 @@ OF_STEPS: Mapping[Rule, str] = {
     gradients_exchanged.check: "PG121",
     unscaled_inputs.check: "PG321",
     large_targets.check: "PG325",
-    pairing.check: "PG211",
+    broadcast_pairs.check: "PG211",
     broadcast_targets.check: "PG212",
     wrong_sign.check: "PG222",
     examples_mixed.check: "PG233",
@@ -160,7 +160,7 @@ Moment = Literal[
 
 OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     # After the rehearsal: the Step, the rehearsal, the batch, whether to trust loss objects.
-    "rehearsed": {pairing.check_rehearsal: "PG211"},
+    "rehearsed": {broadcast_pairs.check_rehearsal: "PG211"},
     # That batch, as tensors.
     "first batch": {undivided_batch.check: "PG761"},
     # All that the Step updates is known: rehearsals on batches of whatever structure.

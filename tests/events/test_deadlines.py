@@ -7,8 +7,8 @@ import pytest
 import perigee as pg
 from perigee._errors import ArgumentError
 from perigee._events.clock import Clock
+from perigee._events.deadlines import Preemption
 from perigee._events.events import Recorded, StepsDone
-from perigee._events.preemption import Preemption
 
 
 class ManualTime:
