@@ -269,7 +269,10 @@ class Checkpoints:
             return self._first_intact(f"best by {self._best}", ranked, damaged)
         if type(which) is not int:
             raise ArgumentError(
-                "which", repr(which), "'newest', 'best' or a step.", "pass one of them."
+                "which",
+                repr(which),
+                "'newest', 'best' or a step.",
+                "pass 'newest' for the last one.",
             )
         if which not in steps:
             raise NoCheckpointError(str(self.directory), f"step {which}", steps, [])
