@@ -1,11 +1,15 @@
 """The step learns, and a stopped training resumes exactly."""
 
 import keras
+import pytest
 from data import load_train, load_valid
 from step import make_step
 
 import perigee as pg
 from perigee.testing import verify_resume
+
+# Keras asks TensorFlow's tensors for arrays in a way that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def test_it_learns():
