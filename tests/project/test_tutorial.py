@@ -15,6 +15,8 @@ from tests.project.pages import DOCS, blocks_of, files_of, run_page
 ROOT = DOCS.parent
 PAGE = "tutorial.md"
 
+_STARTS = re.compile(r"^(WARNING: All log messages before absl::InitializeLog|I0000 ).*\n", re.M)
+"""What TensorFlow says when it starts, by the processor that it finds."""
 _WARNS = re.compile(r"warn|error|traceback|deprecat|^[WEF]\d{4} |: [WEF] ", re.IGNORECASE)
 _END = "the end of block"
 
@@ -74,7 +76,8 @@ def transcript(folder, wheel):
             check=False,
         )
         output.seek(0)
-        found = re.findall(rf"(.*?)\n?^{_END} \d+: (\d+)$\n?", output.read(), re.DOTALL | re.M)
+        said = _STARTS.sub("", output.read())
+        found = re.findall(rf"(.*?)\n?^{_END} \d+: (\d+)$\n?", said, re.DOTALL | re.M)
     return [(written, int(status)) for written, status in found]
 
 
