@@ -738,6 +738,18 @@ def test_class_weights_multiply_sample_weights(x, kind, random):
     assert_same_weights(*models)
 
 
+def test_a_class_above_those_that_are_weighted_counts_once(x, kind):
+    classes, above = {0: 0.2, 1: 1.5}, 2
+    weights = np.array([classes.get(i, 1.0) for i in kind], "float32")
+    models = one_output(), one_output()
+
+    train(pg.Supervised(models[0], sgd(), sparse(), class_weight=classes), (x, kind))
+    train(pg.Supervised(models[1], sgd(), sparse()), (x, kind, weights))
+
+    assert above in kind
+    assert_same_weights(*models)
+
+
 def test_class_weights_that_cannot_be_meant_are_refused(x, price, kind):
     with pytest.raises(errors.ArgumentError, match="class ids"):
         pg.Supervised(one_output(), sgd(), "mse", class_weight={-1: 2.0})
