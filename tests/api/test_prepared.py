@@ -364,6 +364,18 @@ def test_methods_are_called_within_a_with_block():
         pass
 
 
+def test_a_step_with_one_more_built_model_than_the_run_is_refused(tmp_path):
+    run, batch = pg.Run(tmp_path / "run"), points()
+    with prepared(Line(), run=run, execution="eager") as trainer:
+        while trainer.goes_on(steps=2):
+            trainer.train_step(batch)
+    other = Line()
+    other.critic = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+
+    with pytest.raises(StateMismatchError, match="critic"), prepared(other, run=run):
+        pass
+
+
 def test_a_run_is_driven_in_turns(tmp_path):
     with (
         pytest.raises(LoopError, match="before `goes_on`"),
