@@ -36,6 +36,7 @@ def test_the_suggestion_trains_and_far_more_does_not():
     found = learning_rate_range(step, data(), batch_size=16, highest=100.0)
 
     assert len(found.rates) == len(found.losses) == len(found.smoothed) < 100, "it ends early"
+    assert np.isfinite(found.losses).all(), "long before it overflows"
     assert 1e-3 < found.suggestion < 1.0
     assert f"{found.suggestion:.1g}"[0] in str(found)
     step.optimizer.learning_rate = found.suggestion
