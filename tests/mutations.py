@@ -28,7 +28,7 @@ PACKAGE = ROOT / "src" / "perigee"
 LEFT_OUT = ("_cli/project/", "_backends/jax/", "_backends/torch/", "_version.py", "_typing.py")
 """What no test of TensorFlow's can run."""
 MOST_TESTS = 40
-"""Tests a mutation, of those that reach its line."""
+"""Tests per mutation outside the folder of its room, of those that reach its line."""
 TIMEOUT_SECS = 600
 
 OTHER: dict[type[ast.AST], str] = {
@@ -243,7 +243,9 @@ def run(chosen: Sequence[Mutation], folder: Path, numbers: Sequence[int]) -> Non
             changed = text[: mutation.start] + mutation.instead.encode() + text[mutation.end :]
             path.write_bytes(changed)
             command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-            some = found if len(found) <= MOST_TESTS else spread(found)
+            room = mutation.path.partition("/")[0].strip("_")
+            near = [test for test in found if test.startswith(f"tests/{room}/")]
+            some = [*spread([test for test in found if test not in near]), *near]
             try:
                 ended = subprocess.run(
                     [*command, *some],
@@ -264,6 +266,8 @@ def run(chosen: Sequence[Mutation], folder: Path, numbers: Sequence[int]) -> Non
 
 def spread(tests: Sequence[str]) -> list[str]:
     """Return the quickest tests, and some of each file."""
+    if len(tests) <= MOST_TESTS:
+        return list(tests)
     chosen = list(tests[: MOST_TESTS // 2])
     files = {test.partition("::")[0]: test for test in reversed(tests)}
     return [*chosen, *[t for t in files.values() if t not in chosen]][:MOST_TESTS]

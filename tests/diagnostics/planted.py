@@ -407,6 +407,7 @@ SICK: dict[str, dict[str, Any]] = {
             compiled(with_layers(kl.Dense(8), kl.Dropout(0.2)), sparse()),
             classes(),
         ),
+        "one width": lambda: (supervised(with_layers(kl.Dense(3)), sparse()), classes()),
     },
     "PG124": {
         "too high": lambda: (Own(small(1), squares, optimizer=adam(100.0)), numbers()),

@@ -216,6 +216,7 @@ def test_several_runs_are_compared_in_one_page(tmp_path):
     assert points_of(page, "loss", run=0)[-1] == (30, 2.0 / 3)
     assert points_of(page, "loss", run=1)[-1] == (30, 4.0 / 3)
     assert [run["name"] for run in data_of(page)["runs"]] == ["a", "b"]
+    assert [f"swatch c{color}" in page for color in range(3)] == [True, True, False]
 
 
 def test_a_run_taken_up_again_counts_the_time_of_all_its_parts(tmp_path):

@@ -116,6 +116,25 @@ def test_convolutions_are_counted_with_their_gradients():
     assert Program.last(step, "train_step").operations() == 2 * once
 
 
+@pytest.mark.only_tensorflow
+def test_a_depthwise_convolution_counts_each_channel_once():
+    size, channels, width = 9, 2, 3
+    out = size - width + 1
+    model = keras.Sequential(
+        [
+            keras.Input((size, size, channels)),
+            keras.layers.DepthwiseConv2D(width),
+            keras.layers.GlobalAveragePooling2D(),
+        ]
+    )
+    step = pg.Supervised(model, keras.optimizers.SGD(), keras.losses.MeanSquaredError())
+    rows = np.zeros((BATCH, size, size, channels)), np.zeros((BATCH, channels))
+    pg.fit(step, rows, batch_size=BATCH, progress="off")
+
+    once = 2 * BATCH * out * out * channels * width * width
+    assert Program.last(step, "train_step").operations() == 2 * once
+
+
 @pytest.mark.slow
 def test_the_turns_of_a_loop_are_counted_or_it_is_not_known():
     length, units = 5, 3
