@@ -9,7 +9,6 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Self
 
-from perigee import _backends
 from perigee._api.arguments import (
     as_execution,
     as_run,
@@ -31,7 +30,7 @@ from perigee._loop.logged_epoch import LoggedEpoch
 from perigee._loop.methods import Methods
 from perigee._loop.progress import INTERRUPTIONS, Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
-from perigee._loop.values import note_where
+from perigee._loop.values import end_with
 from perigee._processes.workers import Workers
 from perigee._runs.keeping import KeptRun
 from perigee._runs.run import Run
@@ -225,9 +224,7 @@ class Prepared:
 
     def _plan(self, opened: Opened) -> Plan:
         """Return the plan of the run, or the usual one."""
-        mode = self._settings.execution.given_mode
-        usual_mode, _ = _backends.current().capabilities.plans[0]
-        plan = Plan(mode or usual_mode, False, "usual" if mode is None else "requested")
+        plan = Plan.usual(loops_well=False, mode=self._settings.execution.given_mode)
         return plan if opened.run is None else opened.run.plan or plan
 
     def _load(self, loop: _Loop, state: Mapping[str, Any] | None) -> None:
@@ -261,13 +258,7 @@ class Prepared:
             if error is None:
                 self._leave(loop)
                 return
-            note_where(error, self.clock)
-            try:
-                self._end(loop, f"error: {type(error).__name__}")
-            except Exception as later:  # what came first comes out
-                error.add_note(
-                    f"A hook that was notified of it raised {type(later).__name__}: {later}"
-                )
+            end_with(error, self.clock, lambda reason: self._end(loop, reason))
 
     def _leave(self, loop: _Loop) -> None:
         reason = self._reason(loop, None, None) or self.stop_reason or _LEFT

@@ -26,7 +26,7 @@ from perigee._loop.evaluation import Validation
 from perigee._loop.programs import Programs
 from perigee._loop.progress import Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
-from perigee._loop.values import Values, note_where
+from perigee._loop.values import Values, end_with
 from perigee._step.shown import Shown
 from perigee.diagnostics import Finding
 
@@ -145,13 +145,7 @@ class Training:
             if self.callbacks:
                 self.callbacks.train_end(logs)
         except BaseException as error:
-            note_where(error, self.clock)
-            try:
-                self._end(f"error: {type(error).__name__}")
-            except Exception as later:  # what came first comes out
-                error.add_note(
-                    f"A hook that was notified of it raised {type(later).__name__}: {later}"
-                )
+            end_with(error, self.clock, self._end)
             raise
         reason = self.progress.stop
         self._end(reason)

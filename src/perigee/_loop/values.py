@@ -117,10 +117,20 @@ class Values:
         )
 
 
-def note_where(error: BaseException, clock: Clock) -> None:
-    """Note on an error where the training stood."""
+def end_with(error: BaseException, clock: Clock, end: Callable[[str], None]) -> None:
+    """Note on an error where the training stood, and end the training for that reason.
+
+    Args:
+        error: What was raised; it is to come out, whatever the end raises.
+        clock: Where the training stood.
+        end: Called with the reason.
+    """
     error.add_note(
         f"While training with Perigee: after step {clock.step}, epoch {clock.epoch + 1}, "
         f"batch {clock.batch + 1} of the epoch."
     )
     advise_on_memory(error)
+    try:
+        end(f"error: {type(error).__name__}")
+    except Exception as later:
+        error.add_note(f"A hook that was notified of it raised {type(later).__name__}: {later}")
