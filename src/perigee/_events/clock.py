@@ -19,7 +19,7 @@ class Clock:
 
     def after_steps(self, count: int) -> "Clock":
         """Return the clock `count` steps later in the same epoch."""
-        return replace(self, step=self.step + count, batch=self.batch + count)
+        return Clock(self.step + count, self.epoch, self.batch + count)
 
     def after_epoch(self) -> "Clock":
         """Return the clock after the end of the current epoch."""

@@ -35,7 +35,9 @@ class Progress:
 
     def after_steps(self, count: int) -> Self:
         """Return the progress `count` steps later in the same epoch."""
-        return replace(self, clock=self.clock.after_steps(count))
+        # Once per step, where `replace` would cost three times as much.
+        clock = self.clock.after_steps(count)
+        return type(self)(clock, self.epoch, self.window, self.validated, self.stop)
 
     def after_epoch(self) -> Self:
         """Return the progress with the current epoch finished."""
