@@ -447,3 +447,22 @@ def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
         checkpoints.save(content(2))
 
     assert tree(tmp_path) == before
+
+
+def test_a_directory_that_is_cleared_meanwhile_holds_no_checkpoints(tmp_path):
+    place = tmp_path / "checkpoints"
+    is_over = threading.Event()
+
+    def clear_again_and_again():
+        while not is_over.is_set():
+            place.mkdir()
+            place.rmdir()
+
+    clearing = threading.Thread(target=clear_again_and_again)
+    clearing.start()
+    try:
+        for _ in range(3000):
+            assert Checkpoints(place).steps() == []
+    finally:
+        is_over.set()
+        clearing.join()

@@ -225,9 +225,11 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints in order, including damaged ones."""
-        if not self.directory.is_dir():
+        try:  # a run that begins again may clear the directory at any instant
+            names = os.listdir(self.directory)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        found = (_NAME.fullmatch(name) for name in os.listdir(self.directory))
+        found = (_NAME.fullmatch(name) for name in names)
         steps = sorted(int(match[1]) for match in found if match)
         return [step for step in steps if os.path.lexists(self._path(step))]
 
