@@ -55,3 +55,14 @@ def write(variable: Any, value: np.ndarray) -> None:
 def as_keras_variable(value: Any) -> None:
     """See `Backend.as_keras_variable`: there are no variables but Keras's."""
     del value
+
+
+def is_container(kind: type) -> bool:
+    """See `Backend.is_container`."""
+    del kind
+    return False
+
+
+def writers() -> tuple[tuple[Any, str], ...]:
+    """See `Backend.writers`: Keras's variables have only `assign`."""
+    return ()

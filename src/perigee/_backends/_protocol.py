@@ -361,6 +361,14 @@ class Backend(Protocol):
         """
         ...
 
+    def is_container(self, kind: type) -> bool:
+        """Return whether objects of a class of the framework hold variables as attributes."""
+        ...
+
+    def writers(self) -> Sequence[tuple[Any, str]]:
+        """Return the classes and methods that change the framework's variables past Keras's."""
+        ...
+
     def check_devices(self, variables: Sequence[Any]) -> None:
         """Raise if requested devices and processes would not train together.
 

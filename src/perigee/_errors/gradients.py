@@ -103,7 +103,8 @@ class UnheldVariablesError(PerigeeError, ValueError):
             items=self.unheld,
             expected="the Step holds every variable that the step writes.",
             fix="keep the optimizer, metric, model, seed generator or variable as an attribute of "
-            "the Step (lists, dicts and other Steps held by it are searched too).",
+            "the Step (lists, dicts, objects of your own classes and other Steps held by it are "
+            "searched too).",
         )
 
 

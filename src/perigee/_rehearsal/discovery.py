@@ -358,6 +358,9 @@ def _refuse_unheld(tracked: Tracked, recorder: StepRecorder) -> None:
     loose = [v for v in recorder.unheld.values() if id(v) not in held]
     if loose:
         raise UnheldVariablesError([f"{v.path} {tuple(v.shape)}" for v in loose])
+    if recorder.unheld_below:  # also those inside the above
+        below = recorder.unheld_below.values()
+        raise UnheldVariablesError([f"{v.name} {tuple(v.shape)}" for v in below])
 
 
 def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Sequence[Any]) -> None:

@@ -84,6 +84,9 @@ class StepRecorder:
         self.predicted: Any = None
         self.assigned: set[int] = set()
         self.unheld: dict[int, Any] = {}
+        self.unheld_below: dict[int, Any] = {}
+        self._below: set[int] = set()
+        self._is_assigning = False
         self.made: Sequence[Any] = ()
         self.is_global_seed: Callable[[Any], bool] = lambda _: False
         self.has_results = False
@@ -254,6 +257,7 @@ class StepRecorder:
             (keras.losses.Loss, "__call__", self._loss_call),
             (keras.Layer, "losses", self._losses),
             (keras.Variable, "assign", self._assigns),
+            *((kind, name, self._writes) for kind, name in _backends.current().writers()),
         ]
         for metric in self._tracked.metrics.values():
             heard.append((metric, "update_state", partial(self._updates, metric)))
@@ -296,9 +300,31 @@ class StepRecorder:
     def _assigns(self, original: Any, variable: Any, value: Any) -> Talk:
         if self._is_held(variable):
             self.assigned.add(id(variable))
-            yield
+            was, self._is_assigning = self._is_assigning, True
+            try:
+                yield
+            finally:
+                self._is_assigning = was
         else:  # refused after the step has run; until then it keeps its value
             yield Call(lambda: value, (), {})
+
+    def _writes(self, original: Any, variable: Any, *args: Any, **kwargs: Any) -> Talk:
+        """The framework's own variable is changed: Keras's, or one that the user made."""
+        if self._is_assigning or self._is_known(variable):
+            yield
+        else:
+            self.unheld_below[id(variable)] = variable
+            yield Call(lambda: variable, (), {})
+
+    def _is_known(self, variable: Any) -> bool:
+        """Return whether the Step holds a variable of the framework, or made it just now."""
+        if id(variable) not in self._below:
+            copies = _backends.current().copies
+            held = track(self._step).variables
+            self._below |= {id(v.value) for v in held}
+            self._below |= {id(copy) for v in held for copy in copies(v)}
+            self._below |= {id(v) for v, _ in self.made}
+        return id(variable) in self._below
 
     def _reads(self, original: Any, variable: Any) -> Talk:
         self.read_variable(variable)

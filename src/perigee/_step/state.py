@@ -112,9 +112,10 @@ class Tracked:
 def track(root: Holder) -> Tracked:
     """Find everything that `root` holds.
 
-    Attributes are searched in the order in which they were set, including lists, tuples, dicts and
-    other Steps. An object reached twice belongs to the first path. State of layers that Keras does
-    not list comes last, so that it does not claim an object of another path.
+    Attributes are searched in the order in which they were set, including lists, tuples, dicts,
+    objects of users' own classes and other Steps. An object reached twice belongs to the first
+    path. State of layers that Keras does not list comes last, so that it does not claim an object
+    of another path.
 
     Raises:
         ForeignKerasError: If it holds an object of Keras 2.
@@ -150,7 +151,7 @@ class _Search:
     plain: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, keras.losses.Loss] = field(default_factory=dict)
-    holders: list[Holder] = field(default_factory=list)
+    holders: list[Any] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
     _kept: list[Any] = field(default_factory=list)
 
@@ -197,6 +198,18 @@ class _Search:
             if _backends.current().is_tensor(value):
                 self.tensors[path] = value
             self.plain[path] = id(value)
+            if _holding(value.__class__) in ("dataclass", "object"):
+                self._object(value, path)
+
+    def _object(self, value: Any, path: str) -> None:
+        """Search an object of a user's class as if its attributes were those of the Step."""
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if hasattr(value, "__dict__"):
+            self.holders.append(value)
+        for name, member in _attributes(value).items():
+            self.value(member, _join(path, name))
 
     def _layer(self, layer: keras.Layer, path: str) -> None:
         if id(layer) in self._seen:
@@ -526,7 +539,7 @@ _Holding = Literal[
 
 @cache
 def _holding(kind: type) -> _Holding:
-    """Return how an object of a class holds values that may be state of a layer."""
+    """Return how an object of a class holds values that may be state of a layer or a Step."""
     if issubclass(kind, (*_PLAIN.__args__, Holder, keras.Metric, keras.optimizers.Optimizer, type)):
         return "nothing"
     known: list[tuple[_Holding, Any]] = [
@@ -540,6 +553,8 @@ def _holding(kind: type) -> _Holding:
     for holding, classes in known:
         if issubclass(kind, classes):
             return holding
+    if _backends.current().is_container(kind):
+        return "object"
     if kind.__module__.partition(".")[0] == keras.backend.backend():
         return "framework"
     if not _is_own_class(kind):
@@ -563,7 +578,11 @@ def _members(value: Any, holding: _Holding) -> list[Any]:
         return list(value.values())
     if holding == "sequence":
         return list(value)
-    if holding == "dataclass":  # those with slots have no `__dict__`
-        return [getattr(value, each.name, None) for each in dataclasses.fields(value)]
-    held = getattr(value, "__dict__", {})
-    return [held[name] for name in sorted(held)]
+    held = _attributes(value)
+    return [held[name] for name in (held if holding == "dataclass" else sorted(held))]
+
+
+def _attributes(value: Any) -> Mapping[str, Any]:
+    if dataclasses.is_dataclass(value):  # those with slots have no `__dict__`
+        return {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value)}
+    return getattr(value, "__dict__", {})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import keras
@@ -13,7 +14,9 @@ from perigee._typing import Tensor
 
 
 def as_keras_variable(value: Any) -> TensorFlowVariable | None:
-    """See `Backend.as_keras_variable`."""
+    """See `Backend.as_keras_variable`: a random generator is its state."""
+    if isinstance(value, tf.random.Generator):
+        value = value.state
     if not isinstance(value, tf.Variable):
         return None
     found = vars(value).get(_ATTRIBUTE)
@@ -23,6 +26,32 @@ def as_keras_variable(value: Any) -> TensorFlowVariable | None:
         setattr(value, _ATTRIBUTE, found)
     return found
 
+
+def is_container(kind: type) -> bool:
+    """See `Backend.is_container`."""
+    return issubclass(kind, tf.Module)
+
+
+@cache
+def writers() -> tuple[tuple[Any, str], ...]:
+    """See `Backend.writers`."""
+    waiting, kinds = [tf.Variable], []
+    while waiting:  # there is no public name for the class of variables on one device
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        if kind.__module__.endswith(".resource_variable_ops") and kind.__name__[0] != "_":
+            kinds.append(kind)
+    return tuple((kind, name) for kind in kinds for name in _WRITING if name in vars(kind))
+
+
+_WRITING = (
+    "assign",
+    "assign_add",
+    "assign_sub",
+    *(f"scatter_{verb}" for verb in ("add", "div", "max", "min", "mul", "sub", "update")),
+    *(f"scatter_nd_{verb}" for verb in ("add", "max", "min", "sub", "update")),
+    "batch_scatter_update",
+)
 
 _ATTRIBUTE = "_perigee_as_keras_variable"
 
