@@ -285,6 +285,7 @@ class NoCallVAE(keras.Model):
         self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
         self.kl_loss_tracker = keras.metrics.Mean(name="kl_loss")
         self.rng = keras.random.SeedGenerator(7)
+        self.built = True
 
     @property
     def metrics(self):
