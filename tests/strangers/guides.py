@@ -1372,7 +1372,7 @@ def unet_segmentation(by):
     x, _ = digits(96)
     mask = (x[..., 0] > 0.4).astype("int32")[..., None]
     inputs = keras.Input(shape=(8, 8, 1))
-    h = layers.Conv2D(4, 3, strides=2, padding="same")(inputs)
+    h = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False)(inputs)
     h = layers.Activation("relu")(layers.BatchNormalization()(h))
     previous = h
     for filters in [6]:
