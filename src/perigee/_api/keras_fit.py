@@ -21,7 +21,7 @@ from perigee._events.events import Hook
 from perigee._events.schedule import Every
 from perigee._execution import Choice, Execution
 from perigee._runs.run import Run
-from perigee.data import open_feed
+from perigee.data import is_rows, open_feed, rows_of
 from perigee.steps.keras_step import KerasStep
 from perigee.writers.terminal import Progress
 
@@ -390,6 +390,9 @@ def _arrays(x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
 def _array(value: Any) -> Any:
     if value is None:
         return None
+    rows = rows_of(value)
+    if rows is not None:
+        return rows
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     array = value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)
@@ -404,6 +407,13 @@ def _cut(data: Any, start: int, end: int | None) -> Any:
     return keras.tree.map_structure(lambda a: None if a is None else a[start:end], data)
 
 
+def _part(data: Any, start: int, end: int | None) -> Any:
+    """Return rows as `_cut` does, but sparse and ragged ones not as tensors yet."""
+    return keras.tree.map_structure(
+        lambda a: a.part(start, end) if is_rows(a) else _cut(a, start, end), data
+    )
+
+
 def _split(data: tuple[Any, ...], share: float) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     rows = _rows(data)
     at = math.floor(rows * (1.0 - share))
@@ -414,7 +424,7 @@ def _split(data: tuple[Any, ...], share: float) -> tuple[tuple[Any, ...], tuple[
             f"rows on both sides; there are {rows}.",
             "pass another share, or `validation_data`.",
         )
-    return _cut(data, 0, at), _cut(data, at, None)
+    return _part(data, 0, at), _part(data, at, None)
 
 
 def _batch_size(given: int | None, steps: int | None, data: Any) -> int:

@@ -13,6 +13,7 @@ from perigee.data._spec import is_array_like, refusal
 from perigee.data.arrays import ArrayFeed
 from perigee.data.iterables import IterableFeed
 from perigee.data.pydataset import PyDatasetFeed
+from perigee.data.sparse import rows_of
 from perigee.data.tf_data import TFDatasetFeed, is_tf_dataset
 
 
@@ -105,7 +106,9 @@ def _refuse_argument(name: str, given: Any, kind: str, place: str) -> None:
 def _is_one_data_set(data: Any) -> bool:
     if isinstance(data, (str, bytes, np.generic, keras.KerasTensor)):
         return False
-    return isinstance(data, (tuple, Mapping)) or is_array_like(data) or refusal(data) is not None
+    if isinstance(data, (tuple, Mapping)) or is_array_like(data):
+        return True
+    return rows_of(data) is not None or refusal(data) is not None
 
 
 def _why_not(data: Any) -> str | None:

@@ -23,6 +23,7 @@ from perigee.data._spec import (
     shortened,
     to_numpy,
 )
+from perigee.data.sparse import Rows, is_rows, rows_of
 
 _RESIDENT_SHARE = 0.25
 """Arrays that take more than this share of the free memory are not copied to the device.
@@ -38,7 +39,7 @@ class ArrayFeed(PassFeed):
 
     Args:
         arrays: An array, or tuples and dicts of arrays, nested as needed; `None` stays `None`.
-            Tensors of any framework and data frames are arrays too.
+            Tensors of any framework, data frames and sparse matrices are arrays too.
         batch_size: Rows per batch, at least 1.
         shuffle: Whether each pass draws the rows in another order.
         seed: Determines the order, together with the index of the pass.
@@ -53,7 +54,8 @@ class ArrayFeed(PassFeed):
     Raises:
         ArrayLengthError: If the arrays differ in length.
         EmptyDataError: If there are no rows.
-        DataTypeError: If something is not an array, or is sparse, ragged, masked or without rows.
+        DataTypeError: If something is not an array, is masked, has no rows, or is sparse or ragged
+            where the framework has no such tensors.
     """
 
     seeks_directly = True
@@ -97,12 +99,12 @@ class ArrayFeed(PassFeed):
         return self._permuted[1]
 
     def resident(self) -> Resident | None:
-        """Return the current pass, unless the arrays are large or hold text."""
+        """Return the current pass, unless the arrays are large, sparse, ragged or hold text."""
         if self._is_resident is None:
             arrays = [array for _, array in leaves_with_paths(self.arrays)]
             size = sum(array.nbytes for array in arrays)
-            is_text = any(array.dtype.kind in "SUO" for array in arrays)
-            self._is_resident = not is_text and size < _free_bytes() * _RESIDENT_SHARE
+            is_plain = not any(array.dtype.kind in "SUO" or is_rows(array) for array in arrays)
+            self._is_resident = is_plain and size < _free_bytes() * _RESIDENT_SHARE
         if not self._is_resident:
             return None
         pass_index = self._position.passes
@@ -173,8 +175,11 @@ def _free_bytes() -> float:
         return float("inf")
 
 
-def _as_array(leaf: Any, path: str) -> NDArray[Any]:
+def _as_array(leaf: Any, path: str) -> NDArray[Any] | Rows:
     """Return a leaf as an array with rows, in a dtype that every framework supports."""
+    rows = rows_of(leaf)
+    if rows is not None:
+        return rows
     _refuse(leaf, path)
     array = to_numpy(leaf)
     if array.ndim == 0:

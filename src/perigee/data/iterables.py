@@ -8,8 +8,9 @@ from typing import Any
 from perigee._errors import DataEndedError, DataStateError, DataTypeError, NotResumableError
 from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch
+from perigee.data._batches import batch_converter
 from perigee.data._passes import END, PassFeed
-from perigee.data._spec import batch_converter, is_array_like
+from perigee.data._spec import is_array_like
 
 _ONE_SHOT = "an iterator yields its batches once"
 
