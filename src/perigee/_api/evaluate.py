@@ -83,7 +83,7 @@ def _a_pass(
     check_count("steps", steps)
     feed = open_feed(data, batch_size=batch_size)
     try:
-        check_finite(feed, steps)
+        check_finite(feed, "steps", steps)
         execution = as_execution(execution)
         programs = Programs(step, method, execution)
         workers = Workers(step)
@@ -94,7 +94,15 @@ def _a_pass(
         feed.close()
 
 
-def check_finite(feed: Feed, steps: int | None) -> None:
-    """Refuse data without an end where nothing says how many batches to draw."""
-    if feed.is_infinite and steps is None:
-        raise InfiniteDataError(feed.kind)
+def check_finite(feed: Feed, name: str, steps: int | None) -> None:
+    """Refuse data without an end where nothing says how many batches to draw.
+
+    Args:
+        feed: The data. Its first batch is looked at: only then a function tells what it returns.
+        name: The argument that says it.
+        steps: What it says, or `None`.
+    """
+    if steps is None and not feed.is_infinite:
+        feed.peek()
+    if steps is None and feed.is_infinite:
+        raise InfiniteDataError(feed.kind, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from types import GeneratorType
 from typing import Any, Literal
 
 import keras
@@ -24,8 +25,9 @@ from perigee._api.arguments import (
 )
 from perigee._api.evaluate import check_finite
 from perigee._api.opening import LookBack, Opened, opening
-from perigee._errors import ArgumentError, InfiniteDataError
+from perigee._errors import ArgumentError
 from perigee._events.callbacks import KerasCallbacks
+from perigee._events.clock import Clock
 from perigee._events.events import Hook, Hooks
 from perigee._events.protocols import Feed
 from perigee._events.schedule import Every
@@ -137,6 +139,7 @@ def fit(
     _check(step, validation)
     run, execution, wanted = as_run(run), as_execution(execution), as_guards(guards)
     course = _course(run, arguments)
+    _check_drawn_once(course, validation, validation_steps)
     hooks, keras_callbacks = sorted_callbacks(callbacks)
     _refuse_backups(keras_callbacks, run)
     with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
@@ -206,6 +209,21 @@ def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
     )
 
 
+def _check_drawn_once(course: Course, validation: Any, steps: int | None) -> None:
+    """Refuse a generator object that the first of several validations would use up."""
+    if steps is not None or course.epochs is None or not isinstance(validation, GeneratorType):
+        return
+    ends = (Clock(epoch=number) for number in range(1, course.epochs + 1))
+    due = sum(1 for clock in ends if course.validate_every.is_due(clock))
+    if due > 1:
+        raise ArgumentError(
+            "validation_steps",
+            "None",
+            f"the batches of one validation: {due} are due, and a generator object is drawn once.",
+            "pass `validation_steps=...`, or the generator function instead of what it returned.",
+        )
+
+
 def _settings(given: Mapping[str, Any], course: Course) -> dict[str, Any]:
     """Return the arguments that the file of a run keeps."""
     return {**{name: given[name] for name in _KEPT_ARGUMENTS}, "epochs": course.epochs}
@@ -236,9 +254,10 @@ def _restored(
     """Open the data where the run has saved it; without a run, where it begins."""
     feed = reopen()
     opened.stack.callback(feed.close)
-    if feed.is_infinite and course.epochs is not None and course.steps_per_epoch is None:
-        raise InfiniteDataError(feed.kind)
-    return feed, None if opened.run is None else opened.run.restore_data(feed)
+    draws = None if opened.run is None else opened.run.restore_data(feed)
+    if course.epochs is not None:
+        check_finite(feed, "steps_per_epoch", course.steps_per_epoch)
+    return feed, draws
 
 
 def _adapted(
@@ -292,10 +311,10 @@ def _validation(
         return None
     feed = open_feed(data, usual_batch_size=batch_size or 32)
     opened.stack.callback(feed.close)
-    check_finite(feed, steps)
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept validation", feed))
         opened.run.restore_validation(feed)
+    check_finite(feed, "validation_steps", steps)
     programs = Programs(opened.step, "test_step", opened.execution)
     return Validation(programs, feed, opened.blocks(feed), steps, callbacks)
 

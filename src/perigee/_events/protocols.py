@@ -80,6 +80,11 @@ class Feed(Protocol):
         ...
 
     @property
+    def is_over(self) -> bool:
+        """Whether no batch is left and the data cannot be restarted, such as a generator object."""
+        ...
+
+    @property
     def position(self) -> Position:
         """The position of the next batch."""
         ...
@@ -147,6 +152,10 @@ class Feed(Protocol):
 
     def seek(self, position: Position) -> None:
         """Move to `position`, so that the next draw returns the batch that follows it."""
+        ...
+
+    def rewind(self) -> None:
+        """Move to the beginning; data that is drawn once stays where it is."""
         ...
 
     @property

@@ -371,7 +371,9 @@ class Program:
         arrays = leaf_shapes(batch)
         before = self._traced_for.get(compiled)
         self._traced_for[compiled] = arrays
-        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in keras.tree.flatten(batch)]
+        shapes = [
+            (*getattr(leaf, "shape", ()), *_stored(leaf)) for leaf in keras.tree.flatten(batch)
+        ]
         seen = self._sizes.setdefault(compiled, [set() for _ in shapes])
         for shape, known in zip(shapes, seen, strict=False):
             known.add(shape)
@@ -738,7 +740,17 @@ def leaf_shapes(batch: Batch) -> list[str]:
     """Return each leaf of a batch by its number, with dtype and shape."""
     leaves = enumerate(keras.tree.flatten(batch))
     return [
-        f"leaf {index}: {leaf.dtype} {tuple(leaf.shape)}"
+        " ".join(
+            [
+                f"leaf {index}: {leaf.dtype} {tuple(leaf.shape)}",
+                *map("({} stored)".format, _stored(leaf)),
+            ]
+        )
         for index, leaf in leaves
         if hasattr(leaf, "shape")
     ]
+
+
+def _stored(leaf: Any) -> tuple[int, ...]:
+    """Return how many values a sparse array of JAX has room for: a size, like those of its axes."""
+    return (leaf.nse,) if hasattr(leaf, "nse") else ()

@@ -75,6 +75,11 @@ class PassFeed(ABC):
         return False
 
     @property
+    def is_over(self) -> bool:
+        """Whether no batch is left and the data cannot be restarted."""
+        return False
+
+    @property
     def position(self) -> Position:
         """The position of the next batch; batches that were only peeked at do not count."""
         return self._position
@@ -257,6 +262,11 @@ class PassFeed(ABC):
         while self._position.batches < position.batches:
             if self.draw() is None:
                 raise self._position_error(position, f"it holds {self._pass_batches} batches")
+
+    def rewind(self) -> None:
+        """Move to the beginning; data that is drawn once stays where it is."""
+        if self._position != Position():
+            self.seek(Position())
 
     def state(self) -> dict[str, Any]:
         """Return the position and, under `"data"`, what must match for it to be valid.

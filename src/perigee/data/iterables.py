@@ -1,11 +1,19 @@
 """Iterables and generator functions of batches."""
 
+import dis
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import GeneratorType
 from typing import Any
 
-from perigee._errors import DataEndedError, DataStateError, DataTypeError, NotResumableError
+from perigee._errors import (
+    DataEndedError,
+    DataStateError,
+    DataTypeError,
+    EmptyDataError,
+    NotResumableError,
+)
 from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch
 from perigee.data._batches import batch_converter
@@ -53,8 +61,31 @@ class IterableFeed(PassFeed):
 
     @property
     def is_infinite(self) -> bool:
-        """Whether a pass is known to be infinite."""
-        return isinstance(self.data, (itertools.count, itertools.cycle))
+        """Whether a pass is known to be infinite, of a function once it was called."""
+        given = self.data if isinstance(self.data, Iterable) else self._iterator
+        if isinstance(given, (itertools.count, itertools.cycle)):
+            return True
+        return isinstance(given, GeneratorType) and _never_returns(given)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is an iterator that has no more; it looks at the next batch."""
+        if not isinstance(self.data, Iterator):
+            return False
+        try:
+            self.peek()
+        except (DataEndedError, EmptyDataError):
+            return True
+        return False
+
+    def rewind(self) -> None:
+        """Move to the beginning; an iterator stays where it is, or begins its next pass."""
+        if not isinstance(self.data, Iterator):
+            super().rewind()
+            return
+        self.peek()
+        if self._ahead[0] is END:
+            self.draw()
 
     def seek(self, position: Position) -> None:
         """Move to `position`: at once in a list, otherwise by drawing the batches in between.
@@ -159,6 +190,15 @@ class IterableFeed(PassFeed):
                 "yield batches in it, or pass its result instead of the function.",
             )
         return iter(made)
+
+
+def _never_returns(generator: Any) -> bool:
+    """Return whether its code has no way to end, as with `while True`: Python drops dead code."""
+    instructions = dis.get_instructions(generator.gi_code)
+    return not any(
+        one.opname.startswith("RETURN_") and one.opname != "RETURN_GENERATOR"
+        for one in instructions
+    )
 
 
 def _is_plain(state: Any) -> bool:
