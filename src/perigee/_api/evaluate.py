@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Generator
 from typing import Any
 
-from perigee._api.arguments import as_execution, check_count, check_step, named
+from perigee._api.arguments import as_execution, check_count, check_step, named, one_data_set
 from perigee._errors import InfiniteDataError
 from perigee._events.protocols import Feed
 from perigee._execution import Blocks, Choice, Execution
@@ -20,6 +20,7 @@ from perigee.data import open_feed
 
 
 @named
+@one_data_set
 def evaluate(
     step: Step,
     data: Any,
@@ -45,6 +46,7 @@ def evaluate(
 
 
 @named
+@one_data_set
 def predict(
     step: Step,
     data: Any,

@@ -20,6 +20,7 @@ from perigee._api.arguments import (
     check_nonfinite,
     check_step,
     named,
+    one_data_set,
     sorted_callbacks,
     watched_by,
 )
@@ -41,7 +42,7 @@ from perigee._execution import (
     compiling,
     make_plan,
 )
-from perigee._loop.evaluation import Validation
+from perigee._loop.evaluation import Validation, program_for_next
 from perigee._loop.programs import Programs
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.training import Course, Training
@@ -51,7 +52,7 @@ from perigee._runs.keeping import KeptRun
 from perigee._runs.opening import Draws
 from perigee._runs.run import Run
 from perigee._step.step import Step
-from perigee.data import open_feed
+from perigee.data import Shuffle, open_feed
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress
 
@@ -71,6 +72,7 @@ _KEPT_ARGUMENTS = (
 
 
 @named
+@one_data_set
 def fit(
     step: Step,
     data: Any,
@@ -79,7 +81,7 @@ def fit(
     steps: int | None = None,
     steps_per_epoch: int | None = None,
     batch_size: int | None = None,
-    shuffle: bool | None = None,
+    shuffle: Shuffle | None = None,
     validation: Any = None,
     validation_steps: int | None = None,
     validate_every: Every | None = None,
@@ -109,7 +111,8 @@ def fit(
         steps: Steps to train in total, over as many passes as they need.
         steps_per_epoch: Steps an epoch; needed for data that never ends.
         batch_size: Rows a batch, 32 by default; for arrays only.
-        shuffle: Whether arrays and PyDatasets are shuffled each epoch; `True` by default.
+        shuffle: Whether arrays and PyDatasets are shuffled each epoch; `True` by default. `"batch"`
+            keeps the batches of arrays and shuffles the rows within each.
         validation: Data for `test_step`, of any kind that `data` may have.
         validation_steps: Batches a validation; `None` uses the whole pass.
         validate_every: When to validate; the end of each epoch by default.
@@ -242,7 +245,7 @@ def _refuse_backups(callbacks: Sequence[Any], run: Run | None) -> None:
             )
 
 
-def _open(data: Any, seed: int | None, batch_size: int | None, shuffle: bool | None) -> Feed:
+def _open(data: Any, seed: int | None, batch_size: int | None, shuffle: Shuffle | None) -> Feed:
     return open_feed(
         data, batch_size=batch_size, shuffle=shuffle, shuffles_by_default=True, seed=seed or 0
     )
@@ -293,7 +296,7 @@ def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
             "step of the checkpoint": 0 if resumed_at is None else resumed_at.step,
         }
     )
-    program = programs(batch)
+    program = program_for_next(programs, feed)
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept", feed))
     return program

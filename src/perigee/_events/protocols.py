@@ -198,6 +198,10 @@ class Feed(Protocol):
         """Make the next pass the one that follows `begun` passes."""
         ...
 
+    def advice(self, batch: Batch) -> str | None:
+        """Return what may be meant by data whose first batch no step takes; `None`: just this."""
+        ...
+
     def close(self) -> None:
         """Stop workers and release the data."""
         ...

@@ -100,7 +100,7 @@ class Validation:
         self.feed = feed
         self._programs, self._blocks = programs, blocks
         self._steps, self._callbacks = steps, callbacks
-        programs(feed.peek())
+        program_for_next(programs, feed)
 
     def __call__(self) -> dict[str, float]:
         """Return exact means and metrics, by the names that the step gives them."""
@@ -132,7 +132,22 @@ def predict(programs: ProgramFor, feed: Feed, blocks: Blocks, steps: int | None)
 def _prepared(programs: ProgramFor, feed: Feed) -> Program:
     """Return the program for the feed, which then stands where the pass begins."""
     feed.rewind()
-    return programs(feed.peek())
+    return program_for_next(programs, feed)
+
+
+def program_for_next(programs: ProgramFor, feed: Feed) -> Program:
+    """Return the program for the next batch; an error of the step is noted if the data looks odd.
+
+    Nothing is certain about it, so it is said only where the step takes no such batch.
+    """
+    batch = feed.peek()
+    try:
+        return programs(batch)
+    except Exception as error:
+        advice = feed.advice(batch)
+        if advice is not None and advice not in getattr(error, "__notes__", ()):
+            error.add_note(advice)
+        raise
 
 
 @contextmanager

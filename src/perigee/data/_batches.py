@@ -31,7 +31,7 @@ def batch_converter() -> Callable[[Batch], Batch]:
 
     def convert(leaf: Any) -> Any:
         if type(leaf) is not np.ndarray and not isinstance(leaf, np.generic):
-            if framework_of(leaf) == native:
+            if framework_of(leaf) == native and type(leaf).__name__ != "PerReplica":
                 return leaf
             rows = rows_of(leaf)
             if rows is not None:

@@ -341,6 +341,15 @@ class PassFeed(ABC):
         """Return what the order and the shapes of the batches depend on, as plain values."""
         return {}
 
+    def advice(self, batch: Batch) -> str | None:
+        """Return what may be meant by data whose first batch no step takes, or `None`.
+
+        Args:
+            batch: The first batch.
+        """
+        del batch
+        return None
+
     def close(self) -> None:
         """Stop workers and release the current pass. It may be called twice."""
         self._forget()

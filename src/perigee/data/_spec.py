@@ -81,6 +81,12 @@ def is_plain_column(items: tuple[Any, ...] | list[Any]) -> bool:
     return bool(items) and type(items[0]) in _PLAIN and all(type(item) in _PLAIN for item in items)
 
 
+def has_rows(batch: Batch) -> bool:
+    """Return whether all leaves of a batch are arrays with a common first axis."""
+    sizes = [(*getattr(leaf, "shape", ()), None)[0] for _, leaf in leaves_with_paths(batch)]
+    return bool(sizes) and None not in sizes and len(set(sizes)) == 1
+
+
 def describe(batch: Batch) -> str:
     """Return a readable description of a batch: `(float32 (32, 64), int64 (32,))`."""
     if batch is None:
@@ -152,6 +158,12 @@ def refusal(leaf: Any) -> DataTypeError | None:
     if root.startswith("tensorflow"):
         if kind.startswith("Ragged"):
             return DataTypeError(kind, "pad it with `.to_tensor()`.")
+        if kind == "PerReplica":
+            return DataTypeError(
+                f"{kind}, as of a distributed dataset,",
+                "pass the `tf.data.Dataset` itself, with global batches: Perigee splits each of "
+                "them among the replicas.",
+            )
         if kind.startswith(("SparseTensor", "IndexedSlices")):
             return DataTypeError(kind, "make it dense with `tf.sparse.to_dense(...)`.")
     layout = str(getattr(leaf, "layout", "torch.strided"))

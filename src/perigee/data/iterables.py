@@ -18,7 +18,7 @@ from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch
 from perigee.data._batches import batch_converter
 from perigee.data._passes import END, PassFeed
-from perigee.data._spec import is_array_like
+from perigee.data._spec import describe, has_rows, is_array_like
 
 _ONE_SHOT = "an iterator yields its batches once"
 
@@ -112,6 +112,29 @@ class IterableFeed(PassFeed):
             Whether a batch was taken.
         """
         return not self._tells_its_state() and super().look_ahead(most)
+
+    def advice(self, batch: Batch) -> str | None:
+        """Return the line for arrays in a list, or for single examples, if it looks like that.
+
+        Args:
+            batch: The first item.
+        """
+        if all(hasattr(self.data, name) for name in ("column_names", "with_format")):
+            return (
+                "Each item of the data set is one batch. If it is a row, pass all rows as arrays, "
+                '`dataset.with_format("numpy")[:]`, or batches of them, '
+                "`dataset.to_tf_dataset(batch_size=32)`."
+            )
+        first = f"Each item of the data is one batch; the first is {describe(batch)}."
+        if isinstance(self.data, list) and len(self.data) > 1 and has_rows(self.data):
+            return f"{first} If the list holds the arrays of one data set, pass a tuple: `(x, y)`."
+        if has_rows(batch) or not isinstance(batch, tuple | Mapping):
+            return None
+        if isinstance(batch, Mapping):
+            line = "{name: np.stack([row[name] for row in data]) for name in data[0]}"
+        else:
+            line = "tuple(np.stack(column) for column in zip(*data))"
+        return f"{first} If it is a single example, pass all of them as one data set: `{line}`."
 
     def state(self) -> dict[str, Any]:
         """Return the position, and the state of a data loader that has one."""
