@@ -183,3 +183,23 @@ def watched_by(hooks: Sequence[Hook]) -> frozenset[str]:
             "watches", repr(unknown[0]), f"some of {', '.join(WATCHES)}.", "choose among them."
         )
     return watches
+
+
+def one_data_set(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Answer a third positional argument, as in `fit(step, x, y)`, with the line to write."""
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        if len(args) > 2:
+            is_data = hasattr(args[2], "shape") or isinstance(args[2], list | tuple)
+            fix = (
+                f"pass the arrays as one data set: `pg.{function.__name__}(step, (x, y))`."
+                if is_data
+                else f"pass it by its name, such as `{known[2]}=...`."
+            )
+            name = "y" if is_data else "number 3"
+            raise UnknownArgumentError(function.__name__, name, fix, known)
+        return function(*args, **kwargs)
+
+    return checked

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Generator
 from typing import Any
 
-from perigee._api.arguments import as_execution, check_count, check_step, named
+from perigee._api.arguments import as_execution, check_count, check_step, named, one_data_set
 from perigee._errors import InfiniteDataError
 from perigee._events.protocols import Feed
 from perigee._execution import Blocks, Choice, Execution
@@ -20,6 +20,7 @@ from perigee.data import open_feed
 
 
 @named
+@one_data_set
 def evaluate(
     step: Step,
     data: Any,
@@ -45,6 +46,7 @@ def evaluate(
 
 
 @named
+@one_data_set
 def predict(
     step: Step,
     data: Any,
@@ -83,7 +85,7 @@ def _a_pass(
     check_count("steps", steps)
     feed = open_feed(data, batch_size=batch_size)
     try:
-        check_finite(feed, steps)
+        check_finite(feed, "steps", steps)
         execution = as_execution(execution)
         programs = Programs(step, method, execution)
         workers = Workers(step)
@@ -94,7 +96,15 @@ def _a_pass(
         feed.close()
 
 
-def check_finite(feed: Feed, steps: int | None) -> None:
-    """Refuse data without an end where nothing says how many batches to draw."""
-    if feed.is_infinite and steps is None:
-        raise InfiniteDataError(feed.kind)
+def check_finite(feed: Feed, name: str, steps: int | None) -> None:
+    """Refuse data without an end where nothing says how many batches to draw.
+
+    Args:
+        feed: The data. Its first batch is looked at: only then a function tells what it returns.
+        name: The argument that says it.
+        steps: What it says, or `None`.
+    """
+    if steps is None and not feed.is_infinite:
+        feed.peek()
+    if steps is None and feed.is_infinite:
+        raise InfiniteDataError(feed.kind, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from types import GeneratorType
 from typing import Any, Literal
 
 import keras
@@ -19,13 +20,15 @@ from perigee._api.arguments import (
     check_nonfinite,
     check_step,
     named,
+    one_data_set,
     sorted_callbacks,
     watched_by,
 )
 from perigee._api.evaluate import check_finite
 from perigee._api.opening import LookBack, Opened, opening
-from perigee._errors import ArgumentError, InfiniteDataError
+from perigee._errors import ArgumentError
 from perigee._events.callbacks import KerasCallbacks
+from perigee._events.clock import Clock
 from perigee._events.events import Hook, Hooks
 from perigee._events.protocols import Feed
 from perigee._events.schedule import Every
@@ -39,7 +42,7 @@ from perigee._execution import (
     compiling,
     make_plan,
 )
-from perigee._loop.evaluation import Validation
+from perigee._loop.evaluation import Validation, program_for_next
 from perigee._loop.programs import Programs
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.training import Course, Training
@@ -49,7 +52,7 @@ from perigee._runs.keeping import KeptRun
 from perigee._runs.opening import Draws
 from perigee._runs.run import Run
 from perigee._step.step import Step
-from perigee.data import open_feed
+from perigee.data import Shuffle, open_feed
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress
 
@@ -69,6 +72,7 @@ _KEPT_ARGUMENTS = (
 
 
 @named
+@one_data_set
 def fit(
     step: Step,
     data: Any,
@@ -77,7 +81,7 @@ def fit(
     steps: int | None = None,
     steps_per_epoch: int | None = None,
     batch_size: int | None = None,
-    shuffle: bool | None = None,
+    shuffle: Shuffle | None = None,
     validation: Any = None,
     validation_steps: int | None = None,
     validate_every: Every | None = None,
@@ -107,7 +111,8 @@ def fit(
         steps: Steps to train in total, over as many passes as they need.
         steps_per_epoch: Steps an epoch; needed for data that never ends.
         batch_size: Rows a batch, 32 by default; for arrays only.
-        shuffle: Whether arrays and PyDatasets are shuffled each epoch; `True` by default.
+        shuffle: Whether arrays and PyDatasets are shuffled each epoch; `True` by default. `"batch"`
+            keeps the batches of arrays and shuffles the rows within each.
         validation: Data for `test_step`, of any kind that `data` may have.
         validation_steps: Batches a validation; `None` uses the whole pass.
         validate_every: When to validate; the end of each epoch by default.
@@ -137,6 +142,7 @@ def fit(
     _check(step, validation)
     run, execution, wanted = as_run(run), as_execution(execution), as_guards(guards)
     course = _course(run, arguments)
+    _check_drawn_once(course, validation, validation_steps)
     hooks, keras_callbacks = sorted_callbacks(callbacks)
     _refuse_backups(keras_callbacks, run)
     with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
@@ -206,6 +212,21 @@ def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
     )
 
 
+def _check_drawn_once(course: Course, validation: Any, steps: int | None) -> None:
+    """Refuse a generator object that the first of several validations would use up."""
+    if steps is not None or course.epochs is None or not isinstance(validation, GeneratorType):
+        return
+    ends = (Clock(epoch=number) for number in range(1, course.epochs + 1))
+    due = sum(1 for clock in ends if course.validate_every.is_due(clock))
+    if due > 1:
+        raise ArgumentError(
+            "validation_steps",
+            "None",
+            f"the batches of one validation: {due} are due, and a generator object is drawn once.",
+            "pass `validation_steps=...`, or the generator function instead of what it returned.",
+        )
+
+
 def _settings(given: Mapping[str, Any], course: Course) -> dict[str, Any]:
     """Return the arguments that the file of a run keeps."""
     return {**{name: given[name] for name in _KEPT_ARGUMENTS}, "epochs": course.epochs}
@@ -224,7 +245,7 @@ def _refuse_backups(callbacks: Sequence[Any], run: Run | None) -> None:
             )
 
 
-def _open(data: Any, seed: int | None, batch_size: int | None, shuffle: bool | None) -> Feed:
+def _open(data: Any, seed: int | None, batch_size: int | None, shuffle: Shuffle | None) -> Feed:
     return open_feed(
         data, batch_size=batch_size, shuffle=shuffle, shuffles_by_default=True, seed=seed or 0
     )
@@ -236,9 +257,10 @@ def _restored(
     """Open the data where the run has saved it; without a run, where it begins."""
     feed = reopen()
     opened.stack.callback(feed.close)
-    if feed.is_infinite and course.epochs is not None and course.steps_per_epoch is None:
-        raise InfiniteDataError(feed.kind)
-    return feed, None if opened.run is None else opened.run.restore_data(feed)
+    draws = None if opened.run is None else opened.run.restore_data(feed)
+    if course.epochs is not None:
+        check_finite(feed, "steps_per_epoch", course.steps_per_epoch)
+    return feed, draws
 
 
 def _adapted(
@@ -274,7 +296,7 @@ def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
             "step of the checkpoint": 0 if resumed_at is None else resumed_at.step,
         }
     )
-    program = programs(batch)
+    program = program_for_next(programs, feed)
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept", feed))
     return program
@@ -292,10 +314,10 @@ def _validation(
         return None
     feed = open_feed(data, usual_batch_size=batch_size or 32)
     opened.stack.callback(feed.close)
-    check_finite(feed, steps)
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept validation", feed))
         opened.run.restore_validation(feed)
+    check_finite(feed, "validation_steps", steps)
     programs = Programs(opened.step, "test_step", opened.execution)
     return Validation(programs, feed, opened.blocks(feed), steps, callbacks)
 

@@ -14,14 +14,14 @@ import numpy as np
 
 from perigee._api.arguments import check_count
 from perigee._api.fit import fit
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, DataTypeError
 from perigee._events.callbacks import KerasCallbacks
 from perigee._events.clock import Clock
 from perigee._events.events import Hook
 from perigee._events.schedule import Every
 from perigee._execution import Choice, Execution
 from perigee._runs.run import Run
-from perigee.data import open_feed
+from perigee.data import Shuffle, is_rows, open_feed, rows_of
 from perigee.steps.keras_step import KerasStep
 from perigee.writers.terminal import Progress
 
@@ -41,7 +41,7 @@ def keras_fit(
     callbacks: Any = None,
     validation_split: float = 0.0,
     validation_data: Any = None,
-    shuffle: bool = True,
+    shuffle: Shuffle = True,
     class_weight: Mapping[int, float] | None = None,
     sample_weight: Any = None,
     initial_epoch: int = 0,
@@ -70,8 +70,9 @@ def keras_fit(
         callbacks: Keras callbacks and `Hook`s.
         validation_split: Share of the arrays, from their end, to validate on.
         validation_data: `(x, y)`, `(x, y, sample_weight)`, or a data set of batches.
-        shuffle: Whether arrays and PyDatasets are drawn in another order each epoch. The order is
-            Perigee's, repeatable on every backend, and not that of `model.fit`.
+        shuffle: Whether arrays and PyDatasets are drawn in another order each epoch; `"batch"`
+            keeps the batches of arrays and shuffles the rows within each. The order is Perigee's,
+            repeatable on every backend, and not that of `model.fit`.
         class_weight: From class id to weight, for one array of labels.
         sample_weight: Weights of the examples, for arrays only.
         initial_epoch: The epochs that are done already, for their numbers.
@@ -131,7 +132,7 @@ def keras_fit(
         epochs=epochs - initial_epoch,
         steps_per_epoch=_capped(steps_per_epoch, data, size),
         batch_size=None if data is None else size,
-        shuffle=bool(shuffle) if is_shuffled and not _is_endless(x) else None,
+        shuffle=shuffle if is_shuffled and not _is_endless(x) else None,
         validation=validation,
         validation_steps=validation_steps if validation is not None else None,
         validate_every=None if validation is None else frequency,
@@ -288,7 +289,9 @@ def _check(
                     name,
                     f"<{type(value).__name__}>",
                     f"none: {type(x).__name__} yields whole batches.",
-                    "leave it out, and let the data yield `(x, y, sample_weight)`.",
+                    "make arrays of both: `np.asarray(x)` and `np.asarray(y)`."
+                    if hasattr(x, "__getitem__") and hasattr(x, "__len__")
+                    else "leave it out, and let the data yield `(x, y, sample_weight)`.",
                 )
         if validation_split and validation_data is None:
             raise ArgumentError(
@@ -390,8 +393,15 @@ def _arrays(x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
 def _array(value: Any) -> Any:
     if value is None:
         return None
+    rows = rows_of(value)
+    if rows is not None:
+        return rows
+    if isinstance(value, bool | int | float | str | bytes):
+        kind = f"list of {type(value).__name__}"
+        raise DataTypeError(kind, "make it an array with `np.asarray(...)`.")
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
+        value = value[:, None] if value.ndim == 1 else value  # one column of a data frame
     array = value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)
     return array.astype(keras.backend.floatx()) if array.dtype.kind == "f" else array
 
@@ -404,6 +414,13 @@ def _cut(data: Any, start: int, end: int | None) -> Any:
     return keras.tree.map_structure(lambda a: None if a is None else a[start:end], data)
 
 
+def _part(data: Any, start: int, end: int | None) -> Any:
+    """Return rows as `_cut` does, but sparse and ragged ones not as tensors yet."""
+    return keras.tree.map_structure(
+        lambda a: a.part(start, end) if is_rows(a) else _cut(a, start, end), data
+    )
+
+
 def _split(data: tuple[Any, ...], share: float) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     rows = _rows(data)
     at = math.floor(rows * (1.0 - share))
@@ -414,7 +431,7 @@ def _split(data: tuple[Any, ...], share: float) -> tuple[tuple[Any, ...], tuple[
             f"rows on both sides; there are {rows}.",
             "pass another share, or `validation_data`.",
         )
-    return _cut(data, 0, at), _cut(data, at, None)
+    return _part(data, 0, at), _part(data, at, None)
 
 
 def _batch_size(given: int | None, steps: int | None, data: Any) -> int:

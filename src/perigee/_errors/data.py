@@ -55,17 +55,18 @@ class BatchChangedError(PerigeeError, ValueError):
 
 
 class InfiniteDataError(PerigeeError, ValueError):
-    """Epochs were requested on infinite data."""
+    """A whole pass over infinite data was requested."""
 
     code = "PG304"
     shown_by = "the arguments, for data that declares itself infinite"
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, missing: str = "steps_per_epoch") -> None:
+        self.kind, self.missing = kind, missing
         super().__init__(
-            f"The data ({kind}) is infinite, so it has no epochs.",
-            expected="`steps_per_epoch`, or `steps` instead of `epochs`.",
-            fix="pass `steps_per_epoch=...`, or drop `.repeat()` from the data.",
+            f"The data ({kind}) is infinite, so a pass over it never ends.",
+            expected=f"`{missing}`, the number of batches to draw"
+            + (", or `steps` instead of `epochs`." if missing == "steps_per_epoch" else "."),
+            fix=f"pass `{missing}=...`, or data that ends: without `while True` or `.repeat()`.",
         )
 
 

@@ -80,6 +80,11 @@ class Feed(Protocol):
         ...
 
     @property
+    def is_over(self) -> bool:
+        """Whether no batch is left and the data cannot be restarted, such as a generator object."""
+        ...
+
+    @property
     def position(self) -> Position:
         """The position of the next batch."""
         ...
@@ -149,6 +154,10 @@ class Feed(Protocol):
         """Move to `position`, so that the next draw returns the batch that follows it."""
         ...
 
+    def rewind(self) -> None:
+        """Move to the beginning; data that is drawn once stays where it is."""
+        ...
+
     @property
     def resumes(self) -> Resumes:
         """How well `load_state` will restore the position, known before anything is drawn."""
@@ -187,6 +196,10 @@ class Feed(Protocol):
 
     def begin_after(self, begun: int) -> None:
         """Make the next pass the one that follows `begun` passes."""
+        ...
+
+    def advice(self, batch: Batch) -> str | None:
+        """Return what may be meant by data whose first batch no step takes; `None`: just this."""
         ...
 
     def close(self) -> None:

@@ -43,6 +43,8 @@ _OPEN_SIZES = (
     'attribute of the Step, or pass `execution="xla"`, which compiles it for each size.'
 )
 
+_NOT_FOR_XLA = 'XLA cannot compile all operations: `execution="graph"` runs those that it cannot.'
+
 Nonfinite = Literal["raise", "skip", "stop"]
 """What happens when a logged value is NaN or infinite."""
 
@@ -140,6 +142,8 @@ class Program:
                 updates.
         """
         asked = execution.given_mode
+        if asked == "xla" and "graph" in _backends.current().capabilities.modes:
+            _refuse_text(batch)
         programs = internals(step).programs
         counts_examples = step.num_examples(batch) is not None
         key = (method, accumulate, nonfinite, counts_examples, watches, describe(batch))
@@ -332,6 +336,7 @@ class Program:
             return compiled.obstacles(*arguments)
         except Exception as error:
             self._note_open_sizes(error, compiled.traces != traces)
+            self._note_other_mode(error, compiled.traces != traces)
             raise
 
     def operations(self) -> float | None:
@@ -371,7 +376,9 @@ class Program:
         arrays = leaf_shapes(batch)
         before = self._traced_for.get(compiled)
         self._traced_for[compiled] = arrays
-        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in keras.tree.flatten(batch)]
+        shapes = [
+            (*getattr(leaf, "shape", ()), *_stored(leaf)) for leaf in keras.tree.flatten(batch)
+        ]
         seen = self._sizes.setdefault(compiled, [set() for _ in shapes])
         for shape, known in zip(shapes, seen, strict=False):
             known.add(shape)
@@ -407,6 +414,13 @@ class Program:
         """
         if is_traced and not isinstance(error, PerigeeError) and self._fits_sized():
             error.add_note(_OPEN_SIZES.format(self._method))
+
+    def _note_other_mode(self, error: Exception, is_traced: bool) -> None:
+        """Add to an error of XLA, which may have no such operations, how to run the step."""
+        backend = _backends.current()
+        has_other = self.plan.mode == "xla" and "graph" in backend.capabilities.modes
+        if is_traced and has_other and backend.is_compiler_error(error):
+            error.add_note(_NOT_FOR_XLA)
 
     def _fits_sized(self) -> bool:
         """Return whether the method can be compiled for one size, if it fails for any size."""
@@ -682,6 +696,20 @@ def _zeros(leaf: Any) -> Any:
     return None if leaf is None else np.zeros(leaf.shape, leaf.dtype)
 
 
+def _refuse_text(batch: Batch) -> None:
+    """Refuse text where XLA is requested: it has no such values, and may abort the process."""
+    for leaf in keras.tree.flatten(batch):
+        dtype = getattr(leaf, "dtype", None)
+        name = str(getattr(dtype, "name", dtype))
+        if isinstance(leaf, str | bytes) or name.startswith(("str", "bytes", "object")):
+            raise ArgumentError(
+                "execution",
+                "'xla'",
+                f"batches without text, which XLA does not have; this one has {name}.",
+                'pass `execution="graph"`, or map text to numbers in the data.',
+            )
+
+
 @contextmanager
 def _scope(step: Step, batch: Batch, asked: Mode | None) -> Generator[None]:
     """Enter the scope under which a step was created, for its rehearsal."""
@@ -738,7 +766,17 @@ def leaf_shapes(batch: Batch) -> list[str]:
     """Return each leaf of a batch by its number, with dtype and shape."""
     leaves = enumerate(keras.tree.flatten(batch))
     return [
-        f"leaf {index}: {leaf.dtype} {tuple(leaf.shape)}"
+        " ".join(
+            [
+                f"leaf {index}: {leaf.dtype} {tuple(leaf.shape)}",
+                *map("({} stored)".format, _stored(leaf)),
+            ]
+        )
         for index, leaf in leaves
         if hasattr(leaf, "shape")
     ]
+
+
+def _stored(leaf: Any) -> tuple[int, ...]:
+    """Return how many values a sparse array of JAX has room for: a size, like those of its axes."""
+    return (leaf.nse,) if hasattr(leaf, "nse") else ()

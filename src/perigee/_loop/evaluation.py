@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._events.protocols import Callbacks, Feed, Position
+from perigee._events.protocols import Callbacks, Feed
 from perigee._execution import Blocks, Program, logged_metrics, rows_on_host
 from perigee._loop.programs import Programs
 from perigee._loop.values import ROWS_BETWEEN_READS
@@ -47,9 +47,9 @@ def evaluate(
     with _undone(program):
         for metric in tracked.metrics.values():
             metric.reset_state()
-        tally, rows = Tally(), []
+        tally, rows, first = Tally(), [], feed.position.batches
         looks = callbacks is not None and callbacks.wants_test_batches
-        while (left := _left(feed, steps)) != 0:
+        while (left := _left(feed, first, steps)) != 0:
             block = None if looks else blocks.run(program, left)
             if block is not None:
                 _read(program, rows, tally)
@@ -59,14 +59,14 @@ def evaluate(
             if batch is None:
                 break
             if callbacks is not None:
-                callbacks.test_batch_begin(feed.position.batches - 1)
+                callbacks.test_batch_begin(feed.position.batches - first - 1)
             rows.append(program.run(batch))
             if callbacks is not None:
                 logs: dict[str, float] = {}
                 if looks:
                     _read(program, rows, tally)
                     logs = {**tally.means(), **logged_metrics(program.rehearsal)}
-                callbacks.test_batch_end(feed.position.batches - 1, logs)
+                callbacks.test_batch_end(feed.position.batches - first - 1, logs)
             if len(rows) == ROWS_BETWEEN_READS:
                 _read(program, rows, tally)
         _read(program, rows, tally)
@@ -100,7 +100,7 @@ class Validation:
         self.feed = feed
         self._programs, self._blocks = programs, blocks
         self._steps, self._callbacks = steps, callbacks
-        programs(feed.peek())
+        program_for_next(programs, feed)
 
     def __call__(self) -> dict[str, float]:
         """Return exact means and metrics, by the names that the step gives them."""
@@ -115,8 +115,9 @@ def predict(programs: ProgramFor, feed: Feed, blocks: Blocks, steps: int | None)
     """Run `predict_step` over a pass of the feed, and return its results put together on axis 0."""
     program = _prepared(programs, feed)
     parts: list[Tree] = []
+    first = feed.position.batches
     with _undone(program):
-        while (left := _left(feed, steps)) != 0:
+        while (left := _left(feed, first, steps)) != 0:
             block = blocks.predict(program, left)
             if block is not None:
                 parts += block
@@ -129,10 +130,24 @@ def predict(programs: ProgramFor, feed: Feed, blocks: Blocks, steps: int | None)
 
 
 def _prepared(programs: ProgramFor, feed: Feed) -> Program:
-    """Return the program for the feed, which then stands at its beginning."""
-    if feed.position != Position():
-        feed.seek(Position())
-    return programs(feed.peek())
+    """Return the program for the feed, which then stands where the pass begins."""
+    feed.rewind()
+    return program_for_next(programs, feed)
+
+
+def program_for_next(programs: ProgramFor, feed: Feed) -> Program:
+    """Return the program for the next batch; an error of the step is noted if the data looks odd.
+
+    Nothing is certain about it, so it is said only where the step takes no such batch.
+    """
+    batch = feed.peek()
+    try:
+        return programs(batch)
+    except Exception as error:
+        advice = feed.advice(batch)
+        if advice is not None and advice not in getattr(error, "__notes__", ()):
+            error.add_note(advice)
+        raise
 
 
 @contextmanager
@@ -155,8 +170,9 @@ def _touched(program: Program) -> list[Any]:
     return list(touched.values())
 
 
-def _left(feed: Feed, steps: int | None) -> int | None:
-    return None if steps is None else steps - feed.position.batches
+def _left(feed: Feed, first: int, steps: int | None) -> int | None:
+    """Return how many batches are left to draw of those from the first on."""
+    return None if steps is None else steps - (feed.position.batches - first)
 
 
 def _read(program: Program, rows: list[Any], tally: Tally) -> None:

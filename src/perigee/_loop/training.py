@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perigee._errors import DataEndedError
+from perigee import diagnostics
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hooks, Recorded, Started, StepsDone
 from perigee._events.protocols import Callbacks, Feed, Guards, Saving
@@ -128,8 +128,8 @@ class Training:
             always: notify of the end
 
         Returns:
-            `"epochs"`, `"steps"`, `"non-finite"`, one of `INTERRUPTIONS`, or what a hook or
-            callback requested.
+            `"epochs"`, `"steps"`, `"data"`, `"validation data"`, `"non-finite"`, one of
+            `INTERRUPTIONS`, or what a hook or callback requested.
         """
         logs: Mapping[str, float] = {}
         try:
@@ -222,6 +222,13 @@ class Training:
             interruption=self.progress.stop or self.interruption(self.clock.step),
         )
         self.progress = self.progress.stopping(reason)
+        if reason is None and self.clock.batch == 0 and self.feed.is_over:
+            self._stop_for("data", self.feed)
+
+    def _stop_for(self, what: Literal["data", "validation data"], feed: Feed) -> None:
+        """Stop where data that is drawn once has ended too early, and report it."""
+        self._ask(what)
+        self.programs.report(diagnostics.findings_of("data ended", what, feed.kind, self.clock))
 
     def _ask(self, reason: str) -> None:
         """Stop for the reason of a hook, at the next boundary."""
@@ -402,11 +409,10 @@ class Training:
         """Tell whether the epoch continues beyond the end of a pass, as with `steps_per_epoch`."""
         if self.course.steps_per_epoch is None:
             return False
-        try:
-            self.feed.peek()
-        except DataEndedError as error:
-            wanted = f"{self.course.steps_per_epoch} steps an epoch"
-            raise DataEndedError(error.kind, self.clock.step, wanted) from None
+        if self.feed.is_over:
+            self._stop_for("data", self.feed)
+            return False
+        self.feed.peek()  # without a batch it raises
         return True
 
     def _is_drawn(self) -> bool:
@@ -434,6 +440,9 @@ class Training:
             return {}
         at, values = self.progress.validated
         if at != self.clock.step:
+            if self.validation.feed.is_over:
+                self._stop_for("validation data", self.validation.feed)
+                return {}
             if self.callbacks:
                 self.callbacks.test_begin()
             with self.stopwatch.spending("validation"):

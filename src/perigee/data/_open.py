@@ -10,9 +10,10 @@ import numpy as np
 from perigee._errors import ArgumentError, DataTypeError
 from perigee._events.protocols import Feed
 from perigee.data._spec import is_array_like, refusal
-from perigee.data.arrays import ArrayFeed
+from perigee.data.arrays import ArrayFeed, Shuffle
 from perigee.data.iterables import IterableFeed
 from perigee.data.pydataset import PyDatasetFeed
+from perigee.data.sparse import rows_of
 from perigee.data.tf_data import TFDatasetFeed, is_tf_dataset
 
 
@@ -20,7 +21,7 @@ def open_feed(
     data: Any,
     *,
     batch_size: int | None = None,
-    shuffle: bool | None = None,
+    shuffle: Shuffle | None = None,
     seed: int = 0,
     shuffles_by_default: bool = False,
     usual_batch_size: int = 32,
@@ -39,7 +40,7 @@ def open_feed(
             or a function without required arguments that returns an iterable.
         batch_size: Rows per batch, for arrays only.
         shuffle: Whether each pass draws in another order, for arrays (rows) and `PyDataset`
-            (batches) only.
+            (batches) only; `"batch"` keeps batches and shuffles the rows within each of them.
         seed: The seed of the order, at least 0 and below 2**64.
         shuffles_by_default: The default of `shuffle` for arrays and a finite `PyDataset`.
         usual_batch_size: The default of `batch_size` for arrays.
@@ -51,6 +52,9 @@ def open_feed(
         EmptyDataError: If arrays have no rows.
     """
     _check_numbers(batch_size, seed)
+    if isinstance(shuffle, str) and shuffle != "batch":
+        expected = 'True, False or "batch", which shuffles the rows within each batch.'
+        raise ArgumentError("shuffle", repr(shuffle), expected, "pass `shuffle=True`.")
     if is_tf_dataset(data):
         _refuse_argument("batch_size", batch_size, "a tf.data.Dataset", "`.batch(...)`")
         _refuse_argument("shuffle", shuffle, "a tf.data.Dataset", "`.shuffle(...)`")
@@ -59,7 +63,7 @@ def open_feed(
         _refuse_argument("batch_size", batch_size, "a PyDataset", "its `__getitem__`")
         if shuffle is None:
             shuffle = shuffles_by_default and data.num_batches is not None
-        return PyDatasetFeed(data, shuffle=shuffle, seed=seed)
+        return PyDatasetFeed(data, shuffle=bool(shuffle), seed=seed)
     if _is_one_data_set(data):
         return ArrayFeed(
             data,
@@ -105,7 +109,9 @@ def _refuse_argument(name: str, given: Any, kind: str, place: str) -> None:
 def _is_one_data_set(data: Any) -> bool:
     if isinstance(data, (str, bytes, np.generic, keras.KerasTensor)):
         return False
-    return isinstance(data, (tuple, Mapping)) or is_array_like(data) or refusal(data) is not None
+    if isinstance(data, (tuple, Mapping)) or is_array_like(data):
+        return True
+    return rows_of(data) is not None or refusal(data) is not None
 
 
 def _why_not(data: Any) -> str | None:

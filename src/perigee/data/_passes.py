@@ -75,6 +75,11 @@ class PassFeed(ABC):
         return False
 
     @property
+    def is_over(self) -> bool:
+        """Whether no batch is left and the data cannot be restarted."""
+        return False
+
+    @property
     def position(self) -> Position:
         """The position of the next batch; batches that were only peeked at do not count."""
         return self._position
@@ -258,6 +263,11 @@ class PassFeed(ABC):
             if self.draw() is None:
                 raise self._position_error(position, f"it holds {self._pass_batches} batches")
 
+    def rewind(self) -> None:
+        """Move to the beginning; data that is drawn once stays where it is."""
+        if self._position != Position():
+            self.seek(Position())
+
     def state(self) -> dict[str, Any]:
         """Return the position and, under `"data"`, what must match for it to be valid.
 
@@ -330,6 +340,15 @@ class PassFeed(ABC):
     def _facts(self) -> dict[str, Any]:
         """Return what the order and the shapes of the batches depend on, as plain values."""
         return {}
+
+    def advice(self, batch: Batch) -> str | None:
+        """Return what may be meant by data whose first batch no step takes, or `None`.
+
+        Args:
+            batch: The first batch.
+        """
+        del batch
+        return None
 
     def close(self) -> None:
         """Stop workers and release the current pass. It may be called twice."""

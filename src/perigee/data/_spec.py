@@ -81,6 +81,12 @@ def is_plain_column(items: tuple[Any, ...] | list[Any]) -> bool:
     return bool(items) and type(items[0]) in _PLAIN and all(type(item) in _PLAIN for item in items)
 
 
+def has_rows(batch: Batch) -> bool:
+    """Return whether all leaves of a batch are arrays with a common first axis."""
+    sizes = [(*getattr(leaf, "shape", ()), None)[0] for _, leaf in leaves_with_paths(batch)]
+    return bool(sizes) and None not in sizes and len(set(sizes)) == 1
+
+
 def describe(batch: Batch) -> str:
     """Return a readable description of a batch: `(float32 (32, 64), int64 (32,))`."""
     if batch is None:
@@ -144,16 +150,20 @@ def is_array_like(leaf: Any) -> bool:
 
 
 def refusal(leaf: Any) -> DataTypeError | None:
-    """Return the error for an unsupported array: sparse, ragged or masked."""
+    """Return the error for an array that is masked, or that `rows_of` does not take."""
     kind = type(leaf).__name__
     root = type(leaf).__module__
-    if root.startswith("scipy.sparse"):
-        return DataTypeError(kind, "make it dense with `.toarray()`.")
     if root.startswith("jax.experimental.sparse"):
         return DataTypeError(kind, "make it dense with `.todense()`.")
     if root.startswith("tensorflow"):
         if kind.startswith("Ragged"):
-            return DataTypeError(kind, "pad it with `.to_tensor()`, or batch it by `tf.data`.")
+            return DataTypeError(kind, "pad it with `.to_tensor()`.")
+        if kind == "PerReplica":
+            return DataTypeError(
+                f"{kind}, as of a distributed dataset,",
+                "pass the `tf.data.Dataset` itself, with global batches: Perigee splits each of "
+                "them among the replicas.",
+            )
         if kind.startswith(("SparseTensor", "IndexedSlices")):
             return DataTypeError(kind, "make it dense with `tf.sparse.to_dense(...)`.")
     layout = str(getattr(leaf, "layout", "torch.strided"))
@@ -177,34 +187,3 @@ def to_numpy(leaf: Any) -> Any:
     if hasattr(leaf, "to_numpy"):  # pandas and similar
         return np.asarray(leaf.to_numpy())
     return np.asarray(leaf)
-
-
-def batch_converter() -> Callable[[Batch], Batch]:
-    """Return a function that converts batches of Python data to the form that a step takes.
-
-    NumPy arrays keep their dtype, but floating ones become Keras's `floatx`, as in `fit`. Tensors
-    of the current framework are unchanged, those of another become NumPy arrays. Data frames become
-    arrays. Other values are unchanged.
-    """
-    target = floatx()
-    native = keras.config.backend()
-
-    def convert(leaf: Any) -> Any:
-        if type(leaf) is not np.ndarray and not isinstance(leaf, np.generic):
-            if framework_of(leaf) == native:
-                return leaf
-            error = refusal(leaf)
-            if error is not None:
-                raise error
-            if not is_array_like(leaf):
-                return leaf
-            leaf = to_numpy(leaf)
-        dtype = leaf.dtype
-        if dtype != target and is_floating(dtype):
-            return leaf.astype(target)
-        return leaf
-
-    def convert_batch(batch: Batch) -> Batch:
-        return map_leaves(convert, batch)
-
-    return convert_batch

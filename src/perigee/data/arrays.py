@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ from perigee.data._spec import (
     shortened,
     to_numpy,
 )
+from perigee.data.sparse import Rows, is_rows, rows_of
+
+Shuffle: TypeAlias = bool | Literal["batch"]
+"""Whether rows are shuffled: among all, or within each batch."""
 
 _RESIDENT_SHARE = 0.25
 """Arrays that take more than this share of the free memory are not copied to the device.
@@ -38,29 +42,31 @@ class ArrayFeed(PassFeed):
 
     Args:
         arrays: An array, or tuples and dicts of arrays, nested as needed; `None` stays `None`.
-            Tensors of any framework and data frames are arrays too.
+            Tensors of any framework, data frames and sparse matrices are arrays too.
         batch_size: Rows per batch, at least 1.
-        shuffle: Whether each pass draws the rows in another order.
+        shuffle: Whether each pass draws the rows in another order; with `"batch"` each batch keeps
+            its rows, in another order.
         seed: Determines the order, together with the index of the pass.
 
     Attributes:
         arrays: The arrays as NumPy arrays, in the same structure.
         rows: Their common number of rows.
         batch_size: Rows per batch.
-        shuffle: Whether the rows are shuffled.
+        shuffle: Whether the rows are shuffled, or `"batch"`.
         seed: The seed of the order.
 
     Raises:
         ArrayLengthError: If the arrays differ in length.
         EmptyDataError: If there are no rows.
-        DataTypeError: If something is not an array, or is sparse, ragged, masked or without rows.
+        DataTypeError: If something is not an array, is masked, has no rows, or is sparse or ragged
+            where the framework has no such tensors.
     """
 
     seeks_directly = True
     checks_batches = False
     decided_by_state: ClassVar[tuple[str, ...]] = ("seed",)
 
-    def __init__(self, arrays: Tree, *, batch_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(self, arrays: Tree, *, batch_size: int, shuffle: Shuffle, seed: int) -> None:
         super().__init__("arrays")
         named = [(path, _as_array(leaf, path)) for path, leaf in leaves_with_paths(arrays)]
         leaves = iter([array for _, array in named])
@@ -72,7 +78,7 @@ class ArrayFeed(PassFeed):
         if self.rows == 0:
             raise EmptyDataError(self.kind)
         self.batch_size: int = int(batch_size)
-        self.shuffle = shuffle
+        self.shuffle: Shuffle = shuffle
         self.seed: int = seed
         self._permuted: tuple[tuple[int, int], NDArray[np.int64]] | None = None
         self._is_resident: bool | None = None
@@ -93,16 +99,19 @@ class ArrayFeed(PassFeed):
             return np.arange(self.rows)
         which = self.seed, pass_index
         if self._permuted is None or self._permuted[0] != which:
-            self._permuted = which, permutation(self.seed, pass_index, self.rows)
+            order = permutation(self.seed, pass_index, self.rows)
+            if self.shuffle == "batch":
+                order = order[np.argsort(order // self.batch_size, kind="stable")]
+            self._permuted = which, order
         return self._permuted[1]
 
     def resident(self) -> Resident | None:
-        """Return the current pass, unless the arrays are large or hold text."""
+        """Return the current pass, unless the arrays are large, sparse, ragged or hold text."""
         if self._is_resident is None:
             arrays = [array for _, array in leaves_with_paths(self.arrays)]
             size = sum(array.nbytes for array in arrays)
-            is_text = any(array.dtype.kind in "SUO" for array in arrays)
-            self._is_resident = not is_text and size < _free_bytes() * _RESIDENT_SHARE
+            is_plain = not any(array.dtype.kind in "SUO" or is_rows(array) for array in arrays)
+            self._is_resident = is_plain and size < _free_bytes() * _RESIDENT_SHARE
         if not self._is_resident:
             return None
         pass_index = self._position.passes
@@ -130,6 +139,19 @@ class ArrayFeed(PassFeed):
             raise self._position_error(position, f"it holds {self.length} batches per pass")
         super().seek(position)
 
+    def advice(self, batch: Batch) -> str | None:
+        """Return the line for labels that were left out, if there is one array only.
+
+        Args:
+            batch: The first batch.
+        """
+        if isinstance(self.arrays, tuple | Mapping):
+            return None
+        return (
+            f"The data is one array, so each batch is one, {describe(batch)}. If the step unpacks "
+            "`x, y`, pass both as one data set: `(x, y)`."
+        )
+
     def _resumption(self) -> tuple[Resumes, str]:
         return "exactly", "its order follows from the seed"
 
@@ -146,7 +168,7 @@ class ArrayFeed(PassFeed):
             "rows": self.rows,
             "spec": shortened(", ".join(rows)),
             "batch_size": int(self.batch_size),
-            "shuffle": bool(self.shuffle),
+            "shuffle": self.shuffle if self.shuffle == "batch" else bool(self.shuffle),
             "seed": int(self.seed),
         }
 
@@ -165,6 +187,9 @@ class ArrayFeed(PassFeed):
         """Nothing: the order of a pass is kept for later calls."""
 
 
+_AS_ARRAY = "make it an array with `np.asarray(...)`."
+
+
 def _free_bytes() -> float:
     """Return the free memory of the machine, in bytes; infinite if unknown."""
     try:
@@ -173,8 +198,11 @@ def _free_bytes() -> float:
         return float("inf")
 
 
-def _as_array(leaf: Any, path: str) -> NDArray[Any]:
+def _as_array(leaf: Any, path: str) -> NDArray[Any] | Rows:
     """Return a leaf as an array with rows, in a dtype that every framework supports."""
+    rows = rows_of(leaf)
+    if rows is not None:
+        return rows
     _refuse(leaf, path)
     array = to_numpy(leaf)
     if array.ndim == 0:
@@ -198,7 +226,9 @@ def _refuse(leaf: Any, path: str) -> None:
     if error is not None:
         raise DataTypeError(_at(error.kind, path), error.fix)
     if isinstance(leaf, (tuple, list)):
-        raise DataTypeError(_at(describe(leaf), path), "make it an array with `np.asarray(...)`.")
+        raise DataTypeError(_at(describe(leaf), path), _AS_ARRAY)
+    if not is_array_like(leaf) and hasattr(leaf, "__getitem__") and hasattr(leaf, "__len__"):
+        raise DataTypeError(_at(type(leaf).__name__, path), _AS_ARRAY)
     if not is_array_like(leaf):
         raise DataTypeError(
             _at(type(leaf).__name__, path),

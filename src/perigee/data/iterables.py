@@ -1,15 +1,24 @@
 """Iterables and generator functions of batches."""
 
+import dis
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import GeneratorType
 from typing import Any
 
-from perigee._errors import DataEndedError, DataStateError, DataTypeError, NotResumableError
+from perigee._errors import (
+    DataEndedError,
+    DataStateError,
+    DataTypeError,
+    EmptyDataError,
+    NotResumableError,
+)
 from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch
+from perigee.data._batches import batch_converter
 from perigee.data._passes import END, PassFeed
-from perigee.data._spec import batch_converter, is_array_like
+from perigee.data._spec import describe, has_rows, is_array_like
 
 _ONE_SHOT = "an iterator yields its batches once"
 
@@ -52,8 +61,31 @@ class IterableFeed(PassFeed):
 
     @property
     def is_infinite(self) -> bool:
-        """Whether a pass is known to be infinite."""
-        return isinstance(self.data, (itertools.count, itertools.cycle))
+        """Whether a pass is known to be infinite, of a function once it was called."""
+        given = self.data if isinstance(self.data, Iterable) else self._iterator
+        if isinstance(given, (itertools.count, itertools.cycle)):
+            return True
+        return isinstance(given, GeneratorType) and _never_returns(given)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is an iterator that has no more; it looks at the next batch."""
+        if not isinstance(self.data, Iterator):
+            return False
+        try:
+            self.peek()
+        except (DataEndedError, EmptyDataError):
+            return True
+        return False
+
+    def rewind(self) -> None:
+        """Move to the beginning; an iterator stays where it is, or begins its next pass."""
+        if not isinstance(self.data, Iterator):
+            super().rewind()
+            return
+        self.peek()
+        if self._ahead[0] is END:
+            self.draw()
 
     def seek(self, position: Position) -> None:
         """Move to `position`: at once in a list, otherwise by drawing the batches in between.
@@ -80,6 +112,29 @@ class IterableFeed(PassFeed):
             Whether a batch was taken.
         """
         return not self._tells_its_state() and super().look_ahead(most)
+
+    def advice(self, batch: Batch) -> str | None:
+        """Return the line for arrays in a list, or for single examples, if it looks like that.
+
+        Args:
+            batch: The first item.
+        """
+        if all(hasattr(self.data, name) for name in ("column_names", "with_format")):
+            return (
+                "Each item of the data set is one batch. If it is a row, pass all rows as arrays, "
+                '`dataset.with_format("numpy")[:]`, or batches of them, '
+                "`dataset.to_tf_dataset(batch_size=32)`."
+            )
+        first = f"Each item of the data is one batch; the first is {describe(batch)}."
+        if isinstance(self.data, list) and len(self.data) > 1 and has_rows(self.data):
+            return f"{first} If the list holds the arrays of one data set, pass a tuple: `(x, y)`."
+        if has_rows(batch) or not isinstance(batch, tuple | Mapping):
+            return None
+        if isinstance(batch, Mapping):
+            line = "{name: np.stack([row[name] for row in data]) for name in data[0]}"
+        else:
+            line = "tuple(np.stack(column) for column in zip(*data))"
+        return f"{first} If it is a single example, pass all of them as one data set: `{line}`."
 
     def state(self) -> dict[str, Any]:
         """Return the position, and the state of a data loader that has one."""
@@ -158,6 +213,15 @@ class IterableFeed(PassFeed):
                 "yield batches in it, or pass its result instead of the function.",
             )
         return iter(made)
+
+
+def _never_returns(generator: Any) -> bool:
+    """Return whether its code has no way to end, as with `while True`: Python drops dead code."""
+    instructions = dis.get_instructions(generator.gi_code)
+    return not any(
+        one.opname.startswith("RETURN_") and one.opname != "RETURN_GENERATOR"
+        for one in instructions
+    )
 
 
 def _is_plain(state: Any) -> bool:

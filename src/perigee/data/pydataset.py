@@ -15,9 +15,9 @@ import keras
 from perigee._errors import ArgumentError
 from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch
+from perigee.data._batches import batch_converter
 from perigee.data._order import permutation
 from perigee.data._passes import END, PassFeed
-from perigee.data._spec import batch_converter
 
 
 class PyDatasetFeed(PassFeed):

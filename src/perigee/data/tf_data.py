@@ -17,7 +17,7 @@ from perigee._events.protocols import Position, Resumes
 from perigee._typing import Batch, Tree
 from perigee.data._passes import END, PassFeed
 from perigee.data._pipeline import UNREADABLE, Pipeline, read_pipeline
-from perigee.data._spec import map_leaves, shortened
+from perigee.data._spec import describe, has_rows, map_leaves, shortened
 
 _MOST_ITERATORS = 10**6
 """A bound on the number in a damaged state; making one iterator takes milliseconds."""
@@ -120,6 +120,19 @@ class TFDatasetFeed(PassFeed):
             Always false.
         """
         return False
+
+    def advice(self, batch: Batch) -> str | None:
+        """Return the line for a data set that was not batched, if its elements look like that.
+
+        Args:
+            batch: The first element.
+        """
+        if has_rows(batch):
+            return None
+        return (
+            f"An element of the data set, {describe(batch)}, has no first axis that all its "
+            "tensors share. If it is a single example, pass `dataset.batch(32)`."
+        )
 
     def state(self) -> dict[str, Any]:
         """Return the position, and the iterator with the batches taken from it but not drawn.

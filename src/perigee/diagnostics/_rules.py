@@ -22,6 +22,7 @@ from perigee.diagnostics.rules import (
     constant_data,
     constant_output,
     counted_once,
+    data_ended,
     dead_units,
     decay_twice,
     drawn_once,
@@ -156,6 +157,7 @@ Moment = Literal[
     "kept validation",
     "kept program",
     "saved",
+    "data ended",
 ]
 
 OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
@@ -180,6 +182,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "kept program": {inexact_resume.check_program: "PG430"},
     # A position in the data was saved: its kind, its bytes, how many are usual, what to do.
     "saved": {large_position.check: "PG431"},
+    # Data that is drawn once has ended: which, its kind, where the training stands.
+    "data ended": {data_ended.check: "PG332"},
 }
 """Rules that are cheap enough for every training, by the moment at which they run."""
 

@@ -90,6 +90,13 @@ def verify_resume(
         AssertionError: If the two differ in any bit; it names the first such variable or log.
         ArgumentError: If there is no step at which to stop.
     """
+    if not callable(data):
+        raise ArgumentError(
+            "data",
+            f"<{type(data).__name__}>",
+            "a function that returns the data: each of the trainings begins with data of its own.",
+            "write `lambda: data`.",
+        )
     at = steps // 2 if at is None else at
     if not 0 < at < steps:
         raise ArgumentError(

@@ -28,7 +28,7 @@ def _is_numeric(value: Any) -> bool:
 
 def as_array(value: Any) -> Any:
     """Return a leaf as an array of JAX or NumPy whose values JAX will not truncate; else as is."""
-    if value is None or isinstance(value, jax.Array):
+    if value is None or isinstance(value, jax.Array) or _is_sparse(value):
         return value
     array = _numpy(value)
     if not _is_numeric(array):
@@ -42,6 +42,10 @@ def as_array(value: Any) -> Any:
                 "values (`jax_enable_x64`) or map them to smaller numbers."
             )
     return array
+
+
+def _is_sparse(value: Any) -> bool:
+    return type(value).__module__.startswith("jax.experimental.sparse")
 
 
 def _numpy(value: Any) -> np.ndarray:

@@ -408,6 +408,8 @@ _RANDOM_WITH_STATE = {
 
 
 def _obstacle(kind: str) -> str | None:
+    if "String" in kind or "Regex" in kind:
+        return "text, which XLA does not have"  # compiling it may abort the process
     return "a summary" if "Summary" in kind else _SILENT_UNDER_XLA.get(kind)
 
 
