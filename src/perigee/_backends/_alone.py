@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ from perigee._typing import Tensor
 
 def replicas() -> None:
     """See `Backend.replicas`: there is one copy of each variable."""
+
+
+def as_one_device(variables: Sequence[Any] = ()) -> AbstractContextManager[None]:
+    """See `Backend.as_one_device`: there are no strategies."""
+    del variables
+    return nullcontext()
 
 
 def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:

@@ -167,6 +167,10 @@ class Replicas(Peers, Protocol):
         """
         ...
 
+    def is_current(self) -> bool:
+        """Return whether the running code is in their scope."""
+        ...
+
     def holds(self, variable: Any) -> bool:
         """Return whether a Keras variable has a copy on each of these replicas."""
         ...
@@ -466,6 +470,16 @@ class Backend(Protocol):
 
     def replicas(self) -> Replicas | None:
         """Return the replicas on which variables are now created; `None` if there is one copy."""
+        ...
+
+    def as_one_device(self, variables: Sequence[Any] = ()) -> AbstractContextManager[None]:
+        """Run code that a strategy of one device surrounds as it runs without a strategy.
+
+        On several replicas, and if there is no strategy, nothing changes.
+
+        Args:
+            variables: Keras variables; they may be in such a strategy, too.
+        """
         ...
 
     def sum_over_replicas(

@@ -56,7 +56,8 @@ def _number(rate: Any) -> float:
 
 def finalize(rehearsal: Rehearsal) -> None:
     """Assign averaged weights (`use_ema`) to the variables, where Keras's `fit` does so."""
-    for path, variables in rehearsal.updated.items():
-        optimizer = rehearsal.tracked.optimizers.get(path)
-        if optimizer is not None:
-            optimizer.finalize_variable_values(list(variables))
+    with _backends.current().as_one_device(rehearsal.tracked.variables):
+        for path, variables in rehearsal.updated.items():
+            optimizer = rehearsal.tracked.optimizers.get(path)
+            if optimizer is not None:
+                optimizer.finalize_variable_values(list(variables))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,11 +150,9 @@ class Program:
         if known is None or known.is_stale:
             _backends.current().check_devices(track(step).variables)
             first = _backends.current().tensors(batch)
-            with _scope(step, batch, asked):
-                _refuse_other_scopes(step)
-                rehearsal = rehearse(
-                    step, method, first, observers=observers, accumulate=accumulate
-                )
+            _refuse_shares(step, batch, asked)
+            _refuse_other_scopes(step)
+            rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
             _refuse_other_scopes(step)
             if nonfinite == "skip" and not rehearsal.updated:
                 raise ArgumentError(
@@ -710,12 +707,10 @@ def _refuse_text(batch: Batch) -> None:
             )
 
 
-@contextmanager
-def _scope(step: Step, batch: Batch, asked: Mode | None) -> Generator[None]:
-    """Enter the scope under which a step was created, for its rehearsal."""
+def _refuse_shares(step: Step, batch: Batch, asked: Mode | None) -> None:
+    """Refuse replicas among which this batch cannot be divided."""
     replicas = internals(step).replicas
     if replicas is None:
-        yield
         return
     replicas.check()
     if replicas.splits and asked == "xla":
@@ -729,8 +724,6 @@ def _scope(step: Step, batch: Batch, asked: Mode | None) -> Generator[None]:
             "along which it could be split",
             "yield batches whose arrays share their first axis, or train on one device.",
         )
-    with replicas.scope():
-        yield
 
 
 def _can_be_split(batch: Batch) -> bool:

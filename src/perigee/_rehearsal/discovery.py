@@ -36,7 +36,7 @@ from perigee._step.frame import Method
 from perigee._step.samples import Sample, Slot
 from perigee._step.state import Tracked, preserved, restore, snapshot, track, variables_of
 from perigee._step.step import Step, call, layers_of
-from perigee._step.updates import Accumulator
+from perigee._step.updates import Accumulator, in_scope
 from perigee._step.updates import internals as internals_of
 from perigee._typing import Batch, Tree
 
@@ -101,49 +101,50 @@ def rehearse(
     Returns:
         The facts. Lazy layers and optimizers are built afterwards, which is the only effect.
     """
-    step._before_rehearsal(method, batch)
-    before = track(step)
-    _prepare_loss_scale(step, before)
-    recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
-    watching = _backends.current().watch(listening, layers_of(before))
-    with undone(before.variables) as undo, watching as watch:
-        recorder.made = undo.made = watch.made
-        recorder.is_global_seed = undo.is_global_seed
-        loops_well = _run(step, method, batch, recorder, before, computes)
-        after = track(step)
-        _refuse_made(after, undo)
-        _refuse_unheld(after, recorder)
-        _refuse_kept_tensors(before, after)
-        written = _written(before, after, recorder, undo)
-        recorder.refuse_untrained(written)
-    if _is_split(step):
-        _refuse_samples(recorder)
-        _refuse_counts(step, method, batch, after, written)
-    recorder.build_optimizers()
-    built = track(step)
-    if accumulate > 1:
-        _refuse_raw_updates(built, recorder, written)
-        _prepare_accumulators(step, built, recorder)
+    with in_scope(step):
+        step._before_rehearsal(method, batch)
+        before = track(step)
+        _prepare_loss_scale(step, before)
+        recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
+        watching = _backends.current().watch(listening, layers_of(before))
+        with undone(before.variables) as undo, watching as watch:
+            recorder.made = undo.made = watch.made
+            recorder.is_global_seed = undo.is_global_seed
+            loops_well = _run(step, method, batch, recorder, before, computes)
+            after = track(step)
+            _refuse_made(after, undo)
+            _refuse_unheld(after, recorder)
+            _refuse_kept_tensors(before, after)
+            written = _written(before, after, recorder, undo)
+            recorder.refuse_untrained(written)
+        if _is_split(step):
+            _refuse_samples(recorder)
+            _refuse_counts(step, method, batch, after, written)
+        recorder.build_optimizers()
         built = track(step)
-    if method == "predict_step":
-        kinds: dict[str, Literal["mean", "last"]] = {}
-    else:
-        kinds = _kinds(step, method, batch, recorder, built, computes)
-        _check_names(method, kinds, recorder, built)
-    return Rehearsal(
-        tracked=built,
-        kinds=kinds,
-        metrics=_logged_names(recorder, built),
-        updated={built.path_of(o): v for o, v in recorder.updates},
-        written=written,
-        carried=_carried(built, written),
-        volatile=_volatile(before, after),
-        called_losses=recorder.called_losses,
-        predicted=recorder.predicted,
-        loops_well=loops_well,
-        results=recorder.results,
-        samples={name: Slot(value) for name, value in recorder.samples.items()},
-    )
+        if accumulate > 1:
+            _refuse_raw_updates(built, recorder, written)
+            _prepare_accumulators(step, built, recorder)
+            built = track(step)
+        if method == "predict_step":
+            kinds: dict[str, Literal["mean", "last"]] = {}
+        else:
+            kinds = _kinds(step, method, batch, recorder, built, computes)
+            _check_names(method, kinds, recorder, built)
+        return Rehearsal(
+            tracked=built,
+            kinds=kinds,
+            metrics=_logged_names(recorder, built),
+            updated={built.path_of(o): v for o, v in recorder.updates},
+            written=written,
+            carried=_carried(built, written),
+            volatile=_volatile(before, after),
+            called_losses=recorder.called_losses,
+            predicted=recorder.predicted,
+            loops_well=loops_well,
+            results=recorder.results,
+            samples={name: Slot(value) for name, value in recorder.samples.items()},
+        )
 
 
 # Running it, and undoing it.

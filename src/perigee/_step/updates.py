@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -115,6 +116,14 @@ class Internals:
 def internals(step: Holder) -> Internals:
     """Return Perigee's own state on a Step, created at the first call."""
     return vars(step).setdefault(INTERNALS, Internals())
+
+
+def in_scope(step: Holder) -> AbstractContextManager[None]:
+    """Run code once for all copies of a Step's variables, in the scope that it was created in."""
+    replicas = internals(step).replicas
+    if replicas is not None:
+        return replicas.scope()
+    return _backends.current().as_one_device(track(step).variables)
 
 
 class LossScale:

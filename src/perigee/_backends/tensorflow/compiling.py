@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched
+from perigee._backends.tensorflow.one_device import as_one_device
 from perigee._backends.tensorflow.profiling import operations_in
 from perigee._backends.tensorflow.tensors import is_argument
 from perigee._backends.tensorflow.tensors import tensors as tensors_of
@@ -52,7 +53,8 @@ def _never(original: Any, condition: Any) -> Talk:
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
     """See `Backend.rehearse`: eagerly, so that errors of user code are raised unchanged."""
-    _tried(function)
+    with as_one_device(variables):
+        _tried(function)
     return True
 
 
@@ -177,7 +179,7 @@ def compile(
     states: Sequence[Any] | None = (),
 ) -> "Function":
     """See `Backend.compile`; TensorFlow finds the variables itself."""
-    return Function(function, mode, is_probe, knows_sizes=states is None or bool(states))
+    return Function(function, variables, mode, is_probe, states is None or bool(states))
 
 
 def is_compiler_error(error: Exception) -> bool:
@@ -198,12 +200,14 @@ class Function:
     def __init__(
         self,
         function: Callable[..., Tree],
+        variables: Sequence[Any],
         mode: Mode,
         is_probe: bool = False,
         knows_sizes: bool = False,
     ) -> None:
         self.traces = 0
         self._function = function
+        self._variables = variables
         self._mode: Mode = mode
         self._is_probe = is_probe
         self._knows_sizes = knows_sizes or mode == "xla"
@@ -215,13 +219,21 @@ class Function:
         """Run the function, compiling it first if necessary."""
         arguments = tensors_of(arguments)
         if self._mode == "eager":
-            if self._is_probe:
-                return _tried(lambda: self._function(*arguments))
-            with functions_as_python():
-                return self._function(*arguments)
+            with as_one_device(self._variables):
+                if self._is_probe:
+                    return _tried(lambda: self._function(*arguments))
+                with functions_as_python():
+                    return self._function(*arguments)
         with self._errors_as_raised():
             run, tensors = self._program(arguments)
-            return run(*tensors)
+            with self._on_device():
+                return run(*tensors)
+
+    def _on_device(self) -> AbstractContextManager[None]:
+        """Let XLA run where the variables are: unlike graphs, it reads none from elsewhere."""
+        devices = {variable.value.device for variable in self._variables}
+        is_elsewhere = self._mode == "xla" and len(devices) == 1
+        return tf.device(devices.pop()) if is_elsewhere else nullcontext()
 
     def begin(self, *arguments: Tree) -> "Future[Tree]":
         """See `Compiled.begin`: on a CPU TensorFlow blocks, so it runs in another thread.
@@ -234,7 +246,8 @@ class Function:
 
         def work() -> None:
             try:
-                began.set_result(run(*tensors))
+                with self._on_device():
+                    began.set_result(run(*tensors))
             except BaseException as error:
                 began.set_exception(error)
 
@@ -320,7 +333,8 @@ class Function:
             given, rest = iter(tensors), iter(static)
             leaves = [next(given) if is_tensor else next(rest) for is_tensor in places]
             try:
-                return self._function(*keras.tree.pack_sequence_as(skeleton, leaves))
+                with as_one_device(self._variables):
+                    return self._function(*keras.tree.pack_sequence_as(skeleton, leaves))
             except Exception as error:
                 self._error = error
                 raise

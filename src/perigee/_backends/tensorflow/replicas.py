@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from perigee._backends.tensorflow.one_device import OneDevice, is_of_one_device
 from perigee._errors import ReplicasError, StrategyError
 from perigee._listening import Call, Returned, Talk, listening
 from perigee._typing import Batch, Tensor, Tree
@@ -35,9 +36,12 @@ _SEED_STRIDE = 0x9E3779B1
 """Makes the seeds of replicas differ; the fraction of the golden ratio in 32 bits."""
 
 
-def replicas() -> Replicas | None:
+def replicas() -> Replicas | OneDevice | None:
     """See `Backend.replicas`."""
-    return Replicas(tf.distribute.get_strategy()) if tf.distribute.has_strategy() else None
+    if not tf.distribute.has_strategy():
+        return None
+    strategy = tf.distribute.get_strategy()
+    return OneDevice(strategy) if is_of_one_device(strategy) else Replicas(strategy)
 
 
 class Replicas:
@@ -47,23 +51,28 @@ class Replicas:
     `strategy.run`.
     """
 
+    splits = True
+
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.name = type(strategy).__name__
         self.count = strategy.num_replicas_in_sync
-        self.splits = not isinstance(strategy, tf.distribute.OneDeviceStrategy)
         self._strategy = strategy
         self.processes, self.process = _place_of(strategy)
         self._sum: Any = None
 
     def check(self) -> None:
         """See `Replicas.check`."""
-        name = type(self._strategy).__name__
-        if self.splits and not isinstance(self._strategy, _TRIED):
-            raise StrategyError(name, _REFUSED.get(name, "it was never tested whether it is exact"))
+        if not isinstance(self._strategy, _TRIED):
+            reason = _REFUSED.get(self.name, "it was never tested whether it is exact")
+            raise StrategyError(self.name, reason)
+
+    def is_current(self) -> bool:
+        """See `Replicas.is_current`."""
+        return tf.distribute.get_strategy() is self._strategy
 
     def holds(self, variable: Any) -> bool:
         """See `Replicas.holds`."""
-        return _strategy_of(variable) is self._strategy or not self.splits
+        return _strategy_of(variable) is self._strategy
 
     def gathered(self, values: Sequence[int]) -> np.ndarray:
         """See `Replicas.gathered`."""
@@ -93,20 +102,13 @@ class Replicas:
     @contextmanager
     def scope(self) -> Generator[None]:
         """See `Replicas.scope`."""
-        with ExitStack() as stack:
-            stack.enter_context(self._strategy.scope())
-            if self.splits:
-                stack.enter_context(listening(tf.GradientTape, "gradient", _no_tapes))
-            else:
-                stack.enter_context(tf.distribute.ReplicaContext(self._strategy, 0))
+        with self._strategy.scope(), listening(tf.GradientTape, "gradient", _no_tapes):
             yield
 
     def run(
         self, function: Callable[[Batch, Tensor], Tree], batch: Batch, *, joins: bool = False
     ) -> Tree:
         """See `Replicas.run`."""
-        if not self.splits:
-            return self._strategy.run(function, args=(batch, None))
         rows = _rows(batch)
         is_whole = rows < self.count
 
