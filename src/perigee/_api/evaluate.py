@@ -6,8 +6,21 @@ import contextlib
 from collections.abc import Generator
 from typing import Any
 
-from perigee._api.arguments import as_execution, check_count, check_step, named, one_data_set
-from perigee._errors import InfiniteDataError
+import keras
+
+from perigee._api.arguments import (
+    as_execution,
+    check_count,
+    check_step,
+    named,
+    one_data_set,
+    sorted_callbacks,
+)
+from perigee._api.limits import limited_steps
+from perigee._api.model_callbacks import CallbacksOfModel
+from perigee._backends import MOST_STEPS_A_BLOCK
+from perigee._errors import ArgumentError, InfiniteDataError
+from perigee._events.callbacks import KerasCallbacks
 from perigee._events.protocols import Feed
 from perigee._execution import Blocks, Choice, Execution
 from perigee._loop import evaluation
@@ -17,6 +30,7 @@ from perigee._step.frame import Method
 from perigee._step.step import Step
 from perigee._typing import Tree
 from perigee.data import open_feed
+from perigee.steps.keras_step import KerasStep
 
 
 @named
@@ -27,6 +41,7 @@ def evaluate(
     *,
     steps: int | None = None,
     batch_size: int | None = None,
+    callbacks: Any = None,
     execution: Execution | Choice = "auto",
 ) -> dict[str, float]:
     """Measure a Step by its `test_step`, and leave it as it was.
@@ -36,13 +51,20 @@ def evaluate(
         data: As in `fit`; arrays are drawn in order.
         steps: Batches to draw; `None` uses the whole pass.
         batch_size: Rows a batch, 32 by default; for arrays only.
+        callbacks: Keras callbacks, whose `on_test_...` are called as by `model.evaluate`.
         execution: As in `fit`.
 
     Returns:
         Name to exact mean, and every metric that the step updates.
     """
-    with _a_pass(step, "test_step", data, steps, batch_size, execution) as given:
-        return evaluation.evaluate(*given, steps)
+    with _a_pass(step, "test_step", data, steps, batch_size, callbacks, execution) as given:
+        *_, called = given
+        if called is not None:
+            called.test_begin()
+        values = evaluation.evaluate(*given)
+        if called is not None:
+            called.test_end(values)
+        return values
 
 
 @named
@@ -53,22 +75,33 @@ def predict(
     *,
     steps: int | None = None,
     batch_size: int | None = None,
+    callbacks: Any = None,
     execution: Execution | Choice = "auto",
 ) -> Tree:
     """Run `predict_step` over data, and leave the Step as it was.
+
+    Random draws are the same at each call. Those of a `KerasStep` are new ones, as in
+    `model.predict`, and its seed generators advance.
 
     Args:
         step: The Step.
         data: As in `fit`; arrays are drawn in order.
         steps: Batches to draw; `None` uses the whole pass.
         batch_size: Rows a batch, 32 by default; for arrays only.
+        callbacks: Keras callbacks, whose `on_predict_...` are called as by `model.predict`.
         execution: As in `fit`.
 
     Returns:
         What `predict_step` returned, as NumPy arrays put together on axis 0.
     """
-    with _a_pass(step, "predict_step", data, steps, batch_size, execution) as given:
-        return evaluation.predict(*given, steps)
+    with _a_pass(step, "predict_step", data, steps, batch_size, callbacks, execution) as given:
+        *_, called = given
+        if called is not None:
+            called.predict_begin()
+        values = evaluation.predict(*given, draws_anew=isinstance(step, KerasStep))
+        if called is not None:
+            called.predict_end()
+        return values
 
 
 @contextlib.contextmanager
@@ -78,20 +111,31 @@ def _a_pass(
     data: Any,
     steps: int | None,
     batch_size: int | None,
+    callbacks: Any,
     execution: Execution | Choice,
-) -> Generator[tuple[Programs, Feed, Blocks]]:
+) -> Generator[tuple[Programs, Feed, Blocks, int | None, KerasCallbacks | None]]:
     """Open data for a pass without updates, with what runs a method on it."""
     check_step(step, method)
     check_count("steps", steps)
+    called = _keras_callbacks(callbacks)
+    steps = limited_steps(steps)
     feed = open_feed(data, batch_size=batch_size)
     try:
         check_finite(feed, "steps", steps)
-        execution = as_execution(execution)
+        execution, interval = as_compiled(step, execution)
         programs = Programs(step, method, execution)
         workers = Workers(step)
         blocks = Blocks(feed, workers.most_steps(execution.most_steps))
+        adapted = None
+        if called:
+            params = {"epochs": 1, "steps": steps or feed.length, "verbose": 0}
+            adapted = (
+                CallbacksOfModel(called, step, params, interval)
+                if isinstance(step, KerasStep)
+                else KerasCallbacks(called, step, params, interval)
+            )
         with workers.reporting_loss():
-            yield programs, feed, blocks
+            yield programs, feed, blocks, steps, adapted
     finally:
         feed.close()
 
@@ -108,3 +152,33 @@ def check_finite(feed: Feed, name: str, steps: int | None) -> None:
         feed.peek()
     if steps is None and feed.is_infinite:
         raise InfiniteDataError(feed.kind, name)
+
+
+def as_compiled(step: Step, execution: Execution | Choice) -> tuple[Execution, int]:
+    """Return how a Step runs, and the number of batches between two calls of a hook of batches.
+
+    How a model was compiled decides, unless something else is requested.
+    """
+    given = as_execution(execution)
+    if not isinstance(step, KerasStep) or given != Execution():
+        return given, 1
+    steps = step.model.steps_per_execution
+    mode = "eager" if step.model.run_eagerly else "auto"
+    if steps == 1:  # what Keras does if nothing is said
+        return Execution(mode), 1
+    return Execution(mode, min(steps, MOST_STEPS_A_BLOCK)), steps
+
+
+def _keras_callbacks(given: Any) -> list[Any]:
+    """Return Keras callbacks as a list, however they are given."""
+    if isinstance(given, keras.callbacks.CallbackList):
+        given = given.callbacks
+    hooks, callbacks = sorted_callbacks([] if given is None else keras.tree.flatten(given))
+    if hooks:
+        raise ArgumentError(
+            "callbacks",
+            type(hooks[0]).__name__,
+            "Keras callbacks: a `pg.Hook` observes trainings.",
+            "subclass `keras.callbacks.Callback`.",
+        )
+    return [c for c in callbacks if not isinstance(c, keras.callbacks.ProgbarLogger)]

@@ -12,7 +12,6 @@ import keras
 
 from perigee import diagnostics
 from perigee._api.arguments import (
-    as_execution,
     as_guards,
     as_run,
     check_codes,
@@ -24,7 +23,8 @@ from perigee._api.arguments import (
     sorted_callbacks,
     watched_by,
 )
-from perigee._api.evaluate import check_finite
+from perigee._api.evaluate import as_compiled, check_finite
+from perigee._api.limits import limited_epochs, limited_steps
 from perigee._api.opening import LookBack, Opened, opening
 from perigee._errors import ArgumentError
 from perigee._events.callbacks import KerasCallbacks
@@ -140,7 +140,8 @@ def fit(
     """
     arguments, stopwatch = dict(locals()), Stopwatch()
     _check(step, validation)
-    run, execution, wanted = as_run(run), as_execution(execution), as_guards(guards)
+    run, wanted = as_run(run), as_guards(guards)
+    execution, interval = as_compiled(step, execution)
     course = _course(run, arguments)
     _check_drawn_once(course, validation, validation_steps)
     hooks, keras_callbacks = sorted_callbacks(callbacks)
@@ -148,7 +149,7 @@ def fit(
     with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
         reopen = functools.partial(_open, data, opened.seed, batch_size, shuffle)
         feed, draws = _restored(opened, reopen, course)
-        adapted = _adapted(callbacks, keras_callbacks, step, course, feed)
+        adapted = _adapted(callbacks, keras_callbacks, step, course, feed, interval)
         programs = _programs(opened, course, hooks)
         program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
         measured = _validation(opened, validation, validation_steps, batch_size, adapted)
@@ -200,15 +201,18 @@ def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
         raise ArgumentError(
             "validate_every", repr(every), "a `pg.Every`.", "pass `pg.Every(steps=...)`."
         )
-    is_open = given["epochs"] is None and given["steps"] is None
+    epochs = 1 if given["epochs"] is None and given["steps"] is None else given["epochs"]
+    steps_per_epoch = limited_steps(given["steps_per_epoch"])
+    is_limited = given["steps_per_epoch"] is None and steps_per_epoch is not None
     return Course(
-        epochs=1 if is_open else given["epochs"],
+        epochs=None if epochs is None else limited_epochs(epochs),
         steps=given["steps"],
-        steps_per_epoch=given["steps_per_epoch"],
+        steps_per_epoch=steps_per_epoch,
         accumulate=given["accumulate"],
         nonfinite=given["nonfinite"],
         validate_every=every or Every(epochs=1),
         record_every=None if run is None else run.record_every,
+        ends_with_data=is_limited or getattr(given["callbacks"], "ends_with_data", False),
     )
 
 
@@ -229,7 +233,8 @@ def _check_drawn_once(course: Course, validation: Any, steps: int | None) -> Non
 
 def _settings(given: Mapping[str, Any], course: Course) -> dict[str, Any]:
     """Return the arguments that the file of a run keeps."""
-    return {**{name: given[name] for name in _KEPT_ARGUMENTS}, "epochs": course.epochs}
+    trained = {"epochs": course.epochs, "steps_per_epoch": course.steps_per_epoch}
+    return {**{name: given[name] for name in _KEPT_ARGUMENTS}, **trained}
 
 
 def _refuse_backups(callbacks: Sequence[Any], run: Run | None) -> None:
@@ -264,14 +269,15 @@ def _restored(
 
 
 def _adapted(
-    given: Any, callbacks: Sequence[Any], step: Step, course: Course, feed: Feed
+    given: Any, callbacks: Sequence[Any], step: Step, course: Course, feed: Feed, interval: int
 ) -> KerasCallbacks | None:
     """Return what calls Keras's callbacks; `None` where there are none."""
     if not callbacks:
         return None
     steps = course.steps_per_epoch or feed.length
     make = getattr(given, "adapted", KerasCallbacks)  # `keras_fit` has its own
-    return make(callbacks, step, {"epochs": course.epochs, "steps": steps, "verbose": 0})
+    params = {"epochs": course.epochs, "steps": steps, "verbose": 0}
+    return make(callbacks, step, params, interval)
 
 
 def _programs(opened: Opened, course: Course, hooks: Sequence[Hook]) -> Programs:
@@ -319,7 +325,7 @@ def _validation(
         opened.run.restore_validation(feed)
     check_finite(feed, "validation_steps", steps)
     programs = Programs(opened.step, "test_step", opened.execution)
-    return Validation(programs, feed, opened.blocks(feed), steps, callbacks)
+    return Validation(programs, feed, opened.blocks(feed), limited_steps(steps), callbacks)
 
 
 def _plan(opened: Opened, program: Program, blocks: Blocks, course: Course) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,16 +12,18 @@ import keras
 import numpy as np
 
 from perigee._api.arguments import check_count
+from perigee._api.evaluate import as_compiled
 from perigee._api.fit import fit
+from perigee._api.limits import limited_epochs, limited_steps
+from perigee._api.model_callbacks import CallbacksOfModel
 from perigee._errors import ArgumentError, DataTypeError
-from perigee._events.callbacks import KerasCallbacks
 from perigee._events.clock import Clock
 from perigee._events.events import Hook
 from perigee._events.schedule import Every
 from perigee._execution import Choice, Execution
 from perigee._runs.run import Run
 from perigee.data import Shuffle, is_rows, open_feed, rows_of
-from perigee.steps.keras_step import KerasStep
+from perigee.steps.keras_step import KerasStep, check_compiled
 from perigee.writers.terminal import Progress
 
 _STEP = "_perigee_step"
@@ -76,12 +77,15 @@ def keras_fit(
         class_weight: From class id to weight, for one array of labels.
         sample_weight: Weights of the examples, for arrays only.
         initial_epoch: The epochs that are done already, for their numbers.
-        steps_per_epoch: Steps an epoch; an epoch continues over the end of the data.
+        steps_per_epoch: Steps an epoch; it continues in the data where the last one ended, and ends
+            where the data does.
         validation_steps: Batches a validation.
         validation_batch_size: Rows a validation batch; `batch_size` by default.
         validation_freq: Validate every so many epochs, or after the epochs in a list.
         run: As in `pg.fit`.
-        execution: As in `pg.fit`; a model compiled with `run_eagerly=True` runs eagerly.
+        execution: As in `pg.fit`. By default a model compiled with `run_eagerly=True` runs eagerly,
+            and `steps_per_execution` above 1 is the number of steps a call, and of batches between
+            two calls of a hook of batches.
         ignore_findings: Codes such as `["PG206"]`; see `Step.ignore_findings`.
 
     Returns:
@@ -97,6 +101,7 @@ def keras_fit(
     check_count("steps_per_epoch", steps_per_epoch)
     check_count("validation_steps", validation_steps)
     check_count("validation_batch_size", validation_batch_size)
+    epochs = limited_epochs(epochs)
     frequency = _frequency(validation_freq, initial_epoch)
     data = _arrays(x, y, sample_weight) if _is_arrays(x) else None
     if data is not None and validation_split and validation_data is None:
@@ -114,13 +119,15 @@ def keras_fit(
     adapted.initial_epoch = initial_epoch
     adapted.params = {"epochs": epochs, "verbose": verbose}
     if steps_per_epoch is not None:
-        adapted.params["steps"] = steps_per_epoch
+        adapted.params["steps"] = limited_steps(steps_per_epoch)
     step = _step(model, class_weight)
+    _, interval = as_compiled(step, execution)
     step.ignore_findings = ignore_findings
     model.stop_training = False
     if epochs <= initial_epoch:
         params = {"steps": _length(x if data is None else data, size)}
-        nothing = adapted.adapted([c for c in asked if not isinstance(c, Hook)], step, params)
+        given = [c for c in asked if not isinstance(c, Hook)]
+        nothing = adapted.adapted(given, step, params, interval)
         nothing.train_begin()
         nothing.train_end({})
         return history
@@ -130,16 +137,16 @@ def keras_fit(
         step,
         x if data is None else data,
         epochs=epochs - initial_epoch,
-        steps_per_epoch=_capped(steps_per_epoch, data, size),
+        steps_per_epoch=_whole(steps_per_epoch, interval),
         batch_size=None if data is None else size,
         shuffle=shuffle if is_shuffled and not _is_endless(x) else None,
         validation=validation,
-        validation_steps=validation_steps if validation is not None else None,
+        validation_steps=None if validation is None else _whole(validation_steps, interval),
         validate_every=None if validation is None else frequency,
         nonfinite="stop" if stops else "raise",
         run=run,
         callbacks=adapted,
-        execution="eager" if model.run_eagerly and execution == "auto" else execution,
+        execution=execution,
         progress=_PROGRESS[verbose],
     )
     if keras.backend.backend() == "torch":
@@ -182,71 +189,48 @@ def given_to_fit(
 class _AsFit(list[Any]):
     """Callbacks that are to be called as `model.fit` does."""
 
+    ends_with_data = True
     initial_epoch: int
     params: dict[str, Any]
 
     def adapted(
-        self, callbacks: Sequence[Any], step: KerasStep, params: Mapping[str, Any]
+        self, callbacks: Sequence[Any], step: KerasStep, params: Mapping[str, Any], interval: int
     ) -> _FitCallbacks:
         """Return what calls them."""
-        return _FitCallbacks(callbacks, step, {**params, **self.params}, self.initial_epoch)
+        params = {**params, **self.params}
+        return _FitCallbacks(callbacks, step, params, interval, self.initial_epoch)
 
 
-class _FitCallbacks(KerasCallbacks):
+class _FitCallbacks(CallbacksOfModel):
     """Keras callbacks, with the epochs numbered and the logs named as in `model.fit`."""
 
     def __init__(
-        self, callbacks: Sequence[Any], step: KerasStep, params: Mapping[str, Any], initial: int
+        self,
+        callbacks: Sequence[Any],
+        step: KerasStep,
+        params: Mapping[str, Any],
+        interval: int,
+        initial: int,
     ) -> None:
-        super().__init__(callbacks, step, params)
-        self._step = step
+        super().__init__(callbacks, step, params, interval)
         self._initial_epoch = initial
 
     def epoch_begin(self, epoch: int) -> None:
         super().epoch_begin(epoch + self._initial_epoch)
 
     def train_batch_end(self, index: int, logs: Mapping[str, Any]) -> None:
-        super().train_batch_end(index, _joined(logs, self._step))
-
-    def test_batch_end(self, index: int, logs: Mapping[str, Any]) -> None:
-        super().test_batch_end(index, _joined(logs, self._step))
-
-    def test_end(self, logs: Mapping[str, Any]) -> None:
-        super().test_end(_joined(logs, self._step))
+        super().train_batch_end(index, self.joined(logs))
 
     def epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
-        logs = _joined(_without_rates(logs), self._step)
-        super().epoch_end(epoch + self._initial_epoch, logs)
+        super().epoch_end(epoch + self._initial_epoch, self.joined(_without_rates(logs)))
 
     def train_end(self, logs: Mapping[str, Any]) -> None:
-        super().train_end(_joined(_without_rates(logs), self._step))
+        super().train_end(self.joined(_without_rates(logs)))
 
 
 def _without_rates(logs: Mapping[str, Any]) -> dict[str, Any]:
     """Return logs without the learning rates, which Keras leaves to callbacks."""
     return {k: v for k, v in logs.items() if k.rpartition("/")[2] != "learning_rate"}
-
-
-def _joined(logs: Mapping[str, Any], step: KerasStep) -> dict[str, Any]:
-    """Return logs with the values of one metric, such as a score for each class, as an array."""
-    parts: dict[str, list[Any]] = {}
-    for name, value in logs.items():
-        base, _, index = name.rpartition("/")
-        if index == str(len(parts.get(base, ()))):
-            parts.setdefault(base, []).append(value)
-    if not parts:
-        return dict(logs)
-    # Metrics of one output among several have its name before theirs.
-    names = {metric.name for metric in step.parts.metrics()}
-    is_metric = {base: any(base.endswith(name) for name in names) for base in parts}
-    joined: dict[str, Any] = {}
-    for name, value in logs.items():
-        base = name.rpartition("/")[0]
-        if is_metric.get(base):
-            joined[base] = np.array(parts[base], keras.backend.floatx())
-        else:
-            joined[name] = value
-    return joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +264,7 @@ def _check(
         raise ArgumentError(
             "model", type(model).__name__, "a compiled `keras.Model`.", "pass the model first."
         )
+    check_compiled(model)
     if x is None:
         raise ArgumentError("x", "None", "arrays or a data set.", "pass the data second.")
     if not _is_arrays(x):
@@ -451,18 +436,9 @@ def _validation(given: Any, batch_size: int | None, steps: int | None) -> Any:
     return [_cut(data, at, at + size) for at in range(0, _rows(data), size)]
 
 
-def _capped(steps: int | None, data: Any, batch_size: int) -> int | None:
-    """Return steps an epoch: `fit` ends an epoch of arrays where they end."""
-    if steps is None or data is None:
-        return steps
-    most = -(-_rows(data) // batch_size)
-    if steps > most:
-        warnings.warn(
-            f"An epoch ends after {most} steps, where the arrays end, not after "
-            f"steps_per_epoch={steps}.",
-            stacklevel=3,
-        )
-    return min(steps, most)
+def _whole(steps: int | None, interval: int) -> int | None:
+    """Return steps that fill all calls of so many steps: Keras rounds up, too."""
+    return None if steps is None else -(-steps // interval) * interval
 
 
 def _length(data: Any, batch_size: int) -> int | None:

@@ -13,6 +13,7 @@ from perigee._step.state import restore, snapshot, track
 from perigee._step.step import Step, only_model
 
 _TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+_PREDICT_BATCH_HOOKS = ("on_predict_batch_begin", "on_predict_batch_end")
 _TRAIN_BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
@@ -24,18 +25,30 @@ _TRAIN_BATCH_HOOKS = (
 class KerasCallbacks:
     """A list of Keras callbacks; see `perigee._events.protocols.Callbacks`."""
 
-    def __init__(self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any]) -> None:
+    def __init__(
+        self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any], interval: int = 1
+    ) -> None:
         # `KerasStep` provides its model itself.
         self._model: Any = getattr(step, "seen_by_callbacks", None) or _Facade(step)
         self._callbacks = list(callbacks)
         self._list = keras.callbacks.CallbackList(list(callbacks), model=self._model, **params)
         self.wants_batches = any(_overrides(c, _TRAIN_BATCH_HOOKS) for c in callbacks)
         self.wants_test_batches = any(_overrides(c, _TEST_BATCH_HOOKS) for c in callbacks)
+        self.wants_predict_batches = any(_overrides(c, _PREDICT_BATCH_HOOKS) for c in callbacks)
+        self.interval = interval
         self._saved: Sequence[Any] = ()
 
     @property
     def stop_requested(self) -> bool:
         return bool(self._model.stop_training)
+
+    @property
+    def stop_evaluating(self) -> bool:
+        return bool(self._model.stop_evaluating)
+
+    @property
+    def stop_predicting(self) -> bool:
+        return bool(self._model.stop_predicting)
 
     def train_begin(self) -> None:
         self._list.on_train_begin()
@@ -51,6 +64,7 @@ class KerasCallbacks:
         self._list.on_train_batch_end(index, dict(logs))
 
     def test_begin(self) -> None:
+        self._model.stop_evaluating = False
         self._list.on_test_begin()
 
     def test_batch_begin(self, index: int) -> None:
@@ -61,6 +75,19 @@ class KerasCallbacks:
 
     def test_end(self, logs: Mapping[str, float]) -> None:
         self._list.on_test_end(dict(logs))
+
+    def predict_begin(self) -> None:
+        self._model.stop_predicting = False
+        self._list.on_predict_begin()
+
+    def predict_batch_begin(self, index: int) -> None:
+        self._list.on_predict_batch_begin(index)
+
+    def predict_batch_end(self, index: int, outputs: Any) -> None:
+        self._list.on_predict_batch_end(index, {"outputs": outputs})
+
+    def predict_end(self) -> None:
+        self._list.on_predict_end()
 
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         self._list.on_epoch_end(epoch, dict(logs))
@@ -125,7 +152,7 @@ class _Facade:
 
     def __init__(self, step: Step) -> None:
         self._step = step
-        self.stop_training = False
+        self.stop_training = self.stop_evaluating = self.stop_predicting = False
         self.history: Any = None
 
     @property

@@ -334,8 +334,28 @@ class Callbacks(Protocol):
         ...
 
     @property
+    def wants_predict_batches(self) -> bool:
+        """Whether one of them observes single batches of a prediction."""
+        ...
+
+    @property
+    def interval(self) -> int:
+        """The number of batches between two calls of a hook of batches."""
+        ...
+
+    @property
     def stop_requested(self) -> bool:
         """Whether one of them requested a stop."""
+        ...
+
+    @property
+    def stop_evaluating(self) -> bool:
+        """Whether one of them requested that a validation ends."""
+        ...
+
+    @property
+    def stop_predicting(self) -> bool:
+        """Whether one of them requested that a prediction ends."""
         ...
 
     def train_begin(self) -> None:
@@ -368,6 +388,22 @@ class Callbacks(Protocol):
 
     def test_end(self, logs: Mapping[str, float]) -> None:
         """A validation has ended."""
+        ...
+
+    def predict_begin(self) -> None:
+        """A prediction begins."""
+        ...
+
+    def predict_batch_begin(self, index: int) -> None:
+        """A batch of a prediction begins."""
+        ...
+
+    def predict_batch_end(self, index: int, outputs: Any) -> None:
+        """A batch of a prediction has ended."""
+        ...
+
+    def predict_end(self) -> None:
+        """A prediction has ended."""
         ...
 
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:

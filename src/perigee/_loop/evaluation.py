@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from perigee._loop.programs import Programs
 from perigee._loop.values import ROWS_BETWEEN_READS
 from perigee._step.averages import Tally
 from perigee._step.shown import Shown
-from perigee._step.state import preserved, rewind_seeds
+from perigee._step.state import preserved, restore, rewind_seeds, snapshot
 from perigee._typing import Batch, Tree
 
 ProgramFor = Callable[[Batch], Program]
@@ -48,29 +49,31 @@ def evaluate(
         for metric in tracked.metrics.values():
             metric.reset_state()
         tally, rows, first = Tally(), [], feed.position.batches
-        looks = callbacks is not None and callbacks.wants_test_batches
-        while (left := _left(feed, first, steps)) != 0:
-            block = None if looks else blocks.run(program, left)
+
+        def logs() -> dict[str, float]:
+            _read(program, rows, tally)
+            return {**tally.means(), **logged_metrics(program.rehearsal)}
+
+        hooks = None
+        if callbacks is not None and callbacks.wants_test_batches:
+            hooks = _BatchHooks(
+                callbacks.interval,
+                callbacks.test_batch_begin,
+                lambda index: callbacks.test_batch_end(index, logs()),
+                lambda: callbacks.stop_evaluating,
+            )
+        for left in _stretches(feed, first, steps, hooks):
+            block = None if left == 1 and hooks is not None else blocks.run(program, left)
             if block is not None:
                 _read(program, rows, tally)
                 tally.add(program.columns, block)
                 continue
             batch = feed.draw()
-            if batch is None:
-                break
-            if callbacks is not None:
-                callbacks.test_batch_begin(feed.position.batches - first - 1)
-            rows.append(program.run(batch))
-            if callbacks is not None:
-                logs: dict[str, float] = {}
-                if looks:
-                    _read(program, rows, tally)
-                    logs = {**tally.means(), **logged_metrics(program.rehearsal)}
-                callbacks.test_batch_end(feed.position.batches - first - 1, logs)
+            if batch is not None:
+                rows.append(program.run(batch))
             if len(rows) == ROWS_BETWEEN_READS:
                 _read(program, rows, tally)
-        _read(program, rows, tally)
-        return {**tally.means(), **logged_metrics(program.rehearsal)}
+        return logs()
 
 
 class Validation:
@@ -111,22 +114,102 @@ class Validation:
         return self._programs.samples()
 
 
-def predict(programs: ProgramFor, feed: Feed, blocks: Blocks, steps: int | None) -> Tree:
-    """Run `predict_step` over a pass of the feed, and return its results put together on axis 0."""
+def predict(
+    programs: ProgramFor,
+    feed: Feed,
+    blocks: Blocks,
+    steps: int | None,
+    callbacks: Callbacks | None = None,
+    *,
+    draws_anew: bool = False,
+) -> Tree:
+    """Run `predict_step` over a pass of the feed, and return its results put together on axis 0.
+
+    Args:
+        programs: Gives the program of the step.
+        feed: Where batches come from.
+        blocks: Runs many of them in one call.
+        steps: Batches to draw; `None` draws to the end of the pass.
+        callbacks: Called for each batch.
+        draws_anew: Whether random draws continue those before, instead of beginning at the first.
+    """
     program = _prepared(programs, feed)
     parts: list[Tree] = []
+    shown = 0  # of these parts
     first = feed.position.batches
-    with _undone(program):
-        while (left := _left(feed, first, steps)) != 0:
-            block = blocks.predict(program, left)
+
+    def ended(index: int) -> None:
+        nonlocal shown
+        assert callbacks is not None
+        callbacks.predict_batch_end(index, _joined(parts[shown:]))
+        shown = len(parts)
+
+    hooks = None
+    if callbacks is not None and callbacks.wants_predict_batches:
+        hooks = _BatchHooks(
+            callbacks.interval,
+            callbacks.predict_batch_begin,
+            ended,
+            lambda: callbacks.stop_predicting,
+        )
+    with _undone(program, draws_anew):
+        for left in _stretches(feed, first, steps, hooks):
+            block = None if left == 1 and hooks is not None else blocks.predict(program, left)
             if block is not None:
                 parts += block
                 continue
             batch = feed.draw()
-            if batch is None:
-                break
-            parts.append(_backends.current().to_host(program.run(batch)))
+            if batch is not None:
+                parts.append(_backends.current().to_host(program.run(batch)))
+    return _joined(parts)
+
+
+def _joined(parts: list[Tree]) -> Tree:
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchHooks:
+    """What is called around the batches of a pass.
+
+    Attributes:
+        interval: The number of batches between two calls.
+        begin: Called before the first of them, with its index.
+        end: Called after the last of them, with its index.
+        has_stopped: Tells then whether the pass ends there.
+    """
+
+    interval: int
+    begin: Callable[[int], None]
+    end: Callable[[int], None]
+    has_stopped: Callable[[], bool]
+
+
+def _stretches(
+    feed: Feed, first: int, steps: int | None, hooks: _BatchHooks | None
+) -> Generator[int | None]:
+    """Yield how many batches to draw at most, until none is left; `None` is any number.
+
+    Hooks are called before and after their batches. A draw that returns `None` ends the pass.
+    """
+    end = 0  # of the batches that began with a call
+    while (left := _left(feed, first, steps)) != 0:
+        index, passes = feed.position.batches - first, feed.position.passes
+        if hooks is not None and index == end:
+            batch = feed.draw()
+            if batch is None:
+                return
+            feed.push_back(batch)
+            hooks.begin(index)
+            end = index + hooks.interval
+        yield left if hooks is None or (left is not None and left < end - index) else end - index
+        is_over = feed.position.passes != passes
+        is_last = is_over or _left(feed, first, steps) == 0
+        if hooks is not None and (is_last or feed.position.batches - first == end):
+            hooks.end(end - 1)
+            is_over = is_over or hooks.has_stopped()
+        if is_over:
+            return
 
 
 def _prepared(programs: ProgramFor, feed: Feed) -> Program:
@@ -151,12 +234,22 @@ def program_for_next(programs: ProgramFor, feed: Feed) -> Program:
 
 
 @contextmanager
-def _undone(program: Program) -> Generator[None]:
-    """Begin at the first draw of every seed, and restore afterwards whatever a pass may write.
+def _undone(program: Program, draws_anew: bool = False) -> Generator[None]:
+    """Restore afterwards whatever a pass may write. It waits for what still runs on the device.
 
-    It waits for the steps that still run on the device.
+    Random draws begin at the first one and are undone too, unless the pass `draws_anew`.
     """
-    with preserved(_touched(program), host=False):
+    touched = _touched(program)
+    if draws_anew:
+        seeds = {id(v) for v in program.rehearsal.tracked.of_kind("seed")}
+        touched = [v for v in touched if id(v) not in seeds]
+        values = snapshot(touched)
+        try:
+            yield
+        finally:
+            restore(touched, values)
+        return
+    with preserved(touched, host=False):
         rewind_seeds(program.rehearsal.tracked)
         _backends.current().rewind_random_state()
         yield

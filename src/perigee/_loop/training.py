@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -43,6 +44,8 @@ class Course:
         nonfinite: What happens when a logged value is NaN or infinite.
         validate_every: When to validate.
         record_every: When to record the means of a window of steps; `None` never.
+        ends_with_data: Whether an epoch with fewer steps than `steps_per_epoch` ends where the data
+            does, as in Keras.
     """
 
     epochs: int | None
@@ -52,6 +55,7 @@ class Course:
     nonfinite: Nonfinite
     validate_every: Every
     record_every: Every | None
+    ends_with_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,16 +325,16 @@ class Training:
         """
         if self.guards:
             self.guards.before(self.feed, self.clock)
-        if self.callbacks is not None and self.callbacks.wants_batches:
-            is_done = self._run_step(epoch, self.callbacks, None)
+        if not self._begin_batches():
+            return self._continues()
+        is_done, until_due, began = True, self._steps_until_due(epoch), self.stopwatch.seconds()
+        is_alone = self._called is not None and self._called.interval == 1
+        rows = None if is_alone else self.blocks.run(epoch.program, until_due)
+        if rows is None:
+            is_done = self._run_step(epoch, until_due)
         else:
-            until_due, began = self._steps_until_due(epoch), self.stopwatch.seconds()
-            rows = self.blocks.run(epoch.program, until_due)
-            if rows is None:
-                is_done = self._run_step(epoch, None, until_due)
-            else:
-                self._take_in(rows, epoch, began)
-                is_done = True
+            self._take_in(rows, epoch, began)
+        self._end_batches(epoch, is_done)
         if not is_done:
             return self._continues()
         every = self.course.validate_every
@@ -346,15 +350,39 @@ class Training:
             self._save()
         return True
 
-    def _run_step(self, epoch: _Epoch, callbacks: Callbacks | None, until_due: int | None) -> bool:
-        """Train on one batch; false where the pass has no more."""
-        program, values, index = epoch.program, epoch.values, self.clock.batch
+    @property
+    def _called(self) -> Callbacks | None:
+        """The callbacks, if one of them observes batches."""
+        return self.callbacks if self.callbacks and self.callbacks.wants_batches else None
+
+    def _begin_batches(self) -> bool:
+        """Call the hooks of batches before some of them; false where the pass has no more."""
+        if self._called is None or self.clock.batch % self._called.interval:
+            return True
         with self.stopwatch.spending("data"):
             batch = self.feed.draw()
         if batch is None:
             return False
-        if callbacks:
-            callbacks.train_batch_begin(index)
+        self.feed.push_back(batch)
+        self._called.train_batch_begin(self.clock.batch)
+        return True
+
+    def _end_batches(self, epoch: _Epoch, is_done: bool) -> None:
+        """Call the hooks of batches after those; the last ones of an epoch may be fewer."""
+        if self._called is None:
+            return
+        missing = -self.clock.batch % self._called.interval
+        is_last = self.clock.batch == self.course.steps_per_epoch
+        if not missing or not is_done or is_last or self.clock.step == self.course.steps:
+            self._called.train_batch_end(self.clock.batch - 1 + missing, self._reader(epoch)())
+
+    def _run_step(self, epoch: _Epoch, until_due: int | None) -> bool:
+        """Train on one batch; false where the pass has no more."""
+        program, values = epoch.program, epoch.values
+        with self.stopwatch.spending("data"):
+            batch = self.feed.draw()
+        if batch is None:
+            return False
         with self.stopwatch.spending("device"):
             values.add(program.run(batch))
         self.progress = self.progress.after_steps(1)
@@ -364,8 +392,6 @@ class Training:
             with self.stopwatch.spending("device"):
                 values.read(self.clock)
         self._notify_of_steps(1, epoch, self.stopwatch.seconds())
-        if callbacks:
-            callbacks.train_batch_end(index, self._reader(epoch)())
         self._record_if_due(epoch, self.stopwatch.seconds())
         return True
 
@@ -392,7 +418,7 @@ class Training:
         Records of windows are made from the rows of a block, wherever they fall in it, unless
         somebody may want to do something there, or they say more than the rows.
         """
-        course, clock = self.course, self.clock
+        course, clock, called = self.course, self.clock, self._called
         ends = [
             None if course.steps is None else course.steps - clock.step,
             None if course.steps_per_epoch is None else course.steps_per_epoch - clock.batch,
@@ -400,6 +426,7 @@ class Training:
             if course.record_every is None or epoch.may_lag
             else course.record_every.steps_until_due(clock),
             None if self.validation is None else course.validate_every.steps_until_due(clock),
+            None if called is None else called.interval - clock.batch % called.interval,
             self.hooks.steps_until_due(clock),
             None if self.saving is None else self.saving.steps_until_due(clock),
         ]
@@ -411,6 +438,13 @@ class Training:
             return False
         if self.feed.is_over:
             self._stop_for("data", self.feed)
+            return False
+        if self.course.ends_with_data and self.clock.batch:
+            warnings.warn(
+                f"The data ended within an epoch of {self.course.steps_per_epoch} steps, and the "
+                "epoch with it; the next one begins another pass.",
+                stacklevel=2,
+            )
             return False
         self.feed.peek()  # without a batch it raises
         return True

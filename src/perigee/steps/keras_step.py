@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -52,12 +53,13 @@ class KerasStep(Step):
     >>> history = pg.fit(pg.KerasStep(model), (x, y), epochs=3)
 
     Args:
-        model: A compiled model; trained in place.
+        model: A compiled model, trained in place; `predict` takes one that is not compiled, too.
         class_weight: As in `fit`: weights by class id, which `train_step` gets as sample weights.
             Other classes have weight 1.
 
     Raises:
-        ArgumentError: If `model` is not a compiled `keras.Model`.
+        ArgumentError: If `model` is not a `keras.Model`; when it is trained or measured, if it is
+            not compiled.
         OutputsError: If several losses are given for the only output: Keras drops all but one.
     """
 
@@ -67,13 +69,6 @@ class KerasStep(Step):
         if not isinstance(model, keras.Model):
             raise ArgumentError(
                 "model", type(model).__name__, "a `keras.Model`.", "pass the model itself."
-            )
-        if not model.compiled:
-            raise ArgumentError(
-                "model",
-                f"<{model.name!r}, not compiled>",
-                "a compiled model.",
-                "call `model.compile(...)` first.",
             )
         _refuse_dropped_losses(model)
         self.model = model
@@ -162,6 +157,8 @@ class KerasStep(Step):
 
     def _before_rehearsal(self, method: Method, batch: Batch) -> None:
         """Build the state of the stateless methods on JAX, as `fit` does."""
+        if method != "predict_step":
+            check_compiled(self.model)
         if keras.backend.backend() != "jax":
             return
         model = self.model
@@ -181,7 +178,7 @@ class KerasStep(Step):
             weights = [(variable, variable.value) for variable in model.trainable_variables]
             with keras.StatelessScope(weights):  # penalties are computed from these
                 if model.loss is not None and method != "predict_step":
-                    model.compute_loss(x, y, y_pred, sample_weight)
+                    _compute_loss(model, x, y, y_pred, sample_weight, method == "train_step")
                 if has_new_metrics and method != "predict_step":
                     model.compute_metrics(x, y, y_pred, sample_weight)
         if method == "train_step" and model.optimizer is not None and not model.optimizer.built:
@@ -256,6 +253,15 @@ class KerasStep(Step):
         return list(getattr(self.model, f"{group}_variables"))
 
 
+def _compute_loss(
+    model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
+) -> None:
+    """Compute the loss of a model, whose own method may have no argument `training`."""
+    takes_training = "training" in inspect.signature(model.compute_loss).parameters
+    more = {"training": training} if takes_training else {}
+    model.compute_loss(x, y, y_pred, sample_weight, **more)
+
+
 @contextmanager
 def _all_state_listed(model: keras.Model) -> Generator[None]:
     """Make Keras list state that it omits, so that its stateless methods pass it in and out.
@@ -307,7 +313,7 @@ class _Parts(Mapping[str, Any]):
                 continue
             if isinstance(value, int | float | str) or any(_is_part(v) for v in _members(value)):
                 found[name] = value
-        optimizer: Any = self._model.optimizer
+        optimizer: Any = getattr(self._model, "optimizer", None)  # absent until it is compiled
         if optimizer is not None and not _is_part(optimizer):
             found["optimizer"] = list(optimizer.variables)  # a user's own class
         return found
@@ -348,6 +354,17 @@ def _members(value: Any) -> list[Any]:
     if isinstance(value, list | tuple):
         return [member for item in value for member in _members(item)]
     return [value]
+
+
+def check_compiled(model: keras.Model) -> None:
+    """Refuse a model that is not compiled."""
+    if not model.compiled:
+        raise ArgumentError(
+            "model",
+            f"<{model.name!r}, not compiled>",
+            "a compiled model.",
+            "call `model.compile(...)` first.",
+        )
 
 
 # What a step does.
