@@ -549,7 +549,7 @@ def loader_of_own_dataset_with_dicts(by):
     by.fit(m, DataLoader(Table(), batch_size=32), epochs=2)
 
 
-@by_fit(only=("jax", "torch"))  # TensorFlow: Keras wants tensors of torch
+@by_fit(only="torch")  # elsewhere Keras wants tensors of torch
 def loader_with_a_collate_function(by):
     from torch.utils.data import DataLoader
 
