@@ -433,7 +433,7 @@ def pydataset_that_changes_at_the_end_of_an_epoch(by):
     by.evaluate(m, Batches(*wine(), size=50))
 
 
-@by_fit
+@by_fit(is_shuffled=True)  # with two workers, Keras itself comes to other numbers each time
 def pydataset_with_threads(by):
     x, y = wine()
     m = softmax_model()
@@ -549,7 +549,7 @@ def loader_of_own_dataset_with_dicts(by):
     by.fit(m, DataLoader(Table(), batch_size=32), epochs=2)
 
 
-@by_fit
+@by_fit(only="torch")  # elsewhere Keras wants tensors of torch
 def loader_with_a_collate_function(by):
     from torch.utils.data import DataLoader
 
