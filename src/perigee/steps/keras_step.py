@@ -159,9 +159,11 @@ class KerasStep(Step):
         """Build the state of the stateless methods on JAX, as `fit` does."""
         if method != "predict_step":
             check_compiled(self.model)
+        model: Any = self.model
         if keras.backend.backend() != "jax":
+            if method == "train_step":
+                _build_as_fit(model)
             return
-        model = self.model
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         is_new = not all(layer.built for layer in nested_layers(model))
         has_new_metrics = any(not getattr(metric, "built", True) for metric in model.metrics)
@@ -251,6 +253,23 @@ class KerasStep(Step):
         if group == "optimizer":
             return [] if self.model.optimizer is None else list(self.model.optimizer.variables)
         return list(getattr(self.model, f"{group}_variables"))
+
+
+def _build_as_fit(model: Any) -> None:
+    """Build what `fit` builds before its first step: a step may rely on it.
+
+    On torch it also lists variables made since the model was built, such as those of
+    `enable_lora`: what `zero_grad` does not know keeps its gradients.
+    """
+    if not all(layer.built for layer in nested_layers(model)):
+        return
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    if keras.backend.backend() == "torch":
+        listed = model.torch_params
+        for variable in model.trainable_variables:
+            if variable.path not in listed:
+                listed[variable.path] = variable.value
 
 
 def _compute_loss(

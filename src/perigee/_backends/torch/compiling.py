@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import keras
@@ -36,16 +36,30 @@ def inlined(value: Any) -> Any:
     return value
 
 
-def watch(hear: Hear, layers: Iterable[Any] = ()) -> AbstractContextManager[Watched]:
-    """See `Backend.watch`."""
-    del layers
-    return watch_keras_variables(hear, change_in_place=True)
+@contextmanager
+def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
+    """See `Backend.watch`: buffers of torch's modules inside the layers are restored too."""
+    buffers = {id(buffer): buffer for layer in layers for buffer in layer.buffers()}
+    before = {key: buffer.detach().clone() for key, buffer in buffers.items()}
+    try:
+        with watch_keras_variables(hear, change_in_place=True) as watched:
+            yield watched
+    finally:
+        with torch.no_grad():
+            for key, buffer in buffers.items():
+                buffer.copy_(before[key])
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
-    """See `Backend.rehearse`."""
-    with torch.no_grad(), kept_for_gradients(None):
-        function()
+    """See `Backend.rehearse`: gradients in `.grad` would be added to those of the first batch."""
+    values = [variable.value for variable in variables]
+    gradients = [None if value.grad is None else value.grad.clone() for value in values]
+    try:
+        with torch.no_grad(), kept_for_gradients(None):
+            function()
+    finally:
+        for value, gradient in zip(values, gradients, strict=True):
+            value.grad = gradient
     return True
 
 
