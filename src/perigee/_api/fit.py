@@ -315,9 +315,10 @@ def _validation(
     feed = open_feed(data, usual_batch_size=batch_size or 32)
     opened.stack.callback(feed.close)
     if opened.run is not None:
-        opened.findings.report(diagnostics.findings_of("kept validation", feed))
         opened.run.restore_validation(feed)
     check_finite(feed, "validation_steps", steps)
+    if opened.run is not None:
+        opened.findings.report(diagnostics.findings_of("kept validation", feed))
     programs = Programs(opened.step, "test_step", opened.execution)
     return Validation(programs, feed, opened.blocks(feed), steps, callbacks)
 
