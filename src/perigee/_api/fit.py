@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from os import PathLike
 from types import GeneratorType
 from typing import Any, Literal
@@ -142,7 +143,6 @@ def fit(
     _check(step, validation)
     run, execution, wanted = as_run(run), as_execution(execution), as_guards(guards)
     course = _course(run, arguments)
-    _check_drawn_once(course, validation, validation_steps)
     hooks, keras_callbacks = sorted_callbacks(callbacks)
     _refuse_backups(keras_callbacks, run)
     with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
@@ -151,7 +151,7 @@ def fit(
         adapted = _adapted(callbacks, keras_callbacks, step, course, feed)
         programs = _programs(opened, course, hooks)
         program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
-        measured = _validation(opened, validation, validation_steps, batch_size, adapted)
+        measured = _validation(opened, course, validation, validation_steps, batch_size, adapted)
         blocks = opened.blocks(feed)
         plan = _plan(opened, program, blocks, course)
         programs.use(plan)
@@ -210,21 +210,6 @@ def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
         validate_every=every or Every(epochs=1),
         record_every=None if run is None else run.record_every,
     )
-
-
-def _check_drawn_once(course: Course, validation: Any, steps: int | None) -> None:
-    """Refuse a generator object that the first of several validations would use up."""
-    if steps is not None or course.epochs is None or not isinstance(validation, GeneratorType):
-        return
-    ends = (Clock(epoch=number) for number in range(1, course.epochs + 1))
-    due = sum(1 for clock in ends if course.validate_every.is_due(clock))
-    if due > 1:
-        raise ArgumentError(
-            "validation_steps",
-            "None",
-            f"the batches of one validation: {due} are due, and a generator object is drawn once.",
-            "pass `validation_steps=...`, or the generator function instead of what it returned.",
-        )
 
 
 def _settings(given: Mapping[str, Any], course: Course) -> dict[str, Any]:
@@ -304,6 +289,7 @@ def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
 
 def _validation(
     opened: Opened,
+    course: Course,
     data: Any,
     steps: int | None,
     batch_size: int | None,
@@ -317,10 +303,26 @@ def _validation(
     if opened.run is not None:
         opened.run.restore_validation(feed)
     check_finite(feed, "validation_steps", steps)
+    _check_drawn_once(course, data, steps)
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept validation", feed))
     programs = Programs(opened.step, "test_step", opened.execution)
     return Validation(programs, feed, opened.blocks(feed), steps, callbacks)
+
+
+def _check_drawn_once(course: Course, validation: Any, steps: int | None) -> None:
+    """Refuse a generator object that the first of several validations would use up."""
+    every = course.validate_every
+    if steps is not None or not isinstance(validation, GeneratorType) or every.epochs is None:
+        return
+    ends = (Clock(epoch=number) for number in range(1, (course.epochs or 0) + 1))
+    if len(list(islice(filter(every.is_due, ends), 2))) == 2:
+        raise ArgumentError(
+            "validation_steps",
+            "None",
+            "the batches of one validation: several are due, and a generator object is drawn once.",
+            "pass `validation_steps=...`, or the generator function instead of what it returned.",
+        )
 
 
 def _plan(opened: Opened, program: Program, blocks: Blocks, course: Course) -> Plan:
