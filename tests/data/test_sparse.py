@@ -6,7 +6,8 @@ import pytest
 
 import perigee as pg
 from perigee._errors import DataTypeError
-from perigee.data import IterableFeed, open_feed, rows_of
+from perigee.data import IterableFeed, open_feed
+from perigee.data._sparse import rows_of
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
 

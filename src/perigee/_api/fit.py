@@ -53,7 +53,8 @@ from perigee._runs.keeping import KeptRun
 from perigee._runs.opening import Draws
 from perigee._runs.run import Run
 from perigee._step.step import Step
-from perigee.data import Shuffle, open_feed
+from perigee._typing import Shuffle
+from perigee.data import open_feed
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress
 

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from perigee.data._jax_arrays import bcoo
 from perigee.data._spec import floatx, is_floating
-from perigee.data.jax_arrays import bcoo
-from perigee.data.tf_tensors import RaggedRows, sparse_tensor
+from perigee.data._tf_tensors import RaggedRows, sparse_tensor
 
 
 class Rows(Protocol):
