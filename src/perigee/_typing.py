@@ -1,6 +1,6 @@
 """Type aliases for values without a useful static type: tensors and trees of them."""
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Tensor: TypeAlias = Any
 """A tensor of the framework that runs: `tf.Tensor`, `jax.Array` or `torch.Tensor`."""
@@ -10,3 +10,6 @@ Batch: TypeAlias = Any
 
 Tree: TypeAlias = Any
 """A tree of anything."""
+
+Shuffle: TypeAlias = bool | Literal["batch"]
+"""Whether the rows of arrays are shuffled: among all of them, or within each batch."""

@@ -551,3 +551,190 @@ def test_validation_data_that_is_never_due_is_not_looked_at():
     )
 
     assert list(history.history) == ["loss"]
+
+
+# Data.
+
+
+def small():
+    keras.utils.set_random_seed(4)
+    model = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    return model
+
+
+def batched(count, start=0):
+    x, y, _ = arrays(8 * count, 2)
+    for index in range(start, count):
+        rows = slice(8 * index, 8 * index + 8)
+        yield x[rows].astype("float32"), y[rows].astype("float32")
+
+
+def endless():
+    while True:
+        yield from batched(4)
+
+
+def histories(make):
+    """Return what Perigee and Keras log; `make` returns the arguments, new each time."""
+    by_perigee = pg.keras_fit(small(), **make(), verbose=0).history
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return by_perigee, small().fit(**make(), verbose=0).history
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: {"x": endless(), "steps_per_epoch": 3, "epochs": 3},
+        lambda: {"x": batched(6), "steps_per_epoch": 3, "epochs": 2},
+        lambda: {"x": batched(6)},
+        lambda: {"x": endless(), "steps_per_epoch": 3, "validation_data": batched(3)},
+        lambda: {
+            "x": endless(),
+            "steps_per_epoch": 3,
+            "validation_data": endless(),
+            "validation_steps": 2,
+        },
+    ],
+    ids=["endless", "just enough", "one pass", "finite validation", "endless validation"],
+)
+def test_a_generator_object_is_drawn_on_as_by_fit(make):
+    ours, theirs = histories(make)
+
+    assert list(ours) == list(theirs)
+    for name, values in theirs.items():
+        np.testing.assert_allclose(ours[name], values, rtol=TOLERANCE)
+
+
+def test_each_validation_draws_on_from_an_endless_generator():
+    x, y, _ = arrays(ROWS, 0)
+    model = small()
+    frozen = {"x": x, "y": y, "epochs": 2, "callbacks": [NoTraining()], "verbose": 0}
+
+    history = pg.keras_fit(model, **frozen, validation_data=endless(), validation_steps=2).history
+
+    expected = [model.evaluate(batched(at + 2, at), verbose=0) for at in (0, 2)]
+    # `evaluate` of a generator with two batches draws just these.
+    np.testing.assert_allclose(history["val_loss"], expected, rtol=TOLERANCE)
+    assert history["val_loss"][0] != history["val_loss"][1]
+
+
+class NoTraining(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.kept = self.model.get_weights()
+
+    def on_test_begin(self, logs=None):
+        self.model.set_weights(self.kept)
+
+    def on_train_end(self, logs=None):
+        self.model.set_weights(self.kept)
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(None, 1), (3, 2), (5, 2)])
+def test_a_generator_that_ends_early_ends_the_training_as_in_fit(steps, epochs):
+    calls = EveryCall()
+
+    with pytest.warns(pg.PerigeeWarning, match="ran out of batches"):
+        history = pg.keras_fit(
+            small(),
+            batched(6),
+            epochs=4,
+            steps_per_epoch=steps,
+            callbacks=[calls],
+            verbose=0,
+        )
+
+    hooks = [call[0] for call in calls.calls]
+    assert history.epoch == list(range(epochs))
+    assert len(history.history["loss"]) == epochs
+    assert hooks.count("epoch_begin") == hooks.count("epoch_end") == epochs
+    assert hooks.count("train_batch_end") == 6
+    assert hooks[-1] == "train_end"
+
+
+@pytest.mark.parametrize("given", ["generator", "function"])
+def test_endless_validation_data_needs_a_number_of_steps(given):
+    valid = endless() if given == "generator" else endless
+    model = small()
+    before = model.get_weights()
+
+    with pytest.raises(errors.InfiniteDataError, match=r"pass `validation_steps=\.\.\.`"):
+        pg.keras_fit(model, *arrays(ROWS, 0)[:2], epochs=2, validation_data=valid, verbose=0)
+
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_rows_are_shuffled_within_each_batch_as_in_fit():
+    drawn = []
+
+    class Seen(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(1)
+
+        def call(self, x):
+            drawn.append(ops.convert_to_numpy(x)[:, 0].astype(int).tolist())
+            return self.dense(x)
+
+    x = np.arange(20, dtype="float32")[:, None]
+    model = Seen()
+    model.compile("sgd", "mse", run_eagerly=True)
+    model(x)  # built, so that nothing is called to build it
+
+    drawn.clear()
+    pg.keras_fit(model, x, x, batch_size=8, epochs=2, shuffle="batch", verbose=0)
+    steps = drawn[-6:]
+
+    batches = [list(range(0, 8)), list(range(8, 16)), list(range(16, 20))]
+    assert [sorted(step) for step in steps] == batches * 2
+    assert all(step != batch for step, batch in zip(steps, batches * 2, strict=True))
+    assert steps[:3] != steps[3:]
+
+
+class Series:
+    """Like a column of a data frame, for Keras's way with it where pandas is not installed."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def to_numpy(self):
+        return self.values
+
+
+def test_one_column_of_a_data_frame_has_a_second_axis_as_in_fit():
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    column = Series(np.arange(8, dtype="float32"))
+
+    history = pg.keras_fit(model, column, column, verbose=0)
+
+    assert np.isfinite(history.history["loss"]).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nested_inputs_and_workers_train_as_in_fit(workers):
+    def build_nested():
+        keras.utils.set_random_seed(5)
+        a, b = keras.Input((1,), name="a"), keras.Input((FEATURES - 1,), name="b")
+        output = layers.Dense(1)(layers.Concatenate()([a, b]))
+        model = keras.Model({"one": (a,), "two": (b,)}, output)
+        model.compile("sgd", "mse", run_eagerly=True)
+        return model
+
+    x, y, _ = arrays(ROWS, 0)
+    nested = {"one": (x[:, :1].astype("float32"),), "two": (x[:, 1:].astype("float32"),)}
+
+    class Nested(Batches):
+        def __getitem__(self, index):
+            cut = slice(index * 4, index * 4 + 4)
+            return keras.tree.map_structure(lambda a: a[cut], nested), y[cut]
+
+    data = Nested(x, y)
+    data.workers = workers
+    ours = pg.keras_fit(build_nested(), data, shuffle=False, verbose=0).history
+    data.workers = 1
+    theirs = build_nested().fit(data, shuffle=False, verbose=0).history
+
+    np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=TOLERANCE)

@@ -210,13 +210,6 @@ def test_leaves_that_are_no_arrays_of_rows_are_refused_by_path(leaf, kind):
     assert caught.value.kind == kind
 
 
-def test_scipy_sparse_matrices_are_refused_with_the_fix():
-    sparse = pytest.importorskip("scipy.sparse")
-
-    with pytest.raises(DataTypeError, match=r"toarray"):
-        ArrayFeed((sparse.eye(3, format="csr"),), batch_size=2, shuffle=False, seed=0)
-
-
 def test_torch_sparse_tensors_are_refused_with_the_fix():
     torch = pytest.importorskip("torch")
 

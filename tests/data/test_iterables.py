@@ -231,13 +231,6 @@ def test_none_is_no_batch():
         IterableFeed([None]).draw()
 
 
-def test_sparse_batches_are_refused_with_the_fix():
-    sparse = pytest.importorskip("scipy.sparse")
-
-    with pytest.raises(DataTypeError, match=r"toarray"):
-        IterableFeed([(sparse.eye(2, format="csr"),)]).draw()
-
-
 def test_exceptions_of_the_data_come_out_as_they_are_with_a_note():
     broken = ValueError("bad file")
 
@@ -379,6 +372,87 @@ def test_a_second_pass_over_what_never_ends_is_refused():
     assert feed.is_infinite
     with pytest.raises(PositionError, match="a pass is infinite"):
         feed.seek(Position(passes=1))
+
+
+def endless():
+    while True:
+        yield np.zeros(2)
+
+
+def mended():
+    while True:
+        try:
+            yield np.zeros(2)
+        except ValueError:
+            return
+
+
+def maybe_endless(stops=False):
+    while True:
+        yield np.zeros(2)
+        if stops:
+            break
+
+
+def expression():
+    return (np.zeros(2) for _ in range(9))
+
+
+@pytest.mark.parametrize(
+    ("data", "is_infinite"),
+    [
+        (endless, True),
+        (endless(), True),
+        (lambda: endless(), True),
+        (mended, False),
+        (maybe_endless, False),
+        (expression, False),
+        (numbered(), False),
+        ([np.zeros(2)], False),
+        (lambda: itertools.repeat(np.zeros(2)), False),
+    ],
+    ids=["function", "generator", "lambda", "return", "break", "expression", "finite", "list", "?"],
+)
+def test_code_that_has_no_way_to_end_never_ends(data, is_infinite):
+    feed = IterableFeed(data)
+    feed.peek()
+
+    assert feed.is_infinite == is_infinite
+
+
+def test_only_an_iterator_without_more_batches_is_over():
+    used_up, function, rewinding = (
+        IterableFeed(numbered()()),
+        IterableFeed(numbered()),
+        Rewinding(2),
+    )
+    assert not used_up.is_over
+    assert used_up.position == Position(0, 0)
+    draw_pass(used_up)
+    draw_pass(function)
+
+    assert used_up.is_over
+    assert not function.is_over
+    assert not IterableFeed(rewinding).is_over
+
+
+def test_an_iterator_is_not_rewound_and_a_function_is():
+    iterator, function = IterableFeed(numbered()()), IterableFeed(numbered())
+    for feed in (iterator, function):
+        draw_steps(feed, 2)
+        feed.rewind()
+
+    assert first_numbers(draw_pass(iterator)) == [2, 3]
+    assert first_numbers(draw_pass(function)) == [0, 1, 2, 3]
+
+
+def test_an_iterator_that_can_rewind_itself_begins_the_next_pass_at_its_end():
+    feed = IterableFeed(Rewinding(2))
+    draw_steps(feed, 2)
+
+    feed.rewind()
+
+    assert first_numbers(draw_pass(feed)) == [0, 1]
 
 
 @pytest.mark.parametrize("returned", [None, (np.zeros(2), np.zeros(2)), np.zeros(2)], ids=repr)

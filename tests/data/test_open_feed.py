@@ -62,6 +62,12 @@ def test_each_kind_of_data_has_its_feed(data, feed):
     assert type(open_feed(data)) is feed
 
 
+@pytest.mark.parametrize("shuffle", ["batches", ""])
+def test_a_way_to_shuffle_that_there_is_not_is_refused(shuffle):
+    with pytest.raises(ArgumentError, match='"batch"'):
+        open_feed(ROWS, shuffle=shuffle)
+
+
 def test_a_tf_data_set_has_its_feed():
     tf = pytest.importorskip("tensorflow")
 
@@ -135,6 +141,7 @@ def test_other_data_is_refused_with_a_fix(data, fix):
         open_feed(data)
 
 
+@pytest.mark.skipif(keras.config.backend() == "tensorflow", reason="TensorFlow has such tensors")
 @pytest.mark.parametrize("kind", ["ragged", "sparse"])
 def test_ragged_and_sparse_tensors_are_refused_with_the_fix(kind):
     tf = pytest.importorskip("tensorflow")

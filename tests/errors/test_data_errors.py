@@ -1,6 +1,7 @@
 """PG3xx: data that is empty, ends early, never ends, or changes on the way."""
 
 import itertools
+import json
 
 import keras
 import numpy as np
@@ -9,9 +10,9 @@ from keras import ops
 
 import perigee as pg
 from perigee._errors import (
+    ArgumentError,
     ArrayLengthError,
     BatchChangedError,
-    DataEndedError,
     DataTypeError,
     EmptyDataError,
     InfiniteDataError,
@@ -69,30 +70,108 @@ def test_empty_validation_data_is_refused_before_training(refused):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [{"epochs": 2}, {"steps": BATCHES + 1}, {"epochs": 1, "steps_per_epoch": BATCHES + 1}],
-    ids=["epochs", "steps", "steps_per_epoch"],
+    ("arguments", "epochs"),
+    [
+        ({"epochs": 2}, 1),
+        ({"steps": BATCHES + 1}, 1),
+        ({"epochs": 1, "steps_per_epoch": BATCHES + 1}, 1),
+        ({"epochs": 3, "steps_per_epoch": BATCHES // 2}, 2),
+        ({"epochs": 3, "steps_per_epoch": BATCHES - 1}, 2),
+    ],
+    ids=["epochs", "steps", "one epoch", "whole epochs", "part of an epoch"],
 )
-def test_a_generator_that_is_used_up_too_early_says_so(arguments):
+def test_a_generator_that_is_used_up_too_early_ends_the_training(arguments, epochs):
     step = Fitting()
 
-    with pytest.raises(DataEndedError) as caught:
-        pg.fit(step, batches(), progress="off", **arguments)
+    with pytest.warns(pg.PerigeeWarning, match="PG332"):
+        history = pg.fit(step, batches(), progress="off", **arguments)
 
-    error = caught.value
-    assert isinstance(error, ValueError)
-    assert error.code == "PG302"
-    assert (error.kind, error.drawn) == ("generator", BATCHES)
-    assert f"The data (generator) ended after {BATCHES} batches" in str(error)
-    assert "pass the generator function" in error.fix
+    said = str(history.findings[0])
+    assert f"The data (generator) ran out of batches, so the training ended after {BATCHES}" in said
+    assert "pass the generator function" in said
+    assert history.stop_reason == "data"
+    assert [f.code for f in history.findings] == ["PG332"]
+    assert len(history.history["loss"]) == history.clock.epoch == epochs
     assert step.steps == BATCHES
 
 
-def test_the_steps_an_epoch_that_were_asked_for_are_named():
-    wanted = BATCHES + 3
+class Calls(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
 
-    with pytest.raises(DataEndedError, match=f"{wanted} steps an epoch were requested"):
-        pg.fit(Fitting(), batches(), steps_per_epoch=wanted, progress="off")
+    def on_epoch_begin(self, epoch, logs=None):
+        self.calls.append(f"begin {epoch}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.calls.append(f"end {epoch}: {', '.join(sorted(logs))}")
+
+    def on_train_end(self, logs=None):
+        self.calls.append("train end")
+
+
+@pytest.mark.filterwarnings("ignore::perigee.PerigeeWarning")
+def test_where_data_ends_early_every_callback_is_ended():
+    calls = Calls()
+
+    pg.fit(Fitting(), batches(), epochs=3, progress="off", callbacks=[calls])
+
+    assert calls.calls == ["begin 0", "end 0: learning_rate, loss", "train end"]
+
+
+@pytest.mark.filterwarnings("ignore::perigee.PerigeeWarning")
+def test_a_run_whose_data_ended_early_is_whole(tmp_path):
+    step = Fitting()
+
+    pg.fit(step, batches(), epochs=3, progress="off", run=tmp_path / "run")
+
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["stop_reason"] == "data"
+    restored = Fitting()
+    pg.Run(tmp_path / "run").restore(restored)
+    assert restored.steps == BATCHES
+
+
+def test_a_generator_that_validates_is_drawn_on():
+    step = Fitting()
+    step.loss = lambda batch: ops.mean(batch) + 0 * ops.mean(step.model(batch))
+    drawn = (np.full((2, FEATURES), index, "float32") for index in range(9))
+
+    history = pg.fit(
+        step, list(batches()), epochs=3, validation=drawn, validation_steps=2, progress="off"
+    )
+
+    assert history.history["val_loss"] == [0.5, 2.5, 4.5]
+    assert next(drawn)[0, 0] == 6  # no batch was lost
+
+
+def test_training_ends_where_no_batch_is_left_to_validate_on():
+    calls = Calls()
+
+    with pytest.warns(pg.PerigeeWarning, match="The validation data"):
+        history = pg.fit(
+            Fitting(),
+            list(batches()),
+            epochs=5,
+            validation=batches(3),
+            validation_steps=2,
+            progress="off",
+            callbacks=[calls],
+        )
+
+    assert history.stop_reason == "validation data"
+    assert len(history.history["loss"]) == 3
+    assert len(history.history["val_loss"]) == 2
+    assert calls.calls[-2:] == ["end 2: learning_rate, loss", "train end"]
+
+
+def test_a_generator_is_validated_on_once_without_a_number_of_steps(refused):
+    valid = batches()
+    error = refused(ArgumentError, Fitting(), list(batches()), epochs=2, validation=valid)
+
+    assert "pass `validation_steps=...`" in error.fix
+    once = pg.fit(Fitting(), list(batches()), validation=valid, progress="off")
+    assert len(once.history["val_loss"]) == 1
 
 
 def test_a_generator_bears_as_many_steps_as_it_has():
@@ -139,6 +218,11 @@ def test_a_batch_of_another_size_is_taken():
     assert pg.fit(Fitting(), data, progress="off").clock.step == BATCHES + 1
 
 
+def endless():
+    while True:
+        yield np.ones((2, FEATURES), "float32")
+
+
 class Endless(keras.utils.PyDataset):
     """A data set without a length."""
 
@@ -150,26 +234,42 @@ class Endless(keras.utils.PyDataset):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: itertools.cycle(batches()), Endless],
-    ids=["itertools.cycle", "PyDataset"],
+    [
+        lambda: itertools.cycle(batches()),
+        Endless,
+        lambda: endless(),
+        lambda: endless,
+        lambda: lambda: endless(),
+    ],
+    ids=["itertools.cycle", "PyDataset", "generator", "function", "lambda"],
 )
 def test_epochs_over_data_that_never_ends_are_refused(refused, make):
     error = refused(InfiniteDataError, Fitting(), make(), epochs=2)
 
     assert error.code == "PG304"
     assert "`steps_per_epoch=...`" in error.fix
-    assert "is infinite, so it has no epochs" in str(error)
+    assert "is infinite, so a pass over it never ends" in str(error)
 
 
 @pytest.mark.parametrize("by", [pg.evaluate, pg.predict])
-def test_a_pass_over_data_that_never_ends_is_refused(refused, by):
-    refused(InfiniteDataError, Fitting(), itertools.cycle(batches()), by=by)
+@pytest.mark.parametrize(
+    "data", [itertools.cycle(batches()), endless, endless()], ids=["cycle", "function", "generator"]
+)
+def test_a_pass_over_data_that_never_ends_is_refused(refused, by, data):
+    error = refused(InfiniteDataError, Fitting(), data, by=by)
+
+    assert "`steps=...`" in error.fix
 
 
-def test_validation_data_that_never_ends_is_refused_before_training(refused):
-    endless = itertools.cycle(batches())
+@pytest.mark.parametrize(
+    "valid",
+    [itertools.cycle(batches()), endless, endless()],
+    ids=["cycle", "function", "generator"],
+)
+def test_validation_data_that_never_ends_is_refused_before_training(refused, valid):
+    error = refused(InfiniteDataError, Fitting(), list(batches()), validation=valid)
 
-    refused(InfiniteDataError, Fitting(), list(batches()), validation=endless)
+    assert "`validation_steps=...`" in error.fix
 
 
 @pytest.mark.parametrize("arguments", [{"steps": 5}, {"epochs": 5, "steps_per_epoch": 1}], ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from os import PathLike
 from types import GeneratorType
 from typing import Any, Literal
@@ -52,7 +53,8 @@ from perigee._runs.keeping import KeptRun
 from perigee._runs.opening import Draws
 from perigee._runs.run import Run
 from perigee._step.step import Step
-from perigee.data import Shuffle, open_feed
+from perigee._typing import Shuffle
+from perigee.data import open_feed
 from perigee.writers.history import History
 from perigee.writers.terminal import Progress
 
@@ -143,7 +145,6 @@ def fit(
     run, wanted = as_run(run), as_guards(guards)
     execution, interval = as_compiled(step, execution)
     course = _course(run, arguments)
-    _check_drawn_once(course, validation, validation_steps)
     hooks, keras_callbacks = sorted_callbacks(callbacks)
     _refuse_backups(keras_callbacks, run)
     with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
@@ -152,7 +153,7 @@ def fit(
         adapted = _adapted(callbacks, keras_callbacks, step, course, feed, interval)
         programs = _programs(opened, course, hooks)
         program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
-        measured = _validation(opened, validation, validation_steps, batch_size, adapted)
+        measured = _validation(opened, course, validation, validation_steps, batch_size, adapted)
         blocks = opened.blocks(feed)
         plan = _plan(opened, program, blocks, course)
         programs.use(plan)
@@ -214,21 +215,6 @@ def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
         record_every=None if run is None else run.record_every,
         ends_with_data=is_limited or getattr(given["callbacks"], "ends_with_data", False),
     )
-
-
-def _check_drawn_once(course: Course, validation: Any, steps: int | None) -> None:
-    """Refuse a generator object that the first of several validations would use up."""
-    if steps is not None or course.epochs is None or not isinstance(validation, GeneratorType):
-        return
-    ends = (Clock(epoch=number) for number in range(1, course.epochs + 1))
-    due = sum(1 for clock in ends if course.validate_every.is_due(clock))
-    if due > 1:
-        raise ArgumentError(
-            "validation_steps",
-            "None",
-            f"the batches of one validation: {due} are due, and a generator object is drawn once.",
-            "pass `validation_steps=...`, or the generator function instead of what it returned.",
-        )
 
 
 def _settings(given: Mapping[str, Any], course: Course) -> dict[str, Any]:
@@ -310,6 +296,7 @@ def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
 
 def _validation(
     opened: Opened,
+    course: Course,
     data: Any,
     steps: int | None,
     batch_size: int | None,
@@ -321,11 +308,28 @@ def _validation(
     feed = open_feed(data, usual_batch_size=batch_size or 32)
     opened.stack.callback(feed.close)
     if opened.run is not None:
-        opened.findings.report(diagnostics.findings_of("kept validation", feed))
         opened.run.restore_validation(feed)
     check_finite(feed, "validation_steps", steps)
+    _check_drawn_once(course, data, steps)
+    if opened.run is not None:
+        opened.findings.report(diagnostics.findings_of("kept validation", feed))
     programs = Programs(opened.step, "test_step", opened.execution)
     return Validation(programs, feed, opened.blocks(feed), limited_steps(steps), callbacks)
+
+
+def _check_drawn_once(course: Course, validation: Any, steps: int | None) -> None:
+    """Refuse a generator object that the first of several validations would use up."""
+    every = course.validate_every
+    if steps is not None or not isinstance(validation, GeneratorType) or every.epochs is None:
+        return
+    ends = (Clock(epoch=number) for number in range(1, (course.epochs or 0) + 1))
+    if len(list(islice(filter(every.is_due, ends), 2))) == 2:
+        raise ArgumentError(
+            "validation_steps",
+            "None",
+            "the batches of one validation: several are due, and a generator object is drawn once.",
+            "pass `validation_steps=...`, or the generator function instead of what it returned.",
+        )
 
 
 def _plan(opened: Opened, program: Program, blocks: Blocks, course: Course) -> Plan:

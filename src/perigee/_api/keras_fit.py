@@ -22,7 +22,9 @@ from perigee._events.events import Hook
 from perigee._events.schedule import Every
 from perigee._execution import Choice, Execution
 from perigee._runs.run import Run
-from perigee.data import Shuffle, is_rows, open_feed, rows_of
+from perigee._typing import Shuffle
+from perigee.data import open_feed
+from perigee.data._sparse import is_rows, rows_of
 from perigee.steps.keras_step import KerasStep, check_compiled
 from perigee.writers.terminal import Progress
 

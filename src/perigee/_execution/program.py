@@ -333,7 +333,6 @@ class Program:
             return compiled.obstacles(*arguments)
         except Exception as error:
             self._note_open_sizes(error, compiled.traces != traces)
-            self._note_other_mode(error, compiled.traces != traces)
             raise
 
     def operations(self) -> float | None:
@@ -398,6 +397,7 @@ class Program:
             result = (run or compiled)(*arguments)
         except Exception as error:
             self._note_open_sizes(error, compiled.traces != traces)
+            self._note_other_mode(error, compiled.traces != traces)
             raise
         is_traced = compiled.traces != traces
         if is_traced:

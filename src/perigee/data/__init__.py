@@ -7,9 +7,6 @@ from perigee.data._sizes import SMALLER_STATE as SMALLER_STATE
 from perigee.data._sizes import state_bytes as state_bytes
 from perigee.data._spec import signature as signature
 from perigee.data.arrays import ArrayFeed as ArrayFeed
-from perigee.data.arrays import Shuffle as Shuffle
 from perigee.data.iterables import IterableFeed as IterableFeed
 from perigee.data.pydataset import PyDatasetFeed as PyDatasetFeed
-from perigee.data.sparse import is_rows as is_rows
-from perigee.data.sparse import rows_of as rows_of
 from perigee.data.tf_data import TFDatasetFeed as TFDatasetFeed

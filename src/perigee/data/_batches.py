@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from perigee._typing import Batch
+from perigee.data._sparse import rows_of
 from perigee.data._spec import (
     floatx,
     framework_of,
@@ -16,7 +17,6 @@ from perigee.data._spec import (
     refusal,
     to_numpy,
 )
-from perigee.data.sparse import rows_of
 
 
 def batch_converter() -> Callable[[Batch], Batch]:

@@ -9,11 +9,12 @@ import numpy as np
 
 from perigee._errors import ArgumentError, DataTypeError
 from perigee._events.protocols import Feed
+from perigee._typing import Shuffle
+from perigee.data._sparse import rows_of
 from perigee.data._spec import is_array_like, refusal
-from perigee.data.arrays import ArrayFeed, Shuffle
+from perigee.data.arrays import ArrayFeed
 from perigee.data.iterables import IterableFeed
 from perigee.data.pydataset import PyDatasetFeed
-from perigee.data.sparse import rows_of
 from perigee.data.tf_data import TFDatasetFeed, is_tf_dataset
 
 

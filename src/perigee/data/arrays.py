@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perigee._errors import ArrayLengthError, DataTypeError, EmptyDataError
 from perigee._events.protocols import Position, Resident, Resumes
-from perigee._typing import Batch, Tree
+from perigee._typing import Batch, Shuffle, Tree
 from perigee.data._order import permutation
 from perigee.data._passes import END, PassFeed
+from perigee.data._sparse import Rows, is_rows, rows_of
 from perigee.data._spec import (
     describe,
     floatx,
@@ -23,10 +24,6 @@ from perigee.data._spec import (
     shortened,
     to_numpy,
 )
-from perigee.data.sparse import Rows, is_rows, rows_of
-
-Shuffle: TypeAlias = bool | Literal["batch"]
-"""Whether rows are shuffled: among all, or within each batch."""
 
 _RESIDENT_SHARE = 0.25
 """Arrays that take more than this share of the free memory are not copied to the device.

@@ -22,8 +22,8 @@ class History(Hook):
         history: One exact value per epoch, by name; validation values are prefixed `val_`. If a
             value is missing in some epochs, the list is shorter, as in Keras.
         epoch: The numbers of the epochs, from 0.
-        stop_reason: Why it ended: `"epochs"`, `"steps"`, `"non-finite"`, or the reason given by a
-            hook or callback.
+        stop_reason: Why it ended: `"epochs"`, `"steps"`, `"data"` if that ended early,
+            `"non-finite"`, or the reason given by a hook or callback.
         clock: The progress at its end.
         resumed_from: The progress at which a run was resumed; `None` if it was not.
         spent: Seconds spent waiting for `"data"`, on the `"device"`, in `"validation"`, `"saving"`

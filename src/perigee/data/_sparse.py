@@ -8,7 +8,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from perigee.data._jax_arrays import bcoo
 from perigee.data._spec import floatx, is_floating
+from perigee.data._tf_tensors import RaggedRows, sparse_tensor
 
 
 class Rows(Protocol):
@@ -37,7 +39,7 @@ class Rows(Protocol):
 
 def is_rows(leaf: Any) -> bool:
     """Return whether `rows_of` has made it."""
-    return isinstance(leaf, _SparseRows | _RaggedRows)
+    return isinstance(leaf, _SparseRows | RaggedRows)
 
 
 def rows_of(leaf: Any) -> Rows | None:
@@ -59,7 +61,7 @@ def rows_of(leaf: Any) -> Rows | None:
         return _SparseRows(*data) if is_flat else None
     if native == "tensorflow" and root.startswith("tensorflow"):
         if kind == "RaggedTensor":
-            return _RaggedRows(leaf)
+            return RaggedRows(leaf)
         if kind == "SparseTensor":
             shape = tuple(int(size) for size in leaf.dense_shape)
             return _SparseRows(leaf.indices.numpy(), leaf.values.numpy(), shape)
@@ -89,17 +91,9 @@ class _SparseRows:
         indices, values, shape = self._taken(rows)
         backend = keras.config.backend()
         if backend == "tensorflow":
-            import tensorflow as tf
-
-            return tf.SparseTensor(indices, values, shape)
+            return sparse_tensor(indices, values, shape)
         if backend == "jax":
-            from jax.experimental.sparse import BCOO
-
-            # One compilation serves as many stored values as there is room for.
-            room = (1 << max(0, len(values) - 1).bit_length()) - len(values)
-            padding = np.broadcast_to(np.asarray(shape), (room, len(shape)))
-            values = np.concatenate([values, np.zeros(room, self.dtype)])
-            return BCOO((values, np.concatenate([indices, padding])), shape=shape)
+            return bcoo(indices, values, shape)
         dense = np.zeros(shape, self.dtype)
         np.add.at(dense, tuple(indices.T), values)  # SciPy may store one place twice
         return dense
@@ -120,30 +114,3 @@ class _SparseRows:
     @property
     def _inner(self) -> tuple[int, ...]:
         return tuple(int(size or 0) for size in self.shape[1:])
-
-
-class _RaggedRows:
-    """A ragged tensor of TensorFlow."""
-
-    def __init__(self, tensor: Any) -> None:
-        import tensorflow as tf
-
-        self.dtype: np.dtype[Any] = np.dtype(tensor.dtype.as_numpy_dtype)
-        if is_floating(self.dtype) and self.dtype != floatx():
-            self.dtype = floatx()
-            tensor = tf.cast(tensor, keras.config.floatx())
-        self._tensor = tensor
-        self.shape: tuple[int | None, ...] = tuple(tensor.shape)
-        self.nbytes: int = int(tf.size(tensor.flat_values)) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return int(self._tensor.nrows())
-
-    def __getitem__(self, rows: Any) -> Any:
-        import tensorflow as tf
-
-        return self._tensor[rows] if isinstance(rows, slice) else tf.gather(self._tensor, rows)
-
-    def part(self, start: int, end: int | None) -> Rows:
-        """Return consecutive rows as an array of the same kind."""
-        return _RaggedRows(self._tensor[start:end])
