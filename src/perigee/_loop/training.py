@@ -24,6 +24,7 @@ from perigee._execution import (
     logged_metrics,
 )
 from perigee._loop.evaluation import Validation
+from perigee._loop.findings import levels_to_caller
 from perigee._loop.programs import Programs
 from perigee._loop.progress import Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
@@ -44,8 +45,8 @@ class Course:
         nonfinite: What happens when a logged value is NaN or infinite.
         validate_every: When to validate.
         record_every: When to record the means of a window of steps; `None` never.
-        ends_with_data: Whether an epoch with fewer steps than `steps_per_epoch` ends where the data
-            does, as in Keras.
+        at_end_of_data: What an epoch of `steps_per_epoch` does where a pass over the data ends:
+            continue with the next one, or end there as in Keras, with a warning or without.
     """
 
     epochs: int | None
@@ -55,7 +56,7 @@ class Course:
     nonfinite: Nonfinite
     validate_every: Every
     record_every: Every | None
-    ends_with_data: bool = False
+    at_end_of_data: Literal["continue", "warn", "end"] = "continue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,12 +430,13 @@ class Training:
         """Tell whether the epoch continues beyond the end of a pass, as with `steps_per_epoch`."""
         if self.course.steps_per_epoch is None:
             return False
-        if self.course.ends_with_data and self.clock.batch:
-            warnings.warn(
-                f"The data ended within an epoch of {self.course.steps_per_epoch} steps, and the "
-                "epoch with it; the next one begins another pass.",
-                stacklevel=2,
-            )
+        if self.course.at_end_of_data != "continue" and self.clock.batch:
+            if self.course.at_end_of_data == "warn":
+                warnings.warn(
+                    f"The data ended within an epoch of {self.course.steps_per_epoch} steps, and "
+                    "the epoch with it; the next one begins another pass.",
+                    stacklevel=levels_to_caller(),
+                )
             return False
         try:
             self.feed.peek()
