@@ -235,7 +235,7 @@ def test_a_hook_of_trainings_is_refused_by_a_pass():
 
 def test_a_list_of_callbacks_made_by_the_user_is_taken():
     calls = Calls()
-    made = keras.callbacks.CallbackList([[calls]], add_progbar=True)
+    made = keras.callbacks.CallbackList([calls], add_progbar=True)
 
     pg.evaluate(Measuring(), np.ones((2, 1)), callbacks=made, execution="eager")
 

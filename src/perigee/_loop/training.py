@@ -67,11 +67,13 @@ class _Epoch:
         program: What runs.
         values: What it logs.
         may_lag: Whether blocks need not end at records of a window.
+        called: The callbacks, if one of them observes batches.
     """
 
     program: Program
     values: Values
     may_lag: bool
+    called: Callbacks | None
 
 
 @dataclass(slots=True)
@@ -270,7 +272,8 @@ class Training:
             and self.hooks.may_lag
             and has_constant_rates(program.rehearsal)
         )
-        self._epoch = _Epoch(program, values, may_lag)
+        called = self.callbacks if self.callbacks and self.callbacks.wants_batches else None
+        self._epoch = _Epoch(program, values, may_lag, called)
         self._decide()  # a callback may have requested it
         return self._epoch
 
@@ -319,16 +322,18 @@ class Training:
         """
         if self.guards:
             self.guards.before(self.feed, self.clock)
-        if not self._begin_batches():
+        called = epoch.called
+        if called is not None and not self._begin_batches(called):
             return self._continues()
         is_done, until_due, began = True, self._steps_until_due(epoch), self.stopwatch.seconds()
-        is_alone = self._called is not None and self._called.interval == 1
+        is_alone = called is not None and called.interval == 1
         rows = None if is_alone else self.blocks.run(epoch.program, until_due)
         if rows is None:
             is_done = self._run_step(epoch, until_due)
         else:
             self._take_in(rows, epoch, began)
-        self._end_batches(epoch, is_done)
+        if called is not None:
+            self._end_batches(called, epoch, is_done)
         if not is_done:
             return self._continues()
         every = self.course.validate_every
@@ -344,31 +349,24 @@ class Training:
             self._save()
         return True
 
-    @property
-    def _called(self) -> Callbacks | None:
-        """The callbacks, if one of them observes batches."""
-        return self.callbacks if self.callbacks and self.callbacks.wants_batches else None
-
-    def _begin_batches(self) -> bool:
+    def _begin_batches(self, called: Callbacks) -> bool:
         """Call the hooks of batches before some of them; false where the pass has no more."""
-        if self._called is None or self.clock.batch % self._called.interval:
+        if self.clock.batch % called.interval:
             return True
         with self.stopwatch.spending("data"):
             batch = self.feed.draw()
         if batch is None:
             return False
         self.feed.push_back(batch)
-        self._called.train_batch_begin(self.clock.batch)
+        called.train_batch_begin(self.clock.batch)
         return True
 
-    def _end_batches(self, epoch: _Epoch, is_done: bool) -> None:
+    def _end_batches(self, called: Callbacks, epoch: _Epoch, is_done: bool) -> None:
         """Call the hooks of batches after those; the last ones of an epoch may be fewer."""
-        if self._called is None:
-            return
-        missing = -self.clock.batch % self._called.interval
+        missing = -self.clock.batch % called.interval
         is_last = self.clock.batch == self.course.steps_per_epoch
         if not missing or not is_done or is_last or self.clock.step == self.course.steps:
-            self._called.train_batch_end(self.clock.batch - 1 + missing, self._reader(epoch)())
+            called.train_batch_end(self.clock.batch - 1 + missing, self._reader(epoch)())
 
     def _run_step(self, epoch: _Epoch, until_due: int | None) -> bool:
         """Train on one batch; false where the pass has no more."""
@@ -412,7 +410,7 @@ class Training:
         Records of windows are made from the rows of a block, wherever they fall in it, unless
         somebody may want to do something there, or they say more than the rows.
         """
-        course, clock, called = self.course, self.clock, self._called
+        course, clock, called = self.course, self.clock, epoch.called
         ends = [
             None if course.steps is None else course.steps - clock.step,
             None if course.steps_per_epoch is None else course.steps_per_epoch - clock.batch,
