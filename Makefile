@@ -33,7 +33,7 @@ SHELL := bash
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo torch test test-all test-full test-rest smoke check checks fmt fmt-check lint \
-  types floors bench docs faults drawn wheels
+  types floors bench docs faults drawn keras wheels
 .DEFAULT_GOAL := help
 
 help:
@@ -141,6 +141,14 @@ faults: $(INSTALLED) ## which planted faults `check` finds, in all corpora (15 m
 # `make drawn DRAWN="--seed 3 --way supervised"` chooses.
 drawn: $(INSTALLED) ## ordinary programs, trained by `model.fit` and by Perigee (5 minutes)
 	$(BIN)/python -m tests.parity.drawn $(DRAWN)
+
+# A checkout of Keras at the installed version, or what pip installed.
+KERAS ?= $(wildcard $(VENV)/lib/python*/site-packages/keras)
+
+keras: $(INSTALLED) ## Keras's own tests of its trainer and callbacks, with Perigee (15 minutes)
+	@for backend in $(BACKENDS); do \
+	  KERAS_BACKEND=$$backend $(BIN)/python -m tests.parity.keras_suite $(KERAS) || exit 1; \
+	done
 
 # `make wheels WHEELS="jax --lowest"` tries the oldest versions, and
 # `WHEELS=tensorflow=tensorflow-cpu` another package in place of an extra.

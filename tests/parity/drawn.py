@@ -52,8 +52,6 @@ RULES = {
     "counters on TensorFlow": "Where Keras on TensorFlow learns by drawing from data that it is "
     "over, it counts an update that never was. The counter is compared with the number of batches, "
     "and data sets of unknown length are given to Keras with their length.",
-    "validation_steps": "Keras rounds them up to whole calls of `steps_per_execution`: the two are "
-    "not drawn together.",
     "what validation writes": "Perigee restores seeds and states after a validation, so that "
     "training does not depend on it, and begins each from the same seeds. Programs that carry "
     "states, or draw what they do not use, are validated after one epoch only, those that draw in "
@@ -62,8 +60,6 @@ RULES = {
     "order, or one twice; there it gets one without.",
     "unseeded dropout on torch": "It draws from torch's own generator, and so do Keras's data "
     "loaders there: it is not drawn.",
-    "steps_per_execution": "Keras calls the hooks of batches once for that many, Perigee for each: "
-    "those that Keras calls are compared.",
     "steps an epoch": "With `steps_per_execution` Keras counts or trains steps beyond an epoch "
     "that is no multiple of it: such epochs, and data without an end, are drawn without.",
     "pairs": "Keras brings labels `(n,)` and predictions `(n, 1)` to one rank for functions, and "
@@ -330,8 +326,6 @@ def draw(seed: int, index: int, attempt: int, task: str) -> Program:
     loss = one(end.losses)
     if labels == "(n,)" and "column" in end.labels and ("own Loss" in loss or "sum" in loss):
         labels = "column"
-    if compiled == "steps_per_execution":
-        options = [(name, value) for name, value in options if name != "validation_steps"]
     program = Program(
         seed=seed_of_data,
         task=task,
@@ -714,13 +708,10 @@ def difference(ours: Trained, theirs: Trained) -> Outcome:
         if len(mine[name]) != len(values) or any(map(is_apart, mine[name], values)):
             kind = "loss" if name.endswith("loss") else "metric"
             return Outcome(f"history: {kind}", f"{name}: {mine[name]} for {values}")
-    calls = ours.calls
-    if theirs.model.steps_per_execution > 1:
-        wanted = [call[:2] for call in theirs.calls]
-        calls = [call for call in calls if call[:2] in wanted]
-    if [call[:2] for call in calls] != [call[:2] for call in theirs.calls]:
-        return Outcome("calls", f"{[c[:2] for c in calls]} for {[c[:2] for c in theirs.calls]}")
-    for (where, number, logs), (_, _, expected) in zip(calls, theirs.calls, strict=True):
+    calls, others = ours.calls, theirs.calls
+    if [call[:2] for call in calls] != [call[:2] for call in others]:
+        return Outcome("calls", f"{[c[:2] for c in calls]} for {[c[:2] for c in others]}")
+    for (where, number, logs), (_, _, expected) in zip(calls, others, strict=True):
         if set(logs) != set(expected):
             return Outcome("calls: names", f"{where} {number}: {list(logs)} for {list(expected)}")
         for name, value in expected.items():

@@ -461,12 +461,16 @@ def test_callbacks_see_the_model_itself():
     assert len(history["d_loss"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("model", "named"), [(keras.layers.Dense(1), "Dense"), (network(keras.Model), "compile")]
-)
-def test_what_is_no_compiled_model_is_refused(model, named):
-    with pytest.raises(errors.ArgumentError, match=named):
-        pg.KerasStep(model)
+def test_what_is_no_model_is_refused():
+    with pytest.raises(errors.ArgumentError, match="Dense"):
+        pg.KerasStep(keras.layers.Dense(1))
+
+
+@pytest.mark.parametrize("door", [train, lambda model, arrays: pg.evaluate(model, arrays)])
+def test_a_model_that_is_not_compiled_is_neither_trained_nor_measured(door):
+    model = network(keras.Model)
+    with pytest.raises(errors.ArgumentError, match="compile"):
+        door(model if door is train else pg.KerasStep(model), data()[:2])
 
 
 def test_class_weights_with_sample_weights_are_refused():

@@ -275,6 +275,34 @@ def test_a_step_equals_the_fit_of_a_compiled_model():
     assert "Equal" in str(report)
 
 
+@pytest.mark.only_tensorflow
+def test_a_model_that_has_a_train_step_and_no_call_is_compared():
+    import tensorflow as tf
+
+    class Trainer(keras.Model):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def train_step(self, data):
+            x, y = data  # as `fit` gives it, without weights
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self.net(x, training=True) - y) ** 2)
+            gradients = tape.gradient(loss, self.net.trainable_variables)
+            self.optimizer.apply(gradients, self.net.trainable_variables)
+            return {"loss": loss}
+
+    step, other = Regression(), Regression()
+    model = Trainer(other.model)
+    model.compile(other.optimizer)
+
+    report = parity(step, model, data(), STEPS, batch_size=BATCH)
+    assert report, str(report)
+
+    other.optimizer.learning_rate = 0.2
+    assert not parity(step, model, data(), STEPS, batch_size=BATCH)
+
+
 def test_a_compiled_model_with_dropout_equals_the_step():
     step = Regression(dropout=0.3)
 

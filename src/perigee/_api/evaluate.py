@@ -57,7 +57,8 @@ def evaluate(
     Returns:
         Name to exact mean, and every metric that the step updates.
     """
-    with _a_pass(step, "test_step", data, steps, batch_size, callbacks, execution) as given:
+    most = limited_steps(steps)
+    with _a_pass(step, "test_step", data, most, batch_size, callbacks, execution) as given:
         *_, called = given
         if called is not None:
             called.test_begin()
@@ -94,7 +95,8 @@ def predict(
     Returns:
         What `predict_step` returned, as NumPy arrays put together on axis 0.
     """
-    with _a_pass(step, "predict_step", data, steps, batch_size, callbacks, execution) as given:
+    most = limited_steps(steps)
+    with _a_pass(step, "predict_step", data, most, batch_size, callbacks, execution) as given:
         *_, called = given
         if called is not None:
             called.predict_begin()
@@ -118,7 +120,6 @@ def _a_pass(
     check_step(step, method)
     check_count("steps", steps)
     called = _keras_callbacks(callbacks)
-    steps = limited_steps(steps)
     feed = open_feed(data, batch_size=batch_size)
     try:
         check_finite(feed, "steps", steps)

@@ -213,7 +213,9 @@ def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
         nonfinite=given["nonfinite"],
         validate_every=every or Every(epochs=1),
         record_every=None if run is None else run.record_every,
-        ends_with_data=is_limited or getattr(given["callbacks"], "ends_with_data", False),
+        at_end_of_data="end"
+        if is_limited
+        else getattr(given["callbacks"], "at_end_of_data", "continue"),
     )
 
 

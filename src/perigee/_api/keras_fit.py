@@ -191,7 +191,7 @@ def given_to_fit(
 class _AsFit(list[Any]):
     """Callbacks that are to be called as `model.fit` does."""
 
-    ends_with_data = True
+    at_end_of_data = "warn"
     initial_epoch: int
     params: dict[str, Any]
 

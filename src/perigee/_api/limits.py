@@ -6,13 +6,15 @@ import warnings
 
 import keras
 
+from perigee._loop.findings import levels_to_caller
+
 
 def limited_epochs(epochs: int) -> int:
     """Return epochs to train, as few as Keras is set to."""
     most = keras.config.max_epochs()
     if not most or epochs <= most:
         return epochs
-    warnings.warn(f"Only {most} of {epochs} epochs: `keras.config.max_epochs`.", stacklevel=4)
+    _warn(f"Only {most} of {epochs} epochs: `keras.config.max_epochs`.")
     return most
 
 
@@ -21,5 +23,9 @@ def limited_steps(steps: int | None) -> int | None:
     most = keras.config.max_steps_per_epoch()
     if not most or (steps is not None and steps <= most):
         return steps
-    warnings.warn(f"Only {most} steps: `keras.config.max_steps_per_epoch`.", stacklevel=4)
+    _warn(f"Only {most} steps: `keras.config.max_steps_per_epoch`.")
     return most
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=levels_to_caller())

@@ -185,7 +185,8 @@ class NonFiniteError(PerigeeError, FloatingPointError):
             f"{name!r} was {value} at step {step}." if origin is None else origin,
             expected="finite values.",
             fix=(mend or "lower the learning rate, clip the gradients, or check the data for NaN.")
-            + ' Or pass `nonfinite="stop"`, which ends the training at that step without an error.',
+            + ' Or pass `nonfinite="stop"`, or to `keras_fit` the callback '
+            "`keras.callbacks.TerminateOnNaN()`: the training ends at that step without an error.",
         )
 
 

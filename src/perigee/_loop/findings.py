@@ -44,7 +44,7 @@ class Findings:
             for receive in self._receivers:
                 receive(finding)
         for finding in new if warns else ():
-            warnings.warn(str(finding), PerigeeWarning, stacklevel=_levels_to_caller())
+            warnings.warn(str(finding), PerigeeWarning, stacklevel=levels_to_caller())
 
     @contextmanager
     def passed_to(self, receive: Callable[[Finding], None]) -> Generator[None]:
@@ -56,7 +56,7 @@ class Findings:
             self._receivers.remove(receive)
 
 
-def _levels_to_caller() -> int:
+def levels_to_caller() -> int:
     """Return the `stacklevel` at which a warning names the line that called Perigee."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").startswith("perigee."):

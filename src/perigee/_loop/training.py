@@ -24,6 +24,7 @@ from perigee._execution import (
     logged_metrics,
 )
 from perigee._loop.evaluation import Validation
+from perigee._loop.findings import levels_to_caller
 from perigee._loop.programs import Programs
 from perigee._loop.progress import Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
@@ -44,8 +45,8 @@ class Course:
         nonfinite: What happens when a logged value is NaN or infinite.
         validate_every: When to validate.
         record_every: When to record the means of a window of steps; `None` never.
-        ends_with_data: Whether an epoch with fewer steps than `steps_per_epoch` ends where the data
-            does, as in Keras.
+        at_end_of_data: What an epoch of `steps_per_epoch` does where a pass over the data ends:
+            continue with the next one, or end there as in Keras, with a warning or without.
     """
 
     epochs: int | None
@@ -55,7 +56,7 @@ class Course:
     nonfinite: Nonfinite
     validate_every: Every
     record_every: Every | None
-    ends_with_data: bool = False
+    at_end_of_data: Literal["continue", "warn", "end"] = "continue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,13 @@ class _Epoch:
         program: What runs.
         values: What it logs.
         may_lag: Whether blocks need not end at records of a window.
+        called: The callbacks, if one of them observes batches.
     """
 
     program: Program
     values: Values
     may_lag: bool
+    called: Callbacks | None
 
 
 @dataclass(slots=True)
@@ -276,7 +279,8 @@ class Training:
             and self.hooks.may_lag
             and has_constant_rates(program.rehearsal)
         )
-        self._epoch = _Epoch(program, values, may_lag)
+        called = self.callbacks if self.callbacks and self.callbacks.wants_batches else None
+        self._epoch = _Epoch(program, values, may_lag, called)
         self._decide()  # a callback may have requested it
         return self._epoch
 
@@ -325,16 +329,18 @@ class Training:
         """
         if self.guards:
             self.guards.before(self.feed, self.clock)
-        if not self._begin_batches():
+        called = epoch.called
+        if called is not None and not self._begin_batches(called):
             return self._continues()
         is_done, until_due, began = True, self._steps_until_due(epoch), self.stopwatch.seconds()
-        is_alone = self._called is not None and self._called.interval == 1
+        is_alone = called is not None and called.interval == 1
         rows = None if is_alone else self.blocks.run(epoch.program, until_due)
         if rows is None:
             is_done = self._run_step(epoch, until_due)
         else:
             self._take_in(rows, epoch, began)
-        self._end_batches(epoch, is_done)
+        if called is not None:
+            self._end_batches(called, epoch, is_done)
         if not is_done:
             return self._continues()
         every = self.course.validate_every
@@ -350,31 +356,24 @@ class Training:
             self._save()
         return True
 
-    @property
-    def _called(self) -> Callbacks | None:
-        """The callbacks, if one of them observes batches."""
-        return self.callbacks if self.callbacks and self.callbacks.wants_batches else None
-
-    def _begin_batches(self) -> bool:
+    def _begin_batches(self, called: Callbacks) -> bool:
         """Call the hooks of batches before some of them; false where the pass has no more."""
-        if self._called is None or self.clock.batch % self._called.interval:
+        if self.clock.batch % called.interval:
             return True
         with self.stopwatch.spending("data"):
             batch = self.feed.draw()
         if batch is None:
             return False
         self.feed.push_back(batch)
-        self._called.train_batch_begin(self.clock.batch)
+        called.train_batch_begin(self.clock.batch)
         return True
 
-    def _end_batches(self, epoch: _Epoch, is_done: bool) -> None:
+    def _end_batches(self, called: Callbacks, epoch: _Epoch, is_done: bool) -> None:
         """Call the hooks of batches after those; the last ones of an epoch may be fewer."""
-        if self._called is None:
-            return
-        missing = -self.clock.batch % self._called.interval
+        missing = -self.clock.batch % called.interval
         is_last = self.clock.batch == self.course.steps_per_epoch
         if not missing or not is_done or is_last or self.clock.step == self.course.steps:
-            self._called.train_batch_end(self.clock.batch - 1 + missing, self._reader(epoch)())
+            called.train_batch_end(self.clock.batch - 1 + missing, self._reader(epoch)())
 
     def _run_step(self, epoch: _Epoch, until_due: int | None) -> bool:
         """Train on one batch; false where the pass has no more."""
@@ -418,7 +417,7 @@ class Training:
         Records of windows are made from the rows of a block, wherever they fall in it, unless
         somebody may want to do something there, or they say more than the rows.
         """
-        course, clock, called = self.course, self.clock, self._called
+        course, clock, called = self.course, self.clock, epoch.called
         ends = [
             None if course.steps is None else course.steps - clock.step,
             None if course.steps_per_epoch is None else course.steps_per_epoch - clock.batch,
@@ -439,12 +438,13 @@ class Training:
         if self.feed.is_over:
             self._stop_for("data", self.feed)
             return False
-        if self.course.ends_with_data and self.clock.batch:
-            warnings.warn(
-                f"The data ended within an epoch of {self.course.steps_per_epoch} steps, and the "
-                "epoch with it; the next one begins another pass.",
-                stacklevel=2,
-            )
+        if self.course.at_end_of_data != "continue" and self.clock.batch:
+            if self.course.at_end_of_data == "warn":
+                warnings.warn(
+                    f"The data ended within an epoch of {self.course.steps_per_epoch} steps, and "
+                    "the epoch with it; the next one begins another pass.",
+                    stacklevel=levels_to_caller(),
+                )
             return False
         self.feed.peek()  # without a batch it raises
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -112,7 +112,8 @@ class ModelWay:
         """See `Way`: Keras creates its metrics in the first step, which is undone."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if not self._model.built:
-            self._model(_backends.current().tensors(x))
+            with suppress(NotImplementedError):  # one that has `train_step` and no `call`
+                self._model(_backends.current().tensors(x))
         if not self._model.optimizer.built:
             self._model.optimizer.build(self._model.trainable_variables)
         with preserved(track(self.holder).variables, host=False):
@@ -137,11 +138,20 @@ class ModelWay:
     @contextmanager
     def left_as_it_was(self) -> Generator[None]:
         """See `Way`."""
-        function = self._model.train_function
+        function, self._model.train_function = self._model.train_function, None
         try:
-            yield
+            with listening(self._model, "train_step", _given_as_by_fit):
+                yield
         finally:
             self._model.train_function = function
+
+
+def _given_as_by_fit(original: Any, *arguments: Any) -> Talk:
+    """Call a `train_step` with the batch alone, which `train_on_batch` fills up with `None`."""
+    *state, (*parts, last) = arguments
+    while last is None and parts:
+        last = parts.pop()
+    yield Call(original, (*state, (*parts, last)), {})
 
 
 class FunctionWay:

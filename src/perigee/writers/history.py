@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import keras
+
 from perigee._events.better import better_mode
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Recorded
@@ -15,8 +17,8 @@ from perigee.writers.terminal import format_value
 _SPARK_WIDTH, _SPARK_HEIGHT = 120, 24
 
 
-class History(Hook):
-    """The result of a training.
+class History(Hook, keras.callbacks.History):
+    """The result of a training, which passes for Keras's own `History`.
 
     Attributes:
         history: One exact value per epoch, by name; validation values are prefixed `val_`. If a
@@ -41,6 +43,7 @@ class History(Hook):
         resumed_from: Clock | None = None,
         stop_reason: str | None = None,
     ) -> None:
+        super().__init__()
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
         self.stop_reason: str | None = stop_reason
