@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -162,11 +162,10 @@ def weights(held):
     return [np.asarray(w) for w in getattr(held, "model", held).get_weights()]
 
 
-def fitted(**arguments: Any) -> Callable[[Any, Path], Any]:
+def fitted(**arguments: Any) -> Callable[[Any], Any]:
     """Return a function that fits a Step, with validation."""
 
-    def use(step, folder):
-        del folder
+    def use(step):
         settings = {"epochs": 2, "batch_size": BATCH, "seed": 7, "progress": "off", **arguments}
         history = pg.fit(step, clusters(ROWS), validation=clusters(9), **settings)
         return history.history, weights(step)
@@ -174,9 +173,8 @@ def fitted(**arguments: Any) -> Callable[[Any, Path], Any]:
     return use
 
 
-def from_tf_data(step, folder):
+def from_tf_data(step):
     """Fit on a `tf.data.Dataset`."""
-    del folder
     import tensorflow as tf
 
     data = tf.data.Dataset.from_tensor_slices(clusters(ROWS)).shuffle(ROWS, seed=3).batch(BATCH)
@@ -184,9 +182,8 @@ def from_tf_data(step, folder):
     return history.history, weights(step)
 
 
-def measured(step, folder):
+def measured(step):
     """Evaluate and predict, before and after training."""
-    del folder
     found = []
     for _ in range(2):
         found.append(pg.evaluate(step, clusters(ROWS), batch_size=BATCH))
@@ -195,15 +192,13 @@ def measured(step, folder):
     return found
 
 
-def checked(step, folder):
+def checked(step):
     """Check the Step; its findings are those of one device."""
-    del folder
     return [finding.code for finding in pg.check(step, clusters(ROWS))], weights(step)
 
 
-def by_hand(step, folder):
+def by_hand(step):
     """Train in a loop of the user's own."""
-    del folder
     x, y = clusters(BATCH)
     found = []
     with pg.prepare(step) as loop:
@@ -214,9 +209,8 @@ def by_hand(step, folder):
     return found, weights(step)
 
 
-def as_keras(model, folder):
+def as_keras(model):
     """Fit a compiled model, with class weights, validation and callbacks."""
-    del folder
     lines = []
 
     class Lines(keras.callbacks.Callback):
@@ -252,7 +246,7 @@ class Program:
     """
 
     make: Callable[[Any], Any]
-    use: Callable[[Any, Path], Any]
+    use: Callable[[Any], Any]
 
 
 def _held(step_class):
@@ -317,7 +311,29 @@ WAYS = {
 is fitted; or the strategy is set for the whole program."""
 
 
-def ran(name: str, folder: Path, strategy: Any = None, way: str = "none") -> Any:
+STRATEGIES = ("OneDevice", "Mirrored")
+
+
+@functools.cache
+def _made(kind: str, device: str) -> Any:
+    import tensorflow as tf
+
+    if kind == "OneDevice":
+        return tf.distribute.OneDeviceStrategy(device)
+    return tf.distribute.MirroredStrategy([device], tf.distribute.ReductionToOneDevice())
+
+
+def strategy_of(kind: str, name: str, way: str) -> Any:
+    """Return a strategy for a program.
+
+    It is that of another device than TensorFlow's own choice, unless XLA is to read variables that
+    are made outside the scope too: it cannot read those of two devices.
+    """
+    is_split = "XLA" in name and way not in ("make", "both", "whole program")
+    return _made(kind, "CPU:0" if is_split else "CPU:1")
+
+
+def ran(name: str, strategy: Any = None, way: str = "none") -> Any:
     """Run a program, with the weights and names of a new process."""
     inside = WAYS.get(way, set())
 
@@ -333,4 +349,4 @@ def ran(name: str, folder: Path, strategy: Any = None, way: str = "none") -> Any
         with scope("step"):
             step = program.make(model)
         with scope("fit"):
-            return program.use(step, folder)
+            return program.use(step)

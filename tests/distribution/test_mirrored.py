@@ -792,24 +792,3 @@ def test_strategies_that_are_not_exact_are_refused():
 
     with pytest.raises(pg.PerigeeError, match=r"PG450.*CentralStorage"):
         pg.fit(step, small(), progress="off")
-
-
-@pytest.mark.tried(
-    "the updates and logs of one device, ragged batches included", one_device="works"
-)
-@pytest.mark.tried("steps with a tape of their own, `KerasStep`", one_device="works")
-def test_one_device_trains_as_without_a_strategy_and_may_use_raw_tapes():
-    import tensorflow as tf
-
-    def in_scope(make):
-        with tf.distribute.OneDeviceStrategy("CPU:1").scope():
-            return make()
-
-    for make in (lambda: Line(squares, keras.optimizers.Adam(0.01)), RawTape, compiled_model):
-        arguments = {"batch_size": IN_SHARES, "epochs": 2}
-        alone = trained(make, small(), 1, **arguments)
-
-        found = trained(lambda make=make: in_scope(make), small(), 1, **arguments)
-
-        assert_alike(alone, found)
-        assert "CPU:1" in found.step.model.trainable_variables[0].value.device

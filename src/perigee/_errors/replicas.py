@@ -43,22 +43,32 @@ class ReplicasError(PerigeeError, ValueError):
 
 
 class ScopeError(PerigeeError, ValueError):
-    """The Step and its variables were made under different strategies.
+    """The Step was made under another strategy than its variables, or than it is used under.
 
     A variable that was made outside the scope has one copy, which all replicas would write.
     """
 
     code = "PG452"
-    shown_by = "the strategies of the Step and of its variables"
+    shown_by = "the strategies of the Step, of its variables and of the call"
 
-    def __init__(self, strategy: str, variables: Sequence[str]) -> None:
-        self.strategy, self.variables = strategy, tuple(variables)
+    def __init__(
+        self, made_under: str, *, variables: Sequence[str] = (), used_under: str | None = None
+    ) -> None:
+        self.made_under, self.used_under = made_under, used_under
+        self.variables = tuple(variables)
+        if used_under is None:
+            said = f"and {len(self.variables)} of its variables were not:"
+        else:
+            said = f"and is used in the scope of {used_under}."
         super().__init__(
-            f"The Step was made under {strategy}, and {len(self.variables)} of its variables were "
-            "not:",
+            f"The Step was made under {made_under}, {said}",
             items=self.variables,
-            expected="the Step and everything that it holds are made in one scope.",
-            fix="make models, optimizers, metrics and the Step inside `with strategy.scope():`.",
+            expected="the Step and everything that it holds are made in one scope, and used in "
+            "that scope or outside any.",
+            fix="make models, optimizers, metrics and the Step in the scope:\n"
+            "    with strategy.scope():\n"
+            "        step = make_step()\n"
+            "    pg.fit(step, data)",
         )
 
 

@@ -29,7 +29,7 @@ from perigee._step.samples import Sample
 from perigee._step.shown import Shown
 from perigee._step.state import fingerprint, track
 from perigee._step.step import Step, call
-from perigee._step.updates import flush_accumulators, flush_if_full, internals
+from perigee._step.updates import flush_accumulators, flush_if_full, internals, refuse_other_scope
 from perigee._typing import Batch, Tensor, Tree
 
 _PREDICTED_BYTES = 32 * 2**20
@@ -139,7 +139,9 @@ class Program:
         Raises:
             ArgumentError: If steps are to be skipped or watched, but Perigee does not see their
                 updates.
+            ScopeError: If it is called in the scope of other replicas.
         """
+        refuse_other_scope(step)
         asked = execution.given_mode
         if asked == "xla" and "graph" in _backends.current().capabilities.modes:
             _refuse_text(batch)
@@ -742,7 +744,7 @@ def _refuse_other_scopes(step: Step) -> None:
         others = [v for v in variables if not replicas.holds(v)]
     if others:
         name = "no strategy" if replicas is None else replicas.name
-        raise ScopeError(name, tracked.names_of(others))
+        raise ScopeError(name, variables=tracked.names_of(others))
 
 
 def describe(batch: Batch) -> str:

@@ -12,7 +12,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._backends import Replicas
-from perigee._errors import AccumulationError, OptimizerVariablesError
+from perigee._errors import AccumulationError, OptimizerVariablesError, ScopeError
 from perigee._step.frame import Frame, under_way
 from perigee._step.gradients import Gradients
 from perigee._step.state import INTERNALS, Holder, track
@@ -119,11 +119,29 @@ def internals(step: Holder) -> Internals:
 
 
 def in_scope(step: Holder) -> AbstractContextManager[None]:
-    """Run code once for all copies of a Step's variables, in the scope that it was created in."""
+    """Run code once for all copies of a Step's variables, in the scope that it was created in.
+
+    Raises:
+        ScopeError: If it is called in the scope of other replicas.
+    """
+    refuse_other_scope(step)
     replicas = internals(step).replicas
     if replicas is not None:
         return replicas.scope()
     return _backends.current().as_one_device(track(step).variables)
+
+
+def refuse_other_scope(step: Holder) -> None:
+    """Refuse to use a Step in the scope of other replicas than those that it was created for.
+
+    Raises:
+        ScopeError: If that is so.
+    """
+    made, around = internals(step).replicas, _backends.current().replicas()
+    if around is None or (made is not None and made.is_current()):
+        return
+    if around.splits or (made is not None and made.splits):
+        raise ScopeError("no strategy" if made is None else made.name, used_under=around.name)
 
 
 class LossScale:

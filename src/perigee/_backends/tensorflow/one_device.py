@@ -116,6 +116,8 @@ def _left(strategy: tf.distribute.Strategy) -> Generator[None]:
         for owner in (tf.distribute.StrategyExtended, type(without.strategy.extended)):
             stack.enter_context(listening(owner, "colocate_vars_with", _anywhere))
         stack.enter_context(listening(tf.distribute.StrategyExtended, "update", _update))
+        stack.enter_context(listening(tf.distribute.Strategy, "run", _run))
+        stack.enter_context(listening(tf.distribute.Strategy, "reduce", _reduce))
         yield
 
 
@@ -144,5 +146,31 @@ def _update(
     group: bool = True,
 ) -> Talk:
     """Let an optimizer update variables that were created in another scope."""
-    copy = var.values[0] if isinstance(var, tf.distribute.DistributedValues) else var
-    yield Call(fn, (copy, *args), kwargs or {})
+    yield Call(fn, (_copy(var), *args), kwargs or {})
+
+
+def _copy(value: Any) -> Any:
+    return value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value
+
+
+def _run(
+    original: Any,
+    strategy: Any,
+    fn: Callable[..., Any],
+    args: Any = (),
+    kwargs: Any = None,
+    *_: Any,
+) -> Talk:
+    """Let a step run its replica itself, as loops for strategies do."""
+    yield Call(fn, args, kwargs or {}) if strategy.num_replicas_in_sync == 1 else None
+
+
+def _reduce(original: Any, strategy: Any, reduce_op: Any, value: Any, axis: Any) -> Talk:
+    """Let a step reduce the results of its replica."""
+    if strategy.num_replicas_in_sync > 1:
+        yield
+    elif axis is None:
+        yield Call(tf.identity, (_copy(value),), {})
+    else:
+        is_mean = tf.distribute.ReduceOp.MEAN.value in str(reduce_op).upper()
+        yield Call(tf.reduce_mean if is_mean else tf.reduce_sum, (_copy(value), axis), {})
