@@ -51,11 +51,18 @@ class ScopeError(PerigeeError, ValueError):
     code = "PG452"
     shown_by = "the strategies of the Step and of its variables"
 
-    def __init__(self, strategy: str, variables: Sequence[str]) -> None:
-        self.strategy, self.variables = strategy, tuple(variables)
+    def __init__(self, strategy: str | None, variables: Sequence[str], used: str = "") -> None:
+        self.strategy, self.variables, self.used = strategy, tuple(variables), used
+        if used:
+            happened = f"The Step was made outside the scope of {used}, and is trained inside it."
+        elif strategy is None:
+            happened = f"The Step was made under no strategy, and {len(variables)} of its "
+            happened += "variables under one:"
+        else:
+            happened = f"The Step was made under {strategy}, and {len(variables)} of its variables "
+            happened += "were not:"
         super().__init__(
-            f"The Step was made under {strategy}, and {len(self.variables)} of its variables were "
-            "not:",
+            happened,
             items=self.variables,
             expected="the Step and everything that it holds are made in one scope.",
             fix="make models, optimizers, metrics and the Step inside `with strategy.scope():`.",
