@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee._api.arguments import check_count
+from perigee._api.arguments import check_count, named
 from perigee._api.fit import fit
 from perigee._errors import ArgumentError
 from perigee._events.callbacks import KerasCallbacks
@@ -21,6 +21,7 @@ from perigee._events.events import Hook
 from perigee._events.schedule import Every
 from perigee._execution import Choice, Execution
 from perigee._runs.run import Run
+from perigee._step.keras_names import model_of
 from perigee.data import open_feed
 from perigee.steps.keras_step import KerasStep
 from perigee.writers.terminal import Progress
@@ -31,6 +32,7 @@ _STEP = "_perigee_step"
 _PROGRESS: Mapping[Any, Progress] = {"auto": "auto", 0: "off", 1: "bar", 2: "lines"}
 
 
+@named
 def keras_fit(
     model: keras.Model,
     x: Any = None,
@@ -277,7 +279,7 @@ def _check(
 ) -> None:
     if not isinstance(model, keras.Model):
         raise ArgumentError(
-            "model", type(model).__name__, "a compiled `keras.Model`.", "pass the model first."
+            "model", type(model).__name__, "a compiled `keras.Model`.", model_of(model)
         )
     if x is None:
         raise ArgumentError("x", "None", "arrays or a data set.", "pass the data second.")
@@ -443,7 +445,7 @@ def _capped(steps: int | None, data: Any, batch_size: int) -> int | None:
         warnings.warn(
             f"An epoch ends after {most} steps, where the arrays end, not after "
             f"steps_per_epoch={steps}.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return min(steps, most)
 

@@ -720,7 +720,7 @@ def _refuse_other_scopes(step: Step) -> None:
     else:
         others = [v for v in variables if not replicas.holds(v)]
     if others:
-        name = "no strategy" if replicas is None else replicas.name
+        name = None if replicas is None else replicas.name
         raise ScopeError(name, tracked.names_of(others))
 
 
