@@ -26,7 +26,7 @@ from perigee._api.evaluate import check_finite
 from perigee._api.opening import LookBack, Opened, opening
 from perigee._errors import ArgumentError, InfiniteDataError
 from perigee._events.callbacks import KerasCallbacks
-from perigee._events.events import Hook, Hooks
+from perigee._events.events import Hook
 from perigee._events.protocols import Feed
 from perigee._events.schedule import Every
 from perigee._execution import (
@@ -157,7 +157,7 @@ def fit(
             blocks,
             programs,
             measured,
-            Hooks([history, *hooks, LookBack(programs), *opened.outputs(kept, progress)]),
+            opened.hooks([history, *hooks, LookBack(programs), *opened.outputs(kept, progress)]),
             adapted,
             kept,
             _guards(opened, wanted, program, feed, reopen),
