@@ -114,7 +114,7 @@ def test_a_batch_size_is_for_the_arrays_among_data_and_validation(x):
 @pytest.mark.parametrize("by", [pg.fit, pg.evaluate, pg.predict])
 @pytest.mark.parametrize(
     ("step", "kind"),
-    [(keras.Sequential(), "Sequential"), (Fitting, "type"), (None, "NoneType")],
+    [(keras.Sequential(), "Sequential"), (Fitting, "<the class Fitting>"), (None, "NoneType")],
     ids=["model", "class", "nothing"],
 )
 def test_a_step_that_is_none_is_refused(x, refused, by, step, kind):

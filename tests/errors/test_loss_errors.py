@@ -82,10 +82,9 @@ def test_a_loss_that_is_not_floating_is_refused(data, refused, dtype):
         (1.5, "float (1.5)"),
         (np.float32(0.5), "float32"),
         (np.zeros(ROWS, "float32"), "ndarray"),
-        (None, "NoneType (None)"),
         ("low", "str ('low')"),
     ],
-    ids=["float", "NumPy scalar", "array", "nothing", "string"],
+    ids=["float", "NumPy scalar", "array", "string"],
 )
 def test_a_loss_that_is_no_tensor_is_refused(data, refused, wrong, named):
     step = Fitting(lambda step, x, y: (squared(step, x, y), wrong)[1])
@@ -99,7 +98,13 @@ def test_a_loss_that_is_no_tensor_is_refused(data, refused, wrong, named):
 def test_a_tuple_that_is_not_loss_and_aux_is_refused(data, refused):
     step = Fitting(lambda step, x, y: (squared(step, x, y), x, y))
 
-    assert "returned tuple" in str(refused(LossTypeError, step, data))
+    assert "returned a tuple of 3" in str(refused(LossTypeError, step, data))
+
+
+def test_an_objective_that_returns_nothing_is_refused(data, refused):
+    step = Fitting(lambda step, x, y: (squared(step, x, y), None)[1])
+
+    assert "returned nothing" in str(refused(LossTypeError, step, data))
 
 
 def test_labels_that_meet_every_prediction_are_refused(refused):

@@ -7,7 +7,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._errors import PerigeeError
-from perigee._errors.memory import advise_on_memory
+from perigee._errors.advice import advise
 from tests.errors.untouched import methods_of_keras, state_of
 
 FEATURES, BATCHES = 3, 4
@@ -347,7 +347,7 @@ def test_training_goes_on_after_an_exception_as_if_it_had_not_been():
 def test_advice_on_memory_is_given_once():
     error = MemoryError()
 
-    advise_on_memory(error)
-    advise_on_memory(error)
+    advise(error)
+    advise(error)
 
     assert len(error.__notes__) == 1

@@ -51,6 +51,66 @@ def test_values_that_cannot_be_drawn_do_no_harm(values):
     ET.fromstring(f"<div>{found._repr_html_()}</div>")
 
 
+def finding(**changed):
+    facts = {
+        "code": "PG110",
+        "name": "UncoveredVariables",
+        "severity": "warning",
+        "happened": "No optimizer updates <b>2</b> of `a < b`:",
+        "expected": "all & more.",
+        "fix": "pass `variables=`.",
+        "items": ("head/kernel", "<script>"),
+    }
+    return pg.Finding(**{**facts, **changed})
+
+
+def test_a_finding_shows_its_parts():
+    shown = ET.fromstring(finding()._repr_html_())
+
+    text = "".join(shown.itertext())
+    assert "warning: UncoveredVariables [PG110]" in text
+    assert "No optimizer updates <b>2</b> of a < b:" in text
+    assert [item.text for item in shown.iter("li")] == ["head/kernel", "<script>"]
+    codes = [code.text for code in shown.iter("code")]
+    assert codes == ["a < b", "variables=", "perigee explain PG110"]
+
+
+def test_a_finding_shows_five_of_many_items():
+    shown = ET.fromstring(finding(items=tuple("abcdefgh"))._repr_html_())
+
+    assert [item.text for item in shown.iter("li")] == [*"abcde", "... and 3 more"]
+
+
+def test_a_report_shows_its_findings():
+    report = pg.Report((finding(severity="error"), finding(), finding()))
+
+    shown = ET.fromstring(report._repr_html_())
+
+    assert shown.find("p").text == "1 error, 2 warnings."
+    assert len(shown.findall("div")) == len(report)
+    assert ET.fromstring(pg.Report(())._repr_html_()).find("p").text == "Nothing found."
+
+
+def test_what_a_terminal_shows_of_a_report_is_one_line_with_the_codes():
+    many = finding(happened="very long, " * 50)
+
+    assert repr(pg.Report(())) == "<Report: Nothing found>"
+    assert repr(pg.Report((many, many))) == (
+        "<Report: 2 warnings: PG110 UncoveredVariables, PG110 UncoveredVariables>"
+    )
+    assert repr(many).startswith("<warning PG110 UncoveredVariables: very long,")
+    assert len(repr(many)) < 150
+
+
+def test_a_notebook_asks_a_report_for_html_and_text():
+    formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
+    report = pg.Report((finding(),))
+
+    shown, _ = formatter.format(report, include={"text/html", "text/plain"})
+
+    assert shown == {"text/html": report._repr_html_(), "text/plain": repr(report)}
+
+
 def test_a_run_shows_its_report(tmp_path):
     path = made(tmp_path / "run", [{"loss": loss} for loss in LOSSES])
 

@@ -589,3 +589,57 @@ def test_what_is_left_out_of_a_batch_does_not_count(execution):
     ]
 
     assert pg.evaluate(Weighing(), data, execution=execution)["v"] == pytest.approx(2.0)
+
+
+class Noting(Custom):
+    """Notes whether it is rehearsed, in the method and in the objective."""
+
+    def __init__(self, note):
+        super().__init__(None)
+        self.error = keras.metrics.Mean(name="error")
+        self.note = note
+
+    def train_step(self, batch):
+        def objective():
+            self.note(self.rehearsing)
+            return ops.mean(ops.square(self.model(batch)))
+
+        self.note(self.rehearsing)
+        loss = self.minimize(objective, self.optimizer)
+        self.error.update_state(loss)
+        return {"loss": loss, "twice": 2 * self.error.result()}
+
+
+@pytest.mark.parametrize("execution", ["auto", "eager"])
+def test_a_step_knows_whether_it_is_rehearsed(execution):
+    notes, steps = [], 3
+    step = Noting(notes.append)
+
+    pg.fit(step, np.ones((steps, FEATURES), "float32"), batch_size=1, execution=execution)
+
+    rehearsed = notes.count(True)
+    assert rehearsed >= 2
+    assert notes == [True] * rehearsed + [False] * (len(notes) - rehearsed)
+    assert len(notes) - rehearsed == 2 * steps or execution == "auto"
+    assert not step.rehearsing
+
+
+def test_a_step_knows_that_it_is_checked():
+    notes = []
+    step = Noting(notes.append)
+
+    pg.check(step, np.ones((ROWS, FEATURES), "float32"))
+
+    assert set(notes) == {True}
+
+
+def test_a_step_is_no_longer_rehearsed_after_an_error():
+    notes = []
+    step = Noting(notes.append)
+    step.optimizer = None
+
+    with pytest.raises(pg.PerigeeError):
+        pg.fit(step, np.ones((ROWS, FEATURES), "float32"))
+
+    assert set(notes) <= {True}
+    assert not step.rehearsing

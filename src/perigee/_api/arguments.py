@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
-from perigee import diagnostics
+from perigee import _backends, diagnostics
 from perigee._errors import (
     ArgumentError,
+    CompiledCallError,
     MissingMethodError,
-    UnknownArgumentError,
     did_you_mean,
+    door,
+    near_names,
 )
 from perigee._events.events import Hook
 from perigee._execution import WATCHES, Choice, Execution
 from perigee._runs.run import Run
 from perigee._step.frame import Method
-from perigee._step.step import Step
+from perigee._step.losses import shown
+from perigee._step.step import Step, check_signature
 
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _KERAS_WORDS = {
     "x": "pass the arrays as one data set: `data=(x, y)`.",
@@ -41,19 +42,15 @@ _KERAS_WORDS = {
 }
 
 
-def named(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Answer unknown arguments with the name that was probably meant."""
-    known = list(inspect.signature(function).parameters)
+def named(function: _F) -> _F:
+    """Make a function a door that answers unknown arguments, by their names in Keras too.
 
-    @functools.wraps(function)
-    def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        for name in kwargs:
-            if name not in known:
-                meant = _KERAS_WORDS.get(name) or did_you_mean(name, known)
-                raise UnknownArgumentError(function.__name__, name, meant, known)
-        return function(*args, **kwargs)
-
-    return checked
+    A framework that rewrites the code of compiled functions does not rewrite it.
+    """
+    entered = door(words=_KERAS_WORDS)(function)
+    # The mark is an attribute; a function around it would show in tracebacks and warnings.
+    vars(entered).update(vars(_backends.current().plain(function)) | vars(entered))
+    return entered
 
 
 def check_count(name: str, value: Any, is_optional: bool = True) -> None:
@@ -134,17 +131,64 @@ def as_run(given: Any) -> Run | None:
 
 def check_step(step: Any, method: Method) -> None:
     """Reject anything but a Step that has the method."""
+    called = _DOORS[method]
+    compiler = _backends.current().compiler()
+    if compiler is not None:
+        raise CompiledCallError(called, compiler)
     if not isinstance(step, Step):
         raise ArgumentError(
-            "step",
-            type(step).__name__,
-            "an instance of a subclass of `pg.Step`.",
-            "pass `pg.KerasStep(model)` of a compiled model."
-            if isinstance(step, keras.Model)
-            else "subclass `pg.Step`, or use `pg.Supervised(model, optimizer, loss)`.",
+            "step", shown(step), "an instance of a subclass of `pg.Step`.", _meant(step, called)
         )
     if getattr(type(step), method) is getattr(Step, method) and method not in vars(step):
-        raise MissingMethodError(type(step).__name__, method)
+        raise MissingMethodError(type(step).__name__, method, _renamed(step, method))
+    check_signature(step, method)
+
+
+_DOORS = {"train_step": "pg.fit", "test_step": "pg.evaluate", "predict_step": "pg.predict"}
+
+
+def _meant(given: Any, called: str) -> str:
+    """Return what to pass instead of something that is not a Step."""
+    if isinstance(given, type) and issubclass(given, Step):
+        return f"pass an instance: `{called}({_made(given)}, data)`."
+    if isinstance(getattr(given, "__self__", None), Step):
+        return f"pass the Step itself: `{called}(step, data)`."
+    if isinstance(given, keras.Model):
+        first = "write" if given.compiled else "compile it and write"
+        return f"{first} `{called}(pg.KerasStep(model), data)`."
+    if isinstance(given, keras.Layer):
+        return "make a Step of it: `pg.Supervised(model, optimizer, loss)`."
+    if any(kind.__module__.startswith("torch.nn.") for kind in inspect.getmro(type(given))):
+        return (
+            "make a layer of it, `keras.layers.TorchModuleWrapper(module)`, with "
+            "KERAS_BACKEND=torch; then a Step: `pg.Supervised(layer, optimizer, loss)`."
+        )
+    return "subclass `pg.Step`, or use `pg.Supervised(model, optimizer, loss)`."
+
+
+def _made(kind: type) -> str:
+    """Return the line that makes an instance of a class."""
+    try:
+        inspect.signature(kind).bind()
+    except (TypeError, ValueError):
+        return f"{kind.__name__}(...)"
+    return f"{kind.__name__}()"
+
+
+_OTHER_NAMES = {
+    "train_step": ("training_step", "train", "step"),
+    "test_step": ("validation_step", "valid_step", "val_step", "eval_step", "evaluate_step"),
+    "predict_step": ("prediction_step", "inference_step"),
+}
+"""The names of these methods in other libraries."""
+
+
+def _renamed(step: Step, method: Method) -> str | None:
+    """Return the method of a Step that is probably meant."""
+    own = {n for kind in type(step).__mro__ if issubclass(kind, Step) for n in vars(kind)}
+    own = {name for name in own if not hasattr(Step, name)}
+    known = [name for name in _OTHER_NAMES[method] if name in own]
+    return next(iter([*known, *near_names(method, own)]), None)
 
 
 def as_execution(given: Execution | Choice) -> Execution:
@@ -163,9 +207,12 @@ def sorted_callbacks(callbacks: Any) -> tuple[list[Hook], list[Any]]:
         if not isinstance(other, keras.callbacks.Callback):
             raise ArgumentError(
                 "callbacks",
-                type(other).__name__,
+                shown(other),
                 "`keras.callbacks.Callback`s and `pg.Hook`s.",
-                "subclass one of them.",
+                f"pass an instance: `callbacks=[{_made(other)}]`."
+                if isinstance(other, type)
+                else "subclass one of them, or pass "
+                "`keras.callbacks.LambdaCallback(on_epoch_end=...)`.",
             )
     return hooks, others
 
@@ -183,23 +230,3 @@ def watched_by(hooks: Sequence[Hook]) -> frozenset[str]:
             "watches", repr(unknown[0]), f"some of {', '.join(WATCHES)}.", "choose among them."
         )
     return watches
-
-
-def one_data_set(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Answer a third positional argument, as in `fit(step, x, y)`, with the line to write."""
-    known = list(inspect.signature(function).parameters)
-
-    @functools.wraps(function)
-    def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        if len(args) > 2:
-            is_data = hasattr(args[2], "shape") or isinstance(args[2], list | tuple)
-            fix = (
-                f"pass the arrays as one data set: `pg.{function.__name__}(step, (x, y))`."
-                if is_data
-                else f"pass it by its name, such as `{known[2]}=...`."
-            )
-            name = "y" if is_data else "number 3"
-            raise UnknownArgumentError(function.__name__, name, fix, known)
-        return function(*args, **kwargs)
-
-    return checked

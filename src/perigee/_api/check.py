@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._api.arguments import check_codes, check_step, named, one_data_set
+from perigee._api.arguments import check_codes, check_step, named
 from perigee._errors import ArgumentError, BatchChangedError
 from perigee._events.protocols import Feed
 from perigee._step.state import attributes_preserved, preserved, track
@@ -29,7 +29,6 @@ _BATCHES = 8
 
 
 @named
-@one_data_set
 def check(
     target: Step | keras.Model,
     data: Any,

@@ -13,7 +13,6 @@ from perigee._api.arguments import (
     check_count,
     check_step,
     named,
-    one_data_set,
     sorted_callbacks,
 )
 from perigee._api.limits import limited_steps
@@ -34,7 +33,6 @@ from perigee.steps.keras_step import KerasStep
 
 
 @named
-@one_data_set
 def evaluate(
     step: Step,
     data: Any,
@@ -69,7 +67,6 @@ def evaluate(
 
 
 @named
-@one_data_set
 def predict(
     step: Step,
     data: Any,

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perigee._api.fit import fit as run_fit
-from perigee._errors import ArgumentError, did_you_mean
+from perigee._errors import ArgumentError, did_you_mean, door
 from perigee._step.step import Step
 
 PARTS = ("step", "data", "validation")
 
 
+@door
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """A Step with its data and how it is trained, as `perigee fit FILE` finds it in a file.

@@ -20,7 +20,6 @@ from perigee._api.arguments import (
     check_nonfinite,
     check_step,
     named,
-    one_data_set,
     sorted_callbacks,
     watched_by,
 )
@@ -30,7 +29,7 @@ from perigee._api.opening import LookBack, Opened, opening
 from perigee._errors import ArgumentError
 from perigee._events.callbacks import KerasCallbacks
 from perigee._events.clock import Clock
-from perigee._events.events import Hook, Hooks
+from perigee._events.events import Hook
 from perigee._events.protocols import Feed
 from perigee._events.schedule import Every
 from perigee._execution import (
@@ -74,7 +73,6 @@ _KEPT_ARGUMENTS = (
 
 
 @named
-@one_data_set
 def fit(
     step: Step,
     data: Any,
@@ -165,7 +163,7 @@ def fit(
             blocks,
             programs,
             measured,
-            Hooks([history, *hooks, LookBack(programs), *opened.outputs(kept, progress)]),
+            opened.hooks([history, *hooks, LookBack(programs), *opened.outputs(kept, progress)]),
             adapted,
             kept,
             _guards(opened, wanted, program, feed, reopen),

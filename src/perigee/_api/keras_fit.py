@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee._api.arguments import check_count
+from perigee._api.arguments import check_count, named
 from perigee._api.evaluate import as_compiled
 from perigee._api.fit import fit
 from perigee._api.limits import limited_epochs, limited_steps
@@ -22,6 +22,7 @@ from perigee._events.events import Hook
 from perigee._events.schedule import Every
 from perigee._execution import Choice, Execution
 from perigee._runs.run import Run
+from perigee._step.keras_names import model_of
 from perigee._typing import Shuffle
 from perigee.data import open_feed
 from perigee.data._sparse import is_rows, rows_of
@@ -34,6 +35,7 @@ _STEP = "_perigee_step"
 _PROGRESS: Mapping[Any, Progress] = {"auto": "auto", 0: "off", 1: "bar", 2: "lines"}
 
 
+@named
 def keras_fit(
     model: keras.Model,
     x: Any = None,
@@ -264,7 +266,7 @@ def _check(
 ) -> None:
     if not isinstance(model, keras.Model):
         raise ArgumentError(
-            "model", type(model).__name__, "a compiled `keras.Model`.", "pass the model first."
+            "model", type(model).__name__, "a compiled `keras.Model`.", model_of(model)
         )
     check_compiled(model)
     if x is None:

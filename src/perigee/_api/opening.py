@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from perigee import diagnostics
 from perigee._events.clock import Clock
-from perigee._events.events import Ended, Hook
+from perigee._events.events import Ended, Hook, Hooks
 from perigee._events.protocols import Feed, Source
 from perigee._events.signals import Signals
 from perigee._execution import Blocks, Execution, Plan, Program
 from perigee._loop.findings import Findings
+from perigee._loop.hook_writes import HookWrites
 from perigee._loop.programs import Programs
 from perigee._loop.training import Training
 from perigee._processes.workers import Workers
@@ -73,6 +74,12 @@ class Opened:
         self.findings.report(
             diagnostics.findings_of("saved", kind, size_bytes, LARGE_STATE_BYTES, SMALLER_STATE)
         )
+
+    def hooks(self, hooks: Sequence[Hook]) -> Hooks:
+        """Return hooks as one, which are looked at."""
+        for hook in hooks:
+            self.findings.report(diagnostics.findings_of("hook", hook))
+        return Hooks(list(hooks), HookWrites(self.step, self.findings).during)
 
     def outputs(self, kept: KeptRun | None, progress: Progress) -> list[Hook]:
         """Return what writes and shows the training; the chief process alone shows it."""

@@ -15,11 +15,12 @@ from perigee._api.arguments import (
     check_count,
     check_nonfinite,
     check_step,
+    named,
     sorted_callbacks,
     watched_by,
 )
 from perigee._api.opening import Opened, opening
-from perigee._errors import ArgumentError, DataChangedError, LoopError
+from perigee._errors import ArgumentError, DataChangedError, LoopError, door
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Hooks, Recorded, Started, StepsDone
 from perigee._events.protocols import Resumes
@@ -46,6 +47,7 @@ from perigee.writers.terminal import Progress as Display
 _LEFT = "the loop was left"
 
 
+@named
 def prepare(
     step: Step,
     run: Run | str | PathLike[str] | None = None,
@@ -183,6 +185,7 @@ class Prepared:
 
     # The `with` block.
 
+    @door
     def __enter__(self) -> Self:
         if self._stack is not None or self._is_over:
             raise LoopError("with", "twice", "call `pg.prepare` again.")
@@ -202,7 +205,7 @@ class Prepared:
                 said = {"step": type(self.step).__name__, "arguments": arguments}
                 kept = opened.keep(source, draws, plan, said)
             outputs = opened.outputs(kept, settings.progress)
-            hooks = Hooks([self.history, *settings.hooks, *outputs])
+            hooks = opened.hooks([self.history, *settings.hooks, *outputs])
             methods = Methods(
                 self.step,
                 settings.execution,
@@ -245,6 +248,7 @@ class Prepared:
         if loop.kept is not None:
             loop.kept.begin()
 
+    @door
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -277,6 +281,7 @@ class Prepared:
 
     # What the user calls.
 
+    @door
     def goes_on(self, *, steps: int | None = None, epochs: int | None = None) -> bool:
         """Tell whether the loop takes another turn; saves first, if that is due.
 
@@ -310,6 +315,7 @@ class Prepared:
         """
         self._progress = self._progress.stopping(reason)
 
+    @door
     def train_step(self, batch: Batch) -> Mapping[str, float]:
         """Train on one batch.
 
@@ -337,6 +343,7 @@ class Prepared:
         self._after_step(loop)
         return _Logs(program.columns, row)
 
+    @door
     def test_step(self, batch: Batch) -> dict[str, float]:
         """Measure the Step on one batch, and leave it as it was; `evaluate` takes many.
 
@@ -355,6 +362,7 @@ class Prepared:
         finally:
             feed.close()
 
+    @door
     def predict_step(self, batch: Batch) -> Tree:
         """Run `predict_step` on one batch; what it writes stays, so that draws differ each time.
 
@@ -369,6 +377,7 @@ class Prepared:
         check_step(self.step, "predict_step")
         return loop.methods.program("predict_step", batch, describe(batch)).run(batch)
 
+    @door
     def log(self, values: Mapping[str, float]) -> None:
         """Log numbers of your own: each is averaged over the epoch, where each call weighs 1.
 
@@ -377,6 +386,7 @@ class Prepared:
         """
         self._loop("log").epoch.log(values)
 
+    @door
     def end_epoch(self) -> Mapping[str, float]:
         """End the current epoch: its values go to the history and the logs; metrics are reset.
 

@@ -274,6 +274,10 @@ class Backend(Protocol):
         """Return a gradient as a dense tensor, even if the framework has it sparse."""
         ...
 
+    def compiler(self) -> str | None:
+        """Return what compiles the code that is calling, such as `"tf.function"`, if anything."""
+        ...
+
     def plain(self, function: _F) -> _F:
         """Mark a function of Perigee that user code calls while it is compiled.
 

@@ -7,13 +7,14 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from perigee._cli.files import FileError
 from perigee._cli.settings import SettingsError
-from perigee._errors import PerigeeError
+from perigee._errors import PerigeeError, whole_tracebacks
 
 _FAILED = 1
 _WRONG = 2
@@ -40,7 +41,8 @@ def answering(command: Callable[..., Any], failed: int = _FAILED) -> Callable[..
     @functools.wraps(command)
     def run(*args: Any, traceback: bool = False, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with whole_tracebacks() if traceback else nullcontext():
+                command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:

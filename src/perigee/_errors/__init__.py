@@ -1,11 +1,16 @@
 """All errors, by subject. Each class has a code, a message of four parts, and its facts."""
 
+from perigee._errors._door import door as door
+from perigee._errors._frames import cut as cut
+from perigee._errors._frames import is_internal as is_internal
+from perigee._errors._frames import whole_tracebacks as whole_tracebacks
 from perigee._errors._meant import did_you_mean as did_you_mean
 from perigee._errors._meant import near_names as near_names
 from perigee._errors._tree import PerigeeError as PerigeeError
 from perigee._errors._tree import PerigeeWarning as PerigeeWarning
 from perigee._errors._tree import compose as compose
 from perigee._errors._tree import keeping_refusals as keeping_refusals
+from perigee._errors._tree import listed as listed
 from perigee._errors._tree import refuse as refuse
 from perigee._errors.data import ArrayLengthError as ArrayLengthError
 from perigee._errors.data import BatchChangedError as BatchChangedError
@@ -51,6 +56,7 @@ from perigee._errors.runs import ArgumentError as ArgumentError
 from perigee._errors.runs import CheckpointContentError as CheckpointContentError
 from perigee._errors.runs import CheckpointSaveError as CheckpointSaveError
 from perigee._errors.runs import CheckpointVersionError as CheckpointVersionError
+from perigee._errors.runs import CompiledCallError as CompiledCallError
 from perigee._errors.runs import DamagedCheckpointError as DamagedCheckpointError
 from perigee._errors.runs import LogExistsError as LogExistsError
 from perigee._errors.runs import LogShortError as LogShortError
@@ -79,4 +85,6 @@ from perigee._errors.steps import NonFiniteError as NonFiniteError
 from perigee._errors.steps import OptimizerGroupsError as OptimizerGroupsError
 from perigee._errors.steps import OutputsError as OutputsError
 from perigee._errors.steps import SampleError as SampleError
+from perigee._errors.steps import StepAttributeError as StepAttributeError
 from perigee._errors.steps import StepReturnError as StepReturnError
+from perigee._errors.steps import StepSignatureError as StepSignatureError

@@ -5,7 +5,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import ClassVar
 
+from perigee._errors._frames import are_whole, lines_of
+
 _MOST_LISTED = 5
+
+_MOST_LINES = 10
+"""Lines of an error in a notebook."""
 
 
 class PerigeeError(Exception):
@@ -31,6 +36,9 @@ class PerigeeError(Exception):
     shown_by: ClassVar[str] = ""
     can_be_ignored: ClassVar[bool] = False
 
+    # TensorFlow would replace an error that passes through code it rewrites, unless it has this.
+    ag_pass_through: ClassVar[bool] = True
+
     def __init__(
         self, happened: str, *, expected: str, fix: str, items: Sequence[str] = ()
     ) -> None:
@@ -41,6 +49,20 @@ class PerigeeError(Exception):
         super().__init__(
             compose(type(self).__name__, self.code, happened, expected, fix, self.items)
         )
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows, in ten lines: where it was raised, the message, notes."""
+        if are_whole():
+            from traceback import format_exception  # needed only here
+
+            return "".join(format_exception(self)).splitlines()
+        frames = lines_of(self.__traceback__)
+        shown = [*frames[:1], *frames[1:][-1:]]
+        message, room = str(self).splitlines(), _MOST_LINES - len(shown)
+        if len(message) > room:
+            message = [*message[: room - 4], "  - ...", *message[-3:]]
+        notes = "\n".join(getattr(self, "__notes__", [])).splitlines()
+        return [*shown, *message, *notes][:_MOST_LINES]
 
 
 _kept: ContextVar[list[PerigeeError] | None] = ContextVar("kept", default=None)
@@ -77,16 +99,19 @@ class PerigeeWarning(UserWarning):
     """A suspected problem; it is also in `History.findings`."""
 
 
+def listed(items: Sequence[str]) -> list[str]:
+    """Return at most five items; instead of the others, how many there are."""
+    more = len(items) - _MOST_LISTED
+    return [*items[:_MOST_LISTED], *([f"... and {more} more"] if more > 0 else [])]
+
+
 def compose(
     name: str, code: str, happened: str, expected: str, fix: str, items: Sequence[str]
 ) -> str:
     """Lay out the four parts that errors and findings share, listing at most five items."""
-    listed = [f"  - {item}" for item in items[:_MOST_LISTED]]
-    if len(items) > _MOST_LISTED:
-        listed.append(f"  - ... and {len(items) - _MOST_LISTED} more")
     lines = [
         f"{name} [{code}]: {happened}",
-        *listed,
+        *(f"  - {item}" for item in listed(items)),
         f"Expected: {expected}",
         f"Fix: {fix}",
         f"More: perigee explain {code}",

@@ -20,16 +20,20 @@ class UnusedVariablesError(PerigeeError, ValueError):
     code = "PG101"
     shown_by = "a gradient that is `None` for a variable that the update names"
 
-    def __init__(self, unused: Sequence[str], total: int) -> None:
+    def __init__(self, unused: Sequence[str], total: int, metric: str | None = None) -> None:
         self.unused = tuple(unused)
         self.total = total
+        self.metric = metric
         super().__init__(
             f"No gradient reached {len(self.unused)} of {total} trainable variables:",
             items=self.unused,
             expected="the objective depends on each variable that it is differentiated for.",
             fix="compute the loss from the output of the model call made inside the objective, "
             "without argmax, NumPy or integer casts in between, or pass `variables=` with only "
-            "the ones that this optimizer trains.",
+            "the ones that this optimizer trains."
+            if metric is None
+            else f"{metric!r} is a metric, whose result is read from its counts: return a loss, "
+            "such as `keras.losses.MeanSquaredError()(y, y_pred)`, and update the metric besides.",
         )
 
 

@@ -33,12 +33,13 @@ class LossTypeError(PerigeeError, TypeError):
     code = "PG202"
     shown_by = "what the objective returned: not a tensor, or not a floating one"
 
-    def __init__(self, given: str) -> None:
+    def __init__(self, given: str, fix: str | None = None) -> None:
         self.given = given
         super().__init__(
             f"The objective returned {given} as its loss.",
             expected="a floating tensor computed from the model's output, or `(loss, aux)`.",
-            fix="return the loss tensor itself, without `float()`, `.numpy()` or integer casts.",
+            fix=fix
+            or "return the loss tensor itself, without `float()`, `.numpy()` or integer casts.",
         )
 
 

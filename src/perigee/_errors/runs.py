@@ -370,6 +370,25 @@ class LoopError(PerigeeError, RuntimeError):
         )
 
 
+class CompiledCallError(PerigeeError, RuntimeError):
+    """A function that trains was called while a framework compiles the code around it.
+
+    There are no values yet then: the call would run once, on symbols, and never again. What it
+    trains is compiled by Perigee itself.
+    """
+
+    code = "PG603"
+
+    def __init__(self, function: str, compiler: str) -> None:
+        self.function, self.compiler = function, compiler
+        super().__init__(
+            f"`{function}` was called inside a function that `{compiler}` compiles.",
+            expected="a call from plain Python.",
+            fix=f"remove `{compiler}` from the function that calls `{function}`: the step is "
+            "compiled anyway.",
+        )
+
+
 class ArgumentError(PerigeeError, ValueError):
     """An argument has an invalid value, alone or together with another argument."""
 

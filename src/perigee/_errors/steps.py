@@ -11,13 +11,58 @@ class MissingMethodError(PerigeeError, NotImplementedError):
     code = "PG401"
     shown_by = "the class of the Step: it has no such method"
 
-    def __init__(self, step: str, method: str) -> None:
-        self.step, self.method = step, method
+    def __init__(self, step: str, method: str, meant: str | None = None) -> None:
+        self.step, self.method, self.meant = step, method, meant
         super().__init__(
             f"{step} has no `{method}`.",
             expected=f"a method `{method}(self, batch)`.",
-            fix=f"write `def {method}(self, batch): ...` in the class.",
+            fix=f"write `def {method}(self, batch): ...` in the class."
+            if meant is None
+            else f"rename `{meant}`: `def {method}(self, batch): ...`.",
         )
+
+
+class StepSignatureError(PerigeeError, TypeError):
+    """A method of the Step cannot be called with one batch.
+
+    A batch is one argument, in the structure of the data: a tuple `(x, y)` if the data is `(x, y)`.
+    The method takes it apart itself.
+    """
+
+    code = "PG414"
+    shown_by = "the signature of the method: a call with one argument fails"
+
+    def __init__(self, method: str, parameters: Sequence[str], is_bound: bool = True) -> None:
+        self.method, self.parameters = method, tuple(parameters)
+        parts = self.parameters[1:] if is_bound else ()
+        fix = f"write `def {method}(self, batch):`"
+        super().__init__(
+            f"`{method}({', '.join(parameters)})` cannot be called with one batch.",
+            expected=f"`{method}(self, batch)`, where `batch` is what the data yields.",
+            fix=f"{fix} and begin it with `{', '.join(parts)} = batch`."
+            if len(parts) > 1
+            else f"{fix}.",
+        )
+
+
+class StepAttributeError(PerigeeError, AttributeError):
+    """An attribute of Keras's models was read from a Step, which has none of that name.
+
+    A Step is not a model: it holds models, optimizers, losses and metrics as attributes, and
+    functions (`pg.fit`, `pg.evaluate`, `pg.predict`) train and run it.
+    """
+
+    code = "PG415"
+    shown_by = "the name that was read, which the Step does not have"
+
+    def __init__(self, step: str, name: str, fix: str) -> None:
+        self.step = step
+        super().__init__(
+            f"{step} has no attribute {name!r}.",
+            expected="an attribute that the Step sets in `__init__`, or a method of `pg.Step`.",
+            fix=fix,
+        )
+        self.name = name  # `AttributeError` sets it to None
 
 
 class StepReturnError(PerigeeError, TypeError):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, door
 from perigee._events.events import Hook, Recorded, StepsDone
 
 
@@ -27,6 +27,7 @@ class Preemption(Hook):
         ArgumentError: If there is neither a limit nor `when`, or the margin exceeds the limit.
     """
 
+    @door
     def __init__(
         self,
         limit_secs: float | None = None,

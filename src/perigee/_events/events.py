@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -165,11 +166,21 @@ class Hook:
         """
 
 
+def _alone(hook: Hook, event: StepsDone) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass(slots=True)
 class Hooks:
-    """Several hooks as one: each event is sent to each of them in order."""
+    """Several hooks as one: each event is sent to each of them in order.
+
+    Attributes:
+        hooks: The hooks.
+        during: Entered around each call of `on_steps`.
+    """
 
     hooks: list[Hook] = field(default_factory=list)
+    during: Callable[[Hook, StepsDone], AbstractContextManager[None]] = _alone
 
     def start(self, event: Started) -> None:
         for hook in self.hooks:
@@ -178,7 +189,8 @@ class Hooks:
     def steps(self, event: StepsDone) -> None:
         for hook in self.hooks:
             if hook.every is None or hook.every.is_due(event.clock):
-                hook.on_steps(event)
+                with self.during(hook, event):
+                    hook.on_steps(event)
 
     @property
     def may_lag(self) -> bool:

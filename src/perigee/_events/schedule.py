@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, door
 from perigee._events.clock import Clock
 
 
+@door
 @dataclass(frozen=True, slots=True)
 class Every:
     """A cadence: every `steps` steps, every `epochs` epochs, or every `seconds` seconds.

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from perigee import _backends
 from perigee._backends import Mode
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, door
 
 Choice = Literal["auto", "eager", "graph", "xla"]
 
 
+@door
 @dataclass(frozen=True, slots=True)
 class Execution:
     """How a step runs.

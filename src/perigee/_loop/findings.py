@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
-from perigee._errors import PerigeeWarning
+from perigee._errors import PerigeeWarning, is_internal
 from perigee._step.step import Step
 from perigee.diagnostics import GUARDS, Finding
 
@@ -59,6 +59,6 @@ class Findings:
 def levels_to_caller() -> int:
     """Return the `stacklevel` at which a warning names the line that called Perigee."""
     frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("perigee."):
+    while frame is not None and is_internal(frame):
         frame, level = frame.f_back, level + 1
     return level

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from perigee._errors import NonFiniteError
-from perigee._errors.memory import advise_on_memory
+from perigee._errors.advice import advise
 from perigee._events.clock import Clock
 from perigee._events.protocols import Guards
 from perigee._execution import Nonfinite, Program, rows_on_host
@@ -129,7 +129,7 @@ def end_with(error: BaseException, clock: Clock, end: Callable[[str], None]) -> 
         f"While training with Perigee: after step {clock.step}, epoch {clock.epoch + 1}, "
         f"batch {clock.batch + 1} of the epoch."
     )
-    advise_on_memory(error)
+    advise(error)
     try:
         end(f"error: {type(error).__name__}")
     except Exception as later:

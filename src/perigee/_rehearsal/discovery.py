@@ -28,11 +28,11 @@ from perigee._errors import (
     UnheldVariablesError,
     VariableMadeInStepError,
 )
-from perigee._errors.memory import advise_on_memory
+from perigee._errors.advice import advise
 from perigee._listening import Talk, listening
 from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
-from perigee._step.frame import Method
+from perigee._step.frame import Method, rehearsal
 from perigee._step.samples import Sample, Slot
 from perigee._step.state import Tracked, preserved, restore, snapshot, track, variables_of
 from perigee._step.step import Step, call, layers_of
@@ -101,7 +101,7 @@ def rehearse(
     Returns:
         The facts. Lazy layers and optimizers are built afterwards, which is the only effect.
     """
-    with in_scope(step):
+    with rehearsal(), in_scope(step):
         step._before_rehearsal(method, batch)
         before = track(step)
         _prepare_loss_scale(step, before)
@@ -203,7 +203,7 @@ def _run(
             recorder.returned(returned)
         return returned
 
-    with _noting(method), recorder.listening():
+    with _noting(step, method), recorder.listening():
         loops_well = _backends.current().rehearse(run, tracked.variables, computes)
     recorder.refuse_late_read()
     return loops_well
@@ -244,7 +244,7 @@ def _refuse_counts(
     def changes(first: int, last: int) -> list[np.ndarray]:
         before = snapshot(chosen)
         part = keras.tree.map_structure(lambda x: None if x is None else x[first:last], batch)
-        with undone(tracked.variables), _noting(method):
+        with undone(tracked.variables), _noting(step, method):
             call(step, method, part, is_probed=True)
             after = snapshot(chosen)
         return [new.astype("float64") - old for new, old in zip(after, before, strict=True)]
@@ -274,13 +274,13 @@ def _described(value: Any) -> Any:
 
 
 @contextmanager
-def _noting(method: Method) -> Generator[None]:
+def _noting(step: Step, method: Method) -> Generator[None]:
     try:
         yield
     except BaseException as error:
         if not isinstance(error, PerigeeError):
             error.add_note(f"While Perigee rehearsed `{method}` on a first batch, before training.")
-            advise_on_memory(error)
+            advise(error, type(step).__name__, _backends.current().name)
         raise
 
 
@@ -497,7 +497,7 @@ class Probe:
                     value = keras.ops.convert_to_tensor(variable)
                     more = draw.uniform(1, 9, value.shape)
                     variable.assign(value + keras.ops.cast(more, value.dtype))
-            with _noting(self._method):
+            with rehearsal(), _noting(self._step, self._method):
                 return _backends.current().to_host(self._run(batch))
 
     def _values(self, batch: Batch) -> dict[str, list[Any]]:

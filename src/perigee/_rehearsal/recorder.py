@@ -199,6 +199,11 @@ class StepRecorder:
                 "divide all terms by the same count, or omit `accumulate`.",
             )
 
+    def metric_of(self, returned: Any) -> str | None:
+        value = returned[0] if isinstance(returned, tuple) and returned else returned
+        paths = [track(self._step).path_of(m) for m, result in self._results if result is value]
+        return next(iter(paths), None)
+
     def names(self, metric: keras.Metric, name: str) -> None:
         self._names[id(metric)] = name
 

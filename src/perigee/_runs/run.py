@@ -12,6 +12,7 @@ from typing import Literal
 from perigee._errors import (
     ArgumentError,
     PerigeeError,
+    door,
 )
 from perigee._events.clock import Clock
 from perigee._events.schedule import Every
@@ -28,6 +29,7 @@ from perigee.report import read_kept, render
 Resume = Literal["auto", "never", "required"]
 
 
+@door
 @dataclass(frozen=True, slots=True)
 class Run:
     """A directory that keeps a training: checkpoints, logs, and what it takes to resume.
@@ -79,6 +81,7 @@ class Run:
             )
         checkpoints_of(self)
 
+    @door
     def restore(
         self, step: Step, which: Literal["newest", "best"] | int = "newest", *, strict: bool = True
     ) -> Clock:
@@ -129,4 +132,4 @@ def checkpoints_of(run: Run, lock: RunLock | None = None) -> Checkpoints:
 def warn_of_damage(loaded: Loaded) -> None:
     """Warn of each checkpoint that was skipped because it is damaged."""
     for error in loaded.passed_over:
-        warnings.warn(f"A checkpoint was skipped. {error}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"A checkpoint was skipped. {error}", RuntimeWarning, stacklevel=4)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from perigee._errors import ArgumentError, ModelCopyError
+from perigee._errors import ArgumentError, ModelCopyError, door
 from perigee._step.state import nested_layers, restore, snapshot, variables_of
 
 _L = TypeVar("_L", bound=keras.Layer)
@@ -20,6 +20,7 @@ _NO_SETTINGS = {
 """Keras attributes that may differ: seeds are copied as state, the rest affects no result."""
 
 
+@door
 def copy_of(model: _L) -> _L:
     """Return an exact copy of a model.
 

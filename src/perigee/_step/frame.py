@@ -38,6 +38,10 @@ class Recorder(Protocol):
         """A loss of `terms` was measured."""
         ...
 
+    def metric_of(self, returned: Any) -> str | None:
+        """Return the path of the metric whose result an objective returned as its loss, if any."""
+        ...
+
     def names(self, metric: keras.Metric, name: str) -> None:
         """A metric that the step updates is to be logged as `name`, not under its own name."""
         ...
@@ -120,6 +124,24 @@ class Frame:
 
 under_way: ContextVar[Frame | None] = ContextVar("perigee_frame", default=None)
 """The running call of a step, or `None` outside any."""
+
+
+_is_rehearsal: ContextVar[bool] = ContextVar("perigee_is_rehearsal", default=False)
+
+
+@contextmanager
+def rehearsal() -> Generator[None]:
+    """Let steps see that they run only to be observed: all that they do within is undone."""
+    token = _is_rehearsal.set(True)
+    try:
+        yield
+    finally:
+        _is_rehearsal.reset(token)
+
+
+def is_rehearsal() -> bool:
+    """Return whether steps run only to be observed."""
+    return _is_rehearsal.get()
 
 
 def current_frame() -> Frame | None:

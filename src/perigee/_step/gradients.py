@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 from keras import ops
 
 from perigee import _backends
-from perigee._errors import GradientCountError
+from perigee._errors import ArgumentError, GradientCountError, VariablesArgumentError
 from perigee._typing import Tensor
 
 _plain = _backends.current().plain
@@ -56,16 +57,26 @@ class Gradients(Sequence[Any]):
         return Gradients(values, self.variables, self.returned, self.weight, True, self.loss)
 
     @_plain
-    def of(self, variables: Sequence[Any]) -> Gradients:
+    def of(self, variables: Any) -> Gradients:
         """Return the gradients of some of the variables, unaltered.
 
         Args:
-            variables: Any of `self.variables`, in any order.
+            variables: Some of `self.variables`, in any order: a (nested) list of them, of layers
+                and of models; or one.
+
+        Raises:
+            VariablesArgumentError: If there is none, or one was not differentiated for.
         """
         values = {id(v): value for v, value in zip(self.variables, self.values, strict=True)}
-        part = [values[id(v)] for v in variables]
+        chosen = trainable_variables(variables)
+        unknown = [v.path for v in chosen if id(v) not in values]
+        if unknown:
+            raise VariablesArgumentError(
+                f"the gradients are not those of {len(unknown)} of them", unknown
+            )
+        part = [values[id(v)] for v in chosen]
         rest = self.returned, self.weight, self.is_altered, self.loss
-        return Gradients(part, list(variables), *rest)
+        return Gradients(part, chosen, *rest)
 
     @_plain
     def clip_by_value(self, limit: float) -> Gradients:
@@ -110,10 +121,42 @@ def _shrink(norm: Tensor, max_norm: float) -> Tensor:
     return max_norm / ops.maximum(norm, max_norm)
 
 
+def trainable_variables(given: Any) -> list[Any]:
+    """Return the variables that are named by a tree of variables, layers and models.
+
+    A layer or a model stands for its trainable ones; each is returned once.
+
+    Raises:
+        VariablesArgumentError: If something else is given, or there is none.
+    """
+    chosen: dict[int, Any] = {}
+    for item in keras.tree.flatten(given):
+        if not isinstance(item, keras.Layer | keras.Variable):
+            raise VariablesArgumentError(f"{type(item).__name__} was given")
+        found = item.trainable_variables if isinstance(item, keras.Layer) else [item]
+        chosen |= {id(v): v for v in found}
+    if not chosen:
+        raise VariablesArgumentError(
+            "there is no trainable variable (the model is not built, or is frozen)"
+        )
+    return list(chosen.values())
+
+
 def as_gradients(given: Any) -> Gradients:
-    """Return `Gradients` as they are, and (gradient, variable) pairs as altered ones."""
+    """Return `Gradients` as they are, and (gradient, variable) pairs as altered ones.
+
+    Raises:
+        ArgumentError: If it is neither.
+    """
     if isinstance(given, Gradients):
         return given
-    pairs = list(given)
+    pairs = list(given) if isinstance(given, Iterable) else []
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs) or not pairs:
+        raise ArgumentError(
+            "gradients",
+            f"<{type(given).__name__}>",
+            "what `self.gradients` returned, or (gradient, variable) pairs.",
+            "put new values in: `self.apply(optimizer, gradients.replaced(values))`.",
+        )
     values, variables = [g for g, _ in pairs], [v for _, v in pairs]
     return Gradients(values, variables, is_altered=True)

@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from perigee import _backends
+from perigee._errors import ArgumentError, did_you_mean
 from perigee._typing import Tensor
 
 SPARSE = frozenset({"sparse_categorical_crossentropy"})
@@ -278,6 +279,69 @@ def as_loss(given: Any, y_true: Tensor, y_pred: Tensor) -> keras.losses.Loss:
     return loss if isinstance(loss, keras.losses.Loss) else FunctionLoss(loss)
 
 
+def check_loss(given: Any) -> None:
+    """Reject what is not a loss, before there are labels.
+
+    Args:
+        given: What `compile` accepts as a loss, or a list or dict of it.
+
+    Raises:
+        ArgumentError: If it is a metric, whose result covers all batches so far, or unknown.
+    """
+    if isinstance(given, Mapping | list | tuple):
+        for one in given.values() if isinstance(given, Mapping) else given:
+            check_loss(one)
+        return
+    kind: Any = given if isinstance(given, type) else type(given)
+    if issubclass(kind, keras.Metric) and kind.__call__ is keras.Metric.__call__:
+        name = kind.__name__ if hasattr(keras.losses, kind.__name__) else "MeanSquaredError"
+        raise ArgumentError(
+            "loss",
+            f"<the metric {kind.__name__}>",
+            "a loss, which has a value for each example; the result of a metric covers all "
+            "batches so far.",
+            f"pass `keras.losses.{name}()`, and the metric in `metrics=[...]`.",
+        )
+    if given is None or (isinstance(given, str) and given.lower() in ("crossentropy", "ce")):
+        return
+    if is_loss(given):
+        return
+    fix = "pass a name, a `keras.losses.Loss` or a function of `(y_true, y_pred)`."
+    if isinstance(given, str):
+        fix = did_you_mean(given, names_in(keras.losses), form='`"{}"`') or fix
+        if given.lower() in (*names_in(keras.metrics), "accuracy", "acc"):
+            fix = f'it is a metric: pass `metrics=["{given}"]`, and as the loss one such as '
+            fix += '`"sparse_categorical_crossentropy"`.'
+    raise ArgumentError("loss", shown(given), "a loss, or its name.", fix)
+
+
+def names_in(room: Any) -> list[str]:
+    """Return the names by which Keras knows the losses, metrics or optimizers of a module."""
+    names = [name for name in dir(room) if not name.startswith("_")]
+    found = {name if name.islower() else name_of(getattr(room, name)) for name in names}
+    return sorted(found - {"get", "serialize", "deserialize", "loss", "metric", "optimizer"})
+
+
+def is_loss(given: Any) -> bool:
+    """Return whether `compile` accepts something as a loss."""
+    try:
+        keras.losses.get(given)
+    except ValueError:
+        return False
+    return given is not None
+
+
+def shown(given: Any) -> str:
+    """Return how a message shows an argument: a name as written, anything else by its kind."""
+    if isinstance(given, str):
+        return repr(given)
+    if isinstance(given, type):
+        return f"<the class {given.__name__}>"
+    shape = getattr(given, "shape", None)
+    kind = type(given).__name__
+    return f"<{kind} of shape {shape}>" if isinstance(shape, tuple) else kind
+
+
 def as_metric(given: Any) -> keras.Metric:
     """Return a metric object for what `compile` accepts as a metric, named as Keras logs it.
 
@@ -286,11 +350,18 @@ def as_metric(given: Any) -> keras.Metric:
             the binary, categorical or sparse one, by the shapes of each batch.
 
     Raises:
-        ValueError: If Keras has no such metric.
+        ArgumentError: If Keras has no such metric.
     """
     if isinstance(given, str) and given.lower() in ("accuracy", "acc"):
         return keras.metrics.MeanMetricWrapper(_accuracy, name=given)
-    metric: Any = keras.metrics.get(given)
+    try:
+        metric: Any = keras.metrics.get(given)
+    except ValueError:
+        known = ["accuracy", *names_in(keras.metrics)]
+        fix = "pass a name, a `keras.Metric` or a function of `(y_true, y_pred)`."
+        if isinstance(given, str):
+            fix = did_you_mean(given, known, form='`"{}"`') or fix
+        raise ArgumentError("metrics", shown(given), "metrics, or their names.", fix) from None
     if not isinstance(metric, keras.Metric):
         metric = keras.metrics.MeanMetricWrapper(metric, name=name_of(metric))
     if isinstance(given, str):

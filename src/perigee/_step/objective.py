@@ -141,7 +141,7 @@ def _check_loss(loss: Any, examples: Any) -> None:
         return
     is_host = isinstance(loss, np.ndarray | np.generic)
     if is_host or not hasattr(loss, "shape") or not hasattr(loss, "dtype"):
-        raise LossTypeError(f"{type(loss).__name__} ({loss!r:.60})")
+        raise _loss_type_error(loss)
     dtype = keras.backend.standardize_dtype(loss.dtype)
     if "float" not in dtype:
         raise LossTypeError(f"a tensor of {dtype}")
@@ -150,6 +150,17 @@ def _check_loss(loss: Any, examples: Any) -> None:
         len(loss.shape) == 1 and None not in (batch, loss.shape[0]) and loss.shape[0] != batch
     ):
         raise LossShapeError(loss.shape, batch)
+
+
+def _loss_type_error(loss: Any) -> LossTypeError:
+    if loss is None:
+        return LossTypeError("nothing", "end the objective with `return loss`.")
+    if isinstance(loss, tuple | list):
+        fix = "put all but the loss into one tuple: `return loss, (y_pred, ...)`."
+        return LossTypeError(f"a {type(loss).__name__} of {len(loss)}", fix)
+    if isinstance(loss, dict):
+        return LossTypeError("a dict", "return `loss` or `(loss, {...})`; the step returns logs.")
+    return LossTypeError(f"{type(loss).__name__} ({loss!r:.60})")
 
 
 def _static_int(value: Any) -> int | None:

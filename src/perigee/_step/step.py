@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 import numpy as np
@@ -16,11 +16,15 @@ from perigee._errors import (
     ArgumentError,
     MissingMethodError,
     OptimizerAccumulationError,
+    StepAttributeError,
+    StepSignatureError,
     UnusedVariablesError,
     VariablesArgumentError,
 )
-from perigee._step.frame import Frame, Method, Recorder, Watch, under_way
-from perigee._step.gradients import Gradients, as_gradients
+from perigee._step.frame import Frame, Method, Recorder, Watch, is_rehearsal, under_way
+from perigee._step.gradients import Gradients, as_gradients, trainable_variables
+from perigee._step.keras_names import instead_of
+from perigee._step.losses import shown
 from perigee._step.objective import ObjectiveCall, inner_scalar, measured
 from perigee._step.samples import Sample
 from perigee._step.state import Holder, Tracked, nested_layers, track
@@ -156,6 +160,25 @@ class Step(Holder):
         known = {size for size in static if size is not None}
         return sizes[0] if sizes and len(known) <= 1 else None
 
+    @property
+    def rehearsing(self) -> bool:
+        """Whether the step runs only to be observed, before training: all its effects are undone.
+
+        It tells a print or a breakpoint in the rehearsal, and in `check` (but for the trials of
+        `level="full"`), from one while training: `if not self.rehearsing: breakpoint()`. Compiled
+        code is traced with `False`.
+        """
+        return is_rehearsal()
+
+    if not TYPE_CHECKING:  # to a type checker, a Step has no more attributes than are written
+
+        def __getattr__(self, name: str) -> Any:
+            """Answer the names of Keras's models, which a Step does not have."""
+            fix = instead_of(name, vars(self))
+            if fix is not None and not hasattr(type(self), name):
+                raise StepAttributeError(type(self).__name__, name, fix)
+            return object.__getattribute__(self, name)  # raises Python's own error
+
     def host_state(self) -> dict[str, Any]:
         """Return state outside variables that a checkpoint must hold: arrays, numbers, strings."""
         return {}
@@ -198,10 +221,12 @@ class Step(Holder):
             The objective's result, its loss including the added terms.
 
         Raises:
+            ArgumentError: If the objective is not a function, or the optimizer not an optimizer.
             UnusedVariablesError: If no gradient reaches some variables.
             LossShapeError: If the loss is neither a scalar nor one value per example.
             LossTypeError: If the loss is not a floating tensor.
         """
+        _refuse_other_than_optimizer(optimizer)
         gradients = self.gradients(objective, variables, add_losses=add_losses)
         self.apply(optimizer, gradients)
         return gradients.returned
@@ -232,24 +257,30 @@ class Step(Holder):
             UnusedVariablesError: If no gradient reaches some variables or tensors.
             InnerLossError: If an inner objective returns more than one value.
         """
+        _refuse_other_than_function(objective)
         if _is_tensors(variables):
             return self._input_gradients(objective, variables)
         frame = under_way.get() or Frame(self, "train_step", None)
+        if frame.recorder is not None:
+            _refuse_parameters(objective)
         is_inner = frame.depth > 0
         chosen = _chosen_variables(self, variables, objective, frame)
         scale = None if is_inner else internals(self).loss_scale
         user_code = _backends.current().user_code
+        metrics: list[str | None] = []
 
         def function() -> tuple[Tensor, Any]:
             with ObjectiveCall(frame, self, add_losses and not is_inner) as added:
                 returned = user_code(objective)()
+            if frame.recorder is not None:
+                metrics.append(frame.recorder.metric_of(returned))
             factor = None if scale is None else scale.value
             return measured(returned, added.terms(chosen), frame, is_inner, factor)
 
         (returned, weight, loss), values, read = _backends.current().differentiate(function, chosen)
         if frame.recorder is not None:
             frame.recorder.differentiated(read)
-        _refuse_unused(self, chosen, values)
+        _refuse_unused(self, chosen, values, next(iter(metrics), None))
         if frame.all_examples is not None:
             values = [_backends.current().dense(value) for value in values]
             if is_inner:
@@ -283,6 +314,7 @@ class Step(Holder):
             OptimizerVariablesError: If the optimizer was built for other variables.
             OptimizerAccumulationError: If the optimizer accumulates gradients itself.
         """
+        _refuse_other_than_optimizer(optimizer)
         gradients = as_gradients(gradients)
         _refuse_unused(self, gradients.variables, gradients.values)
         frame = under_way.get()
@@ -447,10 +479,77 @@ def _everywhere(condition: Any, frame: Frame) -> Tensor:
     return ops.equal(votes, 0.0)
 
 
-def _refuse_unused(step: Step, variables: Sequence[Any], values: Sequence[Any]) -> None:
+def check_signature(step: Step, method: str) -> None:
+    """Reject a method that cannot be called with one batch.
+
+    Raises:
+        StepSignatureError: If it cannot.
+    """
+    function = getattr(step, method)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, for instance
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        whole = getattr(function, "__func__", function)
+        is_bound = whole is not function
+        names = list(inspect.signature(whole).parameters)
+        raise StepSignatureError(method, names, is_bound) from None
+
+
+def _refuse_other_than_optimizer(given: Any) -> None:
+    if isinstance(given, keras.optimizers.Optimizer):
+        return
+    if isinstance(given, str):
+        fix = f"make it in `__init__`: `self.optimizer = keras.optimizers.get({given!r})`."
+    elif isinstance(given, type):
+        fix = f"make it in `__init__`: `self.optimizer = keras.optimizers.{given.__name__}()`."
+    elif isinstance(given, keras.Layer) or not callable(getattr(given, "apply", None)):
+        fix = "the order is `self.minimize(objective, optimizer, model)` and "
+        fix += "`self.apply(optimizer, gradients)`."
+    else:
+        return
+    raise ArgumentError("optimizer", shown(given), "an optimizer that the Step holds.", fix)
+
+
+def _refuse_other_than_function(given: Any) -> None:
+    if callable(given):
+        return
+    raise ArgumentError(
+        "objective",
+        shown(given),
+        "a function that calls the model and returns the loss; it is differentiated while it runs.",
+        "define `def objective():` around the call of the model and the loss, and pass `objective` "
+        "itself, without calling it.",
+    )
+
+
+def _refuse_parameters(objective: Objective) -> None:
+    """Refuse an objective that needs arguments, where it gets none."""
+    try:
+        signature = inspect.signature(objective)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind()
+    except TypeError:
+        names = ", ".join(signature.parameters)
+        raise ArgumentError(
+            "objective",
+            f"<a function of {names}>",
+            "a function without arguments.",
+            f"pass `lambda: objective({names})`.",
+        ) from None
+
+
+def _refuse_unused(
+    step: Step, variables: Sequence[Any], values: Sequence[Any], metric: str | None = None
+) -> None:
     unused = [v for v, value in zip(variables, values, strict=True) if value is None]
     if unused:
-        raise UnusedVariablesError(track(step).names_of(unused), len(variables))
+        raise UnusedVariablesError(track(step).names_of(unused), len(variables), metric)
 
 
 def _is_tensors(variables: Any) -> bool:
@@ -468,15 +567,7 @@ def _chosen_variables(step: Step, given: Any, objective: Objective, frame: Frame
         # Layers that are built at their first call have no variables before it. The rehearsal
         # undoes all other changes of the call.
         objective()
-    chosen: dict[int, Any] = {}
-    for target in targets:
-        found = target.trainable_variables if isinstance(target, keras.Layer) else [target]
-        chosen |= {id(v): v for v in found}
-    if not chosen:
-        raise VariablesArgumentError(
-            "there is no trainable variable (the model is not built, or is frozen)"
-        )
-    return list(chosen.values())
+    return trainable_variables(targets)
 
 
 def _targets(step: Step, given: Any) -> list[Any]:
@@ -487,11 +578,7 @@ def _targets(step: Step, given: Any) -> list[Any]:
                 f"`variables=` was omitted and the Step holds {len(models)} models", list(models)
             )
         return list(models.values())
-    flat = keras.tree.flatten(given)
-    for item in flat:
-        if not isinstance(item, keras.Layer | keras.Variable):
-            raise VariablesArgumentError(f"{type(item).__name__} was given")
-    return flat
+    return keras.tree.flatten(given)
 
 
 def _models(tracked: Tracked) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from html import escape
+from textwrap import shorten
 from typing import Any, Literal
 
-from perigee._errors import compose
+from perigee._errors import compose, listed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Finding:
     """A suspected problem, or something worth knowing.
 
@@ -33,6 +36,20 @@ class Finding:
     def __str__(self) -> str:
         return compose(self.name, self.code, self.happened, self.expected, self.fix, self.items)
 
+    def __repr__(self) -> str:
+        return f"<{self.severity} {self.code} {self.name}: {shorten(self.happened, 100)}>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        items = "".join(f"<li>{escape(item)}</li>" for item in listed(self.items))
+        return (
+            f"<div><p><b>{self.severity}: {escape(self.name)} [{escape(self.code)}]</b><br/>"
+            f"{_marked(self.happened)}</p>"
+            + (f"<ul>{items}</ul>" if items else "")
+            + f"<p>Expected: {_marked(self.expected)}<br/>Fix: {_marked(self.fix)}<br/>"
+            f"More: <code>perigee explain {escape(self.code)}</code></p></div>"
+        )
+
     def facts(self) -> dict[str, Any]:
         """Return its parts as plain values, for files and other programs."""
         return {
@@ -44,3 +61,8 @@ class Finding:
             "expected": self.expected,
             "fix": self.fix,
         }
+
+
+def _marked(text: str) -> str:
+    """Return a text as HTML, with what is between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

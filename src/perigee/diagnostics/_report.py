@@ -10,7 +10,7 @@ from perigee.diagnostics._finding import Finding
 SEVERITIES = ("error", "warning", "hint")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """Findings of `check`, the most severe first; iterating over it yields them.
 
@@ -38,11 +38,21 @@ class Report:
         raise TypeError("A report has no truth value: use `.ok` or its length.")
 
     def __str__(self) -> str:
-        if not self.findings:
-            return "Nothing found."
+        return "\n\n".join([self._head(), *(f"{f.severity}: {f}" for f in self.findings)])
+
+    def __repr__(self) -> str:
+        codes = ", ".join(f"{finding.code} {finding.name}" for finding in self.findings)
+        return f"<Report: {self._head()[:-1]}{codes and ': '}{codes}>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        shown = "".join(finding._repr_html_() for finding in self.findings)
+        return f"<div><p>{self._head()}</p>{shown}</div>"
+
+    def _head(self) -> str:
         counts = [(severity, self._count(severity)) for severity in SEVERITIES]
         head = ", ".join(f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts if n)
-        return "\n\n".join([f"{head}.", *(f"{f.severity}: {f}" for f in self.findings)])
+        return f"{head}." if head else "Nothing found."
 
     def _count(self, severity: str) -> int:
         return sum(finding.severity == severity for finding in self.findings)

@@ -33,6 +33,8 @@ from perigee.diagnostics.rules import (
     frozen_changed,
     frozen_number,
     gradients_exchanged,
+    hook_late,
+    hook_of_keras,
     inexact_resume,
     inference_mode,
     label_ranges,
@@ -153,6 +155,8 @@ Moment = Literal[
     "updates",
     "ran",
     "changed",
+    "hook",
+    "hook set",
     "kept",
     "kept validation",
     "kept program",
@@ -174,6 +178,10 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "ran": {recompiled.check: "PG420", frozen_number.check: "PG446"},
     # The Step has changed: how often since it was first compiled, and its attributes that did.
     "changed": {recompiled.check_changes: "PG420"},
+    # A hook is given.
+    "hook": {hook_of_keras.check: "PG448"},
+    # A hook has set variables: its class, the steps for which it was called, their names.
+    "hook set": {hook_late.check: "PG447"},
     # The training may be resumed: the feed of its data.
     "kept": {inexact_resume.check_feed: "PG430"},
     # So may its validations: their feed.

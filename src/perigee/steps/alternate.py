@@ -10,17 +10,24 @@ import keras
 from keras import ops
 
 from perigee import _backends
-from perigee._errors import AccumulationError, ArgumentError, MissingMethodError, StepReturnError
+from perigee._errors import (
+    AccumulationError,
+    ArgumentError,
+    MissingMethodError,
+    StepReturnError,
+    door,
+)
 from perigee._step.averages import Average, Term, as_average
 from perigee._step.frame import Frame, current_frame
 from perigee._step.samples import Sample
 from perigee._step.state import Holder
-from perigee._step.step import Step
+from perigee._step.step import Step, check_signature
 from perigee._typing import Batch, Tensor
 
 _plain = _backends.current().plain
 
 
+@door
 def alternate(**phases: int) -> Alternation:
     """Return a `train_step` that calls several methods of the Step in turn.
 
@@ -228,6 +235,7 @@ def _method(step: Step, name: str) -> _Method:
     method = getattr(step, name, None)
     if not callable(method):
         raise MissingMethodError(type(step).__name__, name)
+    check_signature(step, name)
     return _backends.current().user_code(method)
 
 

@@ -17,11 +17,13 @@ from perigee._errors import (
     FrozenSinceBuiltError,
     LossNotScaledError,
     OutputsError,
+    door,
     refuse,
 )
 from perigee._listening import Call, Returned, Talk, listening
 from perigee._rehearsal.recorder import StepRecorder
 from perigee._step.frame import Method, Watch, current_frame
+from perigee._step.keras_names import model_of
 from perigee._step.state import nested_layers, track, unlisted_state
 from perigee._step.step import Step
 from perigee._typing import Batch, Tensor, Tree
@@ -63,13 +65,12 @@ class KerasStep(Step):
         OutputsError: If several losses are given for the only output: Keras drops all but one.
     """
 
+    @door
     def __init__(
         self, model: keras.Model, *, class_weight: Mapping[int, float] | None = None
     ) -> None:
         if not isinstance(model, keras.Model):
-            raise ArgumentError(
-                "model", type(model).__name__, "a `keras.Model`.", "pass the model itself."
-            )
+            raise ArgumentError("model", type(model).__name__, "a `keras.Model`.", model_of(model))
         _refuse_dropped_losses(model)
         self.model = model
         self.parts: _Parts = _Parts(model)

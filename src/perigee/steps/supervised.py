@@ -10,10 +10,10 @@ import keras
 from keras import ops
 
 from perigee import _backends
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, did_you_mean, door
 from perigee._step.averages import Average
 from perigee._step.frame import current_frame
-from perigee._step.losses import as_loss, as_metric
+from perigee._step.losses import as_loss, as_metric, check_loss, is_loss, names_in, shown
 from perigee._step.masks import mask_of, masked
 from perigee._step.step import Step
 from perigee._typing import Batch, Tensor, Tree
@@ -22,6 +22,18 @@ from perigee.steps._outputs import Outputs
 from perigee.steps._reductions import average_loss, class_weights, product
 
 _plain = _backends.current().plain
+
+
+_COMPILE_WORDS = {
+    "jit_compile": 'leave it out, and pass `execution="xla"` to `pg.fit`.',
+    "run_eagerly": 'leave it out, and pass `execution="eager"` to `pg.fit`.',
+    "steps_per_execution": "leave it out: how many steps go into one call is measured.",
+    "auto_scale_loss": "leave it out: losses are scaled where a model computes in float16.",
+    "learning_rate": "pass `optimizer=keras.optimizers.Adam(learning_rate)`.",
+    "epochs": "it is an argument of `pg.fit`.",
+    "batch_size": "it is an argument of `pg.fit`.",
+}
+"""What to write instead of other arguments of `compile` and `fit`."""
 
 
 class Supervised(Step):
@@ -78,6 +90,7 @@ class Supervised(Step):
             `OptimizerGroupsError` if groups do not cover the variables.
     """
 
+    @door(words=_COMPILE_WORDS)
     def __init__(
         self,
         model: keras.Layer,
@@ -91,16 +104,18 @@ class Supervised(Step):
     ) -> None:
         if not isinstance(model, keras.Layer):
             raise ArgumentError(
-                "model", type(model).__name__, "a `keras.Model` or a layer.", "pass the model."
+                "model",
+                shown(model),
+                "a `keras.Model` or a layer.",
+                "the order is `pg.Supervised(model, optimizer, loss)`.",
             )
         self.model = model
         pairs = _pairs(optimizer)
         self.optimizer: Any = (
-            keras.optimizers.get(optimizer)
-            if pairs is None
-            else [keras.optimizers.get(optimizer) for optimizer, _ in pairs]
+            _optimizer(optimizer) if pairs is None else [_optimizer(each) for each, _ in pairs]
         )
         self._groups = None if pairs is None else Groups([group for _, group in pairs])
+        check_loss(loss)
         self.loss = loss
         self.loss_weights = loss_weights
         self.metrics: Any = _metrics(metrics)
@@ -391,6 +406,21 @@ def _weights(outputs: Outputs, weight: Any, has_loss: Sequence[bool]) -> list[An
 
 
 # Arguments.
+
+
+def _optimizer(given: Any) -> keras.optimizers.Optimizer:
+    try:
+        return keras.optimizers.get(given)
+    except ValueError:
+        fix = "pass one of Keras's, such as `keras.optimizers.Adam(1e-3)`."
+        if isinstance(given, type) and issubclass(given, keras.optimizers.Optimizer):
+            fix = f"pass an instance: `keras.optimizers.{given.__name__}()`."
+        elif is_loss(given):
+            fix = "the order is `pg.Supervised(model, optimizer, loss)`."
+        elif isinstance(given, str):
+            known = [name.replace("_", "") for name in names_in(keras.optimizers)]
+            fix = did_you_mean(given, known, form='`"{}"`') or fix
+        raise ArgumentError("optimizer", shown(given), "an optimizer, or its name.", fix) from None
 
 
 def _pairs(optimizer: Any) -> list[tuple[Any, Any]] | None:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, door
 from perigee._step.state import preserved, track
 from perigee._step.step import Step
 from perigee._typing import Batch
@@ -85,6 +85,7 @@ class ParityReport:
         )
 
 
+@door
 def parity(
     step: Step,
     against: Any,

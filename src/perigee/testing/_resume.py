@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from perigee._api.fit import fit
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, door
 from perigee._events.events import Hook, StepsDone
 from perigee._events.schedule import Every
 from perigee._runs.run import Run
@@ -54,6 +54,7 @@ class _Outcome:
     records: list[dict[str, Any]]
 
 
+@door
 def verify_resume(
     make: Callable[[], Step],
     data: Callable[[], Any],

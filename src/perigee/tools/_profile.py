@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perigee import _backends
-from perigee._errors import ArgumentError
+from perigee._errors import ArgumentError, door
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Recorded, Started, StepsDone
 from perigee._events.schedule import Every
@@ -102,6 +102,7 @@ class Profile(Hook):
         ArgumentError: If `steps` is not a positive integer.
     """
 
+    @door
     def __init__(self, directory: str | PathLike[str], *, steps: int = 8) -> None:
         count: Any = steps
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 import keras
 import numpy as np
+from jax.core import Tracer
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
@@ -40,14 +42,22 @@ def plain(function: _F) -> _F:
     return function
 
 
+def compiler() -> str | None:
+    """See `Backend.compiler`: inside, even a constant is traced."""
+    return "jax.jit" if isinstance(jax.numpy.zeros(()), Tracer) else None
+
+
 def user_code(function: _F) -> _F:
     """See `Backend.user_code`: JAX rewrites no code."""
     return function
 
 
 def inlined(value: Any) -> Any:
-    """See `Backend.inlined`: a `jax.jit` function is inlined into the code compiled around it."""
-    return value
+    """See `Backend.inlined`: JAX itself inlines functions, but takes no Step as `self`."""
+    function = getattr(value, "__wrapped__", None)
+    if not inspect.isfunction(function) or not isinstance(value, jax.stages.Wrapped):
+        return value
+    return function if next(iter(inspect.signature(function).parameters), "") == "self" else value
 
 
 @contextmanager

@@ -124,6 +124,11 @@ plain = tf.autograph.experimental.do_not_convert
 """See `Backend.plain`: rewriting Perigee's own code took most of the time of a first trace."""
 
 
+def compiler() -> str | None:
+    """See `Backend.compiler`."""
+    return None if tf.executing_eagerly() else "tf.function"
+
+
 def _invoke(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 

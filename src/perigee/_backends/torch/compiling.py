@@ -26,6 +26,11 @@ def plain(function: _F) -> _F:
     return function
 
 
+def compiler() -> str | None:
+    """See `Backend.compiler`: `torch.compile` leaves out what it cannot compile."""
+    return None
+
+
 def user_code(function: _F) -> _F:
     """See `Backend.user_code`: torch rewrites no code."""
     return function

@@ -1,0 +1,53 @@
+"""PG448, HookOfKeras: a `pg.Hook` with methods of Keras's callbacks, which are never called.
+
+A `pg.Hook` has five methods: `on_start`, `on_steps`, `on_record`, `on_finding` and `on_end`. A
+`keras.callbacks.Callback` can be passed to `fit` as it is.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from perigee._events.events import Hook
+from perigee.diagnostics._finding import Finding
+
+_INSTEAD = {
+    "on_train_begin": "on_start(self, event)",
+    "on_train_end": "on_end(self, event)",
+    "on_epoch_begin": "on_record(self, event)",
+    "on_epoch_end": "on_record(self, event)",
+    "on_batch_begin": "on_steps(self, event)",
+    "on_batch_end": "on_steps(self, event)",
+    "on_train_batch_begin": "on_steps(self, event)",
+    "on_train_batch_end": "on_steps(self, event)",
+    "on_test_begin": "on_record(self, event)",
+    "on_test_end": "on_record(self, event)",
+}
+"""Methods of Keras's callbacks, and the method of a hook for it."""
+
+
+def check(hook: Hook) -> list[Finding]:
+    """Look for methods of a hook that have names of Keras's."""
+    kind = type(hook)
+    empty = keras.callbacks.Callback
+    found = {
+        name: instead
+        for name, instead in _INSTEAD.items()
+        if getattr(kind, name, None) not in (None, getattr(empty, name))
+    }
+    if not found:
+        return []
+    name, instead = next(iter(found.items()))
+    return [
+        Finding(
+            code="PG448",
+            name="HookOfKeras",
+            severity="warning",
+            happened=f"`{kind.__name__}` is a `pg.Hook`, and has methods that are called only on "
+            "Keras's callbacks:",
+            items=tuple(found),
+            expected="the methods of `pg.Hook`.",
+            fix=f"write `def {instead}:` instead of `{name}`, or subclass "
+            "`keras.callbacks.Callback`.",
+        )
+    ]
