@@ -387,6 +387,11 @@ def mended():
             return
 
 
+def failing():
+    yield np.zeros(2)
+    raise OSError("the disk is gone")
+
+
 def maybe_endless(stops=False):
     while True:
         yield np.zeros(2)
@@ -405,13 +410,25 @@ def expression():
         (endless(), True),
         (lambda: endless(), True),
         (mended, False),
+        (failing, False),
         (maybe_endless, False),
         (expression, False),
         (numbered(), False),
         ([np.zeros(2)], False),
         (lambda: itertools.repeat(np.zeros(2)), False),
     ],
-    ids=["function", "generator", "lambda", "return", "break", "expression", "finite", "list", "?"],
+    ids=[
+        "function",
+        "generator",
+        "lambda",
+        "return",
+        "raise",
+        "break",
+        "expression",
+        "finite",
+        "list",
+        "?",
+    ],
 )
 def test_code_that_has_no_way_to_end_never_ends(data, is_infinite):
     feed = IterableFeed(data)

@@ -255,11 +255,11 @@ def prepared(step, data=None):
 def test_operations_that_xla_lacks_leave_it_out(measuring):
     import tensorflow as tf
 
-    def through_text(batch):
-        numbers = tf.strings.to_number(tf.strings.as_string(batch))
-        return tf.ensure_shape(numbers, [None, FEATURES])
+    def through_eigenvalues(batch):
+        square = tf.linalg.diag(tf.stop_gradient(batch))
+        return batch + 0 * tf.math.real(tf.linalg.eigvals(square))
 
-    step = Fitting(through_text)
+    step = Fitting(through_eigenvalues)
     start = Beginning(step)
 
     plan = fit(step)

@@ -216,12 +216,12 @@ class IterableFeed(PassFeed):
 
 
 def _never_returns(generator: Any) -> bool:
-    """Return whether its code has no way to end, as with `while True`: Python drops dead code."""
-    instructions = dis.get_instructions(generator.gi_code)
-    return not any(
-        one.opname.startswith("RETURN_") and one.opname != "RETURN_GENERATOR"
-        for one in instructions
-    )
+    """Return whether its code has no way to end, as with `while True`.
+
+    Python drops code that cannot be reached, so what returns or raises is there only if it can run.
+    """
+    kinds = {instruction.opname for instruction in dis.get_instructions(generator.gi_code)}
+    return not kinds & {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS"}
 
 
 def _is_plain(state: Any) -> bool:
