@@ -165,6 +165,27 @@ def test_steps_per_execution_is_the_length_of_a_call():
     assert len(traces) <= 3  # rehearsed, compiled for calls of three, and for the tenth batch
 
 
+@pytest.mark.only_jax
+def test_a_model_compiled_without_jit_may_look_at_values():
+    import jax
+
+    class Looks(keras.layers.Layer):
+        def call(self, inputs):
+            total = ops.sum(inputs)
+            if not isinstance(total, jax.core.Tracer):  # the model is built without values
+                seen.append(float(total))
+            return inputs
+
+    seen: list[float] = []
+    model = keras.Sequential([keras.Input((FEATURES,)), Looks(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    x, y = arrays()
+
+    pg.keras_fit(model, x, y, batch_size=ROWS, epochs=3, verbose=0)
+
+    assert len(seen) >= 3
+
+
 def test_a_model_that_is_not_compiled_predicts():
     x, _ = arrays()
     model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2)])

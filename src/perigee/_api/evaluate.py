@@ -161,7 +161,7 @@ def as_compiled(step: Step, execution: Execution | Choice) -> tuple[Execution, i
     if not isinstance(step, KerasStep) or given != Execution():
         return given, 1
     steps = step.model.steps_per_execution
-    mode = "eager" if step.model.run_eagerly else "auto"
+    mode = "eager" if step.is_compiled_eager else "auto"
     if steps == 1:  # what Keras does if nothing is said
         return Execution(mode), 1
     return Execution(mode, min(steps, MOST_STEPS_A_BLOCK)), steps

@@ -152,6 +152,14 @@ class KerasStep(Step):
         return None
 
     @property
+    def is_compiled_eager(self) -> bool:
+        """Whether `compile` asked to run op by op; on JAX, `jit_compile=False` does so too."""
+        model = self.model
+        if keras.backend.backend() != "jax" or model.run_eagerly or model.jit_compile:
+            return model.run_eagerly
+        return all(layer.supports_jit for layer in nested_layers(model))  # else Keras decided that
+
+    @property
     def seen_by_callbacks(self) -> keras.Model:
         """The model that callbacks get."""
         return self.model
