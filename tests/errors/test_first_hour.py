@@ -1,6 +1,7 @@
 """Mistakes of the first hour: each message shows a line, and the line, pasted, works."""
 
 import re
+import textwrap
 import warnings
 from types import SimpleNamespace
 
@@ -632,11 +633,10 @@ def test_a_step_made_outside_a_strategy_and_trained_inside_is_shown_where_to_mak
 
     error = refusal(ScopeError, train)
 
-    assert "outside the scope of MirroredStrategy" in error.happened
-    names = {"strategy": strategy, "Own": Own}
-    exec(f"{lines(error)[0]}\n    step = Own()", names)
+    assert "is used in the scope of MirroredStrategy" in error.happened
+    names = {"strategy": strategy, "make_step": Own, "pg": pg, "data": data()}
+    exec(textwrap.dedent(error.fix.partition("\n")[2]), names)
     step = names["step"]
-    train()
     assert int(ops.convert_to_numpy(step.optimizer.iterations)) == 1
 
 

@@ -119,7 +119,8 @@ def _a_pass(
     called = _keras_callbacks(callbacks)
     feed = open_feed(data, batch_size=batch_size)
     try:
-        check_finite(feed, "steps", steps)
+        if not called:  # one of them may end the pass
+            check_finite(feed, "steps", steps)
         execution, interval = as_compiled(step, execution)
         programs = Programs(step, method, execution)
         workers = Workers(step)

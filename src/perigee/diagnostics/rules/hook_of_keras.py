@@ -6,8 +6,6 @@ A `pg.Hook` has five methods: `on_start`, `on_steps`, `on_record`, `on_finding` 
 
 from __future__ import annotations
 
-import keras
-
 from perigee._events.events import Hook
 from perigee.diagnostics._finding import Finding
 
@@ -29,12 +27,7 @@ _INSTEAD = {
 def check(hook: Hook) -> list[Finding]:
     """Look for methods of a hook that have names of Keras's."""
     kind = type(hook)
-    empty = keras.callbacks.Callback
-    found = {
-        name: instead
-        for name, instead in _INSTEAD.items()
-        if getattr(kind, name, None) not in (None, getattr(empty, name))
-    }
+    found = {name: instead for name, instead in _INSTEAD.items() if _is_users(kind, name)}
     if not found:
         return []
     name, instead = next(iter(found.items()))
@@ -51,3 +44,11 @@ def check(hook: Hook) -> list[Finding]:
             "`keras.callbacks.Callback`.",
         )
     ]
+
+
+def _is_users(kind: type, name: str) -> bool:
+    """Return whether the method of that name is neither Keras's nor Perigee's."""
+    for each in kind.__mro__:
+        if name in vars(each):
+            return each.__module__.partition(".")[0] not in ("keras", "perigee")
+    return False
