@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ class Case:
     only: Sequence[str]
     finds: Sequence[str]
     raises: Sequence[str]
-    within: float
+    within: float | None
     is_shuffled: bool
+    differs: Sequence[str]
 
 
 CASES: dict[str, Case] = {}
@@ -67,11 +69,17 @@ def _register(
     raises: Sequence[str] = (),
     within: float = TOLERANCE,
     is_shuffled: bool = False,
+    differs: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    draws: str | Sequence[str] = (),
 ) -> None:
     name = f"{named.__module__.rpartition('.')[2]}/{named.__name__}"
     assert name not in CASES, f"{name} exists already"
     backends = (only,) if isinstance(only, str) else only
-    CASES[name] = Case(name, run, reference, backends, finds, raises, within, is_shuffled)
+    apart = differs.get(BACKEND, ()) if isinstance(differs, Mapping) else differs
+    drawn = is_shuffled or BACKEND in draws
+    CASES[name] = Case(
+        name, run, reference, backends, finds, raises, None if drawn else within, is_shuffled, apart
+    )
 
 
 def cases() -> list[Case]:
@@ -126,7 +134,7 @@ class ByKeras(Run):
         """Measure by `model.evaluate`, which returns a dict here."""
         given = {"verbose": 0, **given, "return_dict": True}
         value = model.evaluate(*args, **given)
-        self._keep("evaluate", model, value)
+        self._keep("evaluate", model, _by_element(value))
         return value
 
     def predict(self, model: keras.Model, *args: Any, **given: Any) -> Any:
@@ -161,6 +169,17 @@ class ByPerigee(Run):
         value = pg.predict(pg.KerasStep(model), x, **_for_a_pass(given))
         self._keep("predict", model, value)
         return value
+
+
+def _by_element(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return logs with one number under each name, as `evaluate` returns scores for classes."""
+    flat: dict[str, Any] = {}
+    for name, value in logs.items():
+        if getattr(value, "shape", ()):
+            flat |= {f"{name}/{index}": each for index, each in enumerate(np.asarray(value))}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _for_a_pass(given: dict[str, Any]) -> dict[str, Any]:
@@ -212,25 +231,37 @@ def compared(case: Case) -> Iterator[str]:
     yield from differences(
         {**found, **ours.numbers()},
         {**expected, **theirs.numbers()},
-        None if case.is_shuffled else case.within,
+        case.within,
+        case.differs,
     )
 
 
-def differences(ours: Any, theirs: Any, within: float | None, where: str = "") -> Iterator[str]:
-    """Yield where two nests of numbers part; only names are compared where `within` is `None`."""
+def differences(
+    ours: Any,
+    theirs: Any,
+    within: float | None,
+    differs: Sequence[str] = (),
+    where: str = "",
+) -> Iterator[str]:
+    """Yield where two nests of numbers part.
+
+    Only names are compared where `within` is `None`, or where a name matches one of `differs`.
+    """
     if isinstance(theirs, Mapping):
         if not isinstance(ours, Mapping) or set(ours) != set(theirs):
             names = list(ours) if isinstance(ours, Mapping) else type(ours).__name__
             yield f"{where}: {names} for {list(theirs)}"
             return
         for name, value in theirs.items():
-            yield from differences(ours[name], value, within, f"{where} {name}".strip())
+            is_other = any(fnmatch(str(name), pattern) for pattern in differs)
+            width = None if is_other else within
+            yield from differences(ours[name], value, width, differs, f"{where} {name}".strip())
     elif isinstance(theirs, list | tuple):
         if not isinstance(ours, list | tuple | np.ndarray) or len(ours) != len(theirs):
             yield f"{where}: {ours!r} for {theirs!r}"
             return
         for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            yield from differences(a, b, within, f"{where}[{index}]")
+            yield from differences(a, b, within, differs, f"{where}[{index}]")
     elif within is not None:
         a, b = (np.asarray(keras.ops.convert_to_numpy(v)) for v in (ours, theirs))
         if a.shape != b.shape:

@@ -131,7 +131,7 @@ def tuple_of_a_dict_and_an_array(by):
     by.fit(net, ({"a": x[:, :4], "b": x[:, 4:8]}, x[:, 8:]), t, batch_size=32, epochs=2)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def list_in_and_dict_out(by):
     x, y = wine()
     a, b = keras.Input((6,)), keras.Input((7,))
@@ -364,7 +364,7 @@ def dataset_of_dicts_with_weights(by):
     by.fit(m, ds, epochs=2)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*",)})
 def dataset_from_a_generator(by):
     import tensorflow as tf
 
@@ -380,7 +380,7 @@ def dataset_from_a_generator(by):
     by.fit(m, ds, epochs=2)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*",)})
 def dataset_of_padded_batches(by):
     """Each batch has a length of its own."""
     import tensorflow as tf
@@ -426,7 +426,7 @@ class Batches(keras.utils.PyDataset):
         self.offset += 0.1
 
 
-@by_fit
+@by_fit(differs=("*",))
 def pydataset_that_changes_at_the_end_of_an_epoch(by):
     m = softmax_model()
     by.fit(m, Batches(*wine()), epochs=3)
@@ -463,7 +463,7 @@ def pydataset_of_dicts_and_weights(by):
     by.fit(m, Weighted(), epochs=2)
 
 
-@by_fit
+@by_fit(differs=("val_*",))
 def generator_without_end(by):
     x, y = wine()
 

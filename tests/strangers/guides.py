@@ -94,7 +94,7 @@ def tickets():
     return inputs, targets
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def tickets_with_losses_by_name(by):
     inputs, targets = tickets()
     model = ticket_router()
@@ -142,7 +142,7 @@ def tickets_with_sample_weights_by_name(by):
     by.fit(model, inputs, targets, sample_weight=weights, epochs=2, batch_size=40)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def two_inputs_two_outputs_as_lists(by):
     img, label = digits(200)
     series = img[:, :, 0, :]
@@ -184,7 +184,7 @@ def only_one_of_two_outputs_has_a_loss(by):
     by.fit(model, x, [y, np.zeros((len(y), 7))], epochs=2)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def one_loss_for_a_list_of_outputs(by):
     x, y = diabetes()
     inputs = keras.Input((10,))
@@ -196,7 +196,7 @@ def one_loss_for_a_list_of_outputs(by):
     by.predict(model, x[:50], batch_size=20)
 
 
-@by_fit
+@by_fit(draws="torch")
 def toy_resnet(by):
     x, y = digits(192)
     inputs = keras.Input(shape=(8, 8, 1), name="img")
@@ -376,7 +376,7 @@ class DictInDictOut(keras.Model):
         return {"alcohol": self.reg(h), "cultivar": self.cls(h)}
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def subclass_of_dicts(by):
     x, y = wine()
     feats = {"color": x[:, 9:11], "chem": x[:, 1:9]}
@@ -685,7 +685,7 @@ class OnlyTestStepJax(keras.Model):
         return logs, (tvars, ntvars, new_mvars)
 
 
-@by_fit(only="jax")
+@by_fit(only="jax", differs=("half_loss",))
 def test_step_only(by):
     x, y = diabetes()
     inputs = keras.Input(shape=(10,))
@@ -1028,7 +1028,7 @@ class TokenAndPositionEmbedding(layers.Layer):
         return self.token_emb(x) + self.pos_emb(ops.arange(0, ops.shape(x)[-1]))
 
 
-@by_fit
+@by_fit(draws="torch")
 def transformer_classifier(by):
     x, y = sentences()
     inputs = keras.Input(shape=(12,))

@@ -228,7 +228,7 @@ def bidirectional_lstm_on_padded_text(by):
     by.fit(net, ids, y, batch_size=32, epochs=1, validation_split=0.2)
 
 
-@by_fit
+@by_fit(draws="torch")
 def masking_and_time_distributed(by):
     x, nxt = waves(60, 10)
     x = x.copy()

@@ -53,7 +53,7 @@ def losses_of_positive_targets(by):
         by.fit(glm, X[:240], counts, batch_size=40, epochs=2, validation_split=0.25)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def losses_by_function(by):
     """Functions of `keras.losses` handed over as they are, in a dict."""
     x, y = wine()
@@ -85,7 +85,7 @@ def one_function_for_one_output(by):
     by.evaluate(m, x, np.eye(3)[y], batch_size=60)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def classification_losses_by_class(by):
     x, y = wine()
     Y = keras.utils.to_categorical(y)
@@ -184,7 +184,7 @@ def metrics_of_a_clinic(by):
     by.evaluate(model, x[:99], y[:99, np.newaxis])
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def labels_as_bool_and_int8_and_uint8(by):
     x, y = cancer()
     dtypes = ("bool", "int8", "uint8", "int64", "float64", "float16")
@@ -203,7 +203,7 @@ def boolean_target(by):
     by.evaluate(m, x, y.astype("int8"), batch_size=190)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def sparse_labels_of_every_shape(by):
     x, y = wine()
     labels = [y, y[:, None], y.astype("float32"), y.astype("uint8"), y.astype("int64")[:, None]]
@@ -225,7 +225,7 @@ def column_of_float_labels(by):
     by.fit(m, x, y.astype("float64")[:, None], batch_size=32, validation_split=0.3)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def accuracy_means_what_the_shape_says(by):
     """ "accuracy" beside one-hot, binary, and sparse outputs in one model."""
     x, y = wine()
@@ -259,7 +259,7 @@ def two_headed(names=("price", "kind")):
     return keras.Model(inputs, {names[0]: price, names[1]: kind})
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def dict_of_losses_and_weights(by):
     x, y = wine()
     model = two_headed()
@@ -274,7 +274,7 @@ def dict_of_losses_and_weights(by):
     by.predict(model, x[:3])
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def one_loss_for_two_outputs(by):
     x, _ = diabetes()
     inp = layers.Input((10,))
@@ -296,7 +296,7 @@ def only_one_head_is_trained(by):
     by.fit(model, x, [y, np.zeros((160, 5))], batch_size=32)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def sample_weights_of_each_output(by):
     x, y = wine()
     model = two_headed(("alcohol", "cultivar"))
@@ -421,7 +421,7 @@ def overlap_losses(by):
         by.fit(unet, images, foreground, batch_size=16)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def overlap_losses_of_several_masks(by):
     """The last batch is smaller, and a loss over all of the batch is a number."""
     images, masks = shapes_on_a_field(40)
@@ -532,7 +532,7 @@ def quantile_heads(quantiles):
     return net
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def quantiles_in_a_list_of_own_losses(by):
     x, t = diabetes()
     net = quantile_heads([0.1, 0.5, 0.9])
@@ -787,7 +787,7 @@ def objects_named_by_their_config(by):
     by.fit(m, x, y, batch_size=59, epochs=2)
 
 
-@by_fit
+@by_fit(differs={"tensorflow": ("*_loss",)})
 def tuple_output_and_loss_for_nested_names(by):
     x, y = wine()
     i = keras.Input((13,))

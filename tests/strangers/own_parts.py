@@ -249,7 +249,7 @@ class GradeBook(keras.Model):
         return loss + 0.01 * ops.mean(ops.square(y_pred))
 
 
-@by_fit
+@by_fit(differs={"torch": ("seen",)})
 def metrics_as_attributes(by):
     x, y = diabetes()
     inp = keras.Input((10,))
@@ -938,7 +938,7 @@ def helpers_under_no_grad(by):
     by.evaluate(model, x, y[:, None])
 
 
-@by_fit(only="tensorflow")
+@by_fit(only="tensorflow", differs=("raw",))
 def train_step_decorated_with_tf_function(by):
     import tensorflow as tf
 
@@ -969,7 +969,7 @@ def train_step_decorated_with_tf_function(by):
     by.fit(model, x, y[:, None], epochs=2, batch_size=64)
 
 
-@by_fit(only="jax")
+@by_fit(only="jax", differs=("loss", "grad_norm"))
 def train_step_with_jax_tricks(by):
     import jax
     import jax.numpy as jnp

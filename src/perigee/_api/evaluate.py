@@ -83,7 +83,8 @@ def predict(
 
     Args:
         step: The Step.
-        data: As in `fit`; arrays are drawn in order.
+        data: As in `fit`; arrays are drawn in order. For a model with several inputs, a list of
+            arrays is these, as in Keras.
         steps: Batches to draw; `None` uses the whole pass.
         batch_size: Rows a batch, 32 by default; for arrays only.
         callbacks: Keras callbacks, whose `on_predict_...` are called as by `model.predict`.
@@ -93,6 +94,8 @@ def predict(
         What `predict_step` returned, as NumPy arrays put together on axis 0.
     """
     most = limited_steps(steps)
+    if isinstance(step, KerasStep) and _is_inputs(step.model, data):
+        data = (data,)
     with _a_pass(step, "predict_step", data, most, batch_size, callbacks, execution) as given:
         *_, called = given
         if called is not None:
@@ -101,6 +104,14 @@ def predict(
         if called is not None:
             called.predict_end()
         return values
+
+
+def _is_inputs(model: keras.Model, data: Any) -> bool:
+    """Return whether a list holds one array for each of several inputs of a model."""
+    if not isinstance(data, list) or not all(hasattr(leaf, "shape") for leaf in data):
+        return False
+    inputs = getattr(model, "inputs", None)  # a subclass has none
+    return len(data) > 1 and (inputs is None or len(data) == len(inputs))
 
 
 @contextlib.contextmanager
