@@ -104,14 +104,15 @@ class Alternating(Minimized):
         self.body = keras.optimizers.SGD(0.1, momentum=0.9)
 
     def head_step(self, batch):
-        return {"head_loss": self._of(batch, self.optimizer, self.model.layers[-1])}
+        return {"head_loss": self._of(batch, self.optimizer, self.model.layers[-1:])}
 
     def body_step(self, batch):
-        return {"body_loss": self._of(batch, self.body, self.model.layers[0])}
+        return {"body_loss": self._of(batch, self.body, self.model.layers[:-1])}
 
-    def _of(self, batch, optimizer, layer):
+    def _of(self, batch, optimizer, layers):
         x, y = batch
-        return self.minimize(lambda: self.loss(y, self.model(x, training=True)), optimizer, layer)
+        chosen = [layer.trainable_variables for layer in layers]
+        return self.minimize(lambda: self.loss(y, self.model(x, training=True)), optimizer, chosen)
 
 
 class Lazy(Minimized):

@@ -235,10 +235,13 @@ class Function:
                 return run(*tensors)
 
     def _on_device(self) -> AbstractContextManager[None]:
-        """Let XLA run where the variables are: unlike graphs, it reads none from elsewhere."""
+        return nullcontext() if self._device is None else tf.device(self._device)
+
+    @functools.cached_property
+    def _device(self) -> str | None:
+        """Where XLA must run: unlike graphs, it reads no variable of another device."""
         devices = {variable.value.device for variable in self._variables}
-        is_elsewhere = self._mode == "xla" and len(devices) == 1
-        return tf.device(devices.pop()) if is_elsewhere else nullcontext()
+        return devices.pop() if self._mode == "xla" and len(devices) == 1 else None
 
     def begin(self, *arguments: Tree) -> "Future[Tree]":
         """See `Compiled.begin`: on a CPU TensorFlow blocks, so it runs in another thread.
