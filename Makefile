@@ -145,7 +145,7 @@ drawn: $(INSTALLED) ## ordinary programs, trained by `model.fit` and by Perigee 
 # A checkout of Keras at the installed version, or what pip installed.
 KERAS ?= $(wildcard $(VENV)/lib/python*/site-packages/keras)
 
-keras: $(INSTALLED) ## Keras's own tests of its trainer and callbacks, with Perigee (15 minutes)
+keras: $(INSTALLED) ## Keras's own tests of its trainer and callbacks, with Perigee
 	@for backend in $(BACKENDS); do \
 	  KERAS_BACKEND=$$backend $(BIN)/python -m tests.parity.keras_suite $(KERAS) || exit 1; \
 	done
