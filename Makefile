@@ -101,11 +101,12 @@ test-all: $(INSTALLED) ## every quick test on every framework (12 minutes)
 test-full: $(INSTALLED) ## every test on every framework (25 minutes with the checks)
 	@$(call layer,,-m "not once")
 
-# What of it the other frameworks run.
+# What of it the first framework runs, and what the others do.
+REST_ON_FIRST ?= not ($(QUICK))
 REST_ON_OTHERS ?= not once
 
 test-rest: $(INSTALLED) ## what test-full runs and test does not
-	@$(call layer,-m "not ($(QUICK))",-m "$(REST_ON_OTHERS)" $(addprefix --ignore=,$(SMOKE)))
+	@$(call layer,-m "$(REST_ON_FIRST)",-m "$(REST_ON_OTHERS)" $(addprefix --ignore=,$(SMOKE)))
 
 check: checks test ## checks and test: run it before each push
 

@@ -64,6 +64,7 @@ def assert_same(found, expected):
     "the updates and logs of one device, ragged batches included", one_device="works"
 )
 @pytest.mark.tried("steps with a tape of their own, `KerasStep`", one_device="works")
+@pytest.mark.corpus
 @pytest.mark.spread(6)
 @pytest.mark.parametrize(("name", "kind", "way"), cases())
 def test_a_program_is_that_without_a_strategy(name, kind, way):

@@ -961,7 +961,7 @@ def rnn_of_own_cells(by):
     by.predict(model, x)
 
 
-@by_fit
+@by_fit(differs={"jax": ("*",)})
 def stateful_rnn_by_batches_of_one_size(by):
     x, y = waves(64, 8)
     model = keras.Sequential(

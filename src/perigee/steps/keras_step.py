@@ -153,11 +153,12 @@ class KerasStep(Step):
 
     @property
     def is_compiled_eager(self) -> bool:
-        """Whether `compile` asked to run op by op; on JAX, `jit_compile=False` does so too."""
-        model = self.model
-        if keras.backend.backend() != "jax" or model.run_eagerly or model.jit_compile:
-            return model.run_eagerly
-        return all(layer.supports_jit for layer in nested_layers(model))  # else Keras decided that
+        """Whether the model runs op by op in Keras.
+
+        On JAX it also does with `jit_compile=False`, and where a layer does not support `jit`.
+        """
+        is_jax = keras.backend.backend() == "jax"
+        return self.model.run_eagerly or (is_jax and not self.model.jit_compile)
 
     @property
     def seen_by_callbacks(self) -> keras.Model:
