@@ -249,6 +249,27 @@ def test_a_callback_ends_a_pass(door, flag, of_keras):
         assert len(drawn) == 3
 
 
+def test_a_callback_ends_a_training_on_data_that_does_not():
+    x, y = arrays()
+    drawn = []
+
+    def endless():
+        while True:
+            drawn.append(1)
+            yield x, y
+
+    class Stops(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 2
+
+    history = pg.keras_fit(line(run_eagerly=True), endless(), callbacks=[Stops()], verbose=0)
+
+    assert len(history.history["loss"]) == 1
+    assert len(drawn) == 3
+    with pytest.raises(errors.InfiniteDataError, match="steps_per_epoch"):
+        pg.keras_fit(line(), endless(), verbose=0)
+
+
 def test_a_hook_of_trainings_is_refused_by_a_pass():
     with pytest.raises(errors.ArgumentError, match="callbacks"):
         pg.evaluate(Measuring(), np.ones((2, 1)), callbacks=[pg.Hook()])

@@ -30,7 +30,11 @@ ROOT = Path(__file__).parents[2]
 FILES = ("trainers/trainer_test.py", "callbacks/*_test.py")
 SECONDS_A_TEST = 60
 
+_OTHER = "jax" if keras.backend.backend() == "tensorflow" else "tf"
+
 DIFFERENCES: dict[str, str] = {
+    f"sparse_{_OTHER}_": "Sparse arrays of JAX and TensorFlow are converted into each other's.",
+    "with_raggeds": "`predict` returns ragged outputs as a `RaggedTensor`.",
     "backup_and_restore_test|terminate_preserves_backup": "`BackupAndRestore` forgets the batch, "
     "the seeds and the order of the data.",
     "for_jax_model_weights": "On JAX, the variables of a model are empty while batches run.",

@@ -147,7 +147,7 @@ def fit(
     _refuse_backups(keras_callbacks, run)
     with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
         reopen = functools.partial(_open, data, opened.seed, batch_size, shuffle)
-        feed, draws = _restored(opened, reopen, course)
+        feed, draws = _restored(opened, reopen)
         adapted = _adapted(callbacks, keras_callbacks, step, course, feed, interval)
         programs = _programs(opened, course, hooks)
         program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
@@ -242,28 +242,30 @@ def _open(data: Any, seed: int | None, batch_size: int | None, shuffle: Shuffle 
     )
 
 
-def _restored(
-    opened: Opened, reopen: Callable[[], Feed], course: Course
-) -> tuple[Feed, Draws | None]:
+def _restored(opened: Opened, reopen: Callable[[], Feed]) -> tuple[Feed, Draws | None]:
     """Open the data where the run has saved it; without a run, where it begins."""
     feed = reopen()
     opened.stack.callback(feed.close)
-    draws = None if opened.run is None else opened.run.restore_data(feed)
-    if course.epochs is not None:
-        check_finite(feed, "steps_per_epoch", course.steps_per_epoch)
-    return feed, draws
+    return feed, None if opened.run is None else opened.run.restore_data(feed)
 
 
 def _adapted(
     given: Any, callbacks: Sequence[Any], step: Step, course: Course, feed: Feed, interval: int
 ) -> KerasCallbacks | None:
-    """Return what calls Keras's callbacks; `None` where there are none."""
-    if not callbacks:
-        return None
-    steps = course.steps_per_epoch or feed.length
-    make = getattr(given, "adapted", KerasCallbacks)  # `keras_fit` has its own
-    params = {"epochs": course.epochs, "steps": steps, "verbose": 0}
-    return make(callbacks, step, params, interval)
+    """Return what calls Keras's callbacks; `None` where there are none.
+
+    Raises:
+        InfiniteDataError: If an epoch would never end, and no callback observes batches to end it.
+    """
+    adapted = None
+    if callbacks:
+        steps = course.steps_per_epoch or feed.length
+        make = getattr(given, "adapted", KerasCallbacks)  # `keras_fit` has its own
+        params = {"epochs": course.epochs, "steps": steps, "verbose": 0}
+        adapted = make(callbacks, step, params, interval)
+    if course.epochs is not None and (adapted is None or not adapted.wants_batches):
+        check_finite(feed, "steps_per_epoch", course.steps_per_epoch)
+    return adapted
 
 
 def _programs(opened: Opened, course: Course, hooks: Sequence[Hook]) -> Programs:

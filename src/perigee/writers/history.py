@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -17,7 +17,13 @@ from perigee.writers.terminal import format_value
 _SPARK_WIDTH, _SPARK_HEIGHT = 120, 24
 
 
-class History(Hook, keras.callbacks.History):
+if TYPE_CHECKING:
+    _OfKeras = object  # Keras's class has no type that checkers could read
+else:
+    _OfKeras = keras.callbacks.History
+
+
+class History(Hook, _OfKeras):
     """The result of a training, which passes for Keras's own `History`.
 
     Attributes:
