@@ -19,7 +19,7 @@ from perigee._step.updates import internals
 from perigee._typing import Batch
 from perigee.data import open_feed, signature
 from perigee.diagnostics import Evidence, Report, examine, rows_of, try_out
-from perigee.steps.keras_step import KerasStep
+from perigee.steps.keras_step import KerasStep, check_compiled
 
 Level: TypeAlias = Literal["default", "full"]
 """How far to look: at single steps, or at some hundred of them too."""
@@ -71,6 +71,8 @@ def check(
     is_model = isinstance(target, keras.Model)
     step = KerasStep(target) if is_model else target
     check_step(step, "train_step")
+    if isinstance(step, KerasStep):
+        check_compiled(step.model)
     replicas = internals(step).replicas
     if replicas is not None and replicas.splits:
         raise ArgumentError(
