@@ -690,3 +690,25 @@ def test_a_method_under_jit_is_compiled_with_the_step():
             return self.trained(*batch)
 
     assert trains(Jitted())
+
+
+def test_gradients_that_come_with_their_norm_are_shown_unpacked():
+    class Clipped(Own):
+        line = "gradients = gradients.clip_by_global_norm(1.0)"
+
+        def trained(self, x, y):
+            names = {
+                "gradients": self.gradients(
+                    lambda: self.loss(y, self.model(x, training=True)), self.model
+                )
+            }
+            exec(self.line, names)
+            self.apply(self.optimizer, names["gradients"])
+            return {"mean": ops.mean(y)}
+
+    step = Clipped()
+    error = refusal(ArgumentError, lambda: pg.fit(step, data(), progress="off"))
+
+    (step.line,) = lines(error)
+    pg.fit(step, data(), progress="off")
+    assert int(ops.convert_to_numpy(step.optimizer.iterations)) == 1

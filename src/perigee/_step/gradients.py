@@ -150,6 +150,13 @@ def as_gradients(given: Any) -> Gradients:
     """
     if isinstance(given, Gradients):
         return given
+    if isinstance(given, tuple) and given and isinstance(given[0], Gradients):
+        raise ArgumentError(
+            "gradients",
+            "<the gradients and their norm>",
+            "the gradients alone.",
+            "unpack what was returned: `gradients, norm = gradients.clip_by_global_norm(1.0)`.",
+        )
     pairs = list(given) if isinstance(given, Iterable) else []
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs) or not pairs:
         raise ArgumentError(
