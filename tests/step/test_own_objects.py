@@ -10,7 +10,7 @@ from keras import layers, ops
 
 import perigee as pg
 from perigee._errors import UnheldVariablesError
-from perigee._step.state import track
+from perigee._step.state import fingerprint, track
 
 BATCH = 8
 QUIET: Any = {"progress": "off", "shuffle": False, "batch_size": BATCH}
@@ -70,6 +70,17 @@ def test_what_an_object_of_the_user_holds_is_held_by_the_step(tmp_path):
     for a, b in zip(track(step).variables, track(resumed).variables, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
     assert int(resumed.agent.seen) == 6
+
+
+def test_numbers_of_an_object_of_the_user_do_not_compile_a_step_again():
+    step = Learns()
+    before = fingerprint(step)
+
+    step.agent.calls += 1
+    assert fingerprint(step) == before
+
+    step.agent.parts.model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
+    assert fingerprint(step) != before
 
 
 @pytest.mark.only_tensorflow

@@ -202,14 +202,19 @@ class _Search:
                 self._object(value, path)
 
     def _object(self, value: Any, path: str) -> None:
-        """Search an object of a user's class as if its attributes were those of the Step."""
+        """Search an object of a user's class for what the Step holds through it.
+
+        Its plain values may be no business of the step, such as those of an environment.
+        """
         if id(value) in self._seen:
             return
         self._seen.add(id(value))
         if hasattr(value, "__dict__"):
             self.holders.append(value)
+        plain, self.plain = self.plain, {}
         for name, member in _attributes(value).items():
             self.value(member, _join(path, name))
+        self.plain = plain
 
     def _layer(self, layer: keras.Layer, path: str) -> None:
         if id(layer) in self._seen:
