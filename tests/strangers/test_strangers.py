@@ -9,7 +9,7 @@ CASES = corpus.cases()
 
 
 @pytest.mark.corpus
-@pytest.mark.spread(20)
+@pytest.mark.spread(12)
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_program_trains_as_it_does_without_perigee(case):
     if case.raises:
