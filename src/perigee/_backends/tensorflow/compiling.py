@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched
-from perigee._backends.tensorflow.one_device import as_one_device
+from perigee._backends.tensorflow.one_device import are_of_a_strategy, as_one_device
 from perigee._backends.tensorflow.profiling import operations_in
 from perigee._backends.tensorflow.tensors import is_argument
 from perigee._backends.tensorflow.tensors import tensors as tensors_of
@@ -224,7 +224,7 @@ class Function:
         """Run the function, compiling it first if necessary."""
         arguments = tensors_of(arguments)
         if self._mode == "eager":
-            with as_one_device(self._variables):
+            with self._as_one_device():
                 if self._is_probe:
                     return _tried(lambda: self._function(*arguments))
                 with functions_as_python():
@@ -233,6 +233,15 @@ class Function:
             run, tensors = self._program(arguments)
             with self._on_device():
                 return run(*tensors)
+
+    def _as_one_device(self) -> AbstractContextManager[None]:
+        """Enter `as_one_device`; each step asks, so variables are looked at once."""
+        is_needed = tf.distribute.has_strategy() or self._is_of_a_strategy
+        return as_one_device(self._variables) if is_needed else nullcontext()
+
+    @functools.cached_property
+    def _is_of_a_strategy(self) -> bool:
+        return are_of_a_strategy(self._variables)
 
     def _on_device(self) -> AbstractContextManager[None]:
         return nullcontext() if self._device is None else tf.device(self._device)

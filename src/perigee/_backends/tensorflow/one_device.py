@@ -87,9 +87,14 @@ def as_one_device(variables: Sequence[Any] = ()) -> AbstractContextManager[None]
     """
     if _is_left.get() or not all(map(is_of_one_device, _strategies_around(variables))):
         return nullcontext()
-    created_outside = _context_without_strategy().strategy.extended.variable_created_in_scope
-    is_needed = tf.distribute.has_strategy() or not all(created_outside(v.value) for v in variables)
+    is_needed = tf.distribute.has_strategy() or are_of_a_strategy(variables)
     return _left(tf.distribute.get_strategy()) if is_needed else nullcontext()
+
+
+def are_of_a_strategy(variables: Sequence[Any]) -> bool:
+    """Return whether some variables were created in the scope of a strategy."""
+    created_outside = _context_without_strategy().strategy.extended.variable_created_in_scope
+    return not all(created_outside(variable.value) for variable in variables)
 
 
 def _strategies_around(variables: Sequence[Any]) -> Iterator[tf.distribute.Strategy]:
