@@ -130,6 +130,10 @@ class Feed(Protocol):
         """Record batches that were drawn from the iterator, and the end of its pass."""
         ...
 
+    def ends(self) -> bool:
+        """Draw the end of the pass if no batch of it is left, and return whether that is so."""
+        ...
+
     def push_back(self, batch: Batch | None) -> None:
         """Return what was drawn last to the feed, so that the next draw returns it again.
 

@@ -196,10 +196,8 @@ def _stretches(
     while (left := _left(feed, first, steps)) != 0:
         index, passes = feed.position.batches - first, feed.position.passes
         if hooks is not None and index == end:
-            batch = feed.draw()
-            if batch is None:
+            if feed.ends():
                 return
-            feed.push_back(batch)
             hooks.begin(index)
             end = index + hooks.interval
         yield left if hooks is None or (left is not None and left < end - index) else end - index

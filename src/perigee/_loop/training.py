@@ -361,10 +361,8 @@ class Training:
         if self.clock.batch % called.interval:
             return True
         with self.stopwatch.spending("data"):
-            batch = self.feed.draw()
-        if batch is None:
-            return False
-        self.feed.push_back(batch)
+            if self.feed.ends():
+                return False
         called.train_batch_begin(self.clock.batch)
         return True
 
@@ -451,12 +449,7 @@ class Training:
 
     def _is_drawn(self) -> bool:
         """Draw the end of a pass whose last batch was trained; false where there is more."""
-        if self.course.steps_per_epoch is not None:
-            return True
-        batch = self.feed.draw()
-        if batch is not None:
-            self.feed.push_back(batch)
-        return batch is None
+        return self.course.steps_per_epoch is not None or self.feed.ends()
 
     def _steps_per_epoch(self) -> int | None:
         return self.course.steps_per_epoch or self.feed.length

@@ -222,6 +222,13 @@ class PassFeed(ABC):
             self._ahead.append(self._ended(self._cursor))
             self._cursor = _after(self._cursor, END)
 
+    def ends(self) -> bool:
+        """Draw the end of the pass if no batch of it is left, and return whether that is so."""
+        batch = self.draw()
+        if batch is not None:
+            self.push_back(batch)
+        return batch is None
+
     def push_back(self, batch: Batch | None) -> None:
         """Return what was drawn last to the feed, so that the next draw returns it again.
 
