@@ -223,7 +223,11 @@ class PassFeed(ABC):
             self._cursor = _after(self._cursor, END)
 
     def ends(self) -> bool:
-        """Draw the end of the pass if no batch of it is left, and return whether that is so."""
+        """Draw the end of the pass if no batch of it is left, and return whether that is so.
+
+        Returns:
+            `True` if no batch of the pass is left; otherwise the next draw returns its next batch.
+        """
         batch = self.draw()
         if batch is not None:
             self.push_back(batch)
