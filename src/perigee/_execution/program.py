@@ -306,7 +306,7 @@ class Program:
     def structure(self) -> list[Any]:
         """Return what identifies this method across processes, as plain values."""
         entries = self.rehearsal.tracked.entries
-        code = getattr(getattr(type(self._step), self._method), "__code__", None)
+        code = getattr(self._step._function(self._method), "__code__", None)
         return [
             type(self._step).__qualname__,
             self._method,

@@ -109,6 +109,11 @@ class Validation:
         """Return exact means and metrics, by the names that the step gives them."""
         return evaluate(self._programs, self.feed, self._blocks, self._steps, self._callbacks)
 
+    def name_of(self, name: str) -> str:
+        """Return the name under which a value of the validation is logged."""
+        is_named = name.startswith("val_") and self._programs.step._logs_as_named
+        return name if is_named else f"val_{name}"
+
     def samples(self) -> dict[str, Shown]:
         """Return what was logged as samples since the last time."""
         return self._programs.samples()

@@ -477,7 +477,7 @@ class Training:
             if self.callbacks:
                 self.callbacks.test_end(values)
             self.progress = self.progress.with_validation(values)
-        return {f"val_{name}": value for name, value in values.items()}
+        return {self.validation.name_of(name): value for name, value in values.items()}
 
     def _samples_of_validation(self) -> dict[str, Shown]:
         samples = {} if self.validation is None else self.validation.samples()

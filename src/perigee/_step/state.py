@@ -34,6 +34,10 @@ _PLAIN = int | float | str | bytes | bool | type(None) | np.generic
 class Holder:
     """An object whose attributes are searched for models, optimizers, metrics and variables."""
 
+    def _held(self) -> Mapping[str, Any]:
+        """Return what is searched, by name."""
+        return vars(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -160,7 +164,7 @@ class _Search:
             return
         self._seen.add(id(holder))
         self.holders.append(holder)
-        for name, value in vars(holder).items():
+        for name, value in holder._held().items():
             if name == INTERNALS:
                 for key, variable in value.variables.items():
                     self._variable(variable, f"perigee/{_join(path, key)}", 0, "variable")
@@ -188,7 +192,7 @@ class _Search:
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 self.value(item, _join(path, str(key)))
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | deque):
             for index, item in enumerate(value):
                 self.value(item, _join(path, str(index)))
         elif isinstance(value, _PLAIN):
@@ -212,7 +216,7 @@ class _Search:
         if hasattr(value, "__dict__"):
             self.holders.append(value)
         plain, self.plain = self.plain, {}
-        for name, member in _attributes(value).items():
+        for name, member in attributes_of(value).items():
             self.value(member, _join(path, name))
         self.plain = plain
 
@@ -562,16 +566,20 @@ def _holding(kind: type) -> _Holding:
         return "object"
     if kind.__module__.partition(".")[0] == keras.backend.backend():
         return "framework"
-    if not _is_own_class(kind):
+    if not is_own_class(kind):
         return "nothing"
     return "dataclass" if dataclasses.is_dataclass(kind) else "object"
 
 
-def _is_own_class(kind: type) -> bool:
+def is_own_class(kind: type) -> bool:
     """Return whether a class is neither Python's nor from an installed package."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    if file is None:
-        return kind.__module__ == "__main__"
+    return kind.__module__ == "__main__" if file is None else is_own_file(file)
+
+
+@cache
+def is_own_file(file: str) -> bool:
+    """Return whether code is neither Python's nor from an installed package, by its file."""
     parts = Path(file).parts
     is_installed = "site-packages" in parts or "dist-packages" in parts
     return not is_installed and not Path(file).is_relative_to(sysconfig.get_path("stdlib"))
@@ -583,11 +591,19 @@ def _members(value: Any, holding: _Holding) -> list[Any]:
         return list(value.values())
     if holding == "sequence":
         return list(value)
-    held = _attributes(value)
+    held = attributes_of(value)
     return [held[name] for name in (held if holding == "dataclass" else sorted(held))]
 
 
-def _attributes(value: Any) -> Mapping[str, Any]:
+def attributes_of(value: Any) -> Mapping[str, Any]:
+    """Return the attributes that an object itself holds, without running code."""
     if dataclasses.is_dataclass(value):  # those with slots have no `__dict__`
         return {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value)}
-    return getattr(value, "__dict__", {})
+    held: Mapping[str, Any] = getattr(value, "__dict__", {})
+    slots = [n for kind in type(value).__mro__ for n in _slots_of(kind) if hasattr(value, n)]
+    return {**{name: getattr(value, name) for name in slots}, **held} if slots else held
+
+
+def _slots_of(kind: type) -> Sequence[str]:
+    own = vars(kind).get("__slots__", ()) if is_own_class(kind) else ()
+    return [own] if isinstance(own, str) else [n for n in own if not n.startswith("__")]

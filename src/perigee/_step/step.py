@@ -190,6 +190,14 @@ class Step(Holder):
             state: The state at the checkpoint from which the training resumes.
         """
 
+    _logs_as_named: bool = False
+    """Whether metrics keep their names: no second `val_`, and a value of that name gives way."""
+
+    def _function(self, method: Method) -> Callable[..., Any] | None:
+        """Return the function that the user wrote for a method, or `None`."""
+        own = getattr(type(self), method) is getattr(Step, method) and method not in vars(self)
+        return None if own else getattr(self, method)
+
     def _before_rehearsal(self, method: Method, batch: Batch) -> None:
         """Build what a method needs before its rehearsal, which builds the rest."""
 
