@@ -111,7 +111,7 @@ class Validation:
 
     def name_of(self, name: str) -> str:
         """Return the name under which a value of the validation is logged."""
-        is_named = name.startswith("val_") and self._programs.step._logs_as_named
+        is_named = name.startswith("val_") and self._programs.step._is_as_written
         return name if is_named else f"val_{name}"
 
     def samples(self) -> dict[str, Shown]:

@@ -148,7 +148,7 @@ class Training:
             if self.saving and not self.clock.batch:  # within an epoch it is saved already
                 self._save(is_last=True)
             if self._epoch is not None and self.progress.finished:
-                finalize(self._epoch.program.rehearsal)
+                self._finalize(self._epoch.program)
             if self.callbacks:
                 self.callbacks.train_end(logs)
         except BaseException as error:
@@ -160,10 +160,14 @@ class Training:
 
     def conclude(self, program: Program) -> None:
         """Leave the Step as the end of a training left it, which was saved just before."""
-        finalize(program.rehearsal)
+        self._finalize(program)
         if self.callbacks:
             self.callbacks.train_begin()
             self.callbacks.train_end({})
+
+    def _finalize(self, program: Program) -> None:
+        if not self.programs.step._is_as_written:
+            finalize(program.rehearsal)
 
     def load_state(self, clock: Clock, state: Mapping[str, Any], finished: str | None) -> None:
         """Take back what `state` returned at `clock`, before the training begins.

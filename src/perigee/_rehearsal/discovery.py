@@ -34,7 +34,15 @@ from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
 from perigee._step.frame import Method, rehearsal
 from perigee._step.samples import Sample, Slot
-from perigee._step.state import Tracked, preserved, restore, snapshot, track, variables_of
+from perigee._step.state import (
+    Tracked,
+    attributes_preserved,
+    preserved,
+    restore,
+    snapshot,
+    track,
+    variables_of,
+)
 from perigee._step.step import Step, call, layers_of
 from perigee._step.updates import Accumulator, in_scope
 from perigee._step.updates import internals as internals_of
@@ -107,7 +115,8 @@ def rehearse(
         _prepare_loss_scale(step, before)
         recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
         watching = _backends.current().watch(listening, layers_of(before))
-        with undone(before.variables) as undo, watching as watch:
+        attributes = attributes_preserved(step, keeps_new=True)
+        with attributes, undone(before.variables) as undo, watching as watch:
             recorder.made = undo.made = watch.made
             recorder.is_global_seed = undo.is_global_seed
             loops_well = _run(step, method, batch, recorder, before, computes)

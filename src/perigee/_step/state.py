@@ -376,27 +376,44 @@ def preserved(variables: Sequence[Any], host: bool = True) -> Generator[list[np.
 
 
 @contextmanager
-def attributes_preserved(root: Holder) -> Generator[None]:
+def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[None]:
     """Restore plain attributes of `root` at the end: numbers, strings, host generators.
 
     Lists, dicts and sets of plain values are included. Objects built meanwhile stay.
+
+    Args:
+        root: The Step.
+        keeps_new: Whether what was absent or `None` keeps its value, as what is built does; and
+            every attribute of an object in which something was built.
     """
     held = [(holder, dict(vars(holder))) for holder in _searched(root).holders]
-    inside = [
-        (value, copy.copy(_host_state(value))) for _, known in held for value in known.values()
-    ]
+    values = [*root._held().values(), *(value for _, known in held for value in known.values())]
+    inside = [(value, copy.copy(_host_state(value))) for value in values]
     try:
         yield
     finally:
         for holder, known in held:
             now = vars(holder)
+            if keeps_new and _has_built(known, now):
+                continue
             for name in [name for name, value in now.items() if isinstance(value, _PLAIN)]:
+                if keeps_new and known.get(name) is None:
+                    continue
                 if name not in known:
                     del now[name]
                 elif isinstance(known[name], _PLAIN):
                     now[name] = known[name]
         for value, state in inside:
             _set_host_state(value, state)
+
+
+def _has_built(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether an attribute holds another object than before."""
+    return any(
+        before.get(name) is not value
+        for name, value in now.items()
+        if not isinstance(value, _PLAIN) and name != INTERNALS
+    )
 
 
 def _host_state(value: Any) -> Any:

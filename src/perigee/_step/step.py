@@ -190,8 +190,12 @@ class Step(Holder):
             state: The state at the checkpoint from which the training resumes.
         """
 
-    _logs_as_named: bool = False
-    """Whether metrics keep their names: no second `val_`, and a value of that name gives way."""
+    _is_as_written: bool = False
+    """Whether it does what its code says and no more.
+
+    Metrics keep their names: none gets a second `val_`, and a returned value of the same name gives
+    way. Averaged weights (`use_ema`) are assigned where the code does so, not at the end.
+    """
 
     def _function(self, method: Method) -> Callable[..., Any] | None:
         """Return the function that the user wrote for a method, or `None`."""
