@@ -80,6 +80,9 @@ class StepRecorder:
     ) -> None:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.metrics: dict[int, keras.Metric] = {}
+        self._phase: str | None = None
+        self._phases: dict[int, set[str | None]] = {}
+        self._names_of_phases: Mapping[str, Sequence[str]] = {}
         self.called_losses = False
         self.predicted: Any = None
         self.assigned: set[int] = set()
@@ -211,6 +214,24 @@ class StepRecorder:
         """Return the name under which a metric is logged, unless two share it."""
         return self._names.get(id(metric)) or str(metric.name)
 
+    @contextmanager
+    def within(self, phase: str) -> Generator[None]:
+        self._phase = phase
+        try:
+            yield
+        finally:
+            self._phase = None
+
+    def alternated(self, names: Mapping[str, Sequence[str]]) -> None:
+        self._names_of_phases = names
+
+    def logged_beside(self, metric: keras.Metric) -> list[str] | None:
+        """Return what the phases log that update a metric; `None` if every step updates it."""
+        phases = self._phases[id(metric)]
+        if None in phases:
+            return None
+        return [name for phase in phases if phase for name in self._names_of_phases[phase]]
+
     def read_losses(self, layer: keras.Layer, terms: int) -> None:
         frame = current_frame()
         if terms and frame is not None and frame.depth and frame.adds_losses:
@@ -295,6 +316,7 @@ class StepRecorder:
 
     def _updates(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
         self.metrics[id(metric)] = metric
+        self._phases.setdefault(id(metric), set()).add(self._phase)
         yield
 
     def _result(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -44,6 +44,14 @@ class Recorder(Protocol):
 
     def names(self, metric: keras.Metric, name: str) -> None:
         """A metric that the step updates is to be logged as `name`, not under its own name."""
+        ...
+
+    def within(self, phase: str) -> AbstractContextManager[None]:
+        """Return a context in which a phase runs that only some steps have."""
+        ...
+
+    def alternated(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Phases take turns; `names` are those under which each of them logs."""
         ...
 
 

@@ -18,7 +18,7 @@ from perigee._errors import (
     door,
 )
 from perigee._step.averages import Average, Term, as_average
-from perigee._step.frame import Frame, current_frame
+from perigee._step.frame import Frame, Recorder, current_frame
 from perigee._step.samples import Sample
 from perigee._step.state import Holder
 from perigee._step.step import Step, check_signature
@@ -106,7 +106,7 @@ class Alternation:
             index = sum(int(place) >= bound for bound in self._bounds)
             returned = _checked(list(methods)[index], list(methods.values())[index](batch))
         elif frame.recorder is not None:
-            returned = self._rehearsed(turns, methods, batch)
+            returned = self._rehearsed(turns, methods, batch, frame.recorder)
         else:
             returned = self._one_of(turns, methods, batch, frame)
         turns.place.assign((place + 1) % sum(self.phases.values()))
@@ -118,12 +118,16 @@ class Alternation:
         return list(accumulate(self.phases.values()))[:-1]
 
     def _rehearsed(
-        self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch
+        self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch, recorder: Recorder
     ) -> dict[str, Any]:
         """Run every phase, so that all are known."""
-        logs = {phase: _checked(phase, method(batch)) for phase, method in methods.items()}
+        logs: dict[str, dict[str, Any]] = {}
+        for phase, method in methods.items():
+            with recorder.within(phase):
+                logs[phase] = _checked(phase, method(batch))
         names = [name for phase in logs.values() for name in phase]
         merged: dict[str, Any] = {}
+        logged: dict[str, list[str]] = {phase: [] for phase in logs}
         turns.terms, turns.samples = {}, {}
         for phase, returned in logs.items():
             for name, value in returned.items():
@@ -135,6 +139,8 @@ class Alternation:
                 if isinstance(value, Average) or len(getattr(value, "shape", ())) <= 1:
                     turns.terms[f"{phase}/{name}"] = [key, len(as_average(value, None).terms)]
                 merged[key] = value  # with a wrong shape, the rehearsal refuses it
+                logged[phase].append(key)
+        recorder.alternated(logged)
         return merged
 
     def _one_of(
