@@ -41,7 +41,7 @@ def updated_metrics(program: Program, means: Mapping[str, float]) -> dict[str, f
         {
             name: metric
             for name, metric in program.rehearsal.metrics.items()
-            if name not in beside or any(other in means for other in beside[name])
+            if name not in beside or beside[name] & means.keys()
         }
     )
 

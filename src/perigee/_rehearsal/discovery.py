@@ -7,7 +7,7 @@ code still runs as plain Python, so that its exceptions are raised unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -69,7 +69,7 @@ class Rehearsal:
     tracked: Tracked
     kinds: Mapping[str, Literal["mean", "last"]]
     metrics: Mapping[str, keras.Metric]
-    beside: Mapping[str, Sequence[str]]
+    beside: Mapping[str, Set[str]]
     updated: Mapping[str, Sequence[Any]]
     written: Sequence[Any]
     carried: Sequence[Any]
@@ -136,7 +136,7 @@ def rehearse(
             kinds = _kinds(step, method, batch, recorder, built, computes)
             _check_names(method, kinds, recorder, built)
         metrics = _logged_names(recorder, built)
-        beside = {name: recorder.logged_beside(metric) for name, metric in metrics.items()}
+        beside = {name: recorder.beside.get(id(metric)) for name, metric in metrics.items()}
         return Rehearsal(
             tracked=built,
             kinds=kinds,

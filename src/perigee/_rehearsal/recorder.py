@@ -80,9 +80,7 @@ class StepRecorder:
     ) -> None:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.metrics: dict[int, keras.Metric] = {}
-        self._phase: str | None = None
-        self._phases: dict[int, set[str | None]] = {}
-        self._names_of_phases: Mapping[str, Sequence[str]] = {}
+        self.beside: dict[int, set[str] | None] = {}
         self.called_losses = False
         self.predicted: Any = None
         self.assigned: set[int] = set()
@@ -215,22 +213,19 @@ class StepRecorder:
         return self._names.get(id(metric)) or str(metric.name)
 
     @contextmanager
-    def within(self, phase: str) -> Generator[None]:
-        self._phase = phase
+    def metrics_of_phase(self) -> Generator[dict[int, set[str] | None]]:
+        outer, self.beside = self.beside, {}
         try:
-            yield
+            yield self.beside
         finally:
-            self._phase = None
+            self.beside = outer
 
-    def alternated(self, names: Mapping[str, Sequence[str]]) -> None:
-        self._names_of_phases = names
-
-    def logged_beside(self, metric: keras.Metric) -> list[str] | None:
-        """Return what the phases log that update a metric; `None` if every step updates it."""
-        phases = self._phases[id(metric)]
-        if None in phases:
-            return None
-        return [name for phase in phases if phase for name in self._names_of_phases[phase]]
+    def alternated(self, updated: dict[int, set[str] | None], names: Mapping[str, str]) -> None:
+        for metric, beside in updated.items():  # `None` if each step of the phase updates it
+            logged = {names[name] for name in (names if beside is None else beside)}
+            others = self.beside.setdefault(metric, set())
+            if others is not None:
+                others |= logged
 
     def read_losses(self, layer: keras.Layer, terms: int) -> None:
         frame = current_frame()
@@ -316,7 +311,7 @@ class StepRecorder:
 
     def _updates(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
         self.metrics[id(metric)] = metric
-        self._phases.setdefault(id(metric), set()).add(self._phase)
+        self.beside[id(metric)] = None
         yield
 
     def _result(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:

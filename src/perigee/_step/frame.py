@@ -46,12 +46,12 @@ class Recorder(Protocol):
         """A metric that the step updates is to be logged as `name`, not under its own name."""
         ...
 
-    def within(self, phase: str) -> AbstractContextManager[None]:
-        """Return a context in which a phase runs that only some steps have."""
+    def metrics_of_phase(self) -> AbstractContextManager[dict[int, set[str] | None]]:
+        """Return a context for a phase that only some steps run: it collects what that updates."""
         ...
 
-    def alternated(self, names: Mapping[str, Sequence[str]]) -> None:
-        """Phases take turns; `names` are those under which each of them logs."""
+    def alternated(self, updated: dict[int, set[str] | None], names: Mapping[str, str]) -> None:
+        """Receive what a phase updated, and by returned name the name under which it is logged."""
         ...
 
 

@@ -122,14 +122,15 @@ class Alternation:
     ) -> dict[str, Any]:
         """Run every phase, so that all are known."""
         logs: dict[str, dict[str, Any]] = {}
+        updated: dict[str, dict[int, set[str] | None]] = {}
         for phase, method in methods.items():
-            with recorder.within(phase):
+            with recorder.metrics_of_phase() as updated[phase]:
                 logs[phase] = _checked(phase, method(batch))
         names = [name for phase in logs.values() for name in phase]
         merged: dict[str, Any] = {}
-        logged: dict[str, list[str]] = {phase: [] for phase in logs}
         turns.terms, turns.samples = {}, {}
         for phase, returned in logs.items():
+            logged: dict[str, str] = {}
             for name, value in returned.items():
                 key = name if names.count(name) == 1 else f"{phase}/{name}"
                 if isinstance(value, Sample):
@@ -139,8 +140,8 @@ class Alternation:
                 if isinstance(value, Average) or len(getattr(value, "shape", ())) <= 1:
                     turns.terms[f"{phase}/{name}"] = [key, len(as_average(value, None).terms)]
                 merged[key] = value  # with a wrong shape, the rehearsal refuses it
-                logged[phase].append(key)
-        recorder.alternated(logged)
+                logged[name] = key
+            recorder.alternated(updated[phase], logged)
         return merged
 
     def _one_of(
