@@ -129,7 +129,7 @@ def test_a_value_under_the_name_of_an_updated_metric_is_refused(x, refused, by):
 
     assert error.code == "PG404"
     assert error.name == "error"
-    assert "updates the metric 'error' of that name" in str(error)
+    assert "updates the metric 'error', which is logged under that name" in str(error)
     assert "remove 'error' from the returned dict" in error.fix
 
 

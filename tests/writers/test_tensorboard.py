@@ -36,7 +36,11 @@ def test_values_have_the_places_tags_and_steps_that_the_callback_of_keras_gives_
     whole = {"loss": 0.5, "learning_rate": 0.25, "val_loss": 2.0}
     write(
         tmp_path,
-        record(Clock(4, 0, 4), "steps", {"loss": 1.5, "learning_rate": 0.125}),
+        record(
+            Clock(4, 0, 4),
+            "steps",
+            {"loss": 1.5, "learning_rate": 0.125, "running/accuracy": 0.75},
+        ),
         record(Clock(6, 0, 6), "validation", {"val_loss": 3.0}),
         record(Clock(10, 1, 0), "epoch", whole),
         record(Clock(17, 1, 7), "epoch", {"loss": 0.25}),
@@ -44,6 +48,7 @@ def test_values_have_the_places_tags_and_steps_that_the_callback_of_keras_gives_
     assert reading.scalars(tmp_path) == {
         ("train", "batch_loss"): [(4, 1.5)],
         ("train", "batch_learning_rate"): [(4, 0.125)],
+        ("train", "batch_running/accuracy"): [(4, 0.75)],
         ("train", "epoch_loss"): [(0, 0.5), (1, 0.25)],
         ("train", "epoch_learning_rate"): [(0, 0.25)],
         ("validation", "evaluation_loss_vs_iterations"): [(6, 3.0)],

@@ -454,10 +454,10 @@ def test_a_window_of_steps_stays_only_as_the_last_word():
     training = Training(terminal("lines", console), steps=30)
     for loss in (0.5, 0.25, 0.125):
         training.steps(10, took_secs=1.0)
-        training.record("steps", {"loss": loss})
+        training.record("steps", {"loss": loss, "running/accuracy": 1 - loss})
     training.end("steps")
     assert log_lines(console) == [
-        "Step 30/30  loss 0.125",
+        "Step 30/30  loss 0.125  running/accuracy 0.875",
         "Finished at step 30 after 3.00 s",
     ]
     assert training.reads_at == []

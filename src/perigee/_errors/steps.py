@@ -163,7 +163,8 @@ class SampleError(PerigeeError, TypeError):
 class LogNameError(PerigeeError, ValueError):
     """A returned value has the name of a metric that the step updates.
 
-    Both would be logged under one name; Keras's `fit` silently drops one of them.
+    Both would be logged under one name; Keras's `fit` silently drops one of them. Within an epoch
+    the metric `accuracy` is logged as `running/accuracy`, so that name is taken, too.
     """
 
     code = "PG404"
@@ -172,8 +173,8 @@ class LogNameError(PerigeeError, ValueError):
     def __init__(self, method: str, name: str, metric: str) -> None:
         self.method, self.name, self.metric = method, name, metric
         super().__init__(
-            f"`{method}` returns a value named {name!r}, and updates the metric {metric!r} of "
-            "that name.",
+            f"`{method}` returns a value named {name!r}, and updates the metric {metric!r}, which "
+            "is logged under that name.",
             expected="each logged name has one source.",
             fix=f"remove {name!r} from the returned dict (updated metrics are logged "
             "automatically), or rename one of them.",

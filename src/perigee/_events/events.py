@@ -57,6 +57,10 @@ class StepsDone:
     seconds: float
 
 
+RUNNING = "running/"
+"""What precedes the names of values that cover the epoch so far, in records of a window."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """Exact values are known: of an epoch, of a validation, or of a window of steps.
@@ -65,7 +69,9 @@ class Recorded:
         clock: The progress after the steps that the values cover.
         scope: `"epoch"` (training values and, if it ended with one, those of the validation,
             prefixed `val_`), `"validation"` (one in mid-epoch, also prefixed) or `"steps"`.
-        values: Exact means by name.
+        values: Exact values by name. Those of a window are means over its steps, and beside them
+            stand the metrics as `running/accuracy`: their results over the epoch so far, since a
+            metric has no value of a few steps. One that was not updated in the epoch is absent.
         stop: Call it with a reason to end the training after this event.
         seconds: Time of the event, in seconds since `fit` was called.
         samples: By name, the images or texts that `pg.sample` logged in the last step, those of a

@@ -18,6 +18,7 @@ from perigee._execution.learning_rates import learning_rates as learning_rates
 from perigee._execution.learning_rates import named_rates as named_rates
 from perigee._execution.metrics import logged_metrics as logged_metrics
 from perigee._execution.metrics import rows_on_host as rows_on_host
+from perigee._execution.metrics import updated_metrics as updated_metrics
 from perigee._execution.plan import Plan as Plan
 from perigee._execution.plan import Trial as Trial
 from perigee._execution.planning import make_plan as make_plan

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from perigee import _backends
+from perigee._execution.program import Program
 from perigee._rehearsal.discovery import Rehearsal
 from perigee._typing import Tensor
 
@@ -20,8 +22,33 @@ def rows_on_host(rows: Sequence[Tensor]) -> np.ndarray:
 
 def logged_metrics(rehearsal: Rehearsal) -> dict[str, float]:
     """Read every metric that the step updates. It waits for the device."""
+    return _read(rehearsal.metrics)
+
+
+def updated_metrics(program: Program, means: Mapping[str, float]) -> dict[str, float]:
+    """Read the metrics that were updated since the epoch began. It waits for the device.
+
+    Args:
+        program: What ran.
+        means: What its steps returned in the epoch so far: a phase of `alternate` that did not run
+            yet, or steps that were all skipped, have none.
+    """
+    returned = {column.name for column in program.columns if column.kind == "mean"}
+    if program.skips and returned and not returned & means.keys():
+        return {}
+    beside = program.rehearsal.beside
+    return _read(
+        {
+            name: metric
+            for name, metric in program.rehearsal.metrics.items()
+            if name not in beside or beside[name] & means.keys()
+        }
+    )
+
+
+def _read(metrics: Mapping[str, keras.Metric]) -> dict[str, float]:
     values: dict[str, float] = {}
-    for name, metric in rehearsal.metrics.items():
+    for name, metric in metrics.items():
         values |= _flat(name, metric.result())
     return values
 

@@ -73,6 +73,7 @@ class Program:
             refused.
         columns: The columns of a row, known once it has run.
         stops: Whether no step follows one that produces a NaN or an infinity.
+        skips: Whether a step that produces one is undone.
         retraces: One entry for each time that a function was recompiled for other batches.
     """
 
@@ -102,7 +103,7 @@ class Program:
         self._replicas = internals(step).replicas
         self._settled = _settled(rehearsal)
         self.stops: bool = nonfinite == "stop"
-        self._skips = nonfinite == "skip"
+        self.skips: bool = nonfinite == "skip"
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._outside = numbers_outside(step, method)
         self._like = like
@@ -488,7 +489,7 @@ class Program:
 
     def _row_of_share(self, batch: Batch, rows: Tensor | None) -> Tensor:
         """Run the step on a batch, or on one replica's share of a batch of `rows` rows."""
-        run = self._unless_nonfinite if self._skips else self._cells
+        run = self._unless_nonfinite if self.skips else self._cells
         columns, cells = run(batch, rows)
         self.columns = tuple(columns)  # at once: replicas alternate within a step
         if self._accumulate > 1:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from perigee._errors import ArgumentError
-from perigee._execution import Nonfinite, Program, applied, logged_metrics, named_rates
+from perigee._execution import Nonfinite, Program, applied, named_rates, updated_metrics
 from perigee._loop.progress import Progress
 from perigee._loop.values import Values
 from perigee._step.averages import Column, Tally
@@ -91,9 +91,9 @@ class LoggedEpoch:
             self._values.read(progress.clock)
 
     def window(self, progress: Progress) -> dict[str, float]:
-        """Return the means since the last call, and learning rates."""
-        means = {} if self._values is None else self._values.window(progress.clock)
-        return {**means, **self._rates()}
+        """Return what `Values.window` does, and learning rates. It waits for the device."""
+        found = self._values and self._values.window(progress.clock, self._trained.values())
+        return {**(found or {}), **self._rates()}
 
     def cut_short(self, progress: Progress) -> Mapping[str, float] | None:
         """Return the values of the epoch, which the end of the loop cuts short."""
@@ -104,9 +104,10 @@ class LoggedEpoch:
     def values(self, progress: Progress) -> dict[str, float]:
         """Return the exact values of the epoch so far. It waits for the device."""
         self.read(progress)
-        values = dict(progress.epoch.means())
+        means = progress.epoch.means()
+        values = dict(means)
         for program in self._trained.values():
-            values |= logged_metrics(program.rehearsal)
+            values |= updated_metrics(program, means)
         own = self._own.means()
         for name in own.keys() & values.keys():
             raise ArgumentError(

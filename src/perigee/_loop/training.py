@@ -21,7 +21,7 @@ from perigee._execution import (
     finalize,
     has_constant_rates,
     learning_rates,
-    logged_metrics,
+    updated_metrics,
 )
 from perigee._loop.evaluation import Validation
 from perigee._loop.findings import levels_to_caller
@@ -282,6 +282,7 @@ class Training:
             self.course.record_every is not None
             and self.hooks.may_lag
             and has_constant_rates(program.rehearsal)
+            and not program.rehearsal.metrics  # their state is known only where a block ends
         )
         called = self.callbacks if self.callbacks and self.callbacks.wants_batches else None
         self._epoch = _Epoch(program, values, may_lag, called)
@@ -304,7 +305,8 @@ class Training:
         program, values, number = epoch.program, epoch.values, self.clock.epoch
         if self.clock.batch % self.course.accumulate:
             program.flush()
-        trained = {**values.means(self.clock), **logged_metrics(program.rehearsal)}
+        means = values.means(self.clock)
+        trained = {**means, **updated_metrics(program, means)}
         if values.stop is not None:
             self._ask(values.stop)
         if self.guards and is_whole:
@@ -502,8 +504,9 @@ class Training:
     def _record_if_due(self, epoch: _Epoch, seconds: float) -> None:
         every = self.course.record_every
         if every is not None and every.is_due(self.clock):
+            values = epoch.values.window(self.clock, [epoch.program])
             rates = learning_rates(epoch.program.rehearsal)
-            self._record("steps", {**epoch.values.window(self.clock), **rates}, seconds=seconds)
+            self._record("steps", {**values, **rates}, seconds=seconds)
 
     def _notify_of_steps(self, count: int, epoch: _Epoch, seconds: float) -> None:
         self.hooks.steps(StepsDone(self.clock, count, self._reader(epoch), self._ask, seconds))
@@ -514,6 +517,7 @@ class Training:
             return lambda: values.means(self.clock)
 
         def read() -> Mapping[str, float]:
-            return {**values.means(self.clock), **logged_metrics(program.rehearsal)}
+            means = values.means(self.clock)
+            return {**means, **updated_metrics(program, means)}
 
         return read

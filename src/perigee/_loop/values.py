@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 from perigee._errors import NonFiniteError
 from perigee._errors.advice import advise
 from perigee._events.clock import Clock
+from perigee._events.events import RUNNING
 from perigee._events.protocols import Guards
-from perigee._execution import Nonfinite, Program, rows_on_host
+from perigee._execution import Nonfinite, Program, rows_on_host, updated_metrics
 from perigee._step.averages import Tally
 
 ROWS_BETWEEN_READS = 64
@@ -84,12 +85,24 @@ class Values:
         self.read(clock)
         return self._epoch.means()
 
-    def window(self, clock: Clock) -> Mapping[str, float]:
-        """Return the means since the last call."""
+    def window(self, clock: Clock, programs: Iterable[Program]) -> Mapping[str, float]:
+        """Return the means since the last call, and the results of metrics over the epoch so far.
+
+        The names of these say so, whether the step returns them or its metrics hold them. It waits
+        for the device.
+
+        Args:
+            clock: After the last step.
+            programs: What ran in this epoch.
+        """
         self.read(clock)
-        means = self._window.means()
+        means = self._window.means("mean", "sum")
         self._window.clear()
-        return means
+        so_far = self._epoch.means()
+        running = dict(self._epoch.means("last"))
+        for program in programs:
+            running |= updated_metrics(program, so_far)
+        return {**means, **{f"{RUNNING}{name}": value for name, value in running.items()}}
 
     def _refuse_nonfinite(self, rows: np.ndarray, clock: Clock) -> None:
         if self._nonfinite == "skip" or self.stop is not None:

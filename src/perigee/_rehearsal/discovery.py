@@ -7,7 +7,7 @@ code still runs as plain Python, so that its exceptions are raised unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from perigee._errors import (
     VariableMadeInStepError,
 )
 from perigee._errors.advice import advise
+from perigee._events.events import RUNNING
 from perigee._listening import Talk, listening
 from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
@@ -58,6 +59,8 @@ class Rehearsal:
         kinds: For each returned name, `"mean"` for an average over the steps, or `"last"` if the
             value already covers the pass so far (it depends on metric state).
         metrics: Metrics that the step updates, by the name under which they are logged.
+        beside: For metrics that only some steps update, phases of `alternate`: the names of what
+            these phases log, whose counts tell whether one of them ran.
         updated: For each optimizer by path, the variables that it updates.
         written: Variables that the step assigns.
         carried: The part of these that is state inside layers and not listed by Keras, without
@@ -74,6 +77,7 @@ class Rehearsal:
     tracked: Tracked
     kinds: Mapping[str, Literal["mean", "last"]]
     metrics: Mapping[str, keras.Metric]
+    beside: Mapping[str, Set[str]]
     updated: Mapping[str, Sequence[Any]]
     written: Sequence[Any]
     carried: Sequence[Any]
@@ -140,10 +144,13 @@ def rehearse(
         else:
             kinds = _kinds(step, method, batch, recorder, built, computes)
             _check_names(method, kinds, recorder, built)
+        metrics = _logged_names(recorder, built)
+        beside = {name: recorder.beside.get(id(metric)) for name, metric in metrics.items()}
         return Rehearsal(
             tracked=built,
             kinds=kinds,
-            metrics=_logged_names(recorder, built),
+            metrics=metrics,
+            beside={name: names for name, names in beside.items() if names},
             updated={built.path_of(o): v for o, v in recorder.updates},
             written=written,
             carried=_carried(built, written),
@@ -423,8 +430,9 @@ def _check_names(
 ) -> None:
     for metric in recorder.metrics.values():
         name = recorder.name_of(metric)
-        if kinds.get(name) == "mean":
-            raise LogNameError(method, name, tracked.path_of(metric))
+        for taken in (name, f"{RUNNING}{name}"):
+            if kinds.get(taken) == "mean":
+                raise LogNameError(method, taken, tracked.path_of(metric))
 
 
 def _logged_names(recorder: StepRecorder, tracked: Tracked) -> dict[str, keras.Metric]:

@@ -80,6 +80,7 @@ class StepRecorder:
     ) -> None:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.metrics: dict[int, keras.Metric] = {}
+        self.beside: dict[int, set[str] | None] = {}
         self.called_losses = False
         self.predicted: Any = None
         self.assigned: set[int] = set()
@@ -211,6 +212,21 @@ class StepRecorder:
         """Return the name under which a metric is logged, unless two share it."""
         return self._names.get(id(metric)) or str(metric.name)
 
+    @contextmanager
+    def metrics_of_phase(self) -> Generator[dict[int, set[str] | None]]:
+        outer, self.beside = self.beside, {}
+        try:
+            yield self.beside
+        finally:
+            self.beside = outer
+
+    def alternated(self, updated: dict[int, set[str] | None], names: Mapping[str, str]) -> None:
+        for metric, beside in updated.items():  # `None` if each step of the phase updates it
+            logged = {names[name] for name in (names if beside is None else beside)}
+            others = self.beside.setdefault(metric, set())
+            if others is not None:
+                others |= logged
+
     def read_losses(self, layer: keras.Layer, terms: int) -> None:
         frame = current_frame()
         if terms and frame is not None and frame.depth and frame.adds_losses:
@@ -295,6 +311,7 @@ class StepRecorder:
 
     def _updates(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
         self.metrics[id(metric)] = metric
+        self.beside[id(metric)] = None
         yield
 
     def _result(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:

@@ -206,6 +206,9 @@ def _shape(value: Any) -> tuple[Any, ...]:
     return tuple(getattr(value, "shape", ()))
 
 
+Kind = Literal["mean", "last", "sum"]
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One term of a logged value, in the columns that a step returns.
@@ -217,7 +220,7 @@ class Column:
     """
 
     name: str
-    kind: Literal["mean", "last", "sum"]
+    kind: Kind
 
 
 class Tally:
@@ -289,12 +292,16 @@ class Tally:
         tally._counts = {index: count for index, count in state["counts"]}
         return tally
 
-    def means(self) -> Mapping[str, float]:
-        """Return the mean of each name over everything added, without names whose count is 0."""
+    def means(self, *kinds: Kind) -> Mapping[str, float]:
+        """Return the mean of each name over everything added, without names whose count is 0.
+
+        Args:
+            *kinds: The kinds of columns to return; all of them if there is none.
+        """
         means: dict[str, float] = {}
         for index, column in enumerate(self._columns):
             count = self._counts.get(index, 0.0)
-            if count != 0:
+            if count != 0 and (not kinds or column.kind in kinds):
                 value = self._totals[index] / count
                 means[column.name] = means.get(column.name, 0.0) + value
         return means

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -44,6 +44,14 @@ class Recorder(Protocol):
 
     def names(self, metric: keras.Metric, name: str) -> None:
         """A metric that the step updates is to be logged as `name`, not under its own name."""
+        ...
+
+    def metrics_of_phase(self) -> AbstractContextManager[dict[int, set[str] | None]]:
+        """Return a context for a phase that only some steps run: it collects what that updates."""
+        ...
+
+    def alternated(self, updated: dict[int, set[str] | None], names: Mapping[str, str]) -> None:
+        """Receive what a phase updated, and by returned name the name under which it is logged."""
         ...
 
 

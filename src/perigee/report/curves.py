@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from perigee._events.events import RUNNING
 from perigee.report.reading import KeptRun
 
-Part = Literal["window", "training", "validation"]
-PARTS: Sequence[Part] = ("training", "window", "validation")
+Part = Literal["window", "running", "training", "validation"]
+PARTS: Sequence[Part] = ("training", "window", "running", "validation")
 
 MOST_POINTS = 800
 """The most points of a curve; of more, the lowest and highest of each segment are kept."""
@@ -41,9 +42,9 @@ class Curve:
 
     Attributes:
         run: The index of the run on the page.
-        name: The name without `val_`.
-        part: Whether it has means of windows of steps or of epochs in training, or validation
-            values.
+        name: The name without `val_` or `running/`.
+        part: Whether it has means of windows of steps in training, values over the epoch so far,
+            values of whole epochs, or validation values.
         points: The points in the order of their steps.
     """
 
@@ -63,7 +64,9 @@ def curves_of(run: KeptRun, number: int) -> list[Curve]:
         last = record["seconds"]
         for name, value in record["values"].items():
             part: Part = "window" if record["kind"] == "steps" else "training"
-            if name.startswith(_PREFIX):
+            if part == "window" and name.startswith(RUNNING):
+                name, part = name.removeprefix(RUNNING), "running"
+            elif name.startswith(_PREFIX):
                 name, part = name.removeprefix(_PREFIX), "validation"
             point = Point(record["step"], record["epoch"], passed + last, float(value))
             # An interrupted epoch is recorded again, at the same step or later.

@@ -28,6 +28,8 @@ _MOST_HISTOGRAMS, _MOST_TENSORS = 3, 24
 
 _GROUPS = {"values": "Curves", "rates": "Learning rates", "norms": "Gradients and updates"}
 
+_LABELS = {"window": "windows of steps", "running": "running, over the epoch so far"}
+
 _SPENT = {
     "device": ("running steps", 0),
     "data": ("waiting for data", 1),
@@ -208,7 +210,7 @@ def _of(run: KeptRun, runs: Sequence[KeptRun]) -> str:
 
 
 def _charts(runs: Sequence[KeptRun]) -> list[Chart]:
-    """Return a chart for each name; windows of steps are omitted if several runs are shown."""
+    """Return a chart for each name, without values of mid-epoch if several runs are shown."""
     curves = [curve for number, run in enumerate(runs) for curve in curves_of(run, number)]
     charts: list[Chart] = []
     for name in dict.fromkeys(curve.name for curve in curves):
@@ -220,13 +222,13 @@ def _charts(runs: Sequence[KeptRun]) -> list[Chart]:
         lines: list[Line] = []
         for curve in own:
             is_validated = any(c.part == "validation" and c.run == curve.run for c in own)
-            is_extra = curve.part == "window" and curve.run in epochs
+            is_extra = curve.part in ("window", "running") and curve.run in epochs
             if is_extra and (len(runs) > 1 or len(curve.points) <= epochs[curve.run]):
                 continue  # too many lines, or coarser than the epochs
             if len(runs) == 1:
                 color = 1 if curve.part == "validation" else 0
                 style = "faint" if is_extra else "solid"
-                label = {"window": "windows of steps"}.get(curve.part, curve.part)
+                label = _LABELS.get(curve.part, curve.part)
             else:
                 color = curve.run
                 style = "dashed" if curve.part != "validation" and is_validated else "solid"

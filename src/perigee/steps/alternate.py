@@ -18,7 +18,7 @@ from perigee._errors import (
     door,
 )
 from perigee._step.averages import Average, Term, as_average
-from perigee._step.frame import Frame, current_frame
+from perigee._step.frame import Frame, Recorder, current_frame
 from perigee._step.samples import Sample
 from perigee._step.state import Holder
 from perigee._step.step import Step, check_signature
@@ -106,7 +106,7 @@ class Alternation:
             index = sum(int(place) >= bound for bound in self._bounds)
             returned = _checked(list(methods)[index], list(methods.values())[index](batch))
         elif frame.recorder is not None:
-            returned = self._rehearsed(turns, methods, batch)
+            returned = self._rehearsed(turns, methods, batch, frame.recorder)
         else:
             returned = self._one_of(turns, methods, batch, frame)
         turns.place.assign((place + 1) % sum(self.phases.values()))
@@ -118,14 +118,19 @@ class Alternation:
         return list(accumulate(self.phases.values()))[:-1]
 
     def _rehearsed(
-        self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch
+        self, turns: _Turns, methods: Mapping[str, _Method], batch: Batch, recorder: Recorder
     ) -> dict[str, Any]:
         """Run every phase, so that all are known."""
-        logs = {phase: _checked(phase, method(batch)) for phase, method in methods.items()}
+        logs: dict[str, dict[str, Any]] = {}
+        updated: dict[str, dict[int, set[str] | None]] = {}
+        for phase, method in methods.items():
+            with recorder.metrics_of_phase() as updated[phase]:
+                logs[phase] = _checked(phase, method(batch))
         names = [name for phase in logs.values() for name in phase]
         merged: dict[str, Any] = {}
         turns.terms, turns.samples = {}, {}
         for phase, returned in logs.items():
+            logged: dict[str, str] = {}
             for name, value in returned.items():
                 key = name if names.count(name) == 1 else f"{phase}/{name}"
                 if isinstance(value, Sample):
@@ -135,6 +140,8 @@ class Alternation:
                 if isinstance(value, Average) or len(getattr(value, "shape", ())) <= 1:
                     turns.terms[f"{phase}/{name}"] = [key, len(as_average(value, None).terms)]
                 merged[key] = value  # with a wrong shape, the rehearsal refuses it
+                logged[name] = key
+            recorder.alternated(updated[phase], logged)
         return merged
 
     def _one_of(
