@@ -361,6 +361,9 @@ def _kept(
     """Return what saves and logs the training; `None` without a run."""
     if draws is None:
         return None
+    if opened.run is not None and opened.run.run.best is not None:
+        means = [*program.batch_means, *(() if measured is None else measured.batch_means)]
+        opened.findings.report(diagnostics.findings_of("best", opened.run.run.best, means))
     validation = None if measured is None else measured.feed
     feeds = {"data": feed} if validation is None else {"data": feed, "validation": validation}
     written = configuration(opened.step, program.rehearsal, settings, feeds)

@@ -30,6 +30,7 @@ from perigee._loop.progress import Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.values import Values, end_with
 from perigee._step.shown import Shown
+from perigee._step.updates import internals, reset_metrics
 from perigee.diagnostics import Finding
 
 
@@ -268,8 +269,7 @@ class Training:
             self.progress = self.progress.with_new_window()  # it may log other values
         if is_new:
             self.progress = self.progress.with_new_epoch()
-            for metric in program.rehearsal.tracked.metrics.values():
-                metric.reset_state()
+            reset_metrics(self.programs.step)
         values = Values(
             program,
             self.course.nonfinite,
@@ -315,7 +315,10 @@ class Training:
         if is_whole:
             self.progress = self.progress.after_epoch()
         is_validated = not is_whole or self.course.validate_every.is_due(self.clock)
+        program.compare_batch_means()
         validated = self._validate() if is_validated else {}
+        different = internals(self.programs.step).batch_means.taken()
+        self.programs.report(diagnostics.findings_of("passed", different))
         logs = {**trained, **validated, **learning_rates(program.rehearsal)}
         self._record("epoch", logs, {**program.samples(), **self._samples_of_validation()})
         if self.callbacks:

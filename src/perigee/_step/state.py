@@ -27,6 +27,8 @@ INTERNALS = "_perigee"
 """Attribute for Perigee's own state on a Step; not searched like the others."""
 
 
+_BESIDE = "perigee/batch_means/"
+
 _PLAIN = int | float | str | bytes | bool | type(None) | np.generic
 """Types of plain Python values."""
 
@@ -141,7 +143,11 @@ def fingerprint(root: Holder) -> tuple[Any, ...]:
     It is compared in every epoch, so it makes no names.
     """
     search = _searched(root)
-    variables = [(e.key, id(e.variable), bool(e.variable.trainable)) for e in search.entries]
+    variables = [
+        (e.key, id(e.variable), bool(e.variable.trainable))
+        for e in search.entries
+        if not e.key.startswith(_BESIDE)  # those of one method do not change another
+    ]
     optimizers = [(path, id(optimizer)) for path, optimizer in search.optimizers.items()]
     return tuple(variables), tuple(optimizers), tuple(search.plain.items())
 

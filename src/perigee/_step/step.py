@@ -456,7 +456,8 @@ def call(
         frame.all_examples = _all_examples(step, examples, rows)
     token = under_way.set(frame)
     try:
-        returned = _backends.current().user_code(getattr(step, method))(batch)
+        with internals(step).batch_means.listening(examples):
+            returned = _backends.current().user_code(getattr(step, method))(batch)
         scale = internals(step).loss_scale
         if scale is not None and frame.finite:
             scale.adapt(frame.finite)

@@ -216,7 +216,7 @@ def _bound(method: str, function: Any, batch: Batch) -> tuple[list[Any], dict[st
     raise FunctionBatchError(
         method,
         getattr(_inner(function), "__name__", type(function).__name__),
-        [str(p) for p in free],
+        [str(p.replace(annotation=p.empty)) for p in free],
         [p.name for p in needed],
         _described(batch),
     )
