@@ -23,6 +23,9 @@ _UNCHANGED = 1e-5
 
 _CHANGED = 1e-3
 
+_COMBINED = 1e-4
+"""The same for a sum of four losses, as a part of the largest difference between them."""
+
 
 def check(evidence: Evidence) -> list[Finding]:
     """Refuse the step as below; a loss whose computation is the user's own is not trusted."""
@@ -95,12 +98,16 @@ def _meets_the_input(
     def loss(one: Batch) -> float:
         return float(np.mean(np.asarray(probe(one)["loss"], np.float64)))
 
-    moved = _with(batch, 0, (value * 1.5 + 0.5).astype(value.dtype))
     bumped = _bumped(labels)
-    corners = [loss(b) for b in (batch, moved, _with(batch, index, bumped))]
-    both = loss(_with(moved, index, bumped))
-    scale = max(abs(corner - corners[0]) for corner in (*corners[1:], both))
-    return abs(both - corners[1] - corners[2] + corners[0]) > _CHANGED * scale
+    base, other = loss(batch), loss(_with(batch, index, bumped))
+    # Two other inputs: by chance the mean prediction for one of them may be nearly the same.
+    for factor, shift in ((1.5, 0.5), (0.5, -1.0)):
+        moved = _with(batch, 0, (value * factor + shift).astype(value.dtype))
+        one, both = loss(moved), loss(_with(moved, index, bumped))
+        scale = max(abs(corner - base) for corner in (one, other, both))
+        if abs(both - one - other + base) > _COMBINED * scale:
+            return True
+    return False
 
 
 def _ignores_pairs(
