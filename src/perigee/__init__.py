@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from perigee.diagnostics import Finding as Finding
     from perigee.diagnostics import Report as Report
     from perigee.steps.alternate import alternate as alternate
+    from perigee.steps.function_step import FunctionStep as FunctionStep
     from perigee.steps.keras_step import KerasStep as KerasStep
     from perigee.steps.supervised import Supervised as Supervised
     from perigee.writers.history import History as History
@@ -56,6 +57,7 @@ _HOMES = {
     "Finding": "perigee.diagnostics",
     "Report": "perigee.diagnostics",
     "alternate": "perigee.steps.alternate",
+    "FunctionStep": "perigee.steps.function_step",
     "KerasStep": "perigee.steps.keras_step",
     "Supervised": "perigee.steps.supervised",
     "History": "perigee.writers.history",

@@ -25,6 +25,7 @@ from perigee._runs.run import Run
 from perigee._step.frame import Method
 from perigee._step.losses import shown
 from perigee._step.step import Step, check_signature
+from perigee.steps.function_step import FunctionStep, is_function
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -129,6 +130,20 @@ def as_run(given: Any) -> Run | None:
     return Run(given)
 
 
+def as_step(given: Any, method: Method) -> Step:
+    """Return a Step that has the method; a function that trains becomes one.
+
+    Raises:
+        PerigeeError: If it is neither, or the Step has no such method.
+    """
+    step: Any = given
+    is_of_step = isinstance(getattr(given, "__self__", None), Step)
+    if is_function(given) and not is_of_step:
+        step = FunctionStep(given)
+    check_step(step, method)
+    return step
+
+
 def check_step(step: Any, method: Method) -> None:
     """Reject anything but a Step that has the method."""
     called = _DOORS[method]
@@ -139,7 +154,9 @@ def check_step(step: Any, method: Method) -> None:
         raise ArgumentError(
             "step", shown(step), "an instance of a subclass of `pg.Step`.", _meant(step, called)
         )
-    if getattr(type(step), method) is getattr(Step, method) and method not in vars(step):
+    if step._function(method) is None:
+        if isinstance(step, FunctionStep):
+            raise MissingMethodError(type(step).__name__, method, is_of_functions=True)
         raise MissingMethodError(type(step).__name__, method, _renamed(step, method))
     check_signature(step, method)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._api.arguments import check_codes, check_step, named
+from perigee._api.arguments import as_step, check_codes, named
 from perigee._errors import ArgumentError, BatchChangedError
 from perigee._events.protocols import Feed
 from perigee._step.state import attributes_preserved, preserved, track
@@ -30,7 +30,7 @@ _BATCHES = 8
 
 @named
 def check(
-    target: Step | keras.Model,
+    target: Step | Callable[..., Any] | keras.Model,
     data: Any,
     *,
     validation: Any = None,
@@ -48,7 +48,7 @@ def check(
     Nothing found.
 
     Args:
-        target: A Step, or a compiled `keras.Model`.
+        target: A Step, a function as in `fit`, or a compiled `keras.Model`.
         data: As in `fit`, except iterators, which cannot restart. Arrays are examined whole, other
             data by its first 8 batches.
         validation: Data to validate on, to see whether examples are shared.
@@ -68,9 +68,7 @@ def check(
     ignored = check_codes("ignore", ignore)
     if level not in get_args(Level):
         raise ArgumentError("level", repr(level), '"default" or "full".', 'pass "default".')
-    is_model = isinstance(target, keras.Model)
-    step = KerasStep(target) if is_model else target
-    check_step(step, "train_step")
+    step = as_step(KerasStep(target) if isinstance(target, keras.Model) else target, "train_step")
     if isinstance(step, KerasStep):
         check_compiled(step.model)
     replicas = internals(step).replicas

@@ -29,6 +29,7 @@ from perigee._step.frame import Method
 from perigee._step.step import Step
 from perigee._typing import Tree
 from perigee.data import open_feed
+from perigee.steps.function_step import FunctionStep
 from perigee.steps.keras_step import KerasStep
 
 
@@ -167,9 +168,11 @@ def check_finite(feed: Feed, name: str, steps: int | None) -> None:
 def as_compiled(step: Step, execution: Execution | Choice) -> tuple[Execution, int]:
     """Return how a Step runs, and the number of batches between two calls of a hook of batches.
 
-    How a model was compiled decides, unless something else is requested.
+    How a model or a function was compiled decides, unless something else is requested.
     """
     given = as_execution(execution)
+    if isinstance(step, FunctionStep) and given == Execution() and step.is_compiled_for_xla:
+        return Execution("xla"), 1
     if not isinstance(step, KerasStep) or given != Execution():
         return given, 1
     steps = step.model.steps_per_execution

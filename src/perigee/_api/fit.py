@@ -15,6 +15,7 @@ from perigee import diagnostics
 from perigee._api.arguments import (
     as_guards,
     as_run,
+    as_step,
     check_codes,
     check_count,
     check_nonfinite,
@@ -74,7 +75,7 @@ _KEPT_ARGUMENTS = (
 
 @named
 def fit(
-    step: Step,
+    step: Step | Callable[..., Any],
     data: Any,
     *,
     epochs: int | None = None,
@@ -100,7 +101,8 @@ def fit(
     included. Metrics held by the Step are reset at each epoch and read once at its end.
 
     Args:
-        step: The Step, trained in place.
+        step: The Step, trained in place. A function, such as the `train_step(x, y)` of a
+            hand-written loop, becomes a `FunctionStep`.
         data: Arrays (a tuple or dict of them is one data set), a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, an iterable of batches, or a generator function. Batches from
             iterables, functions and PyDatasets are prefetched (never beyond the next thing that is
@@ -139,7 +141,7 @@ def fit(
         PerigeeError: If something is certainly wrong with the step or the data; see the codes.
     """
     arguments, stopwatch = dict(locals()), Stopwatch()
-    _check(step, validation)
+    step = _checked(step, validation)
     run, wanted = as_run(run), as_guards(guards)
     execution, interval = as_compiled(step, execution)
     course = _course(run, arguments)
@@ -178,11 +180,12 @@ def fit(
     return history
 
 
-def _check(step: Any, validation: Any) -> None:
-    check_step(step, "train_step")
+def _checked(given: Any, validation: Any) -> Step:
+    step = as_step(given, "train_step")
     if validation is not None:
         check_step(step, "test_step")
     check_codes("ignore_findings", step.ignore_findings)
+    return step
 
 
 def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
@@ -358,6 +361,9 @@ def _kept(
     """Return what saves and logs the training; `None` without a run."""
     if draws is None:
         return None
+    if opened.run is not None and opened.run.run.best is not None:
+        means = [*program.batch_means, *(() if measured is None else measured.batch_means)]
+        opened.findings.report(diagnostics.findings_of("best", opened.run.run.best, means))
     validation = None if measured is None else measured.feed
     feeds = {"data": feed} if validation is None else {"data": feed, "validation": validation}
     written = configuration(opened.step, program.rehearsal, settings, feeds)

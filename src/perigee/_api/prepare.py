@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Any, Self
 from perigee._api.arguments import (
     as_execution,
     as_run,
+    as_step,
     check_count,
     check_nonfinite,
     check_step,
@@ -49,7 +50,7 @@ _LEFT = "the loop was left"
 
 @named
 def prepare(
-    step: Step,
+    step: Step | Callable[..., Any],
     run: Run | str | PathLike[str] | None = None,
     *,
     steps_per_epoch: int | None = 100,
@@ -73,7 +74,7 @@ def prepare(
     `load_host_state` of the Step.
 
     Args:
-        step: The Step, trained in place.
+        step: The Step, trained in place; or a function, as in `fit`.
         run: A directory, or a `Run`, as in `fit`; cadences count steps and epochs.
         steps_per_epoch: Steps an epoch, over which logged values are exact means and after which
             metrics are reset; `None` ends epochs only at `end_epoch`.
@@ -89,7 +90,7 @@ def prepare(
     Raises:
         ArgumentError: If arguments contradict each other, or several processes train together.
     """
-    check_step(step, "train_step")
+    step = as_step(step, "train_step")
     check_count("steps_per_epoch", steps_per_epoch)
     hooks, others = sorted_callbacks(callbacks)
     if others:

@@ -299,6 +299,10 @@ class Backend(Protocol):
         """
         ...
 
+    def is_for_xla(self, value: Any) -> bool:
+        """Return whether the user had a function compiled by XLA."""
+        ...
+
     def rehearse(
         self, function: Callable[[], Any], variables: Sequence[Any], computes: bool = True
     ) -> bool:

@@ -75,6 +75,7 @@ from perigee._errors.runs import UnknownArgumentError as UnknownArgumentError
 from perigee._errors.runs import WriterError as WriterError
 from perigee._errors.steps import ForeignKerasError as ForeignKerasError
 from perigee._errors.steps import FrozenSinceBuiltError as FrozenSinceBuiltError
+from perigee._errors.steps import FunctionBatchError as FunctionBatchError
 from perigee._errors.steps import KeptTensorError as KeptTensorError
 from perigee._errors.steps import LogNameError as LogNameError
 from perigee._errors.steps import LogValueError as LogValueError

@@ -11,14 +11,22 @@ class MissingMethodError(PerigeeError, NotImplementedError):
     code = "PG401"
     shown_by = "the class of the Step: it has no such method"
 
-    def __init__(self, step: str, method: str, meant: str | None = None) -> None:
+    def __init__(
+        self, step: str, method: str, meant: str | None = None, is_of_functions: bool = False
+    ) -> None:
         self.step, self.method, self.meant = step, method, meant
+        if is_of_functions:
+            fix = f"pass it: `pg.FunctionStep(train_step, {method}={method})`."
+        elif meant is None:
+            fix = f"write `def {method}(self, batch): ...` in the class."
+        else:
+            fix = f"rename `{meant}`: `def {method}(self, batch): ...`."
         super().__init__(
             f"{step} has no `{method}`.",
-            expected=f"a method `{method}(self, batch)`.",
-            fix=f"write `def {method}(self, batch): ...` in the class."
-            if meant is None
-            else f"rename `{meant}`: `def {method}(self, batch): ...`.",
+            expected=f"a function `{method}` for the parts of a batch."
+            if is_of_functions
+            else f"a method `{method}(self, batch)`.",
+            fix=fix,
         )
 
 
@@ -42,6 +50,40 @@ class StepSignatureError(PerigeeError, TypeError):
             fix=f"{fix} and begin it with `{', '.join(parts)} = batch`."
             if len(parts) > 1
             else f"{fix}.",
+        )
+
+
+class FunctionBatchError(PerigeeError, TypeError):
+    """A batch does not fit the arguments of a function that is used as a step.
+
+    A tuple of n parts is passed as the n arguments that have no value yet, a dict by name. A
+    function of one argument gets the batch whole. Arguments that are not part of the batch, such as
+    models and optimizers, are bound with `functools.partial`.
+
+    On JAX, a function that takes a state and returns the next one is not a step: write
+    `train_step(self, batch)` of a `pg.Step`, which calls `self.minimize`.
+    """
+
+    code = "PG416"
+    shown_by = "the signature of the function, and the first batch"
+
+    def __init__(
+        self,
+        method: str,
+        function: str,
+        parameters: Sequence[str],
+        needed: Sequence[str],
+        batch: str,
+    ) -> None:
+        self.method, self.function, self.batch = method, function, batch
+        self.parameters, self.needed = tuple(parameters), tuple(needed)
+        super().__init__(
+            f"`{function}({', '.join(parameters)})` cannot be called with the batch {batch}.",
+            expected="one argument for each part of the batch, or a single one for all of it.",
+            fix=f"bind what is not part of the batch, as in `functools.partial({function}, "
+            f"{self.needed[0]}={self.needed[0]})`, or pass `lambda batch: {function}(...)`."
+            if self.needed
+            else f"pass `lambda batch: {function}(...)`.",
         )
 
 

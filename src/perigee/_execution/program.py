@@ -29,7 +29,13 @@ from perigee._step.samples import Sample
 from perigee._step.shown import Shown
 from perigee._step.state import fingerprint, track
 from perigee._step.step import Step, call
-from perigee._step.updates import flush_accumulators, flush_if_full, internals, refuse_other_scope
+from perigee._step.updates import (
+    flush_accumulators,
+    flush_if_full,
+    internals,
+    refuse_other_scope,
+    reset_metrics,
+)
 from perigee._typing import Batch, Tensor, Tree
 
 _PREDICTED_BYTES = 32 * 2**20
@@ -229,6 +235,19 @@ class Program:
         """Run as a plan says from now on."""
         self.plan = plan
 
+    def reset_metrics(self) -> None:
+        """Reset the metrics of the Step, for another pass."""
+        reset_metrics(self._step)
+
+    @property
+    def batch_means(self) -> list[str]:
+        """The names of metrics that are means of batch means."""
+        return internals(self._step).batch_means.names(self.rehearsal.metrics)
+
+    def compare_batch_means(self) -> None:
+        """Look, at the end of a pass, for means of batch means that differ from exact ones."""
+        internals(self._step).batch_means.compare(self.rehearsal.metrics.values())
+
     def suspected(self, look: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         """Return the findings about it; `look` finds them the first time."""
         if self._suspected is None:
@@ -307,7 +326,7 @@ class Program:
     def structure(self) -> list[Any]:
         """Return what identifies this method across processes, as plain values."""
         entries = self.rehearsal.tracked.entries
-        code = getattr(getattr(type(self._step), self._method), "__code__", None)
+        code = getattr(self._step._function(self._method), "__code__", None)
         return [
             type(self._step).__qualname__,
             self._method,

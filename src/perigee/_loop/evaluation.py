@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,10 +44,8 @@ def evaluate(
         callbacks: Called for each batch.
     """
     program = _prepared(programs, feed)
-    tracked = program.rehearsal.tracked
     with _undone(program):
-        for metric in tracked.metrics.values():
-            metric.reset_state()
+        program.reset_metrics()
         tally, rows, first = Tally(), [], feed.position.batches
 
         def logs() -> dict[str, float]:
@@ -73,6 +71,7 @@ def evaluate(
                 rows.append(program.run(batch))
             if len(rows) == ROWS_BETWEEN_READS:
                 _read(program, rows, tally)
+        program.compare_batch_means()
         return logs()
 
 
@@ -90,6 +89,7 @@ class Validation:
 
     Attributes:
         feed: The validation data.
+        batch_means: The names under which means of batch means are logged.
     """
 
     def __init__(
@@ -103,11 +103,17 @@ class Validation:
         self.feed = feed
         self._programs, self._blocks = programs, blocks
         self._steps, self._callbacks = steps, callbacks
-        program_for_next(programs, feed)
+        program = program_for_next(programs, feed)
+        self.batch_means: Sequence[str] = [self.name_of(name) for name in program.batch_means]
 
     def __call__(self) -> dict[str, float]:
         """Return exact means and metrics, by the names that the step gives them."""
         return evaluate(self._programs, self.feed, self._blocks, self._steps, self._callbacks)
+
+    def name_of(self, name: str) -> str:
+        """Return the name under which a value of the validation is logged."""
+        is_named = name.startswith("val_") and self._programs.step._is_as_written
+        return name if is_named else f"val_{name}"
 
     def samples(self) -> dict[str, Shown]:
         """Return what was logged as samples since the last time."""

@@ -15,6 +15,7 @@ from perigee._step.averages import Column, Tally
 from perigee._step.shown import Shown
 from perigee._step.state import track
 from perigee._step.step import Step
+from perigee._step.updates import reset_metrics
 
 
 class LoggedEpoch:
@@ -55,8 +56,7 @@ class LoggedEpoch:
     def begin(self) -> None:
         """Begin another epoch: metrics are reset, and nothing is trained yet."""
         self._trained, self._values = {}, None
-        for metric in track(self._step).metrics.values():
-            metric.reset_state()
+        reset_metrics(self._step)
 
     def end(self) -> None:
         """Let go of what was logged: the epoch is recorded."""

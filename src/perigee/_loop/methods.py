@@ -143,6 +143,6 @@ def _glance(step: Step) -> list[Any]:
     plain = int | float | str | bytes | bool | None
     return [
         (name, value if isinstance(value, plain) else id(value))
-        for name, value in vars(step).items()
+        for name, value in step._held().items()
         if name != INTERNALS
     ]

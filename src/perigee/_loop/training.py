@@ -30,6 +30,7 @@ from perigee._loop.progress import Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.values import Values, end_with
 from perigee._step.shown import Shown
+from perigee._step.updates import internals, reset_metrics
 from perigee.diagnostics import Finding
 
 
@@ -148,7 +149,7 @@ class Training:
             if self.saving and not self.clock.batch:  # within an epoch it is saved already
                 self._save(is_last=True)
             if self._epoch is not None and self.progress.finished:
-                finalize(self._epoch.program.rehearsal)
+                self._finalize(self._epoch.program)
             if self.callbacks:
                 self.callbacks.train_end(logs)
         except BaseException as error:
@@ -160,10 +161,14 @@ class Training:
 
     def conclude(self, program: Program) -> None:
         """Leave the Step as the end of a training left it, which was saved just before."""
-        finalize(program.rehearsal)
+        self._finalize(program)
         if self.callbacks:
             self.callbacks.train_begin()
             self.callbacks.train_end({})
+
+    def _finalize(self, program: Program) -> None:
+        if not self.programs.step._is_as_written:
+            finalize(program.rehearsal)
 
     def load_state(self, clock: Clock, state: Mapping[str, Any], finished: str | None) -> None:
         """Take back what `state` returned at `clock`, before the training begins.
@@ -264,8 +269,7 @@ class Training:
             self.progress = self.progress.with_new_window()  # it may log other values
         if is_new:
             self.progress = self.progress.with_new_epoch()
-            for metric in program.rehearsal.tracked.metrics.values():
-                metric.reset_state()
+            reset_metrics(self.programs.step)
         values = Values(
             program,
             self.course.nonfinite,
@@ -311,7 +315,10 @@ class Training:
         if is_whole:
             self.progress = self.progress.after_epoch()
         is_validated = not is_whole or self.course.validate_every.is_due(self.clock)
+        program.compare_batch_means()
         validated = self._validate() if is_validated else {}
+        different = internals(self.programs.step).batch_means.taken()
+        self.programs.report(diagnostics.findings_of("passed", different))
         logs = {**trained, **validated, **learning_rates(program.rehearsal)}
         self._record("epoch", logs, {**program.samples(), **self._samples_of_validation()})
         if self.callbacks:
@@ -479,7 +486,7 @@ class Training:
             if self.callbacks:
                 self.callbacks.test_end(values)
             self.progress = self.progress.with_validation(values)
-        return {f"val_{name}": value for name, value in values.items()}
+        return {self.validation.name_of(name): value for name, value in values.items()}
 
     def _samples_of_validation(self) -> dict[str, Shown]:
         samples = {} if self.validation is None else self.validation.samples()

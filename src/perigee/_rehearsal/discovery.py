@@ -35,7 +35,15 @@ from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
 from perigee._step.frame import Method, rehearsal
 from perigee._step.samples import Sample, Slot
-from perigee._step.state import Tracked, preserved, restore, snapshot, track, variables_of
+from perigee._step.state import (
+    Tracked,
+    attributes_preserved,
+    preserved,
+    restore,
+    snapshot,
+    track,
+    variables_of,
+)
 from perigee._step.step import Step, call, layers_of
 from perigee._step.updates import Accumulator, in_scope
 from perigee._step.updates import internals as internals_of
@@ -48,8 +56,9 @@ class Rehearsal:
 
     Attributes:
         tracked: The contents of the Step, built.
-        kinds: For each returned name, `"mean"` for an average over the steps, or `"last"` if the
-            value already covers the pass so far (it depends on metric state).
+        kinds: For each returned name, `"mean"` for an average over the steps, `"last"` if the
+            value already covers the pass so far (it depends on metric state), or `"aside"` if it is
+            not logged, since a metric has its name.
         metrics: Metrics that the step updates, by the name under which they are logged.
         beside: For metrics that only some steps update, phases of `alternate`: the names of what
             these phases log, whose counts tell whether one of them ran.
@@ -67,7 +76,7 @@ class Rehearsal:
     """
 
     tracked: Tracked
-    kinds: Mapping[str, Literal["mean", "last"]]
+    kinds: Mapping[str, Literal["mean", "last", "aside"]]
     metrics: Mapping[str, keras.Metric]
     beside: Mapping[str, Set[str]]
     updated: Mapping[str, Sequence[Any]]
@@ -111,7 +120,8 @@ def rehearse(
         _prepare_loss_scale(step, before)
         recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
         watching = _backends.current().watch(listening, layers_of(before))
-        with undone(before.variables) as undo, watching as watch:
+        attributes = attributes_preserved(step, keeps_new=True)
+        with attributes, undone(before.variables) as undo, watching as watch:
             recorder.made = undo.made = watch.made
             recorder.is_global_seed = undo.is_global_seed
             loops_well = _run(step, method, batch, recorder, before, computes)
@@ -125,16 +135,19 @@ def rehearse(
             _refuse_samples(recorder)
             _refuse_counts(step, method, batch, after, written)
         recorder.build_optimizers()
+        if step._is_as_written:
+            for metric in recorder.batch_means.values():
+                internals_of(step).batch_means.keep(after.path_of(metric), metric)
         built = track(step)
         if accumulate > 1:
             _refuse_raw_updates(built, recorder, written)
             _prepare_accumulators(step, built, recorder)
             built = track(step)
         if method == "predict_step":
-            kinds: dict[str, Literal["mean", "last"]] = {}
+            kinds: dict[str, Literal["mean", "last", "aside"]] = {}
         else:
             kinds = _kinds(step, method, batch, recorder, built, computes)
-            _check_names(method, kinds, recorder, built)
+            _check_names(step, method, kinds, recorder, built)
         metrics = _logged_names(recorder, built)
         beside = {name: recorder.beside.get(id(metric)) for name, metric in metrics.items()}
         return Rehearsal(
@@ -417,12 +430,16 @@ def _check_logs(method: Method, returned: Any) -> None:
 
 
 def _check_names(
-    method: Method, kinds: Mapping[str, str], recorder: StepRecorder, tracked: Tracked
+    step: Step, method: Method, kinds: dict[str, Any], recorder: StepRecorder, tracked: Tracked
 ) -> None:
+    """Refuse a value under the name of a metric; that of a function gives way to the metric."""
     for metric in recorder.metrics.values():
         name = recorder.name_of(metric)
         for taken in (name, f"{RUNNING}{name}"):
             if kinds.get(taken) == "mean":
+                if step._is_as_written:
+                    kinds[taken] = "aside"
+                    continue
                 raise LogNameError(method, taken, tracked.path_of(metric))
 
 
@@ -443,14 +460,14 @@ def _kinds(
     recorder: StepRecorder,
     tracked: Tracked,
     computes: bool,
-) -> dict[str, Literal["mean", "last"]]:
+) -> dict[str, Literal["mean", "last", "aside"]]:
     """Find returned values that depend on metric state: they already cover the pass.
 
     A value that is a metric's result is found by identity. Values computed from results are found
     by running the step again from the same state, once unchanged and once with the metrics'
     variables changed; for a step whose values differ between equal runs only identity counts.
     """
-    kinds: dict[str, Literal["mean", "last"]] = {
+    kinds: dict[str, Literal["mean", "last", "aside"]] = {
         name: "last" if is_result else "mean" for name, is_result in recorder.is_result.items()
     }
     if not computes or not recorder.has_results or "mean" not in kinds.values():

@@ -22,6 +22,7 @@ from perigee._errors import (
 )
 from perigee._listening import Call, Listener, Talk, listening
 from perigee._step.averages import Term
+from perigee._step.batch_means import is_batch_mean
 from perigee._step.frame import current_frame
 from perigee._step.gradients import Gradients
 from perigee._step.masks import mask_of
@@ -80,6 +81,7 @@ class StepRecorder:
     ) -> None:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.metrics: dict[int, keras.Metric] = {}
+        self.batch_means: dict[int, keras.Metric] = {}
         self.beside: dict[int, set[str] | None] = {}
         self.called_losses = False
         self.predicted: Any = None
@@ -311,6 +313,8 @@ class StepRecorder:
 
     def _updates(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
         self.metrics[id(metric)] = metric
+        if is_batch_mean(metric, args, kwargs):
+            self.batch_means[id(metric)] = metric
         self.beside[id(metric)] = None
         yield
 

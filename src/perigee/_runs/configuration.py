@@ -27,7 +27,9 @@ def configuration(
     tracked = rehearsal.tracked
     return {
         "step": type(step).__name__,
-        "attributes": {name: _plain(value) for name, value in vars(step).items() if _tells(value)},
+        "attributes": {
+            name: _plain(value) for name, value in step._held().items() if _tells(value)
+        },
         "models": {
             path: {
                 "class": type(model).__name__,

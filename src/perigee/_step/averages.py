@@ -206,7 +206,7 @@ def _shape(value: Any) -> tuple[Any, ...]:
     return tuple(getattr(value, "shape", ()))
 
 
-Kind = Literal["mean", "last", "sum"]
+Kind = Literal["mean", "last", "sum", "aside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class Column:
     Attributes:
         name: The name under which it is logged; the means of columns with one name are added.
         kind: `"mean"` for an average, `"last"` for a value that already covers the pass so far,
-            `"sum"` for a sum.
+            `"sum"` for a sum, `"aside"` for an average that is not logged: a metric has its name.
     """
 
     name: str
@@ -296,12 +296,12 @@ class Tally:
         """Return the mean of each name over everything added, without names whose count is 0.
 
         Args:
-            *kinds: The kinds of columns to return; all of them if there is none.
+            *kinds: The kinds of columns to return; all that are logged if there is none.
         """
         means: dict[str, float] = {}
         for index, column in enumerate(self._columns):
             count = self._counts.get(index, 0.0)
-            if count != 0 and (not kinds or column.kind in kinds):
+            if count != 0 and column.kind in (kinds or ("mean", "last", "sum")):
                 value = self._totals[index] / count
                 means[column.name] = means.get(column.name, 0.0) + value
         return means

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,3 +167,22 @@ def as_gradients(given: Any) -> Gradients:
         )
     values, variables = [g for g, _ in pairs], [v for _, v in pairs]
     return Gradients(values, variables, is_altered=True)
+
+
+def recorded(function: Callable[[], Any]) -> Any:
+    """Run a function that takes its own gradients, recording for it if the framework must."""
+    if _backends.current().capabilities.modes[0] != "eager":
+        return function()
+    returned: list[Any] = []
+
+    def run() -> tuple[Tensor, None]:
+        returned.append(function())
+        return ops.zeros(()), None
+
+    _backends.current().differentiate(run, [])
+    return returned[0]
+
+
+def stopped(value: Any) -> Any:
+    """Detach a value from its computation, if the framework keeps it."""
+    return value.detach() if getattr(value, "requires_grad", False) else value

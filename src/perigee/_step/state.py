@@ -27,12 +27,18 @@ INTERNALS = "_perigee"
 """Attribute for Perigee's own state on a Step; not searched like the others."""
 
 
+_BESIDE = "perigee/batch_means/"
+
 _PLAIN = int | float | str | bytes | bool | type(None) | np.generic
 """Types of plain Python values."""
 
 
 class Holder:
     """An object whose attributes are searched for models, optimizers, metrics and variables."""
+
+    def _held(self) -> Mapping[str, Any]:
+        """Return what is searched, by name."""
+        return vars(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,11 @@ def fingerprint(root: Holder) -> tuple[Any, ...]:
     It is compared in every epoch, so it makes no names.
     """
     search = _searched(root)
-    variables = [(e.key, id(e.variable), bool(e.variable.trainable)) for e in search.entries]
+    variables = [
+        (e.key, id(e.variable), bool(e.variable.trainable))
+        for e in search.entries
+        if not e.key.startswith(_BESIDE)  # those of one method do not change another
+    ]
     optimizers = [(path, id(optimizer)) for path, optimizer in search.optimizers.items()]
     return tuple(variables), tuple(optimizers), tuple(search.plain.items())
 
@@ -160,7 +170,7 @@ class _Search:
             return
         self._seen.add(id(holder))
         self.holders.append(holder)
-        for name, value in vars(holder).items():
+        for name, value in holder._held().items():
             if name == INTERNALS:
                 for key, variable in value.variables.items():
                     self._variable(variable, f"perigee/{_join(path, key)}", 0, "variable")
@@ -188,7 +198,7 @@ class _Search:
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 self.value(item, _join(path, str(key)))
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | deque):
             for index, item in enumerate(value):
                 self.value(item, _join(path, str(index)))
         elif isinstance(value, _PLAIN):
@@ -212,7 +222,7 @@ class _Search:
         if hasattr(value, "__dict__"):
             self.holders.append(value)
         plain, self.plain = self.plain, {}
-        for name, member in _attributes(value).items():
+        for name, member in attributes_of(value).items():
             self.value(member, _join(path, name))
         self.plain = plain
 
@@ -372,27 +382,44 @@ def preserved(variables: Sequence[Any], host: bool = True) -> Generator[list[np.
 
 
 @contextmanager
-def attributes_preserved(root: Holder) -> Generator[None]:
+def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[None]:
     """Restore plain attributes of `root` at the end: numbers, strings, host generators.
 
     Lists, dicts and sets of plain values are included. Objects built meanwhile stay.
+
+    Args:
+        root: The Step.
+        keeps_new: Whether what was absent or `None` keeps its value, as what is built does; and
+            every attribute of an object in which something was built.
     """
     held = [(holder, dict(vars(holder))) for holder in _searched(root).holders]
-    inside = [
-        (value, copy.copy(_host_state(value))) for _, known in held for value in known.values()
-    ]
+    values = [*root._held().values(), *(value for _, known in held for value in known.values())]
+    inside = [(value, copy.copy(_host_state(value))) for value in values]
     try:
         yield
     finally:
         for holder, known in held:
             now = vars(holder)
+            if keeps_new and _has_built(known, now):
+                continue
             for name in [name for name, value in now.items() if isinstance(value, _PLAIN)]:
+                if keeps_new and known.get(name) is None:
+                    continue
                 if name not in known:
                     del now[name]
                 elif isinstance(known[name], _PLAIN):
                     now[name] = known[name]
         for value, state in inside:
             _set_host_state(value, state)
+
+
+def _has_built(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether an attribute holds another object than before."""
+    return any(
+        before.get(name) is not value
+        for name, value in now.items()
+        if not isinstance(value, _PLAIN) and name != INTERNALS
+    )
 
 
 def _host_state(value: Any) -> Any:
@@ -562,16 +589,20 @@ def _holding(kind: type) -> _Holding:
         return "object"
     if kind.__module__.partition(".")[0] == keras.backend.backend():
         return "framework"
-    if not _is_own_class(kind):
+    if not is_own_class(kind):
         return "nothing"
     return "dataclass" if dataclasses.is_dataclass(kind) else "object"
 
 
-def _is_own_class(kind: type) -> bool:
+def is_own_class(kind: type) -> bool:
     """Return whether a class is neither Python's nor from an installed package."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    if file is None:
-        return kind.__module__ == "__main__"
+    return kind.__module__ == "__main__" if file is None else is_own_file(file)
+
+
+@cache
+def is_own_file(file: str) -> bool:
+    """Return whether code is neither Python's nor from an installed package, by its file."""
     parts = Path(file).parts
     is_installed = "site-packages" in parts or "dist-packages" in parts
     return not is_installed and not Path(file).is_relative_to(sysconfig.get_path("stdlib"))
@@ -583,11 +614,19 @@ def _members(value: Any, holding: _Holding) -> list[Any]:
         return list(value.values())
     if holding == "sequence":
         return list(value)
-    held = _attributes(value)
+    held = attributes_of(value)
     return [held[name] for name in (held if holding == "dataclass" else sorted(held))]
 
 
-def _attributes(value: Any) -> Mapping[str, Any]:
+def attributes_of(value: Any) -> Mapping[str, Any]:
+    """Return the attributes that an object itself holds, without running code."""
     if dataclasses.is_dataclass(value):  # those with slots have no `__dict__`
         return {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value)}
-    return getattr(value, "__dict__", {})
+    held: Mapping[str, Any] = getattr(value, "__dict__", {})
+    slots = [n for kind in type(value).__mro__ for n in _slots_of(kind) if hasattr(value, n)]
+    return {**{name: getattr(value, name) for name in slots}, **held} if slots else held
+
+
+def _slots_of(kind: type) -> Sequence[str]:
+    own = vars(kind).get("__slots__", ()) if is_own_class(kind) else ()
+    return [own] if isinstance(own, str) else [n for n in own if not n.startswith("__")]

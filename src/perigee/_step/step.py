@@ -190,6 +190,18 @@ class Step(Holder):
             state: The state at the checkpoint from which the training resumes.
         """
 
+    _is_as_written: bool = False
+    """Whether it does what its code says and no more.
+
+    Metrics keep their names: none gets a second `val_`, and a returned value of the same name gives
+    way. Averaged weights (`use_ema`) are assigned where the code does so, not at the end.
+    """
+
+    def _function(self, method: Method) -> Callable[..., Any] | None:
+        """Return the function that the user wrote for a method, or `None`."""
+        own = getattr(type(self), method) is getattr(Step, method) and method not in vars(self)
+        return None if own else getattr(self, method)
+
     def _before_rehearsal(self, method: Method, batch: Batch) -> None:
         """Build what a method needs before its rehearsal, which builds the rest."""
 
@@ -444,7 +456,8 @@ def call(
         frame.all_examples = _all_examples(step, examples, rows)
     token = under_way.set(frame)
     try:
-        returned = _backends.current().user_code(getattr(step, method))(batch)
+        with internals(step).batch_means.listening(examples):
+            returned = _backends.current().user_code(getattr(step, method))(batch)
         scale = internals(step).loss_scale
         if scale is not None and frame.finite:
             scale.adapt(frame.finite)

@@ -13,6 +13,7 @@ from keras import ops
 from perigee import _backends
 from perigee._backends import Replicas
 from perigee._errors import AccumulationError, OptimizerVariablesError, ScopeError
+from perigee._step.batch_means import BatchMeans
 from perigee._step.frame import Frame, under_way
 from perigee._step.gradients import Gradients
 from perigee._step.state import INTERNALS, Holder, track
@@ -79,6 +80,7 @@ class Internals:
         self.accumulators: dict[str, Accumulator] = {}
         self.accumulated: Any = None  # micro-batches since the last update; a variable
         self.programs: dict[Any, Any] = {}
+        self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
 
     def scale_losses(self) -> None:
@@ -100,7 +102,8 @@ class Internals:
             found["accumulated"] = self.accumulated
         for path, accumulator in self.accumulators.items():
             found |= {f"accumulator/{path}/{k}": v for k, v in accumulator.variables.items()}
-        return found
+        own = self.batch_means.variables
+        return {**found, **{f"batch_means/{name}": v for name, v in own.items()}}
 
     def accumulator(self, optimizer: Any) -> Accumulator:
         """Return the accumulator for the gradients of an optimizer."""
@@ -116,6 +119,13 @@ class Internals:
 def internals(step: Holder) -> Internals:
     """Return Perigee's own state on a Step, created at the first call."""
     return vars(step).setdefault(INTERNALS, Internals())
+
+
+def reset_metrics(step: Holder) -> None:
+    """Reset the metrics that a Step holds, and what is kept beside them."""
+    for metric in track(step).metrics.values():
+        metric.reset_state()
+    internals(step).batch_means.reset()
 
 
 def in_scope(step: Holder) -> AbstractContextManager[None]:

@@ -509,7 +509,7 @@ def _host_generators(step: Step) -> dict[str, str]:
     """Return the states of the generators on the host, as text: global ones and the Step's own."""
     python, numpy = host_random()
     states = {"random": repr(python), "numpy.random": f"{numpy[1].tobytes()} {numpy[2:]}"}
-    for name, value in vars(step).items():
+    for name, value in step._held().items():
         if isinstance(value, np.random.Generator):
             states[f"self.{name}"] = repr(value.bit_generator.state)
     return states

@@ -162,6 +162,8 @@ Moment = Literal[
     "kept program",
     "saved",
     "data ended",
+    "passed",
+    "best",
 ]
 
 OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
@@ -192,6 +194,10 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "saved": {large_position.check: "PG431"},
     # Data that is drawn once has ended: which, its kind, where the training stands.
     "data ended": {data_ended.check: "PG332"},
+    # A pass has ended: means of batch means that differ from the exact ones.
+    "passed": {mean_of_batch_means.check_pass: "PG231"},
+    # The best checkpoint is chosen by a value: its name, and the names of means of batch means.
+    "best": {mean_of_batch_means.check_best: "PG231"},
 }
 """Rules that are cheap enough for every training, by the moment at which they run."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from perigee._errors import (
 from perigee._listening import Call, Returned, Talk, listening
 from perigee._rehearsal.recorder import StepRecorder
 from perigee._step.frame import Method, Watch, current_frame
+from perigee._step.gradients import recorded, stopped
 from perigee._step.keras_names import model_of
 from perigee._step.state import nested_layers, track, unlisted_state
 from perigee._step.step import Step
@@ -221,7 +222,7 @@ class KerasStep(Step):
         recorder = _recorder()
         if recorder is not None:
             recorder.metrics.clear()  # the model itself returns what is logged
-        return {name: _stopped(value) for name, value in logs.items()}
+        return {name: stopped(value) for name, value in logs.items()}
 
     def _run(self, method: Method, batch: Batch) -> Any:
         """Run a method of the model as the framework requires."""
@@ -235,7 +236,7 @@ class KerasStep(Step):
             if model.training != is_training:
                 model.train(is_training)
             if is_training:
-                return _recorded(lambda: model.train_step(batch))
+                return recorded(lambda: model.train_step(batch))
         function = getattr(model, method)
         inlined = _backends.current().inlined(function)
         if inlined is not function:
@@ -515,28 +516,11 @@ def _is_mean_of_one(metric: keras.Metric, args: Sequence[Any]) -> bool:
     return type(metric) is keras.metrics.Mean and len(args) == 1 and not ops.shape(args[0])
 
 
-def _recorded(function: Callable[[], Any]) -> Any:
-    """Run a function that takes its own gradients, recording for it if the framework must."""
-    returned: list[Any] = []
-
-    def run() -> tuple[Tensor, None]:
-        returned.append(function())
-        return ops.zeros(()), None
-
-    _backends.current().differentiate(run, [])
-    return returned[0]
-
-
 def _recorder() -> StepRecorder | None:
     """Return the recorder, during a rehearsal."""
     frame = current_frame()
     recorder = None if frame is None else frame.recorder
     return recorder if isinstance(recorder, StepRecorder) else None
-
-
-def _stopped(value: Any) -> Any:
-    """Detach a value from its computation, if the framework keeps it."""
-    return value.detach() if getattr(value, "requires_grad", False) else value
 
 
 def _flat(logs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -52,6 +52,12 @@ def user_code(function: _F) -> _F:
     return function
 
 
+def is_for_xla(value: Any) -> bool:
+    """See `Backend.is_for_xla`: there is no such choice."""
+    del value
+    return False
+
+
 def inlined(value: Any) -> Any:
     """See `Backend.inlined`: JAX itself inlines functions, but takes no Step as `self`."""
     function = getattr(value, "__wrapped__", None)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MethodType
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ from perigee._backends.tensorflow.one_device import are_of_a_strategy, as_one_de
 from perigee._backends.tensorflow.profiling import operations_in
 from perigee._backends.tensorflow.tensors import is_argument
 from perigee._backends.tensorflow.tensors import tensors as tensors_of
-from perigee._errors import PerigeeError
+from perigee._errors import ArgumentError, PerigeeError
 from perigee._listening import Call, Hear, Talk
 from perigee._typing import Tree
 
@@ -152,8 +153,14 @@ def inlined(value: Any) -> Any:
     if not isinstance(value, tf.types.experimental.PolymorphicFunction):
         return value
     function, signature = value.python_function, value.input_signature
+    # The function of a method that is read from an object holds the object in a way that
+    # TensorFlow does not document; without it the function is called as TensorFlow calls it.
+    bound: Any = getattr(function, "__wrapped__", None)
+    owner = getattr(getattr(bound, "__self__", None), "target", None)
+    if owner is not None:
+        function = bound.__func__
     if signature is None:
-        return function
+        return function if owner is None else MethodType(function, owner)
     is_method = next(iter(inspect.signature(function).parameters), "") == "self"
 
     @functools.wraps(function)
@@ -168,12 +175,37 @@ def inlined(value: Any) -> Any:
         ]
         return function(*own, *given, **kwargs)
 
-    return with_tensors
+    return with_tensors if owner is None else MethodType(with_tensors, owner)
 
 
 def _as_specified(spec: Any, value: Any) -> Any:
-    is_plain = isinstance(spec, tf.TensorSpec) and not tf.is_tensor(value)
-    return tf.convert_to_tensor(value, spec.dtype) if is_plain else value
+    """Return a value as `tf.function` passes it on: cast if nothing is lost, of a shape that fits.
+
+    Arrays are tensors here already, which `tf.function` itself would not cast.
+
+    Raises:
+        ArgumentError: If it does not fit.
+    """
+    if not isinstance(spec, tf.TensorSpec):
+        return value
+    if not tf.is_tensor(value):
+        return tf.convert_to_tensor(value, spec.dtype)
+    if not hasattr(value, "dtype") or not isinstance(value, tf.Tensor):
+        return value  # sparse or ragged
+    is_like = value.dtype.is_floating == spec.dtype.is_floating or value.dtype.is_integer
+    if not spec.shape.is_compatible_with(value.shape) or not is_like:
+        raise ArgumentError(
+            "input_signature",
+            f"a tensor {value.dtype.name} {value.shape}",
+            f"{spec.dtype.name} {spec.shape}, as the `input_signature` of the function says.",
+            "change the signature, or the data.",
+        )
+    return value if value.dtype == spec.dtype else tf.cast(value, spec.dtype)
+
+
+def is_for_xla(value: Any) -> bool:
+    """See `Backend.is_for_xla`; TensorFlow has no public way to ask a function."""
+    return bool(getattr(value, "_jit_compile", False))
 
 
 def compile(

@@ -36,6 +36,12 @@ def user_code(function: _F) -> _F:
     return function
 
 
+def is_for_xla(value: Any) -> bool:
+    """See `Backend.is_for_xla`: there is no such choice."""
+    del value
+    return False
+
+
 def inlined(value: Any) -> Any:
     """See `Backend.inlined`: torch runs op by op, and users' compiled functions stay compiled."""
     return value
