@@ -449,6 +449,23 @@ def _cost_of_check(result: Result) -> str:
     return f"{label}\n\n{_table(['', 'seconds', 'of the processor'], rows, 'lrr')}"
 
 
+def _functions(result: Result) -> str:
+    ours = result["runs"][0]
+    rows = [
+        [
+            run["name"],
+            _micros(statistics.median(run["microseconds"])),
+            "" if run is ours else _ratio(ours, run),
+            "" if run is ours else f"{run['limit']:.2f}",
+        ]
+        for run in result["runs"]
+    ]
+    head = ["", "microseconds a step", "functions against it (95%)", "at most"]
+    label = f"{TITLES[result['backend']]}, batch {result['batch_size']}, blocks of "
+    label += f"{result['steps_per_call']} steps, {_count(result['rounds'], 'round')}:"
+    return f"{label}\n\n{_table(head, rows, 'lrrr')}"
+
+
 def _above_the_floor(result: Result) -> str:
     tables = []
     sizes = sorted({run["batch_size"] for run in result["runs"]})
@@ -528,6 +545,12 @@ _SECTIONS = {
         "What `check` takes",
         "The digits example, once the framework is imported and the model is built.",
         _cost_of_check,
+    ),
+    "functions": (
+        "Functions as they are",
+        "The dense model trained by a tutorial's `train_step(x, y)` with a tape: given to "
+        "`FunctionStep`, written as a Step, and in the tutorial's loop over `tf.data`.",
+        _functions,
     ),
     "replicas": (
         "Two replicas",

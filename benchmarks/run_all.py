@@ -79,6 +79,7 @@ def jobs(chosen: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
             yield backend, ["long_run", "--feed", feed, *quick]
         if backend == "tensorflow":
             yield backend, ["above_the_floor", *quick]
+            yield backend, ["functions", *quick]
             yield backend, ["replicas", *quick]
 
 

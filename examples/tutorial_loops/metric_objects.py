@@ -7,9 +7,9 @@ last few batches drops them; one that prints `loss` every ten steps reports one 
 Here the Step holds metric objects (in a list, if there are many) and updates them. They are reset
 at each epoch, read once at its end and logged under their names; one that was never updated is
 absent instead of 0.0. With a run directory, `record_every` writes the exact means of each window of
-steps, each step in exactly one window, and a `Hook` gets them too. Steps run in blocks, which end
-where a window does; after each block a hook may `read()` the values of the epoch so far, metrics
-included.
+steps, each step in exactly one window, and the metrics over the epoch so far, as `running/f1`; a
+`Hook` gets them too. Steps run in blocks, which end where a window does; after each block a hook
+may `read()` the values of the epoch so far, metrics included.
 """
 
 import tempfile

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
+from perigee.writers.json_lines import read_json_lines
 from tests.backends.problems import BATCH, PROBLEMS
 from tests.backends.problems._problem import clusters, dense_model, fix_weights, points
 from tests.backends.problems.predicting import Classifier, Regression
@@ -551,6 +552,27 @@ def test_metrics_are_global_and_their_results_too():
 
     assert "so_far" in alone.history.history and "val_accuracy" in alone.history.history
     assert_alike(alone, trained(make, data, 2, validation=clusters(9), **arguments))
+
+
+def test_results_within_an_epoch_are_those_of_one_device(tmp_path):
+    def make():
+        return WithResult(dense_model(4, 6, 3, name="classes"), keras.optimizers.Adam(0.01))
+
+    def windows(count, execution):
+        folder = tmp_path / f"{count}"
+        run = pg.Run(folder, record_every=pg.Every(steps=2))
+        arguments = {"batch_size": IN_SHARES, "epochs": 2, "run": run, "execution": execution}
+        trained(make, clusters(ROWS), count, **arguments)
+        lines = read_json_lines(folder / "metrics.jsonl")
+        return {line["step"]: line["values"] for line in lines if line["kind"] == "steps"}
+
+    alone, both = windows(1, "eager"), windows(2, pg.Execution("graph", 4))
+
+    names = {"running/accuracy", "running/margin", "running/so_far"}
+    assert list(alone) == list(both) == [2, 4, 6, 8]
+    for step, values in alone.items():
+        assert names <= values.keys()
+        assert both[step] == pytest.approx(values, rel=1e-4)
 
 
 @pytest.mark.tried("returned values computed from the result of a metric", mirrored="refused")

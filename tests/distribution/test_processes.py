@@ -213,6 +213,10 @@ def test_one_process_writes_the_run(told, folder):
     records = read_json_lines(run / "metrics.jsonl")
     epochs = [record for record in records if record["kind"] == "epoch"]
     assert len(epochs) == trainings.EPOCHS
+    whole = [r["values"] for r in records if r["kind"] == "steps" and r["step"] % 3 == 0]
+    assert [values["running/accuracy"] for values in whole] == [
+        record["values"]["accuracy"] for record, _ in zip(epochs[1::2], whole, strict=True)
+    ]
     assert json.loads((run / "run.json").read_text())["stop_reason"] == "epochs"
 
 

@@ -189,7 +189,8 @@ def solved(place: Place, problem: Any, execution: pg.Execution) -> Any:
 def in_blocks(place: Place) -> dict[str, Any]:
     """Train in blocks, with a seed that the chief draws, measure and predict."""
     step = place.make(Classifier)
-    run = place.folder / f"in_blocks-{place.processes}"
+    folder = place.folder / f"in_blocks-{place.processes}"
+    run = pg.Run(folder, record_every=pg.Every(steps=2))
     history = fit(step, seed=None, validation=clusters(RAGGED_ROWS), run=run)
     found = outcome(step, history)
     rows = clusters(BATCH + 1)  # the last batch has fewer rows than there are processes

@@ -138,7 +138,8 @@ class Hook:
             used by `perigee.tools.Norms` and `perigee.tools.Histograms`.
         may_lag: Whether `on_record` and `on_steps` may be called for the middle of a block after
             all of it has run, so that blocks need not end at each record: for hooks that only write
-            or show values. `StepsDone.read` may then be some steps ahead of its clock.
+            or show values. `StepsDone.read` may then be some steps ahead of its clock. Blocks of a
+            step that updates metrics end at each record anyway.
     """
 
     every: Every | None = None

@@ -45,7 +45,7 @@ class Course:
         accumulate: Micro-batches an update.
         nonfinite: What happens when a logged value is NaN or infinite.
         validate_every: When to validate.
-        record_every: When to record the means of a window of steps; `None` never.
+        record_every: When to record a window of steps; `None` never.
         at_end_of_data: What an epoch of `steps_per_epoch` does where a pass over the data ends:
             continue with the next one, or end there as in Keras, with a warning or without.
     """
@@ -422,7 +422,7 @@ class Training:
         """Return how many steps there are until something else has to happen; `None`: no end.
 
         Records of windows are made from the rows of a block, wherever they fall in it, unless
-        somebody may want to do something there, or they say more than the rows.
+        somebody may want to do something there, or they say more than the rows, as of metrics.
         """
         course, clock, called = self.course, self.clock, epoch.called
         ends = [

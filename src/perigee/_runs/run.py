@@ -47,7 +47,8 @@ class Run:
         mode: Whether `"min"` or `"max"` is better; `None` tells by the name.
         resume: `"auto"` resumes where the run stopped, if there is one; `"never"` refuses a
             directory that holds a run; `"required"` refuses one that does not.
-        record_every: When to write the means of a window of steps; each epoch is written anyway.
+        record_every: When to write the means of a window of steps, and the results of metrics over
+            the epoch so far, as `running/accuracy`; each epoch is written anyway.
         tensorboard: Whether to write TensorBoard's event files, to `events/`.
         strict: Whether a save or a log that fails (a full disk) ends the training. Otherwise it
             is said, counted in `run.json`, and training continues; a last save that fails is an

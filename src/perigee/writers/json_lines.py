@@ -18,6 +18,7 @@ class JsonLines(Hook):
     """Append each record to `metrics.jsonl` in a run directory.
 
     One line per record, with `kind` (the scope), `step`, `epoch`, `batch`, `seconds` and `values`.
+    In lines of kind `"steps"`, a value named `running/...` is a metric's over the epoch so far.
     JSON has no NaN and no infinity: such a value is `null`, and `nonfinite` says which it was, as
     in `{"loss": "nan"}`; `nonfinite` is absent if all values are finite. A line of kind `"finding"`
     has no values, but a `finding`: `code`, `name`, `severity`, `happened`, `items`, `expected` and

@@ -33,10 +33,11 @@ class TensorBoard(Hook):
 
     Directories, tags and steps are those of `keras.callbacks.TensorBoard`, so that runs of both
     appear in one chart: `train` and `validation` hold `epoch_<name>` against the number of the
-    epoch, from 0; `train` holds `batch_<name>` against the step for windows of steps, and
-    `validation` holds `evaluation_<name>_vs_iterations` for a validation in mid-epoch. Learning
-    rates are among the values of `train`, and the configuration is a text there. Samples of
-    `pg.sample` are images or texts under their own names.
+    epoch, from 0; `train` holds `batch_<name>` against the step for windows of steps, with metrics
+    over the epoch so far as `batch_running/<name>`, and `validation` holds
+    `evaluation_<name>_vs_iterations` for a validation in mid-epoch. Learning rates are among the
+    values of `train`, and the configuration is a text there. Samples of `pg.sample` are images or
+    texts under their own names.
 
     Each record is passed to the operating system at once, in one write, by the training thread:
     0.05 ms, mostly for the checksum. TensorBoard's own asynchronous writer would lose its queue
