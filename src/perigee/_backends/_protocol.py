@@ -321,6 +321,10 @@ class Backend(Protocol):
         """
         ...
 
+    def gradients_restored(self, variables: Sequence[Any]) -> AbstractContextManager[None]:
+        """Restore the gradients that variables themselves hold, when the context closes."""
+        ...
+
     def device_names(self) -> list[str]:
         """Return readable names of the framework's devices: `"NVIDIA H200"`, `"cpu"`."""
         ...
