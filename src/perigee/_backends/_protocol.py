@@ -40,6 +40,8 @@ class Capabilities:
         streams: Whether compiled code can read from an iterator of the framework.
         compiles_operations: Whether each operation is compiled separately, so that even a function
             that runs once is faster if compiled as a whole.
+        passes_state: Whether hand-written steps are usually functions that take the state of a
+            training and return the next one.
     """
 
     modes: tuple[Mode, ...]
@@ -49,6 +51,7 @@ class Capabilities:
     fuses_ragged_end: tuple[Mode, ...]
     streams: bool
     compiles_operations: bool
+    passes_state: bool
 
 
 class Pending(Protocol):
@@ -319,6 +322,10 @@ class Backend(Protocol):
             computes: Whether to compute values; if false, a framework that can trace observes
                 nothing.
         """
+        ...
+
+    def gradients_restored(self, variables: Sequence[Any]) -> AbstractContextManager[None]:
+        """Restore the gradients that variables themselves hold, when the context closes."""
         ...
 
     def device_names(self) -> list[str]:

@@ -57,6 +57,17 @@ _WITHOUT_VALUES = (
 )
 """Errors of JAX."""
 
+AS_STEP = """where a state is passed in and returned, write a Step, which holds it:
+  class Train(pg.Step):
+      def __init__(self, model, optimizer):
+          self.model, self.optimizer = model, optimizer
+      def train_step(self, batch):
+          x, y = batch
+          def objective():
+              return loss_fn(y, self.model(x, training=True))
+          return {"loss": self.minimize(objective, self.optimizer, self.model)}"""
+"""The Step that a function of a state becomes, as on JAX."""
+
 _ADVICE: Mapping[str, Callable[[BaseException, str], bool]] = {
     "Memory ran out. A smaller `batch_size` with `accumulate=` makes the same updates in less; so "
     "do a `mixed_bfloat16` policy, fewer batches ahead (`Execution(steps_per_call=1)`), and no "

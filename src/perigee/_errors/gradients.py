@@ -100,13 +100,14 @@ class UnheldVariablesError(PerigeeError, ValueError):
     code = "PG111"
     shown_by = "an assignment to a variable that the Step does not hold"
 
-    def __init__(self, unheld: Sequence[str]) -> None:
+    def __init__(self, unheld: Sequence[str], fix: str | None = None) -> None:
         self.unheld = tuple(unheld)
         super().__init__(
             f"The step writes {len(self.unheld)} variables that the Step does not hold:",
             items=self.unheld,
             expected="the Step holds every variable that the step writes.",
-            fix="keep the optimizer, metric, model, seed generator or variable as an attribute of "
+            fix=fix
+            or "keep the optimizer, metric, model, seed generator or variable as an attribute of "
             "the Step (lists, dicts, objects of your own classes and other Steps held by it are "
             "searched too).",
         )

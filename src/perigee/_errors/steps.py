@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from perigee._errors._tree import PerigeeError
+from perigee._errors.advice import AS_STEP
 
 
 class MissingMethodError(PerigeeError, NotImplementedError):
@@ -61,7 +62,8 @@ class FunctionBatchError(PerigeeError, TypeError):
     models and optimizers, are bound with `functools.partial`.
 
     On JAX, a function that takes a state and returns the next one is not a step: write
-    `train_step(self, batch)` of a `pg.Step`, which calls `self.minimize`.
+    `train_step(self, batch)` of a `pg.Step`, which holds the model and the optimizer, and calls
+    `self.minimize`.
     """
 
     code = "PG416"
@@ -74,16 +76,19 @@ class FunctionBatchError(PerigeeError, TypeError):
         parameters: Sequence[str],
         needed: Sequence[str],
         batch: str,
+        passes_state: bool = False,
     ) -> None:
         self.method, self.function, self.batch = method, function, batch
         self.parameters, self.needed = tuple(parameters), tuple(needed)
+        fix = f"pass `lambda batch: {function}(...)`"
+        if self.needed:
+            name = self.needed[0]
+            bound = f"`functools.partial({function}, {name}={name})`"
+            fix = f"bind what is not part of the batch, as in {bound}, or {fix}"
         super().__init__(
             f"`{function}({', '.join(parameters)})` cannot be called with the batch {batch}.",
             expected="one argument for each part of the batch, or a single one for all of it.",
-            fix=f"bind what is not part of the batch, as in `functools.partial({function}, "
-            f"{self.needed[0]}={self.needed[0]})`, or pass `lambda batch: {function}(...)`."
-            if self.needed
-            else f"pass `lambda batch: {function}(...)`.",
+            fix=f"{fix}; {AS_STEP}" if passes_state else f"{fix}.",
         )
 
 
@@ -108,17 +113,23 @@ class StepAttributeError(PerigeeError, AttributeError):
 
 
 class StepReturnError(PerigeeError, TypeError):
-    """A step returned something other than a dict of scalars to log."""
+    """A step returned something other than a dict of scalars to log.
+
+    On JAX: a function returned a tuple, and changed no variable. If it returns the next state of
+    the training, nothing passes that on; a Step holds the state.
+    """
 
     code = "PG402"
     shown_by = "what the step returned"
 
-    def __init__(self, method: str, given: str, suggestion: str) -> None:
+    def __init__(
+        self, method: str, given: str, suggestion: str, passes_state: bool = False
+    ) -> None:
         self.method, self.given, self.suggestion = method, given, suggestion
         super().__init__(
-            f"`{method}` returned {given}.",
+            f"`{method}` returned {given}{', and changed no variable' if passes_state else ''}.",
             expected="a flat dict from names to scalars, or to one value per example.",
-            fix=f"end it with `return {suggestion}`.",
+            fix=AS_STEP if passes_state else f"end it with `return {suggestion}`.",
         )
 
 

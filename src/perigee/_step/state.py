@@ -363,7 +363,7 @@ def set_host_random(state: Any) -> None:
 
 @contextmanager
 def preserved(variables: Sequence[Any], host: bool = True) -> Generator[list[np.ndarray]]:
-    """Restore variables and the framework's random state at the end; yields their values.
+    """Restore variables, gradients in them and the framework's random state; yields the values.
 
     Args:
         variables: The variables. It waits for them.
@@ -373,7 +373,8 @@ def preserved(variables: Sequence[Any], host: bool = True) -> Generator[list[np.
     here, framework = host_random(), backend.random_state()
     values = snapshot(variables)
     try:
-        yield values
+        with backend.gradients_restored(variables):
+            yield values
     finally:
         restore(variables, values)
         backend.set_random_state(framework)

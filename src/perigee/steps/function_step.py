@@ -12,12 +12,21 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._errors import ArgumentError, FunctionBatchError, MissingMethodError, door
+from perigee._errors import (
+    ArgumentError,
+    FunctionBatchError,
+    MissingMethodError,
+    PerigeeError,
+    StepReturnError,
+    door,
+)
+from perigee._errors.advice import AS_STEP
 from perigee._step.averages import Average
-from perigee._step.frame import Method
+from perigee._step.frame import Method, current_frame
 from perigee._step.gradients import recorded, stopped
 from perigee._step.losses import shown
 from perigee._step.reached import reached
+from perigee._step.state import track
 from perigee._step.step import Step
 from perigee._typing import Batch, Tree
 
@@ -140,7 +149,31 @@ class FunctionStep(Step):
             raise MissingMethodError(type(self).__name__, method)
         function = _uncompiled(self._given[method])
         args, kwargs = _bound(method, function, batch)
-        return _backends.current().user_code(function)(*args, **kwargs)
+        called = _backends.current().user_code(function)
+        frame = current_frame()
+        is_rehearsed = frame is not None and frame.recorder is not None
+        if is_rehearsed and method == "train_step" and _passes_state():
+            return self._holding_state(called, args, kwargs)
+        return called(*args, **kwargs)
+
+    def _holding_state(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function, and refuse one that takes the state of the training and returns it.
+
+        Raises:
+            StepReturnError: If it returns a tuple and changes nothing.
+        """
+        before = [(variable, variable.value) for variable in track(self).variables]
+        try:
+            returned = function(*args, **kwargs)
+        except Exception as error:
+            if not isinstance(error, PerigeeError):
+                call = _shown_call(function, args, kwargs)
+                error.add_note(f"It was called as `{call}`; {AS_STEP}")
+            raise
+        is_pure = all(variable.value is value for variable, value in before)
+        if is_pure and isinstance(returned, tuple) and len(returned) > 1:
+            raise StepReturnError("train_step", _described(returned), "...", passes_state=True)
+        return returned
 
 
 def is_function(value: Any) -> bool:
@@ -219,7 +252,18 @@ def _bound(method: str, function: Any, batch: Batch) -> tuple[list[Any], dict[st
         [str(p.replace(annotation=p.empty)) for p in free],
         [p.name for p in needed],
         _described(batch),
+        _passes_state(),
     )
+
+
+def _passes_state() -> bool:
+    return _backends.current().capabilities.passes_state
+
+
+def _shown_call(function: Any, args: Any, kwargs: Any) -> str:
+    given = inspect.signature(function).bind(*args, **kwargs).arguments
+    shown = [f"{name}={_described(value)}" for name, value in given.items()]
+    return f"{getattr(_inner(function), '__name__', 'train_step')}({', '.join(shown)})"
 
 
 def _arguments(parameters: Any, values: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -24,6 +24,7 @@ BACKEND = Room(
         fuses_ragged_end=("graph", "xla"),
         streams=False,
         compiles_operations=True,
+        passes_state=True,
     ),
     tensors,
     gradients,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -173,3 +174,9 @@ def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) ->
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return results
+
+
+def gradients_restored(variables: Sequence[Any]) -> AbstractContextManager[None]:
+    """See `Backend.gradients_restored`: variables hold none."""
+    del variables
+    return nullcontext()

@@ -25,6 +25,7 @@ BACKEND = Room(
         fuses_ragged_end=("graph",),
         streams=True,
         compiles_operations=False,
+        passes_state=False,
     ),
     tensors,
     gradients,

@@ -16,6 +16,7 @@ BACKEND = Room(
         fuses_ragged_end=(),
         streams=False,
         compiles_operations=False,
+        passes_state=False,
     ),
     tensors,
     gradients,

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import keras
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.torch.gradients import kept_for_gradients
 from perigee._backends.torch.tensors import tensors
+from perigee._errors import UnheldVariablesError
 from perigee._listening import Hear
 from perigee._typing import Tensor, Tree
 
@@ -49,12 +53,19 @@ def inlined(value: Any) -> Any:
 
 @contextmanager
 def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
-    """See `Backend.watch`: buffers of torch's modules inside the layers are restored too."""
+    """See `Backend.watch`: buffers of torch's modules inside the layers are restored too.
+
+    Created variables keep no gradient.
+    """
     buffers = {id(buffer): buffer for layer in layers for buffer in layer.buffers()}
     before = {key: buffer.detach().clone() for key, buffer in buffers.items()}
     try:
         with watch_keras_variables(hear, change_in_place=True) as watched:
-            yield watched
+            try:
+                yield watched
+            finally:
+                for variable, _ in watched.made:
+                    variable.value.grad = None
     finally:
         with torch.no_grad():
             for key, buffer in buffers.items():
@@ -62,16 +73,47 @@ def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
-    """See `Backend.rehearse`: gradients in `.grad` would be added to those of the first batch."""
-    values = [variable.value for variable in variables]
-    gradients = [None if value.grad is None else value.grad.clone() for value in values]
-    try:
-        with torch.no_grad(), kept_for_gradients(None):
-            function()
-    finally:
-        for value, gradient in zip(values, gradients, strict=True):
-            value.grad = gradient
+    """See `Backend.rehearse`.
+
+    Raises:
+        UnheldVariablesError: If an optimizer of torch's keeps a state, which no variable holds.
+    """
+    with torch.no_grad(), kept_for_gradients(None), _optimizers_of_torch() as used:
+        function()
+        stateful = [type(optimizer).__name__ for optimizer in used if _has_state(optimizer)]
+    if stateful:
+        raise UnheldVariablesError(
+            [f"the state of torch's {name}" for name in stateful],
+            "take an optimizer of Keras's: after `loss.backward()`, `with torch.no_grad(): "
+            "optimizer.apply([v.value.grad for v in variables], variables)`, where `variables` "
+            "are `model.trainable_variables`.",
+        )
     return True
+
+
+@contextmanager
+def _optimizers_of_torch() -> Generator[list[Any]]:
+    """Collect the optimizers of torch's that update something; restores their states."""
+    used: list[Any] = []
+    before: list[Any] = []
+    thread = threading.get_ident()
+
+    def look(optimizer: Any, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() == thread and all(optimizer is not other for other in used):
+            used.append(optimizer)
+            before.append(copy.deepcopy(optimizer.state_dict()))
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        yield used
+    finally:
+        handle.remove()
+        for optimizer, state in zip(used, before, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def _has_state(optimizer: Any) -> bool:
+    return any(v is not None for s in optimizer.state_dict()["state"].values() for v in s.values())
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:

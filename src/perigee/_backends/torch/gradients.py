@@ -120,6 +120,21 @@ def _detached(tree: Tree) -> Tree:
     return keras.tree.pack_sequence_as(tree, [_detached(leaf) for leaf in flat])
 
 
+@contextmanager
+def gradients_restored(variables: Sequence[Any]) -> Generator[None]:
+    """See `Backend.gradients_restored`: the next `backward` would be added to what is in `.grad`.
+
+    Those of variables without a value yet are not known.
+    """
+    values = [variable.value for variable in variables]
+    gradients = [None if value.grad is None else value.grad.clone() for value in values]
+    try:
+        yield
+    finally:
+        for value, gradient in zip(values, gradients, strict=True):
+            value.grad = gradient
+
+
 def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:
     """See `Backend.update_if`: everything is updated and then selected, so that nothing waits."""
     with torch.no_grad():
