@@ -163,7 +163,7 @@ TOLERANCES = {
     "forecasting": 1e-5,
     "contrastive": 0.05,
 }
-QUICK = ("classification", "forecasting")
+QUICK = ("classification",)
 
 
 @pytest.mark.parametrize(
