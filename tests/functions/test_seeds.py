@@ -331,7 +331,16 @@ def close(ours: Sequence[float], theirs: Sequence[float], tolerance: float) -> N
     np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+# Which differ from others in what is quick to see, and is tested below.
+ALIKE = {"anatomy", "no None", "filtered, two optimizers", "one output, lambda"}
+
+
+def quick(*names: str) -> list[Any]:
+    """Return the names of all templates, those that are not given marked as slow."""
+    return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in TEMPLATES]
+
+
+@pytest.mark.parametrize("name", quick(*TEMPLATES.keys() - ALIKE))
 def test_a_template_trains_as_in_its_own_loop_in_blocks_of_any_size(name, tmp_path):
     template = TEMPLATES[name]
     expected = by_hand(template, template.load(tmp_path))
@@ -641,10 +650,7 @@ def resumes(name: str, folder: Path, **arguments: Any) -> None:
     assert report.steps == steps
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "metrics" else pytest.param(n, marks=pytest.mark.slow) for n in TEMPLATES],
-)
+@pytest.mark.parametrize("name", quick("metrics"))
 def test_a_template_resumes_exactly(name, tmp_path):
     resumes(name, tmp_path, execution="graph")
 
