@@ -3,7 +3,7 @@
 import ast
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -65,8 +65,9 @@ def classifier(outputs: int = 10, draws: bool = False) -> dict[str, Any]:
     return {"model": model, "optimizer": keras.optimizers.SGD(0.1, momentum=0.9)}
 
 
-def two_parts() -> dict[str, Any]:
-    backbone = keras.Sequential([keras.Input((32,)), keras.layers.Dense(12, activation="relu")])
+def two_parts(regularizer: str | None = None) -> dict[str, Any]:
+    dense = keras.layers.Dense(12, activation="relu", kernel_regularizer=regularizer)
+    backbone = keras.Sequential([keras.Input((32,)), dense])
     head = keras.Sequential([keras.Input((12,)), keras.layers.Dense(10)])
     return {
         "backbone": backbone,
@@ -331,7 +332,16 @@ def close(ours: Sequence[float], theirs: Sequence[float], tolerance: float) -> N
     np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+# Which differ from others in what is quick to see, and is tested below.
+ALIKE = {"anatomy", "no None", "filtered, two optimizers", "one output, lambda"}
+
+
+def quick(*names: str) -> list[Any]:
+    """Return the names of all templates, those that are not given marked as slow."""
+    return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in TEMPLATES]
+
+
+@pytest.mark.parametrize("name", quick(*TEMPLATES.keys() - ALIKE))
 def test_a_template_trains_as_in_its_own_loop_in_blocks_of_any_size(name, tmp_path):
     template = TEMPLATES[name]
     expected = by_hand(template, template.load(tmp_path))
@@ -641,10 +651,7 @@ def resumes(name: str, folder: Path, **arguments: Any) -> None:
     assert report.steps == steps
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "metrics" else pytest.param(n, marks=pytest.mark.slow) for n in TEMPLATES],
-)
+@pytest.mark.parametrize("name", quick("metrics"))
 def test_a_template_resumes_exactly(name, tmp_path):
     resumes(name, tmp_path, execution="graph")
 
@@ -666,3 +673,11 @@ def test_a_check_finds_no_fault_that_a_template_does_not_have(name, level, tmp_p
     assert codes >= expected
     if not name.startswith("filtered"):
         assert codes == expected, found
+
+
+def test_a_penalty_that_the_step_of_two_optimizers_leaves_out_is_found(tmp_path):
+    template = replace(TEMPLATES["two optimizers"], given=partial(two_parts, "l2"))
+
+    found = pg.check(template.step(template.load(tmp_path)), template.data)
+
+    assert {finding.code for finding in found} == {"PG229", "PG231"}

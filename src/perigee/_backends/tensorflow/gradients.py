@@ -2,7 +2,6 @@
 """Gradients and conditional updates in TensorFlow."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import tensorflow as tf
@@ -93,9 +92,3 @@ def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) ->
     """See `Backend.switch`; TensorFlow finds the written variables itself."""
     runs = [lambda branch=branch: list(branch()) for branch in branches]
     return list(tf.switch_case(tf.convert_to_tensor(index), runs))
-
-
-def gradients_restored(variables: Sequence[Any]) -> AbstractContextManager[None]:
-    """See `Backend.gradients_restored`: variables hold none."""
-    del variables
-    return nullcontext()
