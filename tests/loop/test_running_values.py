@@ -352,14 +352,23 @@ def test_a_result_of_several_numbers_has_a_name_for_each(rows, tmp_path):
 # A model of Keras's, and a loop of the user's own.
 
 
-def test_what_a_model_of_keras_returns_is_named_as_running(rows, tmp_path):
+@pytest.mark.parametrize("door", ["fit", "keras_fit"])
+def test_what_a_model_of_keras_returns_is_named_as_running(rows, door, tmp_path):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", metrics=["mae"])
     targets = np.ones_like(rows)
 
-    records = train(pg.KerasStep(model), (rows, targets), tmp_path, every=AN_EPOCH)
+    if door == "fit":
+        train(pg.KerasStep(model), (rows, targets), tmp_path, every=AN_EPOCH)
+    else:
+        run = pg.Run(tmp_path / "run", record_every=pg.Every(steps=AN_EPOCH))
+        pg.keras_fit(model, rows, targets, batch_size=BATCH, epochs=2, verbose=0, run=run)
 
-    for (_, values), (_, ended) in zip(records.of("steps"), records.of("epoch"), strict=True):
+    lines = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    windows = [line["values"] for line in lines if line["kind"] == "steps"]
+    epochs = [line["values"] for line in lines if line["kind"] == "epoch"]
+    assert len(windows) == 2
+    for values, ended in zip(windows, epochs, strict=True):
         assert set(values) == {"running/loss", "running/mae", "learning_rate"}
         assert values["running/loss"] == ended["loss"]
         assert values["running/mae"] == ended["mae"]
@@ -402,3 +411,22 @@ def test_a_run_resumed_in_mid_epoch_logs_the_same(rows, stop_at, tmp_path):
 
     assert logged(broken) == logged(straight)
     assert any("running/error" in values for kind, _, values in logged(broken) if kind == "steps")
+
+
+def test_a_loop_of_ones_own_resumed_in_mid_epoch_logs_the_same(rows, tmp_path):
+    def drive(folder, steps):
+        keras.utils.set_random_seed(7)
+        run = pg.Run(folder, record_every=pg.Every(steps=2))
+        with pg.prepare(Regressing(), run, steps_per_epoch=AN_EPOCH, progress="off") as trainer:
+            while trainer.goes_on(steps=steps):
+                first = trainer.clock.batch * BATCH
+                trainer.train_step(rows[first : first + BATCH])
+        return read_json_lines(folder / "metrics.jsonl")
+
+    straight = drive(tmp_path / "straight", 10)
+    drive(tmp_path / "broken", 3)
+    resumed = drive(tmp_path / "broken", 10)
+
+    values = [(line["kind"], line["step"], line["values"]) for line in straight]
+    assert [(line["kind"], line["step"], line["values"]) for line in resumed] == values
+    assert "running/error" in resumed[1]["values"]
