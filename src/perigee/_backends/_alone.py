@@ -1,13 +1,14 @@
-"""One copy of each variable: for frameworks that do not split batches over replicas."""
+"""What TensorFlow alone has: several copies of a variable, its own variables, gradient tapes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from perigee._listening import Hear
 from perigee._typing import Tensor
 
 
@@ -73,3 +74,11 @@ def is_container(kind: type) -> bool:
 def writers() -> tuple[tuple[Any, str], ...]:
     """See `Backend.writers`: Keras's variables have only `assign`."""
     return ()
+
+
+def tapes(
+    hear: Hear, look: Callable[[Sequence[Any], Sequence[Any]], None]
+) -> AbstractContextManager[None]:
+    """See `Backend.tapes`: there are none."""
+    del hear, look
+    return nullcontext()

@@ -362,6 +362,17 @@ class Backend(Protocol):
         """
         ...
 
+    def tapes(
+        self, hear: Hear, look: Callable[[Sequence[Any], Sequence[Any]], None]
+    ) -> AbstractContextManager[None]:
+        """Observe the gradient tapes of user code, for as long as the context is open.
+
+        Args:
+            hear: Listens to methods.
+            look: Called with what a tape differentiated for, and with the gradients; both flat.
+        """
+        ...
+
     def as_keras_variable(self, value: Any) -> Any | None:
         """Return a framework variable wrapped like a Keras variable: the same wrapper each time.
 

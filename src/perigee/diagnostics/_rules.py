@@ -62,6 +62,7 @@ from perigee.diagnostics.rules import (
     penalty_dominates,
     penalty_dropped,
     rare_class,
+    raw_updates,
     recompiled,
     shared_rows,
     target_in_inputs,
@@ -103,6 +104,8 @@ OF_STEPS: Mapping[Rule, str] = {
     rare_class.check: "PG331",
     nothing_trained.check: "PG112",
     unused_layers.check: "PG101",
+    raw_updates.check_shared: "PG104",
+    raw_updates.check_apart: "PG105",
     gradients_exchanged.check: "PG121",
     unscaled_inputs.check: "PG321",
     large_targets.check: "PG325",
@@ -173,6 +176,10 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "updates": {
         nothing_trained.check_rehearsals: "PG112",
         uncovered_variables.check_rehearsals: "PG110",
+        unused_layers.check_rehearsals: "PG101",
+        raw_updates.check_shared_in: "PG104",
+        raw_updates.check_apart_in: "PG105",
+        gradients_exchanged.check_rehearsals: "PG121",
     },
     # A program has run.
     "ran": {recompiled.check: "PG420", frozen_number.check: "PG446"},

@@ -1,9 +1,9 @@
 """PG110, UncoveredVariables: a trainable variable that no optimizer of the step updates.
 
 It keeps its initial value, as if it were frozen, while `model.summary()` lists it as trainable.
-Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. Steps
-with raw gradient tapes are not checked. With batches of several structures, an update on any of
-them counts.
+Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. A step
+that applies optimizers itself is checked if it applies all that it holds. With batches of several
+structures, an update on any of them counts.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
-    """Find trainable variables that nothing updates; skips steps with raw gradient tapes.
+    """Find trainable variables that nothing updates.
 
     Args:
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
     """
-    if not any(one.updated for one in rehearsals) or any(map(_has_raw_tape, rehearsals)):
+    if not any(one.updated for one in rehearsals) or any(map(_may_update_more, rehearsals)):
         return []
     covered = {id(v) for one in rehearsals for variables in one.updated.values() for v in variables}
-    covered |= {id(v) for one in rehearsals for v in one.carried}
+    covered |= {id(v) for one in rehearsals for v in (*one.carried, *one.raw.unreached)}
+    if any(one.raw.paths for one in rehearsals):  # it may assign them itself, as an average
+        covered |= {id(v) for one in rehearsals for v in one.written}
     entries = rehearsals[-1].tracked.entries
     kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
     uncovered = tuple(
@@ -51,8 +53,10 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     ]
 
 
-def _has_raw_tape(rehearsal: Rehearsal) -> bool:
-    """Return whether a step applied optimizers, none of them through Perigee."""
+def _may_update_more(rehearsal: Rehearsal) -> bool:
+    """Return whether a step has updates that were not seen, or leaves some to other steps."""
     written = {id(variable) for variable in rehearsal.written}
-    optimizers = rehearsal.tracked.optimizers.values()
-    return not rehearsal.updated and any(id(o.iterations) in written for o in optimizers)
+    optimizers = rehearsal.tracked.optimizers.items()
+    others = [optimizer for path, optimizer in optimizers if path not in rehearsal.updated]
+    is_raw = bool(rehearsal.raw.paths)
+    return any(is_raw or id(optimizer.iterations) in written for optimizer in others)
