@@ -77,7 +77,7 @@ def writers() -> tuple[tuple[Any, str], ...]:
 
 
 def tapes(
-    hear: Hear, look: Callable[[Sequence[Any], Sequence[Any]], None]
+    hear: Hear, look: Callable[[Any, Sequence[Any], Sequence[Any]], None]
 ) -> AbstractContextManager[None]:
     """See `Backend.tapes`: there are none."""
     del hear, look

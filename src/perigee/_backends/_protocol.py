@@ -363,13 +363,14 @@ class Backend(Protocol):
         ...
 
     def tapes(
-        self, hear: Hear, look: Callable[[Sequence[Any], Sequence[Any]], None]
+        self, hear: Hear, look: Callable[[Any, Sequence[Any], Sequence[Any]], None]
     ) -> AbstractContextManager[None]:
         """Observe the gradient tapes of user code, for as long as the context is open.
 
         Args:
             hear: Listens to methods.
-            look: Called with what a tape differentiated for, and with the gradients; both flat.
+            look: Called with what was differentiated, what for, and the gradients; the last two
+                flat.
         """
         ...
 

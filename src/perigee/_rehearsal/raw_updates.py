@@ -154,12 +154,12 @@ class RawRecorder:
 
     # Calls.
 
-    def _derives(self, sources: Sequence[Any], gradients: Sequence[Any]) -> None:
+    def _derives(self, target: Any, sources: Sequence[Any], gradients: Sequence[Any]) -> None:
         pairs = [(self._keras_variable(s), g) for s, g in zip(sources, gradients, strict=True)]
         pairs = [(variable, gradient) for variable, gradient in pairs if variable is not None]
         if not pairs:
             return
-        found = Gradients([g for _, g in pairs], [v for v, _ in pairs])
+        found = Gradients([g for _, g in pairs], [v for v, _ in pairs], loss=target)
         self._derived.append(found)
         self._tell_derived(found)
 
@@ -260,28 +260,20 @@ class RawRecorder:
         return [(optimizer, list(union.values())) for optimizer, union in found.values() if union]
 
     def _unreached(self, tracked: Tracked, updates: Sequence[tuple[Any, list[Any]]]) -> list[Any]:
+        raw = {id(one.optimizer) for one in self._applied}
         given = {id(v): v for one in self._applied for v in one.variables}
         moved = {id(v) for one in self._applied for v in one.moved}
-        raw = {id(one.optimizer) for one in self._applied}
         moved |= {id(v) for optimizer, vs in updates if id(optimizer) not in raw for v in vs}
         applied = {id(optimizer) for optimizer, _ in updates}
         if all(id(optimizer) in applied for optimizer in tracked.optimizers.values()):
             # Otherwise they may be left to another optimizer, in other steps.
-            given |= {
-                id(v): v
-                for found in self._derived
-                for v, value in zip(found.variables, found.values, strict=True)
-                if value is None and v.trainable
-            }
-            reached = {
-                id(v)
-                for found in self._derived
-                for v, value in zip(found.variables, found.values, strict=True)
-                if value is not None
-            }
-        else:
-            reached = set[int]()
-        return [v for key, v in given.items() if key not in moved | reached]
+            for found in self._derived:
+                for variable, value in zip(found.variables, found.values, strict=True):
+                    if value is not None:
+                        moved.add(id(variable))
+                    elif variable.trainable:
+                        given[id(variable)] = variable
+        return [v for key, v in given.items() if key not in moved]
 
     def _exchanged(self) -> list[Any]:
         """Return variables that got the very gradient that a tape computed for another one.
@@ -289,26 +281,23 @@ class RawRecorder:
         Only of those for which the same call of the tape computed one, too: gradients of a copy of
         a model are given to the model itself on purpose.
         """
-        owners: dict[int, list[set[int]]] = {}
-        asked: dict[int, list[set[int]]] = {}
+        # For each gradient: the variables that it belongs to, and all that the tape was asked for.
+        known: dict[int, list[tuple[set[int], set[int]]]] = {}
         for found in self._derived:
-            own: dict[int, set[int]] = {}
+            asked = {id(v) for v in found.variables}
+            owners: dict[int, set[int]] = {}
             for variable, value in zip(found.variables, found.values, strict=True):
-                if value is not None:
-                    own.setdefault(id(value), set()).add(id(variable))
-            sources = {id(v) for v in found.variables}
-            for key, variables in own.items():
-                owners.setdefault(key, []).append(variables)
-                asked.setdefault(key, []).append(sources)
-        exchanged: dict[int, Any] = {}
-        for one in self._applied:
-            for variable, gradient in zip(one.variables, one.gradients, strict=True):
-                found = owners.get(id(gradient), [])
-                is_own = any(id(variable) in variables for variables in found)
-                has_own = any(id(variable) in sources for sources in asked.get(id(gradient), []))
-                if gradient is not None and has_own and not is_own:
-                    exchanged[id(variable)] = variable
-        return list(exchanged.values())
+                owners.setdefault(id(value), set()).add(id(variable))
+            for key, own in owners.items():
+                known.setdefault(key, []).append((own, asked))
+        return [
+            variable
+            for one in self._applied
+            for variable, gradient in zip(one.variables, one.gradients, strict=True)
+            if gradient is not None
+            and any(id(variable) in asked for _, asked in known.get(id(gradient), ()))
+            and not any(id(variable) in own for own, _ in known[id(gradient)])
+        ]
 
     def _apart(self, tracked: Tracked) -> list[Twice]:
         """Return optimizers that are applied to different sets of variables, and count twice."""

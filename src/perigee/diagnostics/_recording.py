@@ -30,6 +30,9 @@ from perigee._typing import Batch
 
 _SIGNATURES = {name: inspect.signature(getattr(keras.ops, name)) for name in BY_HAND}
 
+_MEANS = ("sum_over_batch_size", "mean")
+"""How Keras's losses call the mean over the rows."""
+
 DRAWING = (
     kl.Dropout,
     kl.SpatialDropout1D,
@@ -116,10 +119,13 @@ class Derived:
     Attributes:
         variables: What the loss was differentiated for.
         gradients: One array for each variable, on the host.
+        rows: The number of rows over which the loss is a mean, if a Keras loss returned the very
+            value that was differentiated; else 0.
     """
 
     variables: Sequence[Any]
     gradients: list[np.ndarray] = field(default_factory=list)
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +231,7 @@ class _Listening:
         self._hidden: set[int] = set()
         self._host: dict[str, str] = {}
         self._kept: list[Sequence[Any]] = []
+        self._means: list[tuple[Any, int]] = []
 
     @contextmanager
     def on(self) -> Generator[None]:
@@ -258,6 +265,7 @@ class _Listening:
         self._kept.append(gradients.values)  # so that their ids are not reused
         pairs = zip(gradients.variables, gradients.values, strict=True)
         derived = Derived([variable for variable, value in pairs if value is not None])
+        derived.rows = next((n for mean, n in self._means if mean is gradients.loss), 0)
         self._recording.derived.append(derived)
         known = [value for value in gradients.values if value is not None]
         values = [_backends.current().dense(value) for value in known]
@@ -369,7 +377,10 @@ class _Listening:
         meant = getattr(loss, "perigee_stands_for", loss)
         if meant is not None and _is_recorded():
             self._compare(self._recording.losses, meant, y_true, y_pred)
-        yield
+        value = yield
+        rows = getattr(y_true, "shape", ())[:1]
+        if rows and meant is not None and meant.reduction in _MEANS:
+            self._means.append((value, rows[0]))
 
     def _function(self, name: str, original: Any, *args: Any, **kwargs: Any) -> Talk:
         if _is_recorded():

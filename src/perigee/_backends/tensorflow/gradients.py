@@ -46,14 +46,15 @@ def _own_gradients(tape: tf.GradientTape, target: Tensor, sources: Sequence[Any]
 
 
 @contextmanager
-def tapes(hear: Hear, look: Callable[[Sequence[Any], Sequence[Any]], None]) -> Generator[None]:
+def tapes(hear: Hear, look: Callable[[Any, Sequence[Any], Sequence[Any]], None]) -> Generator[None]:
     """See `Backend.tapes`."""
 
-    def gradient(original: Any, *args: Any, **kwargs: Any) -> Talk:
+    def gradient(
+        original: Any, tape: Any, target: Any, sources: Any, *args: Any, **kw: Any
+    ) -> Talk:
         found = yield
-        sources = kwargs["sources"] if "sources" in kwargs else args[2]
         if not _is_own.get():
-            look(tf.nest.flatten(sources), tf.nest.flatten(found))
+            look(target, tf.nest.flatten(sources), tf.nest.flatten(found))
 
     with hear(tf.GradientTape, "gradient", gradient):
         yield
