@@ -412,7 +412,47 @@ def zeros_like(variables):
     return [keras.Variable(np.zeros(v.shape, "float32"), trainable=False) for v in variables]
 
 
+def with_target(step, x, y):
+    """A network whose weights a hook copies, read outside the tape."""
+    target = step.others["copy"](x, training=False)
+    variables = step.net.trainable_variables
+    with tf.GradientTape() as tape:
+        logits = step.net(x, training=True)
+        loss = cross_entropy(y, logits) + tf.reduce_mean(tf.square(logits - target))
+    step.optimizers[0].apply(tape.gradient(loss, variables), variables)
+    return loss
+
+
+def with_target_in_the_tape(step, x, y):
+    variables = step.net.trainable_variables
+    with tf.GradientTape() as tape:
+        target, logits = step.others["copy"](x), step.net(x, training=True)
+        loss = cross_entropy(y, logits) + tf.reduce_mean(tf.square(logits - target))
+    step.optimizers[0].apply(tape.gradient(loss, variables), variables)
+    return loss
+
+
+def forgets_one_of_two(step, x, y):
+    """Trains a network, and not the one before it."""
+    variables = step.net.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = cross_entropy(y, step.net(step.others["encoder"](x), training=True))
+    step.optimizers[0].apply(tape.gradient(loss, variables), variables)
+    return loss
+
+
+def teacher():
+    return keras.Sequential([keras.Input((FEATURES,)), layers.Dense(CLASSES)])
+
+
+def encoder():
+    return keras.Sequential([keras.Input((FEATURES,)), layers.Dense(FEATURES, name="code")])
+
+
 HEALTHY = {
+    "with target": lambda: Loose(with_target, sgd(), copy=Net()),
+    "with a teacher": lambda: Loose(with_target, sgd(), copy=teacher()),
+    "with target in the tape": lambda: Loose(with_target_in_the_tape, sgd(), copy=Net()),
     "by copy": lambda: Loose(by_copy, sgd(), copy=Net()),
     "with average": lambda: Loose(with_average, adam(), copy=Net()),
     "by sums": lambda: Loose(
@@ -434,6 +474,15 @@ def test_healthy_steps_with_tapes_are_left_alone(name):
 
     assert codes_of(pg.check(make(), data(), batch_size=BATCH)) == []
     assert codes_of(findings_of_fit(make())) == []
+
+
+def test_a_network_inside_the_tape_that_is_not_trained_is_found():
+    make = lambda: Loose(forgets_one_of_two, sgd(), encoder=encoder())  # noqa: E731
+
+    for findings in (pg.check(make(), data(), batch_size=BATCH), findings_of_fit(make())):
+        (finding,) = findings
+        assert finding.code == "PG110"
+        assert finding.items == ("others/encoder/code/kernel", "others/encoder/code/bias")
 
 
 def test_gradients_of_parts_of_a_batch_that_are_only_added_are_found():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from perigee._backends._protocol import Differentiated
 from perigee._listening import Hear
 from perigee._typing import Tensor
 
@@ -76,9 +77,7 @@ def writers() -> tuple[tuple[Any, str], ...]:
     return ()
 
 
-def tapes(
-    hear: Hear, look: Callable[[Any, Sequence[Any], Sequence[Any]], None]
-) -> AbstractContextManager[None]:
+def tapes(hear: Hear, look: Callable[[Differentiated], None]) -> AbstractContextManager[None]:
     """See `Backend.tapes`: there are none."""
     del hear, look
     return nullcontext()

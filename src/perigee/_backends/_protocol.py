@@ -51,6 +51,23 @@ class Capabilities:
     compiles_operations: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Differentiated:
+    """What user code asked a gradient tape for.
+
+    Attributes:
+        target: What was differentiated.
+        sources: What for, flat.
+        gradients: A gradient for each of them, or `None`.
+        read: The framework's own trainable variables that the tape recorded.
+    """
+
+    target: Any
+    sources: Sequence[Any]
+    gradients: Sequence[Any]
+    read: Sequence[Any]
+
+
 class Pending(Protocol):
     """Work that was begun on the device."""
 
@@ -363,14 +380,13 @@ class Backend(Protocol):
         ...
 
     def tapes(
-        self, hear: Hear, look: Callable[[Any, Sequence[Any], Sequence[Any]], None]
+        self, hear: Hear, look: Callable[[Differentiated], None]
     ) -> AbstractContextManager[None]:
         """Observe the gradient tapes of user code, for as long as the context is open.
 
         Args:
             hear: Listens to methods.
-            look: Called with what was differentiated, what for, and the gradients; the last two
-                flat.
+            look: Called each time that a tape has returned gradients.
         """
         ...
 

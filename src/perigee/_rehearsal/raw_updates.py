@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from perigee import _backends
+from perigee._backends import Differentiated
 from perigee._errors import AS_MINIMIZE, LossNotScaledError, ReplicasError, refuse
 from perigee._listening import Call, Talk, listening
 from perigee._step.frame import Watch, current_frame
@@ -42,6 +43,7 @@ class RawUpdates:
         paths: The optimizers that it applies itself, by attribute path.
         is_of_keras: Whether it is the step of a Keras model.
         hides_scale: Whether they are applied to gradients of a loss that is scaled.
+        read: Variables that gradient tapes recorded, by id; `None` if there was no tape.
         unreached: Variables that are not updated since their gradient is `None`.
         exchanged: Variables that are updated by the gradient of another one.
         apart: Optimizers that are applied to different sets of variables.
@@ -51,6 +53,7 @@ class RawUpdates:
     paths: frozenset[str] = frozenset()
     is_of_keras: bool = False
     hides_scale: bool = False
+    read: frozenset[int] | None = None
     unreached: Sequence[Any] = ()
     exchanged: Sequence[Any] = ()
     apart: Sequence[Twice] = ()
@@ -93,6 +96,7 @@ class RawRecorder:
         self._tell_derived, self._tell_applied = derived, applied
         self._applied: list[_Applied] = []
         self._derived: list[Gradients] = []
+        self._read: set[int] | None = None
         self._unscaled: dict[int, Any] = {}
         self._scaled: set[int] = set()
         self._known: dict[int, Any] = {}
@@ -141,6 +145,7 @@ class RawRecorder:
             paths=frozenset(tracked.path_of(one.optimizer) for one in self._applied),
             is_of_keras=self._step._keras_model is not None,
             hides_scale=any(divides(one.optimizer) for one in self._applied),
+            read=None if self._read is None else frozenset(self._read),
             unreached=self._unreached(tracked, updates),
             exchanged=self._exchanged(),
             apart=self._apart(tracked),
@@ -154,12 +159,15 @@ class RawRecorder:
 
     # Calls.
 
-    def _derives(self, target: Any, sources: Sequence[Any], gradients: Sequence[Any]) -> None:
-        pairs = [(self._keras_variable(s), g) for s, g in zip(sources, gradients, strict=True)]
+    def _derives(self, asked: Differentiated) -> None:
+        read = map(self._keras_variable, asked.read)
+        self._read = {id(v) for v in read if v is not None} | (self._read or set())
+        flat = zip(asked.sources, asked.gradients, strict=True)
+        pairs = [(self._keras_variable(source), gradient) for source, gradient in flat]
         pairs = [(variable, gradient) for variable, gradient in pairs if variable is not None]
         if not pairs:
             return
-        found = Gradients([g for _, g in pairs], [v for v, _ in pairs], loss=target)
+        found = Gradients([g for _, g in pairs], [v for v, _ in pairs], loss=asked.target)
         self._derived.append(found)
         self._tell_derived(found)
 
@@ -242,11 +250,14 @@ class RawRecorder:
 
     def _keras_variable(self, source: Any) -> Any | None:
         """Return the variable for which a tape differentiates; `None` if the Step holds none."""
+        if not hasattr(source, "assign"):
+            return None  # a tensor
         if id(source) not in self._known:
             copies = _backends.current().copies
             held = track(self._step).variables
             self._known = {id(v): v for v in held} | {id(v.value): v for v in held}
             self._known |= {id(copy): v for v in held for copy in copies(v)}
+            self._known.setdefault(id(source), None)
         return self._known.get(id(source))
 
     # What follows.

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from perigee._backends._protocol import Differentiated
 from perigee._backends.tensorflow.replicas import copies, is_replicated
 from perigee._listening import Hear, Talk
 from perigee._typing import Tensor, Tree
@@ -46,7 +47,7 @@ def _own_gradients(tape: tf.GradientTape, target: Tensor, sources: Sequence[Any]
 
 
 @contextmanager
-def tapes(hear: Hear, look: Callable[[Any, Sequence[Any], Sequence[Any]], None]) -> Generator[None]:
+def tapes(hear: Hear, look: Callable[[Differentiated], None]) -> Generator[None]:
     """See `Backend.tapes`."""
 
     def gradient(
@@ -54,7 +55,8 @@ def tapes(hear: Hear, look: Callable[[Any, Sequence[Any], Sequence[Any]], None])
     ) -> Talk:
         found = yield
         if not _is_own.get():
-            look(target, tf.nest.flatten(sources), tf.nest.flatten(found))
+            flat = tf.nest.flatten(sources), tf.nest.flatten(found)
+            look(Differentiated(target, *flat, tape.watched_variables()))
 
     with hear(tf.GradientTape, "gradient", gradient):
         yield

@@ -2,15 +2,20 @@
 
 It keeps its initial value, as if it were frozen, while `model.summary()` lists it as trainable.
 Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. A step
-that applies optimizers itself is checked if it applies all that it holds. With batches of several
-structures, an update on any of them counts.
+that applies optimizers itself is checked if it applies all that it holds; a model that it leaves
+alone as a whole is taken as meant if no gradient tape recorded it, or if it is like one that is
+trained: a teacher, a target network.
+With batches of several structures, an update on any of them counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import keras
+
 from perigee._rehearsal.discovery import Rehearsal
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -32,6 +37,7 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     covered |= {id(v) for one in rehearsals for v in (*one.carried, *one.raw.unreached)}
     if any(one.raw.paths for one in rehearsals):  # it may assign them itself, as an average
         covered |= {id(v) for one in rehearsals for v in one.written}
+        covered |= _left_alone(rehearsals, covered)
     entries = rehearsals[-1].tracked.entries
     kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
     uncovered = tuple(
@@ -51,6 +57,33 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
             "an optimizer.",
         )
     ]
+
+
+def _left_alone(rehearsals: Sequence[Rehearsal], covered: set[int]) -> set[int]:
+    """Return the variables of models that are not updated at all, and are meant not to be.
+
+    No tape recorded them, or they are like a model that is updated, as a target network is.
+    """
+    if any(one.raw.read is None and one.raw.is_of_keras for one in rehearsals):
+        return set()  # the framework has no tapes, and the model is trained as a whole
+    read = {key for one in rehearsals for key in one.raw.read or ()}
+    held = rehearsals[-1].tracked.models.values()
+    nested = [m for layer in held for m in nested_layers(layer) if isinstance(m, keras.Model)]
+    updated, alone = [], []
+    for layer in (*held, *nested):
+        is_updated = any(id(v) in covered for v in layer.trainable_variables)
+        (updated if is_updated else alone).append(layer)
+    trained = [_shapes(layer) for layer in updated]
+    return {
+        id(v)
+        for layer in alone
+        for v in layer.variables
+        if id(v) not in read or _shapes(layer) in trained
+    }
+
+
+def _shapes(layer: keras.Layer) -> list[tuple[int, ...]]:
+    return [tuple(v.shape) for v in layer.trainable_variables]
 
 
 def _may_update_more(rehearsal: Rehearsal) -> bool:
