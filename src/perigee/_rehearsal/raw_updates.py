@@ -292,7 +292,7 @@ class RawRecorder:
         Only of those for which the same call of the tape computed one, too: gradients of a copy of
         a model are given to the model itself on purpose.
         """
-        # For each gradient: the variables that it belongs to, and all that the tape was asked for.
+        # For each gradient: the variables that it belongs to, and all sources of the tape.
         known: dict[int, list[tuple[set[int], set[int]]]] = {}
         for found in self._derived:
             asked = {id(v) for v in found.variables}
