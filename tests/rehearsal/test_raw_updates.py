@@ -340,7 +340,7 @@ def by_copy(step, x, y):
 
 def with_average(step, x, y):
     loss = whole_of(step, x, y)
-    for old, new in zip(step.others["copy"].variables, step.net.variables, strict=True):
+    for old, new in zip(step.others["averages"], step.net.trainable_variables, strict=True):
         old.assign(0.9 * old + 0.1 * new)
     return loss
 
@@ -442,6 +442,10 @@ def forgets_one_of_two(step, x, y):
     return loss
 
 
+def averages():
+    return [keras.Variable(np.zeros(v.shape, "float32")) for v in Net().trainable_variables]
+
+
 def teacher():
     return keras.Sequential([keras.Input((FEATURES,)), layers.Dense(CLASSES)])
 
@@ -455,7 +459,7 @@ HEALTHY = {
     "with a teacher": lambda: Loose(with_target, sgd(), copy=teacher()),
     "with target in the tape": lambda: Loose(with_target_in_the_tape, sgd(), copy=Net()),
     "by copy": lambda: Loose(by_copy, sgd(), copy=Net()),
-    "with average": lambda: Loose(with_average, adam(), copy=Net()),
+    "with average": lambda: Loose(with_average, adam(), averages=averages()),
     "by sums": lambda: Loose(
         by_sums,
         sgd(),

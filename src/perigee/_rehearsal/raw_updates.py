@@ -295,18 +295,18 @@ class RawRecorder:
         # For each gradient: the variables that it belongs to, and all sources of the tape.
         known: dict[int, list[tuple[set[int], set[int]]]] = {}
         for found in self._derived:
-            asked = {id(v) for v in found.variables}
+            sources = {id(v) for v in found.variables}
             owners: dict[int, set[int]] = {}
             for variable, value in zip(found.variables, found.values, strict=True):
                 owners.setdefault(id(value), set()).add(id(variable))
             for key, own in owners.items():
-                known.setdefault(key, []).append((own, asked))
+                known.setdefault(key, []).append((own, sources))
         return [
             variable
             for one in self._applied
             for variable, gradient in zip(one.variables, one.gradients, strict=True)
             if gradient is not None
-            and any(id(variable) in asked for _, asked in known.get(id(gradient), ()))
+            and any(id(variable) in sources for _, sources in known.get(id(gradient), ()))
             and not any(id(variable) in own for own, _ in known[id(gradient)])
         ]
 
@@ -398,8 +398,7 @@ def shown(step: Step, tracked: Tracked, raw: RawUpdates, watch: Watch) -> Genera
             watch.updated(optimizer, grads, variables, trainable, after=after)
 
     with ExitStack() as stack:
-        for path in raw.paths:
-            optimizer = tracked.optimizers[path]
+        for optimizer in [o for path, o in tracked.optimizers.items() if path in raw.paths]:
             for name, hears in (("apply", applies), ("stateless_apply", applies_stateless)):
                 stack.enter_context(listening(optimizer, name, partial(hears, optimizer)))
         yield
