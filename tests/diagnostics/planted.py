@@ -63,6 +63,33 @@ class Forgetful(Own):
         return {"loss": self.loss(y, y_pred)}
 
 
+class ByHand(Own):
+    """Applies optimizers itself.
+
+    Args:
+        parts: For each call of an optimizer: which one, and which of the variables it updates.
+    """
+
+    def __init__(self, network, *parts, **options):
+        super().__init__(network, squares, **options)
+        self.optimizers = [adam(), adam()][: 1 + max(which for which, _ in parts)]
+        self.optimizer, self.parts = self.optimizers[0], parts
+        for optimizer in self.optimizers:
+            optimizer.build(network.trainable_variables)
+
+    def train_step(self, batch):
+        x, y = batch
+        objective = lambda: self.loss(y, self.model(x, training=True))  # noqa: E731
+        gradients = self.gradients(objective, self.model)
+        pairs = list(zip(gradients.values, gradients.variables, strict=True))
+        for which, part in self.parts:
+            self.optimizers[which].apply_gradients(pairs[part])
+        return {"loss": gradients.returned}
+
+
+ALL, FIRST_HALF, SECOND_HALF = slice(None), slice(0, 2), slice(2, None)
+
+
 class Waiting(Forgetful):
     """Remembers what an update will be made of later."""
 
@@ -580,6 +607,14 @@ SICK |= {
         "supervised": lambda: (supervised(with_layers(Hiding(kl.Dense(8))), sparse()), classes()),
         "compiled": lambda: (compiled(with_layers(Hiding(kl.Dense(8))), sparse()), classes()),
     },
+    "PG104": {
+        "all": lambda: (ByHand(small(1), (0, ALL), (1, ALL)), numbers()),
+        "half": lambda: (ByHand(small(1), (0, ALL), (1, SECOND_HALF)), numbers()),
+    },
+    "PG105": {
+        "halves": lambda: (ByHand(small(1), (0, FIRST_HALF), (0, SECOND_HALF)), numbers()),
+        "half": lambda: (ByHand(small(1), (0, ALL), (0, SECOND_HALF)), numbers()),
+    },
     "PG110": {
         "own": lambda: (Chosen(small(3), sparse_values), classes()),
         "last": lambda: (Chosen(deep(), sparse_values, part=slice(-2, None)), classes()),
@@ -828,6 +863,9 @@ HEALTHY: dict[str, Any] = {
     "mixed anew compiled": lambda: (compiled(small(1), "mse"), mixed_anew(numbers())),
     "noise": lambda: (Noisy(small(1), squares), numbers()),
     "turns": lambda: (Counting(small(1), squares), numbers()),
+    "by hand": lambda: (ByHand(small(1), (0, ALL)), numbers()),
+    "repeated by hand": lambda: (ByHand(small(1), (0, ALL), (0, ALL)), numbers()),
+    "halves by hand": lambda: (ByHand(small(1), (0, FIRST_HALF), (1, SECOND_HALF)), numbers()),
     "answers": lambda: (yes(small(1), accuracy_of_logits()), answers()),
     "answers by hand": lambda: (
         Own(small(1), losses.BinaryCrossentropy(from_logits=True)),
@@ -927,7 +965,9 @@ def _ways(name):
 SIBLINGS = {
     "PG101": _ways("classes"),
     "PG102": _ways("deep"),
-    "PG110": _ways("frozen"),
+    "PG104": ("by hand", "halves by hand", "repeated by hand"),
+    "PG105": ("by hand", "halves by hand", "repeated by hand"),
+    "PG110": (*_ways("frozen"), "by hand"),
     "PG112": (*_ways("numbers"), "waiting", "measuring", "all frozen"),
     "PG120": _ways("numbers"),
     "PG121": ("clipped", "unclipped", "half of the gradients"),

@@ -79,8 +79,8 @@ def test_no_rule_says_anything_of_a_healthy_program(name):
     assert healthy(name) == []
 
 
-ELSEWHERE = {"PG323", "PG329", "PG443"}
-"""Rules that need further arguments of `check`: their programs stand in tests of their own."""
+ELSEWHERE = {"PG129", "PG323", "PG329", "PG443"}
+"""Rules that need tapes, or further arguments of `check`: their programs stand elsewhere."""
 
 
 @pytest.mark.once

@@ -10,6 +10,7 @@ from perigee._backends._protocol import MOST_STEPS_A_BLOCK as MOST_STEPS_A_BLOCK
 from perigee._backends._protocol import Backend as Backend
 from perigee._backends._protocol import Capabilities as Capabilities
 from perigee._backends._protocol import Compiled as Compiled
+from perigee._backends._protocol import Differentiated as Differentiated
 from perigee._backends._protocol import Mode as Mode
 from perigee._backends._protocol import Pending as Pending
 from perigee._backends._protocol import Replicas as Replicas

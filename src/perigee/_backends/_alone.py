@@ -1,13 +1,15 @@
-"""One copy of each variable: for frameworks that do not split batches over replicas."""
+"""What TensorFlow alone has: several copies of a variable, its own variables, gradient tapes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from perigee._backends._protocol import Differentiated
+from perigee._listening import Hear
 from perigee._typing import Tensor
 
 
@@ -73,3 +75,9 @@ def is_container(kind: type) -> bool:
 def writers() -> tuple[tuple[Any, str], ...]:
     """See `Backend.writers`: Keras's variables have only `assign`."""
     return ()
+
+
+def tapes(hear: Hear, look: Callable[[Differentiated], None]) -> AbstractContextManager[None]:
+    """See `Backend.tapes`: there are none."""
+    del hear, look
+    return nullcontext()

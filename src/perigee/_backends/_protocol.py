@@ -54,6 +54,23 @@ class Capabilities:
     passes_state: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Differentiated:
+    """What user code asked a gradient tape for.
+
+    Attributes:
+        target: What was differentiated.
+        sources: What for, flat.
+        gradients: A gradient for each of them, or `None`.
+        read: The framework's own trainable variables that the tape recorded.
+    """
+
+    target: Any
+    sources: Sequence[Any]
+    gradients: Sequence[Any]
+    read: Sequence[Any]
+
+
 class Pending(Protocol):
     """Work that was begun on the device."""
 
@@ -370,6 +387,17 @@ class Backend(Protocol):
             hear: Listens to methods of Keras.
             layers: Layers that may be built meanwhile. If a step is traced, the initial values of
                 their variables are computed at once.
+        """
+        ...
+
+    def tapes(
+        self, hear: Hear, look: Callable[[Differentiated], None]
+    ) -> AbstractContextManager[None]:
+        """Observe the gradient tapes of user code, for as long as the context is open.
+
+        Args:
+            hear: Listens to methods.
+            look: Called each time that a tape has returned gradients.
         """
         ...
 

@@ -5,7 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perigee._errors import PerigeeError, near_names
@@ -14,6 +14,23 @@ _MOST_SUGGESTED = 5
 
 _SUBJECTS = {"PG7": "Findings of guards while a training runs (PG7xx)"}
 """Subjects of codes that no error class has."""
+
+_ABOUT_TAPES = frozenset(
+    {"PG101", "PG104", "PG105", "PG110", "PG121", "PG129", "PG209", "PG411", "PG451"}
+)
+
+_OF_TAPES = """\
+`accumulate`, several replicas, `nonfinite="skip"` and the other frameworks need `minimize`. In a
+Step, a gradient tape becomes these lines, which also scale the loss, add the weight penalties and
+check that a gradient reaches each variable:
+
+```python
+def objective():
+    return loss_fn(y, self.model(x, training=True))
+
+loss = self.minimize(objective, self.optimizer, self.model)
+```"""
+"""What the pages about updates that a step makes itself end with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,10 @@ def all_pages() -> dict[str, Page]:
     pages = [_page_of(error) for error in _errors_below(PerigeeError)]
     subjects = _SUBJECTS | {page.code[:3]: page.subject for page in pages if page.subject}
     pages += _rule_pages(subjects)
+    pages = [
+        replace(page, text=f"{page.text}\n\n{_OF_TAPES}") if page.code in _ABOUT_TAPES else page
+        for page in pages
+    ]
     return {page.code: page for page in sorted(pages, key=lambda page: page.code)}
 
 

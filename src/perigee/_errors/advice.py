@@ -7,6 +7,12 @@ from typing import Any
 
 from perigee._errors._frames import packages_of
 
+AS_MINIMIZE = (
+    "write `def objective(): return loss_fn(y, self.model(x, training=True))` and "
+    "`loss = self.minimize(objective, self.optimizer, self.model)` in place of the tape."
+)
+"""How a gradient tape becomes `minimize`, in a Step."""
+
 _SIGNS = ("out of memory", "oom when allocating", "can't allocate memory", "resource_exhausted")
 
 

@@ -15,6 +15,9 @@ class UnusedVariablesError(PerigeeError, ValueError):
 
     Filtering out the missing gradients, as many tutorials advise, hides the problem and builds the
     optimizer on the wrong set of variables.
+
+    For a step that applies its optimizers itself, and for a Keras model, it is a warning, which
+    `ignore_findings` turns off.
     """
 
     code = "PG101"
@@ -120,6 +123,8 @@ class SharedVariableError(PerigeeError, ValueError):
     gradients taken at different points. Published methods do this (an adversarial autoencoder
     trains its encoder twice): then declare that it is intended, by `ignore_findings = ("PG104",)`
     in the Step.
+
+    For a step that applies its optimizers itself, and for a Keras model, it is a warning.
     """
 
     code = "PG104"
@@ -142,6 +147,9 @@ class OptimizerSetError(PerigeeError, ValueError):
 
     Its update counter would advance twice a step, so learning-rate schedules and Adam's bias
     correction would run at the wrong rate.
+
+    For a step that applies its optimizers itself, and for a Keras model, it is a warning, which
+    `ignore_findings` turns off, and only where the updates depend on the counter.
     """
 
     code = "PG105"

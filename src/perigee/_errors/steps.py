@@ -311,11 +311,12 @@ class ModelCopyError(PerigeeError, ValueError):
 
 
 class LossNotScaledError(PerigeeError, ValueError):
-    """A model's own step applies an optimizer that divides gradients by a scale the loss lacks.
+    """A step applies an optimizer itself that divides gradients by a scale the loss lacks.
 
-    Under `mixed_float16` Keras's `compile` wraps the optimizer in a `LossScaleOptimizer`. It
-    divides each gradient by 32768, as the loss is expected to be multiplied by that; a `train_step`
-    that does not multiply hardly trains, and Keras's `fit` says nothing.
+    A `LossScaleOptimizer`, in which Keras's `compile` wraps the optimizer under `mixed_float16`,
+    divides each gradient by 32768, as the loss is expected to be multiplied by that; so does an
+    optimizer with a `loss_scale_factor` by this factor. A `train_step` that does not multiply
+    hardly trains, and neither Keras's `fit` nor a hand-written loop says anything.
     """
 
     code = "PG411"
@@ -331,8 +332,8 @@ class LossNotScaledError(PerigeeError, ValueError):
             f"`train_step` applies {optimizer!r}, which divides gradients by the scale of the "
             "loss, to gradients of a loss that was not scaled.",
             expected="the loss is scaled before it is differentiated.",
-            fix="differentiate `self.optimizer.scale_loss(loss)`, or compile with "
-            "`auto_scale_loss=False`.",
+            fix="differentiate `self.optimizer.scale_loss(loss)`, or call `self.minimize` of a "
+            "Step in place of the tape, or compile a model with `auto_scale_loss=False`.",
         )
 
 

@@ -59,5 +59,6 @@ def finalize(rehearsal: Rehearsal) -> None:
     with _backends.current().as_one_device(rehearsal.tracked.variables):
         for path, variables in rehearsal.updated.items():
             optimizer = rehearsal.tracked.optimizers.get(path)
-            if optimizer is not None:
+            is_own = path in rehearsal.raw.paths and not rehearsal.raw.is_of_keras
+            if optimizer is not None and not is_own:
                 optimizer.finalize_variable_values(list(variables))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
-from perigee._errors import ArgumentError, PerigeeError, ReplicasError, ScopeError
+from perigee._errors import AS_MINIMIZE, ArgumentError, PerigeeError, ReplicasError, ScopeError
 from perigee._execution.choice import Execution
 from perigee._execution.compiling import count_as_compiling
 from perigee._execution.plan import Plan
@@ -22,6 +23,7 @@ from perigee._execution.timing import now
 from perigee._execution.watching import Watching
 from perigee._rehearsal.discovery import Rehearsal, rehearse
 from perigee._rehearsal.outside import numbers_outside
+from perigee._rehearsal.raw_updates import shown
 from perigee._rehearsal.recorder import Observer
 from perigee._step.averages import Column, as_average
 from perigee._step.frame import Method
@@ -163,12 +165,13 @@ class Program:
             _refuse_other_scopes(step)
             rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
             _refuse_other_scopes(step)
-            if nonfinite == "skip" and not rehearsal.updated:
+            is_raw = bool(rehearsal.raw.paths) and not rehearsal.raw.is_of_keras
+            if nonfinite == "skip" and (is_raw or not rehearsal.updated):
                 raise ArgumentError(
                     "nonfinite",
                     "'skip'",
                     "updates through `minimize` or `apply`, the only ones that Perigee can undo.",
-                    'update through them, or pass "raise" or "stop".',
+                    f'{AS_MINIMIZE} Or pass "raise" or "stop".',
                 )
             _refuse_watches(step, rehearsal, accumulate, watches)
             programs[key] = cls(
@@ -544,16 +547,19 @@ class Program:
         watching = self._watching
         if watching is not None:
             watching.begin()
-        returned, examples = call(
-            self._step,
-            self._method,
-            batch,
-            is_accumulating=self._accumulate > 1,
-            counts_examples=self._counts_examples,
-            rows=rows,
-            keep=self._keep,
-            watch=watching,
-        )
+        raw, tracked = self.rehearsal.raw, self.rehearsal.tracked
+        own = nullcontext() if watching is None else shown(self._step, tracked, raw, watching)
+        with own:
+            returned, examples = call(
+                self._step,
+                self._method,
+                batch,
+                is_accumulating=self._accumulate > 1,
+                counts_examples=self._counts_examples,
+                rows=rows,
+                keep=self._keep,
+                watch=watching,
+            )
         columns: list[Column] = []
         cells: list[Tensor] = []
         for name, value in returned.items():
@@ -685,7 +691,7 @@ def _refuse_watches(
         expected = "an update in each step; with `accumulate` only some steps update."
     elif replicas is not None and replicas.splits:
         expected = "a single replica, since only that can be watched."
-    elif not rehearsal.updated or not step._shows_updates:
+    elif not rehearsal.updated or rehearsal.raw.hides_scale:
         expected = "updates through `minimize` or `apply`, the only ones that are seen."
     else:
         return

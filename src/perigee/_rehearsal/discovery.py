@@ -18,6 +18,7 @@ import numpy as np
 from perigee import _backends
 from perigee._backends import Mode
 from perigee._errors import (
+    AS_MINIMIZE,
     AccumulationError,
     KeptTensorError,
     LogNameError,
@@ -31,6 +32,7 @@ from perigee._errors import (
 from perigee._errors.advice import advise
 from perigee._events.events import RUNNING
 from perigee._listening import Talk, listening
+from perigee._rehearsal.raw_updates import RawUpdates
 from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
 from perigee._step.frame import Method, rehearsal
@@ -73,6 +75,7 @@ class Rehearsal:
         results: For returned values that are a metric's result: the metric, and the leaf of its
             result.
         samples: The slots of samples for the host, by the names under which they are returned.
+        raw: The updates that the step makes itself.
     """
 
     tracked: Tracked
@@ -88,6 +91,7 @@ class Rehearsal:
     loops_well: bool
     results: Mapping[str, tuple[keras.Metric, int]]
     samples: Mapping[str, Slot]
+    raw: RawUpdates
 
 
 def rehearse(
@@ -164,6 +168,7 @@ def rehearse(
             loops_well=loops_well,
             results=recorder.results,
             samples={name: Slot(value) for name, value in recorder.samples.items()},
+            raw=recorder.raw,
         )
 
 
@@ -225,7 +230,7 @@ def _run(
 
     with _noting(step, method), recorder.listening():
         loops_well = _backends.current().rehearse(run, tracked.variables, computes)
-    recorder.refuse_late_read()
+    recorder.finish()
     return loops_well
 
 
@@ -389,10 +394,11 @@ def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Seque
     asked = {id(optimizer) for optimizer, _ in recorder.updates}
     changed = {id(variable) for variable in written}
     for path, optimizer in tracked.optimizers.items():
-        if id(optimizer) not in asked and id(optimizer.iterations) in changed:
+        is_unseen = id(optimizer) not in asked and id(optimizer.iterations) in changed
+        if is_unseen or path in recorder.raw.paths:
             raise AccumulationError(
                 f"the step itself applies {path!r}, which updates at each micro-batch",
-                "call `minimize`, or `gradients` and `apply`, or omit `accumulate`.",
+                f"{AS_MINIMIZE} Or omit `accumulate`.",
             )
 
 

@@ -21,6 +21,7 @@ from perigee._errors import (
     refuse,
 )
 from perigee._listening import Call, Listener, Talk, listening
+from perigee._rehearsal.raw_updates import RawRecorder, RawUpdates
 from perigee._step.averages import Term
 from perigee._step.batch_means import is_batch_mean
 from perigee._step.frame import current_frame
@@ -60,7 +61,10 @@ class Witness(Protocol):
         ...
 
     def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
-        """An optimizer is to apply gradients, under a condition or not."""
+        """An optimizer is to apply gradients, under a condition or not.
+
+        Where the step itself applies it, some may be `None`.
+        """
         ...
 
     def returned(self, logs: Mapping[str, Any]) -> None:
@@ -80,6 +84,7 @@ class StepRecorder:
         witness: Witness | None = None,
     ) -> None:
         self.updates: list[tuple[Any, list[Any]]] = []
+        self.raw = RawUpdates()
         self.metrics: dict[int, keras.Metric] = {}
         self.batch_means: dict[int, keras.Metric] = {}
         self.beside: dict[int, set[str] | None] = {}
@@ -106,6 +111,7 @@ class StepRecorder:
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
         self._late_read: str | None = None
+        self._raw = RawRecorder(step, tracked, self._raw_derived, self._raw_applied)
         self._read: list[Any] = []
         self._unlisted: dict[int, Any] = {}
 
@@ -174,6 +180,20 @@ class StepRecorder:
         self.updates.append((optimizer, list(variables)))
         for variable in optimizer.variables:
             self._is_held(variable)
+
+    def _raw_derived(self, gradients: Gradients) -> None:
+        if self._witness is not None:
+            self._witness.derived(gradients, False)
+
+    def _raw_applied(self, optimizer: Any, gradients: Gradients) -> None:
+        if self._witness is not None:
+            self._witness.applied(optimizer, gradients, False)
+        self.assigned |= {id(v) for v in (*gradients.variables, optimizer.iterations)}
+
+    def finish(self) -> None:
+        """The step has run: take in the updates that it made itself, and refuse wrong ones."""
+        self.refuse_late_read()
+        self.raw = self._raw.finish(self.updates)
 
     def _refuse_altered(self, gradients: Gradients) -> None:
         if self._accumulates and gradients.is_altered:
@@ -285,14 +305,12 @@ class StepRecorder:
         for metric in self._tracked.metrics.values():
             heard.append((metric, "update_state", partial(self._updates, metric)))
             heard.append((metric, "result", partial(self._result, metric)))
-        if self._is_split:
-            optimizers = self._tracked.optimizers.values()
-            heard += [(optimizer, "apply", _refuse_raw_update) for optimizer in optimizers]
         if self._accumulates:
             heard.append((keras.Variable, "value", self._reads))
         with ExitStack() as stack:
             for owner, name, listener in heard:
                 stack.enter_context(listening(owner, name, listener))
+            stack.enter_context(self._raw.listening())
             yield
 
     def _loss_call(
@@ -365,15 +383,6 @@ class StepRecorder:
             self.unheld[id(variable)] = variable
             return False
         return True
-
-
-def _refuse_raw_update(original: Any, *args: Any, **kwargs: Any) -> Talk:
-    """Refuse updates by the step itself: Perigee does not see their gradients."""
-    raise ReplicasError(
-        "it applies an optimizer itself, to gradients of a share of the batch",
-        "call `minimize`, or `gradients` and `apply` of the Step.",
-    )
-    yield
 
 
 def _refuse_inexact(loss: keras.losses.Loss, y_pred: Any) -> None:

@@ -70,9 +70,9 @@ class Step(Holder):
     ignore_findings: Sequence[str] = ()
 
     @property
-    def _shows_updates(self) -> bool:
-        """Whether gradients and updates can be seen as they are."""
-        return True
+    def _keras_model(self) -> keras.Model | None:
+        """The model whose own steps run, if the Step stands for one."""
+        return None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Replace methods that the user compiled by their plain functions: the step is compiled."""

@@ -30,6 +30,9 @@ from perigee._typing import Batch
 
 _SIGNATURES = {name: inspect.signature(getattr(keras.ops, name)) for name in BY_HAND}
 
+_MEANS = ("sum_over_batch_size", "mean")
+"""How Keras's losses call the mean over the rows."""
+
 DRAWING = (
     kl.Dropout,
     kl.SpatialDropout1D,
@@ -116,10 +119,13 @@ class Derived:
     Attributes:
         variables: What the loss was differentiated for.
         gradients: One array for each variable, on the host.
+        rows: The number of rows over which the loss is a mean, if a Keras loss returned the very
+            value that was differentiated; else 0.
     """
 
     variables: Sequence[Any]
     gradients: list[np.ndarray] = field(default_factory=list)
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ class Recording:
         losses: The comparisons of Keras losses, in order.
         compared: The comparisons of metrics, in order.
         updates: What optimizers were given.
-        derived: Gradients as they were computed, by Perigee.
+        derived: Gradients as they were computed, by Perigee or by a gradient tape.
         lookups: The ids given to embeddings. Ids out of range are clipped meanwhile.
         called: Layers that were called, by id, wherever they are.
         strange: Trainable variables of layers inside models that the Step does not hold.
@@ -225,6 +231,7 @@ class _Listening:
         self._hidden: set[int] = set()
         self._host: dict[str, str] = {}
         self._kept: list[Sequence[Any]] = []
+        self._means: list[tuple[Any, int]] = []
 
     @contextmanager
     def on(self) -> Generator[None]:
@@ -243,8 +250,6 @@ class _Listening:
             (keras.Layer, "losses", self._losses),
             *((keras.ops, name, partial(self._function, name)) for name in BY_HAND),
         ]
-        for optimizer in self._tracked.optimizers.values():
-            heard.append((optimizer, "apply", partial(self._raw_apply, optimizer)))
         for metric in _all_metrics(self._tracked):
             heard.append((metric, "update_state", partial(self._update, metric)))
         with ExitStack() as stack:
@@ -258,13 +263,23 @@ class _Listening:
         """See `Witness`."""
         self._recording.adds_losses |= adds_losses
         self._kept.append(gradients.values)  # so that their ids are not reused
-        derived = Derived(list(gradients.variables))
+        pairs = zip(gradients.variables, gradients.values, strict=True)
+        derived = Derived([variable for variable, value in pairs if value is not None])
+        derived.rows = next((n for mean, n in self._means if mean is gradients.loss), 0)
         self._recording.derived.append(derived)
-        values = [_backends.current().dense(value) for value in gradients.values]
+        known = [value for value in gradients.values if value is not None]
+        values = [_backends.current().dense(value) for value in known]
         look(values, lambda *arrays: setattr(derived, "gradients", list(arrays)))
 
     def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
-        """See `Witness`."""
+        """See `Witness`.
+
+        Raises:
+            UnusedVariablesError: If there is no gradient at all.
+        """
+        if all(value is None for value in gradients.values):
+            names = self._tracked.names_of(gradients.variables)
+            raise UnusedVariablesError(names, len(names))
         pairs = list(zip(gradients.values, gradients.variables, strict=True))
         self._updates(optimizer, pairs, is_conditional)
 
@@ -362,7 +377,10 @@ class _Listening:
         meant = getattr(loss, "perigee_stands_for", loss)
         if meant is not None and _is_recorded():
             self._compare(self._recording.losses, meant, y_true, y_pred)
-        yield
+        value = yield
+        rows = getattr(y_true, "shape", ())[:1]
+        if rows and meant is not None and meant.reduction in _MEANS:
+            self._means.append((value, rows[0]))
 
     def _function(self, name: str, original: Any, *args: Any, **kwargs: Any) -> Talk:
         if _is_recorded():
@@ -379,24 +397,6 @@ class _Listening:
     def _losses(self, original: Any, layer: keras.Layer) -> Talk:
         if self._depth == 0:
             self._recording.adds_losses = True
-        yield
-
-    def _raw_apply(
-        self,
-        optimizer: Any,
-        original: Any,
-        grads: Any,
-        trainable_variables: Any = None,
-        **kwargs: Any,
-    ) -> Talk:
-        frame = current_frame()
-        if frame is None or not frame.is_applying:
-            variables = trainable_variables or self._tracked.of_kind("trainable")
-            if len(grads) == len(variables):
-                if all(gradient is None for gradient in grads):
-                    names = self._tracked.names_of(variables)
-                    raise UnusedVariablesError(names, len(names))
-                self._updates(optimizer, list(zip(grads, variables, strict=True)), False)
         yield
 
     def _updates(

@@ -15,17 +15,15 @@ from perigee import _backends
 from perigee._errors import (
     ArgumentError,
     FrozenSinceBuiltError,
-    LossNotScaledError,
     OutputsError,
     door,
-    refuse,
 )
 from perigee._listening import Call, Returned, Talk, listening
 from perigee._rehearsal.recorder import StepRecorder
-from perigee._step.frame import Method, Watch, current_frame
+from perigee._step.frame import Method, current_frame
 from perigee._step.gradients import recorded, stopped
 from perigee._step.keras_names import model_of
-from perigee._step.state import nested_layers, track, unlisted_state
+from perigee._step.state import nested_layers, unlisted_state
 from perigee._step.step import Step
 from perigee._typing import Batch, Tensor, Tree
 
@@ -80,9 +78,9 @@ class KerasStep(Step):
         )
 
     @property
-    def _shows_updates(self) -> bool:
-        """Whether gradients are known unscaled: Keras hides the effect of its loss scale."""
-        return not any(hasattr(each, "inner_optimizer") for each in self.parts.optimizers())
+    def _keras_model(self) -> keras.Model:
+        """The model whose own steps run."""
+        return self.model
 
     @_plain
     def train_step(self, batch: Batch) -> dict[str, Any]:
@@ -96,26 +94,8 @@ class KerasStep(Step):
         """
         if self.class_weight is not None:
             batch = _weighted(batch, self.class_weight)
-        recorder = _recorder()
-        frame = current_frame()
-        with ExitStack() as stack:
-            if frame is not None and frame.watch is not None:
-                stack.enter_context(_shown_updates(frame.watch, self))
-            updates = None
-            if recorder is not None:
-                updates = stack.enter_context(_watched_updates(self.parts.optimizers()))
-            logs = self._logs("train_step", batch)
-        if updates is not None and recorder is not None:
-            for optimizer, seen in updates.items():
-                path = track(self).path_of(optimizer)
-                if seen.is_applied and not seen.is_scaled and _divides(optimizer):
-                    refuse(LossNotScaledError(path), self.ignore_findings)
-                if seen.is_applied and seen.variables is None:
-                    seen.variables = list(self.model.trainable_variables)
-                # With accumulation, an optimizer that the model itself applies is refused.
-                if seen.is_applied and not recorder._accumulates:
-                    recorder.updates.append((optimizer, seen.variables or []))
-        if recorder is not None and keras.backend.backend() == "torch":
+        logs = self._logs("train_step", batch)
+        if _recorder() is not None and keras.backend.backend() == "torch":
             self.model.zero_grad()  # type: ignore[attr-defined]  # a rehearsal leaves no trace
         return logs
 
@@ -348,12 +328,6 @@ class _Parts(Mapping[str, Any]):
             found["optimizer"] = list(optimizer.variables)  # a user's own class
         return found
 
-    def optimizers(self) -> list[keras.optimizers.Optimizer]:
-        """Return every optimizer that the model holds."""
-        members = [member for value in self._found().values() for member in _members(value)]
-        optimizers = [m for m in members if isinstance(m, keras.optimizers.Optimizer)]
-        return list({id(optimizer): optimizer for optimizer in optimizers}.values())
-
     def metrics(self) -> list[keras.Metric]:
         """Return the metrics that the model itself holds, without those of its layers."""
         members = [member for value in self._found().values() for member in _members(value)]
@@ -398,83 +372,6 @@ def check_compiled(model: keras.Model) -> None:
 
 
 # What a step does.
-
-
-class _Updates:
-    """Observes the calls of one optimizer."""
-
-    def __init__(self) -> None:
-        self.is_applied = False
-        self.is_scaled = False
-        self.variables: list[Any] | None = None
-
-    def applies(self, original: Any, grads: Any, trainable_variables: Any = None) -> Talk:
-        self.is_applied = True
-        if trainable_variables is None:
-            yield
-            return
-        variables = list(trainable_variables)
-        known = {id(v) for v in self.variables or ()}
-        self.variables = [*(self.variables or ()), *(v for v in variables if id(v) not in known)]
-        yield Call(original, (grads, variables), {})
-
-    def applies_stateless(self, original: Any, *args: Any, **kwargs: Any) -> Talk:
-        variables = self.variables
-        yield
-        self.is_applied, self.variables = True, variables
-
-    def scales(self, original: Any, loss: Any) -> Talk:
-        self.is_scaled = True
-        yield
-
-
-@contextmanager
-def _watched_updates(
-    optimizers: Sequence[keras.optimizers.Optimizer],
-) -> Generator[dict[Any, _Updates]]:
-    """Observe which optimizers are applied, to what, and whether the loss was scaled for them."""
-    updates = {optimizer: _Updates() for optimizer in optimizers}
-    with ExitStack() as stack:
-        for optimizer, seen in updates.items():
-            stack.enter_context(listening(optimizer, "apply", seen.applies))
-            stack.enter_context(listening(optimizer, "stateless_apply", seen.applies_stateless))
-            stack.enter_context(listening(optimizer, "scale_loss", seen.scales))
-        yield updates
-
-
-@contextmanager
-def _shown_updates(watch: Watch, step: KerasStep) -> Generator[None]:
-    """Report the updates that a model itself makes to `watch`."""
-
-    def applies(optimizer: Any, original: Any, grads: Any, trainable_variables: Any = None) -> Talk:
-        if trainable_variables is None:  # from within `stateless_apply`
-            yield
-            return
-        variables = list(trainable_variables)
-        before = watch.values(variables)
-        yield Call(original, (grads, variables), {})
-        watch.updated(optimizer, grads, variables, before)
-
-    def applies_stateless(
-        optimizer: Any, original: Any, optimizer_variables: Any, grads: Any, trainable: Any
-    ) -> Talk:
-        result = yield
-        variables, after = step.model.trainable_variables, result[0]
-        watch.updated(optimizer, grads, variables, trainable, after=after)
-
-    with ExitStack() as stack:
-        for optimizer in step.parts.optimizers():
-            for name, hears in (("apply", applies), ("stateless_apply", applies_stateless)):
-                stack.enter_context(listening(optimizer, name, partial(hears, optimizer)))
-        yield
-
-
-def _divides(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Return whether an optimizer divides gradients by a scale that the loss should have."""
-    return (
-        isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        or optimizer.loss_scale_factor is not None
-    )
 
 
 @contextmanager

@@ -1,13 +1,20 @@
 # pyright: basic
 """Gradients and conditional updates in TensorFlow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import tensorflow as tf
 
+from perigee._backends._protocol import Differentiated
 from perigee._backends.tensorflow.replicas import copies, is_replicated
+from perigee._listening import Hear, Talk
 from perigee._typing import Tensor, Tree
+
+_is_own: ContextVar[bool] = ContextVar("perigee_is_own_tape", default=False)
+"""Whether Perigee itself asks a tape for gradients."""
 
 
 def differentiate(
@@ -27,8 +34,32 @@ def differentiate(
             scalar, rest = function()
         read = reads.watched_variables()
         reads.reset()
-    gradients = [_merged(gradient) for gradient in tape.gradient(scalar, raw)]
+    gradients = [_merged(gradient) for gradient in _own_gradients(tape, scalar, raw)]
     return rest, gradients, list(read)
+
+
+def _own_gradients(tape: tf.GradientTape, target: Tensor, sources: Sequence[Any]) -> list[Any]:
+    token = _is_own.set(True)
+    try:
+        return tape.gradient(target, sources)
+    finally:
+        _is_own.reset(token)
+
+
+@contextmanager
+def tapes(hear: Hear, look: Callable[[Differentiated], None]) -> Generator[None]:
+    """See `Backend.tapes`."""
+
+    def gradient(
+        original: Any, tape: Any, target: Any, sources: Any, *args: Any, **kw: Any
+    ) -> Talk:
+        found = yield
+        if not _is_own.get():
+            flat = tf.nest.flatten(sources), tf.nest.flatten(found)
+            look(Differentiated(target, *flat, tape.watched_variables()))
+
+    with hear(tf.GradientTape, "gradient", gradient):
+        yield
 
 
 def _watched(variable: Any) -> Any:
@@ -59,7 +90,7 @@ def differentiate_inputs(
         for tensor in tensors:
             tape.watch(tensor)
         scalar = function(*tensors)
-    return tape.gradient(scalar, tensors)
+    return _own_gradients(tape, scalar, tensors)
 
 
 def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:

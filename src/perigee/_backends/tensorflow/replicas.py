@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from perigee._backends.tensorflow.one_device import OneDevice, is_of_one_device
-from perigee._errors import ReplicasError, StrategyError
+from perigee._errors import AS_MINIMIZE, ReplicasError, StrategyError
 from perigee._listening import Call, Returned, Talk, listening
 from perigee._typing import Batch, Tensor, Tree
 
@@ -145,7 +145,7 @@ def _no_tapes(original: Any, tape: Any, target: Any, sources: Any, *args: Any, *
         if isinstance(getattr(source, "value", source), tf.distribute.DistributedValues):
             raise ReplicasError(
                 "it opens its own gradient tape, which sees only a share of the batch",
-                "call `minimize`, or `gradients` and `apply` of the Step.",
+                AS_MINIMIZE,
             )
     yield
 

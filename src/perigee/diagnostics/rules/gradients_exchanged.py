@@ -6,10 +6,11 @@ shapes are equal: each layer then follows the gradient of the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
+from perigee._rehearsal.discovery import Rehearsal
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -19,11 +20,12 @@ _ALIKE = 0.9999
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare what was applied with what was computed, up to a factor."""
-    own: dict[int, np.ndarray] = {}
+    own: dict[int, list[np.ndarray]] = {}
     for derived in evidence.training.derived:
         if len(derived.gradients) == len(derived.variables):
-            keys = map(id, derived.variables)
-            own |= dict(zip(keys, derived.gradients, strict=True))
+            for variable, gradient in zip(derived.variables, derived.gradients, strict=True):
+                own.setdefault(id(variable), []).append(gradient)
+    computed = [gradient for gradients in own.values() for gradient in gradients]
     for update in evidence.training.updates:
         if len(update.gradients) != len(update.variables):
             continue
@@ -31,27 +33,35 @@ def check(evidence: Evidence) -> list[Finding]:
             variable
             for variable, applied in zip(update.variables, update.gradients, strict=True)
             if id(variable) in own
-            and not _is_along(applied, own[id(variable)])
-            and any(_is_along(applied, gradient) for gradient in _of_shape(own, applied.shape))
+            and not any(_is_along(applied, gradient) for gradient in own[id(variable)])
+            and any(_is_along(applied, g) for g in computed if g.shape == applied.shape)
         ]
         if exchanged:
-            return [
-                Finding(
-                    code="PG121",
-                    name="GradientsExchanged",
-                    severity="error",
-                    happened="These variables are updated by the gradients of others of the same "
-                    "shape:",
-                    items=tuple(evidence.tracked.names_of(exchanged)),
-                    expected="each variable is updated by its own gradient.",
-                    fix="pass what `gradients` returns to `apply`, or pair it in the same order.",
-                )
-            ]
+            return [_finding(evidence.tracked.names_of(exchanged))]
     return []
 
 
-def _of_shape(gradients: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
-    return [gradient for gradient in gradients.values() if gradient.shape == shape]
+def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+    """Find variables that got the very gradient that a tape computed for another one.
+
+    Args:
+        rehearsals: Rehearsals of `train_step`, one for each batch structure.
+    """
+    exchanged = {id(v): v for one in rehearsals for v in one.raw.exchanged}
+    tracked = rehearsals[-1].tracked
+    return [_finding(tracked.names_of(list(exchanged.values())))] if exchanged else []
+
+
+def _finding(exchanged: Sequence[str]) -> Finding:
+    return Finding(
+        code="PG121",
+        name="GradientsExchanged",
+        severity="error",
+        happened="These variables are updated by the gradients of others of the same shape:",
+        items=tuple(exchanged),
+        expected="each variable is updated by its own gradient.",
+        fix="pass what `gradients` returns to `apply`, or pair it in the same order.",
+    )
 
 
 def _is_along(a: np.ndarray, b: np.ndarray) -> bool:

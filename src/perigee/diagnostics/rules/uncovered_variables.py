@@ -1,16 +1,21 @@
 """PG110, UncoveredVariables: a trainable variable that no optimizer of the step updates.
 
 It keeps its initial value, as if it were frozen, while `model.summary()` lists it as trainable.
-Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. Steps
-with raw gradient tapes are not checked. With batches of several structures, an update on any of
-them counts.
+Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. A step
+that applies optimizers itself is checked if it applies all that it holds; a model that it leaves
+alone as a whole is taken as meant if no gradient tape recorded it, or if it is like one that is
+trained: a teacher, a target network.
+With batches of several structures, an update on any of them counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import keras
+
 from perigee._rehearsal.discovery import Rehearsal
+from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -21,15 +26,18 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
-    """Find trainable variables that nothing updates; skips steps with raw gradient tapes.
+    """Find trainable variables that nothing updates.
 
     Args:
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
     """
-    if not any(one.updated for one in rehearsals) or any(map(_has_raw_tape, rehearsals)):
+    if not any(one.updated for one in rehearsals) or any(map(_may_update_more, rehearsals)):
         return []
     covered = {id(v) for one in rehearsals for variables in one.updated.values() for v in variables}
-    covered |= {id(v) for one in rehearsals for v in one.carried}
+    covered |= {id(v) for one in rehearsals for v in (*one.carried, *one.raw.unreached)}
+    if any(one.raw.paths for one in rehearsals):  # it may assign them itself, as an average
+        covered |= {id(v) for one in rehearsals for v in one.written}
+        covered |= _left_alone(rehearsals, covered)
     entries = rehearsals[-1].tracked.entries
     kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
     uncovered = tuple(
@@ -51,8 +59,37 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     ]
 
 
-def _has_raw_tape(rehearsal: Rehearsal) -> bool:
-    """Return whether a step applied optimizers, none of them through Perigee."""
+def _left_alone(rehearsals: Sequence[Rehearsal], covered: set[int]) -> set[int]:
+    """Return the variables of models that are not updated at all, and are meant not to be.
+
+    No tape recorded them, or they are like a model that is updated, as a target network is.
+    """
+    if any(one.raw.read is None and one.raw.is_of_keras for one in rehearsals):
+        return set()  # the framework has no tapes, and the model is trained as a whole
+    read = {key for one in rehearsals for key in one.raw.read or ()}
+    held = rehearsals[-1].tracked.models.values()
+    nested = [m for layer in held for m in nested_layers(layer) if isinstance(m, keras.Model)]
+    updated, alone = [], []
+    for layer in (*held, *nested):
+        is_updated = any(id(v) in covered for v in layer.trainable_variables)
+        (updated if is_updated else alone).append(layer)
+    trained = [_shapes(layer) for layer in updated]
+    return {
+        id(v)
+        for layer in alone
+        for v in layer.variables
+        if id(v) not in read or _shapes(layer) in trained
+    }
+
+
+def _shapes(layer: keras.Layer) -> list[tuple[int, ...]]:
+    return [tuple(v.shape) for v in layer.trainable_variables]
+
+
+def _may_update_more(rehearsal: Rehearsal) -> bool:
+    """Return whether a step has updates that were not seen, or leaves some to other steps."""
     written = {id(variable) for variable in rehearsal.written}
-    optimizers = rehearsal.tracked.optimizers.values()
-    return not rehearsal.updated and any(id(o.iterations) in written for o in optimizers)
+    optimizers = rehearsal.tracked.optimizers.items()
+    others = [optimizer for path, optimizer in optimizers if path not in rehearsal.updated]
+    is_raw = bool(rehearsal.raw.paths)
+    return any(is_raw or id(optimizer.iterations) in written for optimizer in others)

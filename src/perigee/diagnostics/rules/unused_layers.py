@@ -1,16 +1,19 @@
-"""PG101 and PG102 for compiled models: layers that are never called, or that nothing holds.
+"""PG101 and PG102 for raw updates: layers that are never called, or that nothing holds.
 
-For a Step that calls `minimize` these are errors. Keras's own `train_step` warns at most.
+For a Step that calls `minimize` these are errors. Keras warns at most, and a step that filters out
+gradients that are `None` says nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from perigee._errors import UntrackedVariablesError
+from perigee._rehearsal.discovery import Rehearsal
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -25,13 +28,38 @@ def check(evidence: Evidence) -> list[Finding]:
     strange = [v for key, v in evidence.training.strange.items() if key not in updated]
     if strange:
         raise UntrackedVariablesError([f"{v.path} {tuple(v.shape)}" for v in strange])
-    unreached: dict[int, Any] = {}
+    unreached = _unreached(evidence.rehearsals)
     for update in evidence.training.updates:
-        unreached |= {id(v): v for v in update.unreached}
         if len(update.gradients) == len(update.variables):
             pairs = zip(update.variables, update.gradients, strict=True)
             zero = {id(v): v for v, gradient in pairs if not np.any(gradient)}
             unreached |= {key: v for key, v in zero.items() if key in _of_silent_layers(evidence)}
+    return _finding(evidence.tracked.names_of(list(unreached.values())))
+
+
+def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+    """Find variables that no gradient reaches, if a step applies its optimizers itself.
+
+    Args:
+        rehearsals: Rehearsals of `train_step`, one for each batch structure.
+    """
+    unreached = list(_unreached(rehearsals).values())
+    return _finding(rehearsals[-1].tracked.names_of(unreached)) if unreached else []
+
+
+def _unreached(rehearsals: Sequence[Rehearsal]) -> dict[int, Any]:
+    """Return the variables that no gradient reaches on batches of any structure, by id."""
+    found: dict[int, Any] = {}
+    for one in rehearsals:
+        found |= {id(v): v for v in one.raw.unreached}
+    for one in rehearsals:
+        without = {id(v) for v in one.raw.unreached}
+        updated = {id(v) for variables in one.updated.values() for v in variables}
+        found = {key: v for key, v in found.items() if key in without or key not in updated}
+    return found
+
+
+def _finding(unreached: Sequence[str]) -> list[Finding]:
     if not unreached:
         return []
     return [
@@ -40,7 +68,7 @@ def check(evidence: Evidence) -> list[Finding]:
             name="UnusedVariablesError",
             severity="warning",
             happened=f"No gradient reaches {len(unreached)} trainable variables:",
-            items=tuple(evidence.tracked.names_of(list(unreached.values()))),
+            items=tuple(unreached),
             expected="the loss depends on each variable that is trained.",
             fix="call the layers that they belong to, or set `trainable = False` on them.",
         )

@@ -25,13 +25,8 @@ def check(evidence: Evidence) -> list[Finding]:
     if not evidence.training.derived:
         return []
     for factor in _FACTORS:
-        batch = _backends.current().tensors(_scaled(evidence.batches[0], factor))
-        recording = (
-            evidence.training
-            if factor == 1.0
-            else record(evidence.step, "train_step", batch, evidence.tracked, ())
-        )
-        path = _zeroed(evidence, recording)
+        recording = evidence.training if factor == 1.0 else _recorded(evidence, factor)
+        path = None if recording is None else _zeroed(evidence, recording)
         if path is not None:
             where = "" if factor == 1.0 else f" with inputs {factor:g} times as large"
             return [
@@ -47,6 +42,15 @@ def check(evidence: Evidence) -> list[Finding]:
                 )
             ]
     return []
+
+
+def _recorded(evidence: Evidence, factor: float) -> Recording | None:
+    """Record the step on scaled inputs; `None` if it rejects them."""
+    batch = _backends.current().tensors(_scaled(evidence.batches[0], factor))
+    try:
+        return record(evidence.step, "train_step", batch, evidence.tracked, ())
+    except Exception:
+        return None
 
 
 def _zeroed(evidence: Evidence, recording: Recording) -> str | None:

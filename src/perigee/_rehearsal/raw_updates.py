@@ -1,0 +1,404 @@
+"""Updates that a step makes itself, by an optimizer's own `apply` instead of the Step's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import keras
+
+from perigee import _backends
+from perigee._backends import Differentiated
+from perigee._errors import AS_MINIMIZE, LossNotScaledError, ReplicasError, refuse
+from perigee._listening import Call, Talk, listening
+from perigee._step.frame import Watch, current_frame
+from perigee._step.gradients import Gradients
+from perigee._step.state import Tracked, track
+from perigee._step.step import Step
+from perigee._step.updates import internals
+
+
+@dataclass(frozen=True, slots=True)
+class Twice:
+    """Variables that are updated in two ways in one step.
+
+    Attributes:
+        paths: The optimizers that update them, by attribute path.
+        variables: For one optimizer, the sets that it updates in turn; for two, what both update.
+    """
+
+    paths: tuple[str, ...]
+    variables: tuple[Sequence[Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RawUpdates:
+    """The facts about the updates that a step makes itself.
+
+    Attributes:
+        paths: The optimizers that it applies itself, by attribute path.
+        is_of_keras: Whether it is the step of a Keras model.
+        hides_scale: Whether they are applied to gradients of a loss that is scaled.
+        read: Variables that gradient tapes recorded, by id; `None` if there was no tape.
+        unreached: Variables that are not updated since their gradient is `None`.
+        exchanged: Variables that are updated by the gradient of another one.
+        apart: Optimizers that are applied to different sets of variables.
+        shared: Variables that two optimizers update.
+    """
+
+    paths: frozenset[str] = frozenset()
+    is_of_keras: bool = False
+    hides_scale: bool = False
+    read: frozenset[int] | None = None
+    unreached: Sequence[Any] = ()
+    exchanged: Sequence[Any] = ()
+    apart: Sequence[Twice] = ()
+    shared: Sequence[Twice] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """One call of an optimizer's `apply`: no variables, or `...` as gradients, if not known."""
+
+    optimizer: Any
+    gradients: Sequence[Any]
+    variables: Sequence[Any]
+
+    @property
+    def moved(self) -> list[Any]:
+        """The variables that got a gradient."""
+        pairs = zip(self.variables, self.gradients, strict=True)
+        return [variable for variable, gradient in pairs if gradient is not None]
+
+
+class RawRecorder:
+    """Observes a step's own calls of optimizers and gradient tapes, during a rehearsal.
+
+    Args:
+        step: The Step.
+        tracked: What it holds.
+        derived: Called with the gradients of each tape.
+        applied: Called with an optimizer that is to apply gradients, some of them `None`.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        tracked: Tracked,
+        derived: Callable[[Gradients], None],
+        applied: Callable[[Any, Gradients], None],
+    ) -> None:
+        self._step, self._tracked = step, tracked
+        self._tell_derived, self._tell_applied = derived, applied
+        self._applied: list[_Applied] = []
+        self._derived: list[Gradients] = []
+        self._read: set[int] | None = None
+        self._unscaled: dict[int, Any] = {}
+        self._scaled: set[int] = set()
+        self._known: dict[int, Any] = {}
+        self._is_within = False
+        replicas = internals(step).replicas
+        self._is_split = replicas is not None and replicas.splits
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Listen to the optimizers and to tapes, for as long as the context is open."""
+        with ExitStack() as stack:
+            stack.enter_context(_backends.current().tapes(listening, self._derives))
+            for optimizer in self._tracked.optimizers.values():
+                for name, hears in (
+                    ("apply", self._applies),
+                    ("stateless_apply", self._applies_stateless),
+                    ("scale_loss", self._scales),
+                ):
+                    stack.enter_context(listening(optimizer, name, partial(hears, optimizer)))
+            yield
+
+    def finish(self, updates: list[tuple[Any, list[Any]]]) -> RawUpdates:
+        """Add the updates to those that the Step's verbs made, and return what is to be known.
+
+        Args:
+            updates: Optimizers with the variables that they update; extended.
+
+        Raises:
+            LossNotScaledError: If an optimizer divides by a scale that the loss did not get.
+        """
+        tracked = track(self._step)
+        for optimizer in self._unscaled.values():
+            if id(optimizer) not in self._scaled:
+                error = LossNotScaledError(tracked.path_of(optimizer))
+                refuse(error, self._step.ignore_findings)
+        asked = {id(optimizer) for optimizer, _ in updates}
+        for optimizer, variables in self._by_optimizer():
+            known = next((listed for other, listed in updates if other is optimizer), None)
+            if known is None:
+                updates.append((optimizer, list(variables)))
+            else:
+                ids = {id(v) for v in known}
+                known += [v for v in variables if id(v) not in ids]
+        raw = {id(one.optimizer) for one in self._applied}
+        return RawUpdates(
+            paths=frozenset(tracked.path_of(one.optimizer) for one in self._applied),
+            is_of_keras=self._step._keras_model is not None,
+            hides_scale=any(divides(one.optimizer) for one in self._applied),
+            read=None if self._read is None else frozenset(self._read),
+            unreached=self._unreached(tracked, updates),
+            exchanged=self._exchanged(),
+            apart=self._apart(tracked),
+            shared=[
+                Twice((tracked.path_of(one), tracked.path_of(other)), (both,))
+                for (one, ours), (other, theirs) in combinations(updates, 2)
+                if not {id(one), id(other)} <= asked - raw
+                and (both := self._moved_by_both(one, ours, other, theirs))
+            ],
+        )
+
+    # Calls.
+
+    def _derives(self, asked: Differentiated) -> None:
+        read = map(self._keras_variable, asked.read)
+        self._read = {id(v) for v in read if v is not None} | (self._read or set())
+        flat = zip(asked.sources, asked.gradients, strict=True)
+        pairs = [(self._keras_variable(source), gradient) for source, gradient in flat]
+        pairs = [(variable, gradient) for variable, gradient in pairs if variable is not None]
+        if not pairs:
+            return
+        found = Gradients([g for _, g in pairs], [v for v, _ in pairs], loss=asked.target)
+        self._derived.append(found)
+        self._tell_derived(found)
+
+    def _applies(
+        self,
+        optimizer: Any,
+        original: Any,
+        grads: Any,
+        trainable_variables: Any = None,
+        **kwargs: Any,
+    ) -> Talk:
+        if not self._is_heard():
+            yield
+            return
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+        update = self._update(optimizer, grads, trainable_variables)
+        call = Call(original, (grads, trainable_variables), kwargs)
+        if not optimizer.built and update.moved and _can_wait(optimizer):
+            # It is built for the union of its variables when the rehearsal is over.
+            call = Call(lambda: None, (), {})
+        yield from self._within(call)
+
+    def _applies_stateless(
+        self,
+        optimizer: Any,
+        original: Any,
+        optimizer_variables: Any,
+        grads: Any,
+        trainable_variables: Any,
+    ) -> Talk:
+        if not self._is_heard():
+            yield
+            return
+        model = self._step._keras_model
+        self._update(optimizer, grads, None if model is None else model.trainable_variables)
+        yield from self._within(
+            Call(original, (optimizer_variables, grads, trainable_variables), {})
+        )
+
+    def _scales(self, optimizer: Any, original: Any, loss: Any) -> Talk:
+        self._scaled.add(id(optimizer))
+        yield
+
+    def _is_heard(self) -> bool:
+        """Return whether the step itself makes the call, not Perigee nor another optimizer."""
+        frame = current_frame()
+        return frame is not None and not frame.is_applying and not self._is_within
+
+    def _within(self, call: Call) -> Talk:
+        self._is_within = True
+        try:
+            yield call
+        finally:
+            self._is_within = False
+
+    def _update(self, optimizer: Any, grads: Any, given: Sequence[Any] | None) -> _Applied:
+        if self._is_split:
+            raise ReplicasError(
+                "it applies an optimizer itself, to gradients of a share of the batch", AS_MINIMIZE
+            )
+        if divides(optimizer):
+            self._unscaled[id(optimizer)] = optimizer
+        variables = list(self._default() if given is None else given)
+        gradients = list(grads) if isinstance(grads, list | tuple) else []
+        if len(variables) == len(gradients):
+            self._tell_applied(optimizer, Gradients(gradients, variables, is_altered=True))
+        elif given is None:
+            variables, gradients = [], []
+        else:
+            gradients = [...] * len(variables)
+        update = _Applied(optimizer, gradients, variables)
+        self._applied.append(update)
+        return update
+
+    def _default(self) -> Sequence[Any]:
+        """Return the variables of a call without any: those for which the optimizer was built."""
+        model = self._step._keras_model
+        return self._tracked.of_kind("trainable") if model is None else model.trainable_variables
+
+    def _keras_variable(self, source: Any) -> Any | None:
+        """Return the variable for which a tape differentiates; `None` if the Step holds none."""
+        if not hasattr(source, "assign"):
+            return None  # a tensor
+        if id(source) not in self._known:
+            copies = _backends.current().copies
+            held = track(self._step).variables
+            self._known = {id(v): v for v in held} | {id(v.value): v for v in held}
+            self._known |= {id(copy): v for v in held for copy in copies(v)}
+            self._known.setdefault(id(source), None)
+        return self._known.get(id(source))
+
+    # What follows.
+
+    def _by_optimizer(self) -> list[tuple[Any, list[Any]]]:
+        """Return each optimizer with the union of the variables that it was given."""
+        found: dict[int, tuple[Any, dict[int, Any]]] = {}
+        for one in self._applied:
+            _, union = found.setdefault(id(one.optimizer), (one.optimizer, {}))
+            union |= {id(v): v for v in one.variables}
+        return [(optimizer, list(union.values())) for optimizer, union in found.values() if union]
+
+    def _unreached(self, tracked: Tracked, updates: Sequence[tuple[Any, list[Any]]]) -> list[Any]:
+        raw = {id(one.optimizer) for one in self._applied}
+        given = {id(v): v for one in self._applied for v in one.variables}
+        moved = {id(v) for one in self._applied for v in one.moved}
+        moved |= {id(v) for optimizer, vs in updates if id(optimizer) not in raw for v in vs}
+        applied = {id(optimizer) for optimizer, _ in updates}
+        if all(id(optimizer) in applied for optimizer in tracked.optimizers.values()):
+            # Otherwise they may be left to another optimizer, in other steps.
+            for found in self._derived:
+                for variable, value in zip(found.variables, found.values, strict=True):
+                    if value is not None:
+                        moved.add(id(variable))
+                    elif variable.trainable:
+                        given[id(variable)] = variable
+        return [v for key, v in given.items() if key not in moved]
+
+    def _exchanged(self) -> list[Any]:
+        """Return variables that got the very gradient that a tape computed for another one.
+
+        Only of those for which the same call of the tape computed one, too: gradients of a copy of
+        a model are given to the model itself on purpose.
+        """
+        # For each gradient: the variables that it belongs to, and all sources of the tape.
+        known: dict[int, list[tuple[set[int], set[int]]]] = {}
+        for found in self._derived:
+            sources = {id(v) for v in found.variables}
+            owners: dict[int, set[int]] = {}
+            for variable, value in zip(found.variables, found.values, strict=True):
+                owners.setdefault(id(value), set()).add(id(variable))
+            for key, own in owners.items():
+                known.setdefault(key, []).append((own, sources))
+        return [
+            variable
+            for one in self._applied
+            for variable, gradient in zip(one.variables, one.gradients, strict=True)
+            if gradient is not None
+            and any(id(variable) in sources for _, sources in known.get(id(gradient), ()))
+            and not any(id(variable) in own for own, _ in known[id(gradient)])
+        ]
+
+    def _apart(self, tracked: Tracked) -> list[Twice]:
+        """Return optimizers that are applied to different sets of variables, and count twice."""
+        found: dict[int, Twice] = {}
+        first: dict[int, _Applied] = {}
+        for one in self._applied:
+            if not one.variables or not _counts(one.optimizer):
+                continue
+            before = first.setdefault(id(one.optimizer), one)
+            if {id(v) for v in before.variables} != {id(v) for v in one.variables}:
+                path = tracked.path_of(one.optimizer)
+                found.setdefault(
+                    id(one.optimizer), Twice((path,), (before.variables, one.variables))
+                )
+        return list(found.values())
+
+    def _moved_by_both(
+        self, one: Any, ours: Sequence[Any], other: Any, theirs: Sequence[Any]
+    ) -> list[Any]:
+        """Return the variables that two optimizers move; those without a gradient stay."""
+
+        def moved(optimizer: Any, variables: Sequence[Any]) -> set[int]:
+            raw = [each for each in self._applied if each.optimizer is optimizer]
+            return {id(v) for each in raw for v in each.moved} if raw else set(map(id, variables))
+
+        both = moved(one, ours) & moved(other, theirs)
+        return [v for v in ours if id(v) in both]
+
+
+def _can_wait(optimizer: Any) -> bool:
+    """Return whether a rehearsal can do without an update: Keras's own, in code that is not kept.
+
+    A function that is compiled meanwhile would never make it.
+    """
+    is_own = type(optimizer).apply.__module__.partition(".")[0] == "keras"
+    return is_own and _backends.current().compiler() is None
+
+
+def divides(optimizer: Any) -> bool:
+    """Return whether an optimizer divides gradients by a scale that the loss should have."""
+    return (
+        isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        or optimizer.loss_scale_factor is not None
+    )
+
+
+_COUNTING = (
+    keras.optimizers.Adam,
+    keras.optimizers.Adamax,
+    keras.optimizers.Nadam,
+    keras.optimizers.Lamb,
+    keras.optimizers.Adafactor,
+)
+
+
+def _counts(optimizer: Any) -> bool:
+    """Return whether what an optimizer does depends on how often it was applied."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner, _COUNTING) or inner.use_ema or inner.gradient_accumulation_steps:
+        return True
+    return not isinstance(inner.get_config().get("learning_rate"), int | float)
+
+
+@contextmanager
+def shown(step: Step, tracked: Tracked, raw: RawUpdates, watch: Watch) -> Generator[None]:
+    """Report the updates that a step itself makes to `watch`."""
+
+    def is_own() -> bool:
+        frame = current_frame()
+        return frame is not None and not frame.is_applying
+
+    def applies(optimizer: Any, original: Any, grads: Any, trainable_variables: Any = None) -> Talk:
+        if trainable_variables is None or not is_own():  # maybe from within `stateless_apply`
+            yield
+            return
+        variables = list(trainable_variables)
+        before = watch.values(variables)
+        yield Call(original, (grads, variables), {})
+        watch.updated(optimizer, grads, variables, before)
+
+    def applies_stateless(
+        optimizer: Any, original: Any, optimizer_variables: Any, grads: Any, trainable: Any
+    ) -> Talk:
+        result = yield
+        if step._keras_model is not None:
+            variables, after = step._keras_model.trainable_variables, result[0]
+            watch.updated(optimizer, grads, variables, trainable, after=after)
+
+    with ExitStack() as stack:
+        for optimizer in [o for path, o in tracked.optimizers.items() if path in raw.paths]:
+            for name, hears in (("apply", applies), ("stateless_apply", applies_stateless)):
+                stack.enter_context(listening(optimizer, name, partial(hears, optimizer)))
+        yield
