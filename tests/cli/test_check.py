@@ -220,7 +220,7 @@ WRONG = {
     "a directory": (["."], "", "is a directory, not a Python file"),
     "syntax": (["train.py"], "def f(:\n", "train.py:12: "),
     "no name": (["train.py:modle"], "model = 1\n", "has no 'modle'. Did you mean model"),
-    "needs arguments": (["train.py:it"], "def it(a, *, b): ...\n", "needs a, b"),
+    "needs arguments": (["train.py:it"], "def it(a, *, b): ...\n", "no call of `it` in it"),
     "no pair": (["train.py:it"], "it = 3\n", "provides a int"),
     "never trained": (["train.py:it"], "it = made()\n", "does not train it"),
     "no training": (["train.py"], "", "ended without a call of `pg.fit`"),

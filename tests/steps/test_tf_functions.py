@@ -278,3 +278,23 @@ def test_evaluate_predict_and_prepare_take_compiled_methods():
 def test_functions_run_compiled_again_after_a_rehearsal():
     losses(Whole)
     assert not tf.config.functions_run_eagerly()
+
+
+def test_a_compiled_method_that_ran_before_still_has_its_object():
+    class Trainer:
+        def __init__(self):
+            self.model = seeded(lambda: keras.Sequential([keras.layers.Dense(CLASSES)]))
+            self.optimizer = keras.optimizers.SGD(0.1)
+
+        @compiled
+        def step(self, x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(cross_entropy(y, self.model(x, training=True)))
+            gradients = tape.gradient(loss, self.model.trainable_variables)
+            self.optimizer.apply(gradients, self.model.trainable_variables)
+
+    trainer = Trainer()
+    trainer.step(*data())
+    pg.fit(pg.FunctionStep(trainer.step), data(), epochs=1, batch_size=BATCH_SIZE, progress="off")
+
+    assert int(trainer.optimizer.iterations) == 1 + -(-ROWS // BATCH_SIZE)

@@ -36,8 +36,8 @@ def check(
         typer.Argument(
             metavar="FILE[:NAME]",
             help="A Python file, and optionally the NAME in it of a function or object that "
-            "provides a Step or compiled model with its data. Without NAME the file runs up to "
-            "its first `fit`.",
+            "provides a Step or compiled model with its data, or of a function that trains on a "
+            "batch. Without NAME the file runs up to where it would first train.",
             show_default=False,
         ),
     ],
@@ -72,8 +72,10 @@ def check(
 ) -> None:
     """Check what FILE would train for silent problems. Nothing is trained.
 
-    FILE runs up to its first call of `pg.fit`, `pg.keras_fit` or `model.fit`; the arguments of that
-    call are checked, and the rest of the file does not run. Further settings are read from
+    FILE runs up to its first call of `pg.fit`, `pg.keras_fit`, `model.fit` or
+    `model.train_on_batch`; the arguments of that call are checked, and the rest of the file does
+    not run. With a loop of its own, FILE runs up to the first update by an optimizer; the function
+    that the loop calls with each batch is checked. Further settings are read from
     [tool.perigee.check] in pyproject.toml.
 
     The exit status is 0 if nothing is found, 1 for findings, and 2 if FILE or the options cannot be
@@ -115,17 +117,19 @@ def _written(shape: Format, path: Path, target: Target, report: Any) -> str:
         facts = {
             "file": str(path),
             "line": target.line,
-            "target": _name(target.step),
+            "target": target.name or _name(target.step),
             "findings": [finding.facts() for finding in report],
         }
         return json.dumps(facts, indent=2)
     if shape == "github":
         return "\n".join(_annotation(path, target.line, finding) for finding in report)
-    return f"{path}:{target.line}: {_name(target.step)}\n{report}"
+    return f"{path}:{target.line}: {target.name or _name(target.step)}\n{report}"
 
 
 def _name(step: Any) -> str:
     """Return the name of what was checked: that of the model, if its steps are Keras's."""
+    if hasattr(step, "__name__"):  # a function, of which `pg.fit` makes a Step
+        return step.__name__
     model: Any = getattr(step, "model", None)
     if model is None or not type(step).__module__.startswith("perigee."):
         return type(step).__name__

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.abc
 import importlib.util
 import inspect
+import linecache
+import os
 import sys
 import types
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from perigee._cli.frames import as_script, definition, is_of_perigee, is_step_in
 from perigee._errors import did_you_mean
+
+if TYPE_CHECKING:
+    from perigee._cli.loops import Again, Called  # it imports Keras; the file chooses when
 
 
 class FileError(Exception):
@@ -29,7 +38,9 @@ class Target:
         data: The training data.
         batch_size: Rows per batch, or `None`.
         validation: The validation data, or `None`.
-        line: The line of the file that would train it; 1 if the file only names it.
+        line: The line of the file that would train it, or that defines the function that does; 1
+            if the file only names it.
+        name: Its name, if the Step is made of a function of the file.
     """
 
     step: Any
@@ -37,6 +48,15 @@ class Target:
     batch_size: int | None = None
     validation: Any = None
     line: int = 1
+    name: str | None = None
+
+
+class _TakesBatchError(Exception):
+    """A name is that of a function which needs arguments: a batch, it seems."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__(function)
+        self.function = function
 
 
 class _Reached(BaseException):
@@ -74,11 +94,14 @@ def compiled(path: Path) -> types.CodeType:
 def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: Use) -> None:
     """Run a file, and call `use` with what it would train, instead of training it.
 
-    The file runs as `python FILE` does, up to the first call of `pg.fit`, `pg.keras_fit` or
-    `keras.Model.fit`; `use` is called from within that call, so that the file's context managers
-    are still open. The rest of the file does not run. What the file prints goes to standard error.
+    The file runs as `python FILE` does, up to the first call of `pg.fit`, `pg.keras_fit`,
+    `keras.Model.fit` or `train_on_batch`; `use` is called from within that call, so that the file's
+    context managers are still open. A loop of the file's own ends where it would apply an optimizer
+    for the first time; then `use` gets the function that the loop calls with each batch. The rest
+    of the file does not run. What the file prints goes to standard error.
 
-    With a name the file is imported, so that code guarded by `__name__` does not run. The name is
+    With the name of a function that takes a batch, the file runs up to its first call. With any
+    other name the file is imported, so that code guarded by `__name__` does not run. The name is
     that of one of these:
 
     - a function without arguments: it is called, and trains, or returns one of the following;
@@ -98,55 +121,114 @@ def run_until_fit(path: Path, name: str | None, arguments: Sequence[str], use: U
         FileError: If there is no such file or name, or nothing would be trained.
     """
     code = compiled(path)
+    # Where a script changes its directory, its source is still found.
+    linecache.checkcache(str(path))
+    source = "".join(linecache.getlines(str(path)))
+    if name is None or is_step_in(ast.parse(source), name):
+        _run(path, code, arguments, use, None, (name,) if name else ())
+        return
+    try:
+        _run(path, code, arguments, use, name, ())
+    except _TakesBatchError as error:
+        _run(path, code, arguments, use, None, (name, error.function))
+
+
+def _run(
+    path: Path,
+    code: types.CodeType,
+    arguments: Sequence[str],
+    use: Use,
+    name: str | None,
+    steps: Sequence[str],
+) -> None:
+    """Run a file up to where it trains.
+
+    Args:
+        path: The file.
+        code: Its code.
+        arguments: Its arguments.
+        use: The function to call.
+        name: What to look for in the file, once it is imported.
+        steps: Names of functions that take a batch; if empty, the first training counts.
+    """
     module = types.ModuleType("__main__" if name is None else path.stem)
     module.__file__ = str(path)
-    fits = _Fits(path, use, lambda step: name is None or vars(module).get(name) is step)
-    with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(sys.stderr))
-        stack.enter_context(as_program(path, module, arguments))
-        stack.enter_context(fits.intercepted())
-        try:
-            exec(code, vars(module))
-            if name is not None:
-                _use_named(path, vars(module), name, use, fits)
-                return
-            found = [e for value in vars(module).values() if (e := _experiment(value, 1))]
-            if found:
-                use(found[0])
-                return
-        except _Reached:
-            pass
-        except SystemExit as error:
-            raise FileError(
-                f"{path} called `sys.exit({error.code!r})` before it trained anything."
-            ) from error
-        finally:
-            if fits.raised is not None:
-                raise fits.raised
+    fits = _Fits(
+        path, use, lambda step: not steps and (name is None or vars(module).get(name) is step)
+    )
+    fits.skips_loops = name is not None
+    fits.steps = steps
+    with redirect_stdout(sys.stderr), as_program(path, module, arguments):
+        with fits.intercepted():
+            try:
+                as_script(lambda: exec(code, vars(module)))
+                if name is not None:
+                    _use_named(path, vars(module), name, use, fits)
+                    return
+                found = [e for value in vars(module).values() if (e := _experiment(value, 1))]
+                if found and not steps:
+                    use(found[0])
+                    return
+            except _Reached:
+                pass
+            except SystemExit as error:
+                if not fits.is_reached:  # else a bare `except` of the file answers it so
+                    raise FileError(
+                        f"{path} called `sys.exit({error.code!r})` before it trained anything."
+                    ) from error
+            except Exception:
+                if not fits.is_reached:
+                    raise
+            finally:
+                if fits.raised is not None:
+                    raise fits.raised
+            fits.call_again()
+        if fits.called is not None:
+            use(_target(path, fits.called))
+            return
     if fits.is_reached:
         return
+    if steps:
+        raise FileError(
+            f"{path} ended, and no call of `{steps[0]}` in it updated a model.\n"
+            "Name the function that gets a batch and applies the optimizer."
+        )
     raise FileError(
-        f"{path} ended without a call of `pg.fit`, `pg.keras_fit` or `model.fit`.\nName what to "
-        f"check: {path}:NAME, a function or object that provides a Step or compiled model with "
-        "its data. For a loop of your own, put the code for a batch into `train_step` of a "
-        "`pg.Step`, and let a function return the Step with its data."
+        f"{path} ended without a call of `pg.fit`, `pg.keras_fit`, `model.fit` or "
+        "`model.train_on_batch`, and without an update by an optimizer.\nName what to check: "
+        f"{path}:NAME, a function or object that provides a Step or compiled model with its data. "
+        "For a loop that updates variables without an optimizer, put the code for a batch into "
+        "`train_step` of a `pg.Step`, and let a function return the Step with its data."
     )
+
+
+def _target(path: Path, called: Called) -> Target:
+    """Return the Step that a function of the file's own loop makes, with the batch it was given."""
+    from perigee.steps.function_step import FunctionStep
+
+    code, line = called.code, called.line
+    name = f"{code.co_name}({', '.join(called.batch)})"
+    if code.co_filename == str(path):
+        line = definition(code)
+    else:
+        name = f"{name} of {os.path.relpath(code.co_filename)}:{definition(code)}"
+    return Target(FunctionStep(called.bound()), [called.data()], line=line, name=name)
 
 
 def _use_named(path: Path, names: dict[str, Any], name: str, use: Use, fits: _Fits) -> None:
     if name not in names:
         raise FileError(f"{path} has no {name!r}.{similar(name, names)}")
     found: Any = names[name]
-    if inspect.isfunction(found):
-        missing = needed_by(found)
-        if missing:
-            raise FileError(
-                f"{path}:{name} is a function that needs {', '.join(missing)}; only one without "
-                "required arguments can be called from here."
-            )
-        line = found.__code__.co_firstlineno
-        fits.is_meant = lambda step: True
-        found = found()
+    function = getattr(found, "python_function", found)
+    if inspect.isroutine(function) or isinstance(function, partial):
+        from perigee._cli.loops import code_of
+
+        code = code_of(function)
+        if needed_by(function):
+            raise _TakesBatchError(code.co_name)
+        line = code.co_firstlineno
+        fits.is_meant, fits.skips_loops = lambda step: True, False
+        found = as_script(found)
     else:
         line = 1
     experiment = _experiment(found, line)
@@ -226,14 +308,21 @@ class _Fits:
 
     Attributes:
         is_meant: The same.
-        is_reached: Whether `use` was called.
-        raised: What `use` raised, which the file may have caught.
+        skips_loops: Whether updates by loops of the file's own are skipped.
+        steps: The names of functions to stop in; if empty, the first training counts.
+        is_reached: Whether the training was found.
+        called: The call that the file's own loop makes for each batch.
+        raised: What `use` raised, or why it was not called; the file may have caught it.
     """
 
     def __init__(self, path: Path, use: Use, is_meant: Callable[[Any], bool]) -> None:
         self._path, self._use, self.is_meant = path, use, is_meant
+        self.skips_loops = False
+        self.steps: Sequence[str] = ()
         self.is_reached = False
+        self.called: Called | None = None
         self.raised: Exception | None = None
+        self._again: Again | None = None
 
     @contextmanager
     def intercepted(self) -> Generator[None]:
@@ -248,8 +337,25 @@ class _Fits:
             def change_keras() -> None:
                 import keras
 
-                stack.callback(_undo(keras.Model, "fit"))
-                keras.Model.fit = self._of_model(keras.Model.fit)
+                def replace(holder: Any, name: str, made: Callable[..., Any]) -> None:
+                    stack.callback(_undo(holder, name))
+                    setattr(holder, name, made(getattr(holder, name)))
+
+                replace(keras.Model, "fit", self._of_model)
+                replace(keras.Model, "train_on_batch", self._of_batch)
+                first = keras.optimizers.Optimizer
+                known = [c for c in vars(keras.optimizers).values() if inspect.isclass(c)]
+                for optimizer in {first, *(c for c in known if issubclass(c, first))}:
+                    for name, made in (
+                        ("apply", self._of_optimizer),
+                        ("stateless_apply", self._of_stateless),
+                    ):
+                        if optimizer is first or name in vars(optimizer):
+                            replace(optimizer, name, made)
+                if keras.backend.backend() == "torch":
+                    torch_optimizers: Any = importlib.import_module("torch.optim.optimizer")
+                    register = torch_optimizers.register_optimizer_step_pre_hook
+                    stack.callback(register(self._before_torch).remove)
 
             if "keras" in sys.modules:
                 change_keras()
@@ -289,6 +395,102 @@ class _Fits:
 
         return fit
 
+    def _of_batch(self, original: Any) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        def train_on_batch(model: Any, *args: Any, **kwargs: Any) -> Any:
+            if is_of_perigee():
+                return original(model, *args, **kwargs)
+            given = signature.bind(model, *args, **kwargs).arguments
+            line = self._line()
+            if not self.is_meant(model):
+                taken = {k: v for k, v in given.items() if k not in ("self", "class_weight")}
+                return model.test_on_batch(**taken)  # it returns the same, and trains nothing
+            return self._reached(model, lambda: _on_batch(model, given, line))
+
+        return train_on_batch
+
+    def _of_optimizer(self, original: Any) -> Callable[..., Any]:
+        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
+            if is_of_perigee():
+                return original(optimizer, grads, trainable_variables)
+            variables = [] if trainable_variables is None else [*trainable_variables]
+            self._updated(variables)
+            return None
+
+        return apply
+
+    def _of_stateless(self, original: Any) -> Callable[..., Any]:
+        def stateless_apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.skips_loops or self.steps or is_of_perigee():
+                return original(optimizer, *args, **kwargs)
+            self._fail(
+                f"{self._path}:{self._line()} leads to `stateless_apply`: the loop passes the "
+                "state of model and optimizer by hand, so it cannot be told which arguments are "
+                "the batch and which results are the new state.\nWrite the step for one batch as "
+                "`train_step` of a `pg.Step` with `minimize`, and let a function return the Step "
+                f"with its data: `perigee check {self._path}:FUNCTION`."
+            )
+
+        return stateless_apply
+
+    def _before_torch(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if is_of_perigee():
+            return
+        groups = optimizer.param_groups
+        self._updated([parameter for group in groups for parameter in group["params"]])
+        optimizer.zero_grad()  # what has no gradient is not updated
+
+    def _updated(self, variables: list[Any]) -> None:
+        """End the file where its own loop updates variables; return if that is to be skipped."""
+        if self.is_reached:
+            raise _Reached
+        if self.skips_loops:
+            return
+        from perigee._cli.loops import Again, UnclearError, training_call
+
+        try:
+            is_named = (lambda code: code.co_name in self.steps) if self.steps else None
+            found = training_call(self._path, variables, is_named)
+        except UnclearError as error:
+            self._fail(str(error))
+        if found is None:
+            return
+        if isinstance(found, Again):
+            self._again = found
+        else:
+            self.called = found
+        self.is_reached = True
+        for variable in variables:
+            parameter = getattr(variable, "value", variable)
+            if getattr(parameter, "grad", None) is not None:  # torch adds the next ones to it
+                parameter.grad = None
+        raise _Reached
+
+    def _fail(self, message: str) -> NoReturn:
+        self.is_reached, self.raised = True, FileError(message)
+        raise _Reached
+
+    def call_again(self) -> None:
+        """Run what was only traced, to see its values.
+
+        Raises:
+            FileError: If that fails.
+        """
+        while self._again is not None:
+            again, self._again, self.is_reached = self._again, None, False
+            try:
+                as_script(again.call)
+            except _Reached:
+                pass
+            except Exception as error:
+                raise FileError(
+                    f"{self._path} trains in a `tf.function` that does not run as Python: {error}\n"
+                    "Put what is done with a batch into a function of the batch, and check again."
+                ) from error
+            if self.raised is not None:
+                raise self.raised
+
     def _given(self, given: dict[str, Any]) -> Any:
         from perigee._api.keras_fit import given_to_fit
 
@@ -322,6 +524,16 @@ class _Fits:
                 return frame.f_lineno
             frame = frame.f_back
         return 1
+
+
+def _on_batch(model: Any, given: dict[str, Any], line: int) -> Target:
+    import keras
+
+    from perigee.steps.keras_step import KerasStep
+
+    parts = [given.get(name) for name in ("x", "y", "sample_weight")]
+    batch = keras.utils.pack_x_y_sample_weight(*parts)
+    return Target(KerasStep(model, class_weight=given.get("class_weight")), [batch], line=line)
 
 
 def _known(given: dict[str, Any]) -> dict[str, Any]:
@@ -360,16 +572,20 @@ class _AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, name: str, then: Callable[[], None]) -> None:
         self._name, self._then = name, then
         self._loader: Any = None
+        self._is_looking = False
 
     def leave(self) -> None:
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname != self._name:
+        if fullname != self._name or self._is_looking:
             return None
-        self.leave()
-        spec = importlib.util.find_spec(fullname)
+        self._is_looking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._is_looking = False
         if spec is not None:
             self._loader, spec.loader = spec.loader, self
         return spec
@@ -378,6 +594,7 @@ class _AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:
+        self.leave()  # not before: TensorFlow looks for Keras without importing it
         spec: Any = module.__spec__
         module.__loader__ = spec.loader = self._loader
         self._loader.exec_module(module)

@@ -155,7 +155,8 @@ def inlined(value: Any) -> Any:
     function, signature = value.python_function, value.input_signature
     # The function of a method that is read from an object holds the object in a way that
     # TensorFlow does not document; without it the function is called as TensorFlow calls it.
-    bound: Any = getattr(function, "__wrapped__", None)
+    # Each trace puts one more wrapper around it.
+    bound: Any = inspect.unwrap(function, stop=lambda inner: hasattr(inner, "__self__"))
     owner = getattr(getattr(bound, "__self__", None), "target", None)
     if owner is not None:
         function = bound.__func__

@@ -23,7 +23,7 @@ def check(evidence: Evidence) -> list[Finding]:
         return []
     written = {id(variable) for variable in testing.rehearsal.written}
     items = {
-        f"{layer.path} ({type(layer).__name__})": None
+        f"{layer.path or layer.name} ({type(layer).__name__})": None
         for model in evidence.tracked.models.values()
         for layer in nested_layers(model)
         if (isinstance(layer, DRAWING) and id(layer) in testing.drew)

@@ -26,7 +26,8 @@ def check(evidence: Evidence) -> list[Finding]:
     for calls in by_model.values():
         model = calls[0].layer
         layers = of_two_modes(model)
-        names = tuple(f"{layer.path} ({type(layer).__name__})" for layer in layers)
+        # A layer that is not built has no path.
+        names = tuple(f"{layer.path or layer.name} ({type(layer).__name__})" for layer in layers)
         told = [call.training for call in calls]
         if layers and all(not training for training in told if isinstance(training, bool | None)):
             if any(not isinstance(training, bool | None) for training in told):
