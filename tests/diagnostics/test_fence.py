@@ -194,6 +194,7 @@ def trained(step, **arguments):
 
 
 FEW_PROGRAMS_NEED = {
+    "best": ("loss", ()),
     "changed": (0, ()),
     "data ended": ("data", "generator", None),
     "hook set": ("Rates", 2, ()),

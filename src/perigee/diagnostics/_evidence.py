@@ -92,13 +92,13 @@ class Evidence:
         """
         observers = (guarded(self._checks),)
         record(self.step, "train_step", self.batch, self.tracked, observers, computes=False)
-        before = self.tracked.plain
         self.training = record(self.step, "train_step", self.batch, self.tracked, observers)
-        if self.training.rehearsal is not None:
-            self.rehearsals = [self.training.rehearsal]
+        rehearsal = self.training.rehearsal
+        if rehearsal is not None:
+            self.rehearsals = [rehearsal]
+            plain = self.tracked.plain
+            self.numbers = {p for p in rehearsal.volatile if isinstance(plain.get(p), int | float)}
         self.rehearsals += [self._rehearsed(batch) for batch in self._others]
-        numbers = {path for path, value in before.items() if isinstance(value, int | float)}
-        self.numbers = {path for path in numbers if self.tracked.plain.get(path) != before[path]}
 
     def is_right(self, loss: Any) -> bool:
         """Return whether a loss got probabilities instead of logits, and is right nonetheless."""
