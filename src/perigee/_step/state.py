@@ -10,9 +10,10 @@ from collections import Counter, deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any, Literal
 
 import keras
@@ -27,7 +28,7 @@ INTERNALS = "_perigee"
 """Attribute for Perigee's own state on a Step; not searched like the others."""
 
 
-_PLAIN = int | float | str | bytes | bool | type(None) | np.generic
+PLAIN = int | float | str | bytes | bool | type(None) | np.generic
 """Types of plain Python values."""
 
 
@@ -190,12 +191,12 @@ class _Search:
         elif (adapted := _backends.current().as_keras_variable(value)) is not None:
             self._variable(adapted, path, 0, "variable")
         elif isinstance(value, Mapping):
-            for key, item in value.items():
-                self.value(item, _join(path, str(key)))
+            for index, (key, item) in enumerate(value.items()):
+                self.value(item, _join(path, _key_name(key, index)))
         elif isinstance(value, list | tuple | deque):
             for index, item in enumerate(value):
                 self.value(item, _join(path, str(index)))
-        elif isinstance(value, _PLAIN):
+        elif isinstance(value, PLAIN):
             self.plain[path] = value
         else:
             _refuse_keras_2(value, path)
@@ -315,6 +316,13 @@ def _stable_name(name: str, slots_of: Collection[str]) -> str:
     return re.sub(r"_\d+(?=[_/]|$)", "", name)
 
 
+def _key_name(key: Any, index: int) -> str:
+    """Return the name of a key of a dict: its place, if its text may differ in the next process."""
+    plain = PLAIN | Enum | Path | np.dtype
+    parts: Sequence[Any] = key if isinstance(key, tuple) else [key]
+    return str(key) if all(isinstance(part, plain) for part in parts) else str(index)
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 
@@ -390,10 +398,10 @@ def attributes_preserved(root: Holder) -> Generator[None]:
     finally:
         for holder, known in held:
             now = vars(holder)
-            for name in [name for name, value in now.items() if isinstance(value, _PLAIN)]:
+            for name in [name for name, value in now.items() if isinstance(value, PLAIN)]:
                 if name not in known:
                     del now[name]
-                elif isinstance(known[name], _PLAIN):
+                elif isinstance(known[name], PLAIN):
                     now[name] = known[name]
         for value, state in inside:
             _set_host_state(value, state)
@@ -406,7 +414,7 @@ def _host_state(value: Any) -> Any:
     if type(value) is random.Random:
         return value.getstate()
     items = value.values() if isinstance(value, dict) else value
-    if isinstance(value, list | dict | set) and all(isinstance(item, _PLAIN) for item in items):
+    if isinstance(value, list | dict | set) and all(isinstance(item, PLAIN) for item in items):
         return value
     return None
 
@@ -549,7 +557,7 @@ _Holding = Literal[
 @cache
 def _holding(kind: type) -> _Holding:
     """Return how an object of a class holds values that may be state of a layer or a Step."""
-    if issubclass(kind, (*_PLAIN.__args__, Holder, keras.Metric, keras.optimizers.Optimizer, type)):
+    if issubclass(kind, (*PLAIN.__args__, Holder, keras.Metric, keras.optimizers.Optimizer, type)):
         return "nothing"
     known: list[tuple[_Holding, Any]] = [
         ("variable", keras.Variable),
@@ -571,10 +579,15 @@ def _holding(kind: type) -> _Holding:
     return "dataclass" if dataclasses.is_dataclass(kind) else "object"
 
 
+@cache
 def is_own_class(kind: type) -> bool:
     """Return whether a class is neither Python's nor from an installed package."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return kind.__module__ == "__main__" if file is None else is_own_file(file)
+    if file is not None:
+        return is_own_file(file)
+    # Of a script, or of code that was executed without a module; Python's own has no functions.
+    codes = [value.__code__ for value in vars(kind).values() if isinstance(value, FunctionType)]
+    return kind.__module__ == "__main__" or any(is_own_file(code.co_filename) for code in codes)
 
 
 @cache
@@ -582,7 +595,11 @@ def is_own_file(file: str) -> bool:
     """Return whether code is neither Python's nor from an installed package, by its file."""
     parts = Path(file).parts
     is_installed = "site-packages" in parts or "dist-packages" in parts
-    return not is_installed and not Path(file).is_relative_to(sysconfig.get_path("stdlib"))
+    is_pythons = file.startswith("<frozen ") or Path(file).is_relative_to(_PYTHONS)
+    return not is_installed and not is_pythons
+
+
+_PYTHONS = sysconfig.get_path("stdlib")
 
 
 def _members(value: Any, holding: _Holding) -> list[Any]:
@@ -597,11 +614,24 @@ def _members(value: Any, holding: _Holding) -> list[Any]:
 
 def attributes_of(value: Any) -> Mapping[str, Any]:
     """Return the attributes that an object itself holds, without running code."""
-    if dataclasses.is_dataclass(value):  # those with slots have no `__dict__`
-        return {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value)}
     held: Mapping[str, Any] = getattr(value, "__dict__", {})
-    slots = [n for kind in type(value).__mro__ for n in _slots_of(kind) if hasattr(value, n)]
-    return {**{name: getattr(value, name) for name in slots}, **held} if slots else held
+    declared = _declared(value.__class__)
+    if _backends.current().is_container(value.__class__):  # TensorFlow's own lists and dicts
+        held = {name: v for name, v in held.items() if not name.startswith("_self_")}
+    if not declared:
+        return held
+    known = {name: getattr(value, name, _MISSING) for name in declared}
+    return {**{name: v for name, v in known.items() if v is not _MISSING}, **held}
+
+
+_MISSING = object()
+
+
+@cache
+def _declared(kind: type) -> tuple[str, ...]:
+    """Return the fields of a dataclass and the slots of a class."""
+    fields = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    return (*fields, *(name for base in kind.__mro__ for name in _slots_of(base)))
 
 
 def _slots_of(kind: type) -> Sequence[str]:
