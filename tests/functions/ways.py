@@ -1101,7 +1101,7 @@ record, queue, counted = Record(sgd()), deque([net()]), mean("counted")
 
 def train_step(x, y):
     space.loss_fn()
-    state.seen.update_state(space.teacher(queue[0](x)))
+    state.seen.update_state(space.teacher(x) + queue[0](x))
     return learn(state.model, record.optimizer, x, y)
 """,
     state__0="state.model",
@@ -1406,7 +1406,7 @@ class Student(keras.Model):
         return teacher(x)
 
 student, teacher, optimizer, seen = Student(), net(), sgd(), mean()
-student.build((None, 2))
+student(keras.ops.zeros((1, 2)))
 
 def train_step(x, y):
     return learn(student, optimizer, x, student.compute_my_loss(x, y))
@@ -1472,7 +1472,8 @@ def distance(y, y_pred):
     return y - y_pred
 
 seen, counted = mean(), mean("counted")
-model = net(keras.layers.Lambda(lambda x: x * scale), keras.layers.Dense(2, activation=gate))
+scaled = keras.layers.Lambda(lambda x: x * scale, output_shape=(2,))
+model = net(scaled, keras.layers.Dense(2, activation=gate))
 scale = keras.Variable(1.0, trainable=False)
 metric = keras.metrics.MeanMetricWrapper(distance, name="distance")
 optimizer = sgd()
@@ -1493,17 +1494,18 @@ found(
 class Perceptual(keras.losses.Loss):
     def __init__(self):
         super().__init__()
-        self.features = net()
+        self.features = keras.layers.Dense(3)
+        self.features.build((None, 1))
 
     def call(self, y, y_pred):
         seen.update_state(1.0)
-        return (self.features(y_pred) - y) ** 2
+        return (self.features(y_pred) - self.features(y)) ** 2
 
-model, optimizer, seen = net(keras.layers.Dense(2)), sgd(), mean()
+model, optimizer, seen = net(), sgd(), mean()
 loss_fn = Perceptual()
 
 def train_step(x, y):
-    return learn(model, optimizer, x, y, lambda y, y_pred: loss_fn(y, x))
+    return learn(model, optimizer, x, y, loss_fn)
 """,
     **BOTH,
     loss_fn__features="loss_fn.features",
@@ -1745,6 +1747,142 @@ def train_step(x, y):
 """,
     generator="model",
     gen_optimizer="optimizer",
+)
+
+# What is looked up again: the statement that replaces something, and what is then found.
+
+REPLACED: dict[str, tuple[str, str, dict[str, str]]] = {}
+
+
+def replaced(name: str, source: str, statement: str, **paths: str) -> None:
+    """Add a program, a statement that runs after the first look, and what is found then."""
+    REPLACED[name] = source, statement, {p.replace("__", "/"): v for p, v in paths.items()}
+
+
+_PLAIN = """
+model, optimizer, other = net(), sgd(), net()
+
+def before(x):
+    return x
+
+def train_step(x, y):
+    return learn(model, optimizer, before(x), y)
+"""
+_OBJECT = """
+class Trainer:
+    __slots__ = ("model", "__dict__")
+    optimizer = sgd()
+    def __init__(self):
+        self.model, self.losses, self.weights = net(), [], {}
+    def train_step(self, x, y):
+        for loss in self.losses:
+            loss(y)
+        self.before(x)
+        return learn(self.model, self.optimizer, x, y)
+    def before(self, x):
+        pass
+trainer, other = Trainer(), net()
+train_step = trainer.train_step
+def count(*values):
+    other(*values)
+"""
+
+replaced("a global", _PLAIN, "model = other", model="other")
+replaced("a helper", _PLAIN, "before = lambda x: other(x)", model="model", other="other")
+replaced(
+    "the code of a helper",
+    _PLAIN,
+    "before.__code__ = (lambda x: other(x)).__code__",
+    model="model",
+    other="other",
+)
+replaced(
+    "a name that did not exist",
+    """
+model, optimizer, other = net(), sgd(), net()
+
+def train_step(x, y):
+    return learn(model, optimizer, x, y, late)
+""",
+    "late = lambda y, y_pred: other(y)",
+    other="other",
+)
+replaced(
+    "a cell",
+    """
+def make():
+    model, optimizer = net(), sgd()
+    def train_step(x, y):
+        return learn(model, optimizer, x, y)
+    def replace(new):
+        nonlocal model
+        model = new
+    return train_step, replace
+
+train_step, replace = make()
+other = net()
+""",
+    "replace(other)",
+    model="other",
+)
+replaced(
+    "a default",
+    """
+model, optimizer, other = net(), sgd(), net()
+
+def train_step(x, y, model=model):
+    return learn(model, optimizer, x, y)
+""",
+    "train_step.__defaults__ = (other,)",
+    model="other",
+)
+replaced("an attribute", _OBJECT, "trainer.before = count", self__model="trainer.model")
+replaced("a slot", _OBJECT, "trainer.model = other", self__model="other")
+replaced("a class attribute", _OBJECT, "Trainer.optimizer = other", self__optimizer="other")
+replaced("a method", _OBJECT, "Trainer.before = lambda self, x: other(x)", other="other")
+replaced("an item of a list", _OBJECT, "trainer.losses.append(count)", other="other")
+replaced(
+    "a ContextVar",
+    """
+import contextvars
+
+current, optimizer, other = contextvars.ContextVar("current"), sgd(), net()
+current.set(net())
+
+def train_step(x, y):
+    return learn(current.get(), optimizer, x, y)
+""",
+    "current.set(other)",
+    current="other",
+)
+replaced(
+    "a module's name",
+    """
+import states
+other = net()
+
+def train_step(x, y):
+    import states as s
+    return learn(states.model, s.optimizer, x, y)
+
+# file: states.py
+model, optimizer = net(), sgd()
+""",
+    "states.model = other",
+    states__model="other",
+)
+replaced(
+    "a function inside a layer",
+    """
+layer = keras.layers.Dense(2, activation=lambda x: x)
+model, optimizer, other = net(layer), sgd(), net()
+
+def train_step(x, y):
+    return learn(model, optimizer, x, y)
+""",
+    "layer.activation = lambda x: other(x)",
+    model="model",
+    other="other",
 )
 
 # Ways that nothing can follow: values that only running the program gives.
