@@ -201,8 +201,8 @@ def test_objects_may_be_made_after_the_step(program):
 @pytest.mark.only_tensorflow
 def test_a_prepared_loop_searches_only_when_something_was_replaced(program, monkeypatch):
     searches = []
-    run = reached._Search.run
-    monkeypatch.setattr(reached._Search, "run", lambda self: searches.append(run(self)))
+    run = reached._Search._run
+    monkeypatch.setattr(reached._Search, "_run", lambda self: searches.append(run(self)))
     module = program(TWO)
     step = pg.FunctionStep(module.train_step)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import EnumType
-from functools import cache, partial
+from functools import partial
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -20,14 +19,26 @@ from types import (
     MethodWrapperType,
     ModuleType,
 )
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
 from perigee import _backends
 from perigee._step.bytecode import Read, names_in, reads
+from perigee._step.kinds import holds_more, is_replaceable, kind_of, lasting, members_of
 from perigee._step.lookups import Lookups
-from perigee._step.state import PLAIN, attributes_of, is_own_class, is_own_file
+from perigee._step.own_code import (
+    called_by_bases,
+    content_of,
+    functions_of,
+    is_own_class,
+    is_own_file,
+    is_users,
+    leads_home,
+    names_of,
+    positional,
+)
+from perigee._step.state import PLAIN, attributes_of
 
 _Bound = Sequence[tuple[str, Any]]
 """Values of parameters, by name."""
@@ -65,18 +76,15 @@ class Reach:
     def now(self) -> Reached:
         """Return what they reach; searched again only if something on the way was replaced."""
         if self._search is None or not self._search.lookups.are_same():
-            self._search = _Search()
-            for function in self._functions:
-                self._search.begin(function)
-            self._search.run()
+            self._search = _Search(self._functions)
         return self._search.found
 
 
 class _Search:
-    def __init__(self) -> None:
+    def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
         self.found = Reached()
         self.lookups = Lookups()
-        self._waiting: deque[tuple[FunctionType, str, _Bound]] = deque()
+        self._waiting: deque[tuple[FunctionType, _Bound]] = deque()
         self._begun: set[tuple[int, tuple[tuple[str, int], ...]]] = set()
         self._places: dict[int, str] = {}  # of what is named, or held by something named
         self._owners: dict[int, tuple[Any, str]] = {}
@@ -84,13 +92,16 @@ class _Search:
         self._attributes: set[str] = set()
         self._scope = ""
         self._kept: list[Any] = []  # so that no other value reuses an id
+        for function in functions:
+            self._begin(function)
+        self._run()
 
-    def begin(self, function: Callable[..., Any]) -> None:
+    def _begin(self, function: Callable[..., Any]) -> None:
         """Search one of the outermost functions, or an object that is called like one."""
         if not self._follow(function, getattr(function, "__name__", "function")):
             self._take(_backends.current().inlined(function), "self")
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Search functions, outer ones first, then methods of the objects that they reach."""
         while True:
             while self._waiting:
@@ -104,14 +115,14 @@ class _Search:
         """Search a function, or what stands for one; returns whether it is one."""
         value = _backends.current().inlined(value)
         if isinstance(value, partial):
-            names = [*_positional(value.func)]
+            names = [*positional(value.func)]
             names += [str(index) for index in range(len(names), len(value.args))]
             given = [*zip(names, value.args, strict=False), *value.keywords.items()]
             if not self._follow(value.func, place, [*given, *bound]):
                 self._take(value.func, f"{place}/func")
                 self._take_all(given, place)
         elif isinstance(value, MethodType):
-            first = next(iter(_positional(value.__func__)), "self")
+            first = next(iter(positional(value.__func__)), "self")
             self._follow(value.__func__, place, [(first, value.__self__), *bound])
         elif isinstance(value, BuiltinFunctionType | MethodWrapperType):
             if not isinstance(value.__self__, ModuleType | None):
@@ -138,22 +149,20 @@ class _Search:
             return
         self._begun.add(key)
         self._kept += [function, bound]
-        if is_own_file(function.__code__.co_filename) and not _is_perigees(function.__globals__):
-            self._waiting.append((function, place, bound))
+        if is_own_file(function.__code__.co_filename):
+            self._waiting.append((function, bound))
             return
-        first = next(iter(_positional(function)), "")
+        first = next(iter(positional(function)), "")
         for name, value in bound:  # a method of Keras, for instance
             self._take(value, f"{place}/{'__self__' if name == first else name}")
-        if not _is_perigees(function.__globals__):  # a decorator of an installed package
-            names = function.__code__.co_freevars
-            for name, cell in zip(names, function.__closure__ or (), strict=True):
-                content = self.lookups.called(partial(_content, cell))
-                self._within(content, f"{place}/{name}")
+        names = function.__code__.co_freevars
+        for name, cell in zip(names, function.__closure__ or (), strict=True):
+            content = self.lookups.called(partial(content_of, cell))
+            self._within(content, f"{place}/{name}")
 
-    def _function(self, function: FunctionType, place: str, bound: _Bound) -> None:
+    def _function(self, function: FunctionType, bound: _Bound) -> None:
         if function not in self.found.functions:
             self.found.functions.append(function)
-        del place
         self._scope = function.__name__
         code = self.lookups.called(lambda: function.__code__)
         self._attributes |= names_in(code).attributes
@@ -182,7 +191,7 @@ class _Search:
         if read.root == "local":
             return values.get(name)
         if name in cells:
-            return self.lookups.called(partial(_content, cells[name]))
+            return self.lookups.called(partial(content_of, cells[name]))
         return self.lookups.named(function.__globals__, name)
 
     def _defaults(self, function: FunctionType) -> dict[str, Any]:
@@ -206,7 +215,7 @@ class _Search:
     def _attribute(self, value: Any, name: str) -> Any:
         """Return an attribute that is simply there, without running code; else `None`."""
         if isinstance(value, ModuleType):
-            return self.lookups.named(vars(value), name) if _is_users(value) else None
+            return self.lookups.named(vars(value), name) if is_users(value) else None
         kind: type = value if isinstance(value, type) else value.__class__
         if isinstance(kind, EnumType) and name in kind.__members__:
             return self.lookups.called(lambda: kind.__members__.get(name))
@@ -215,12 +224,12 @@ class _Search:
             if found is None and name in attributes_of(value):  # a slot
                 found = self.lookups.called(lambda: getattr(value, name, None))
             if found is not None:
-                is_setting = isinstance(found, PLAIN) and not _is_users(kind)
+                is_setting = isinstance(found, PLAIN) and not is_users(kind)
                 return None if is_setting else found
         for base in filter(is_own_class, kind.__mro__):
-            found = self.lookups.named(vars(base), name)
+            found = self.lookups.named(names_of(base), name)
             if found is not None:
-                return None if [*_codes(found)] else found
+                return None if [*functions_of(found)] else found
         return None
 
     def _take_all(self, values: Iterable[tuple[str, Any]], place: str = "") -> None:
@@ -235,9 +244,9 @@ class _Search:
             value = self.lookups.called(partial(value.get, None))
         if value is None or id(value) in self._places:
             return
-        kind = _kind(value.__class__)
+        kind = kind_of(value.__class__)
         if kind in ("module", "class"):
-            if _is_users(value):
+            if is_users(value):
                 self._own(value, place)
             if isinstance(value, EnumType):
                 self._take(value.__members__, place)
@@ -254,7 +263,7 @@ class _Search:
 
     def _within(self, value: Any, place: str) -> None:
         """Take in what an object of an installed package holds of the user's."""
-        kind = _kind(value.__class__)
+        kind = kind_of(value.__class__)
         if kind == "function" or _backends.current().inlined(value) is not value:
             self._follow(value, place)
         elif kind in ("layer", "keras", "variable", "own"):
@@ -264,25 +273,19 @@ class _Search:
 
     def _search(self, value: Any, place: str, is_named: bool = False) -> None:
         """Search an object for functions, and for objects with methods that may be called."""
-        kind = _kind(value.__class__)
+        kind = kind_of(value.__class__)
         if kind in ("plain", "module", "class", "variable") or id(value) in self._searched:
             return
         if kind == "other" and _backends.current().as_keras_variable(value) is not None:
             return
         self._searched.add(id(value))
         self._kept.append(value)
-        if isinstance(value, Mapping):
-            items = self.lookups.held(value.values)
-            for key, item in zip([*value], items, strict=False):
-                self._search(item, f"{place}/{key}")
-        elif kind == "sequence":
-            for index, item in enumerate(self.lookups.held(lambda: value)):
-                self._search(item, f"{place}/{index}")
         if is_own_class(value.__class__):
             self._own(value, place)
-        if kind == "own":
-            self.lookups.held(partial(_lasting, value))
-            for name, member in [*attributes_of(value).items()]:
+        if kind in ("mapping", "sequence", "own"):
+            if not isinstance(value, tuple):  # what is in a tuple stays there
+                self.lookups.held(partial(lasting, value, kind))
+            for name, member in members_of(value, kind):
                 self._search(member, f"{place}/{name}")
         elif kind in ("layer", "keras"):
             self._keras(value, place)
@@ -292,20 +295,22 @@ class _Search:
 
     def _keras(self, value: Any, place: str) -> None:
         """Search a Keras object: public attributes first, for the names."""
-        self.lookups.held(vars(value).values)
         is_layer, is_loss = isinstance(value, keras.Layer), isinstance(value, keras.losses.Loss)
-        if is_layer:
-            self._places.setdefault(id(value), place)
         # What a layer holds is tracked with it, and the variables of an object within a loss.
         tracked = ("layer", "own") if is_layer else ("own",) if is_loss else ()
-        for name, member in sorted(vars(value).items(), key=lambda item: item[0][0] == "_"):
-            kind = _kind(member.__class__)
+        held = vars(value)
+        members = sorted(held.items(), key=lambda item: item[0][0] == "_")
+        is_own = is_own_class(value.__class__)
+        watched = [n for n, v in members if is_own or is_replaceable(n, v)]
+        self.lookups.held(lambda: [*map(held.get, watched)])
+        for name, member in members:
+            kind = kind_of(member.__class__)
             if kind in ("layer", "own") and kind not in tracked:
                 self._take(member, f"{place}/{name}")
             elif kind in ("mapping", "sequence"):
-                if name[0] != "_" or _holds_more(member):
+                if name[0] != "_" or holds_more(member):
                     self._search(member, f"{place}/{name}")
-            elif kind in ("layer", "keras", "own", "function"):
+            elif kind in ("layer", "keras", "own") or (kind == "function" and leads_home(member)):
                 self._search(member, f"{place}/{name}")
 
     def _own(self, owner: Any, place: str) -> None:
@@ -319,125 +324,18 @@ class _Search:
         attribute that is read anywhere.
         """
         if isinstance(owner, ModuleType):
-            for name in self._attributes & vars(owner).keys():
+            for name in sorted(self._attributes & vars(owner).keys()):
                 self._take(self.lookups.named(vars(owner), name), f"{place}/{name}")
             return
         kind: type = owner if isinstance(owner, type) else owner.__class__
         for base in filter(is_own_class, kind.__mro__):
-            if _is_perigees({"__name__": base.__module__}):
-                continue
-            for name in sorted(vars(base).keys() & (self._attributes | _called_by_bases(kind))):
+            for name in sorted(vars(base).keys() & (self._attributes | called_by_bases(kind))):
                 if owner is not kind and name in ("__init__", "__new__"):
                     continue
-                member = self.lookups.named(vars(base), name)
-                for method, is_bound in _codes(member):
-                    first = next(iter(_positional(method)), "self")
+                member = self.lookups.named(names_of(base), name)
+                for method, is_bound in functions_of(member):
+                    first = next(iter(positional(method)), "self")
                     first_value = kind if isinstance(member, classmethod) else owner
                     self._follow(method, place, [(first, first_value)] if is_bound else ())
-                if not name.startswith("__") and not [*_codes(member)]:
+                if not name.startswith("__") and not [*functions_of(member)]:
                     self._take(member, f"{place}/{name}")
-
-
-_Kind = Literal[
-    "plain",
-    "module",
-    "class",
-    "variable",
-    "function",
-    "layer",
-    "keras",
-    "mapping",
-    "sequence",
-    "own",
-    "other",
-]
-
-
-@cache
-def _kind(kind: type) -> _Kind:
-    """Return how objects of a class are searched."""
-    known: list[tuple[_Kind, Any]] = [
-        ("plain", PLAIN),
-        ("module", ModuleType),
-        ("class", type),
-        ("variable", (keras.Variable, keras.KerasTensor, keras.random.SeedGenerator)),
-        ("function", (FunctionType, MethodType, BuiltinFunctionType, MethodWrapperType, partial)),
-        ("layer", keras.Layer),
-        ("keras", (keras.losses.Loss, keras.Metric, keras.optimizers.Optimizer)),
-        ("mapping", Mapping),
-        ("sequence", (list, tuple, deque, set, frozenset)),
-    ]
-    for name, classes in known:
-        if issubclass(kind, classes):
-            return name
-    return "own" if is_own_class(kind) else "other"
-
-
-def _codes(member: Any) -> Iterator[tuple[FunctionType, bool]]:
-    """Yield the functions of a member of a class, and whether they get its object."""
-    member = _backends.current().inlined(member)
-    if isinstance(member, staticmethod | classmethod):
-        for function, _ in _codes(member.__func__):
-            yield function, isinstance(member, classmethod)
-    elif isinstance(member, property):
-        for function in (member.fget, member.fset):
-            yield from _codes(function)
-    elif isinstance(member, functools.cached_property | functools.partialmethod):
-        yield from _codes(member.func)
-    elif isinstance(member, functools.singledispatchmethod):
-        yield from _codes(member.func)
-        for function in member.dispatcher.registry.values():
-            yield from _codes(function)
-    elif isinstance(member, FunctionType):
-        yield member, True
-    elif not isinstance(member, type) and hasattr(member, "__wrapped__"):
-        yield from _codes(member.__wrapped__)
-
-
-@cache
-def _called_by_bases(kind: type) -> frozenset[str]:
-    """Return the members of a class that Python calls, or a base of an installed package."""
-    own = {name for base in kind.__mro__ if is_own_class(base) for name in vars(base)}
-    installed = {name for b in kind.__mro__ if not is_own_class(b) for name in vars(b)}
-    return frozenset(name for name in own if name in installed or name.startswith("__"))
-
-
-def _is_users(value: Any) -> bool:
-    """Return whether a module or a class is of the user's own code; a class may be Python's."""
-    if isinstance(value, ModuleType):
-        file = getattr(value, "__file__", None)
-        return value.__name__ not in sys.builtin_module_names and (
-            file is None or is_own_file(file)
-        )
-    return is_own_class(value) or value.__module__.partition(".")[0] in sys.stdlib_module_names
-
-
-def _is_perigees(module: Mapping[str, Any]) -> bool:
-    return str(module.get("__name__")).startswith("perigee.")
-
-
-def _lasting(value: Any) -> list[Any]:
-    """Return the attributes of an object that are not plain values: these may count steps."""
-    return [v for v in attributes_of(value).values() if _kind(v.__class__) != "plain"]
-
-
-def _holds_more(items: Any) -> bool:
-    """Return whether a container holds anything that is searched."""
-    values = items.values() if isinstance(items, Mapping) else items
-    return any(_kind(v.__class__) in ("layer", "keras", "own", "function") for v in values)
-
-
-def _positional(function: Any) -> Sequence[str]:
-    """Return the names of the parameters that are given by position."""
-    if isinstance(function, MethodType):
-        return _positional(function.__func__)[1:]
-    function = _backends.current().inlined(function)
-    code = getattr(function, "__code__", None)
-    return () if code is None else code.co_varnames[: code.co_argcount]
-
-
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None

@@ -4,8 +4,6 @@ import copy
 import dataclasses
 import random
 import re
-import sys
-import sysconfig
 from collections import Counter, deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import keras
@@ -21,6 +19,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._errors import ForeignKerasError
+from perigee._step.own_code import is_own_class
 
 Kind = Literal["trainable", "non_trainable", "metric", "seed", "optimizer", "variable"]
 
@@ -577,29 +576,6 @@ def _holding(kind: type) -> _Holding:
     if not is_own_class(kind):
         return "nothing"
     return "dataclass" if dataclasses.is_dataclass(kind) else "object"
-
-
-@cache
-def is_own_class(kind: type) -> bool:
-    """Return whether a class is neither Python's nor from an installed package."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    if file is not None:
-        return is_own_file(file)
-    # Of a script, or of code that was executed without a module; Python's own has no functions.
-    codes = [value.__code__ for value in vars(kind).values() if isinstance(value, FunctionType)]
-    return kind.__module__ == "__main__" or any(is_own_file(code.co_filename) for code in codes)
-
-
-@cache
-def is_own_file(file: str) -> bool:
-    """Return whether code is neither Python's nor from an installed package, by its file."""
-    parts = Path(file).parts
-    is_installed = "site-packages" in parts or "dist-packages" in parts
-    is_pythons = file.startswith("<frozen ") or Path(file).is_relative_to(_PYTHONS)
-    return not is_installed and not is_pythons
-
-
-_PYTHONS = sysconfig.get_path("stdlib")
 
 
 def _members(value: Any, holding: _Holding) -> list[Any]:
