@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
-from typing import Literal
+from typing import Literal, cast
 
 _Root = Literal["outside", "local", "import"]
 
@@ -36,17 +36,24 @@ class Read:
 @lru_cache(maxsize=1024)
 def reads(code: CodeType) -> tuple[Read, ...]:
     """Return what code reads, functions inside it included, in the order of the code."""
-    own = frozenset(code.co_varnames + code.co_cellvars)
-    return tuple(_Reader(own, {}).of(code, is_outermost=True))
+    return tuple(_Reader({*code.co_varnames, *code.co_cellvars}, set(), {}).of(code))
 
 
 class _Reader:
-    """Reads code in order, and remembers what it imports, for the functions inside."""
+    """Reads code in order.
 
-    def __init__(self, own: frozenset[str], imported: dict[str, tuple[str, ...]]) -> None:
-        self._own, self._imported = own, imported
+    Args:
+        own: Names of the outermost function.
+        hidden: Names of functions inside it, whose values are not known.
+        imported: What names were imported; filled on the way.
+    """
 
-    def of(self, code: CodeType, is_outermost: bool) -> Iterator[Read]:
+    def __init__(
+        self, own: set[str], hidden: set[str], imported: dict[str, tuple[str, ...]]
+    ) -> None:
+        self._own, self._hidden, self._imported = own, hidden, imported
+
+    def of(self, code: CodeType) -> Iterator[Read]:
         read: Read | None = None
         constants: list[object] = []
         module, is_named, origin = "", False, ()
@@ -59,8 +66,9 @@ class _Reader:
                 yield read
                 read = None
             # Newer versions of Python have instructions for two variables at once.
-            is_two = isinstance(argument, tuple) and "_FAST" in operation
-            names = [*argument] if is_two else [argument]
+            names: list[object] = [argument]
+            if isinstance(argument, tuple) and "_FAST" in operation:
+                names = [*cast(tuple[object, ...], argument)]
             if operation.startswith("STORE_"):
                 stored = str(names.pop(0))
                 if origin:
@@ -80,29 +88,28 @@ class _Reader:
             elif operation in _GLOBALS:
                 read = Read("outside", (str(argument),))
             elif operation in _CELLS:
-                read = self._of_cell(str(argument))
-            elif is_outermost and "LOAD_FAST" in operation:
+                read = self._of_name(str(argument))
+            elif "LOAD_FAST" in operation:
                 for name in map(str, names):
                     if read is not None:
                         yield read
                     # A cell itself is loaded to be given to a function inside, not to be read.
-                    read = None if name in cells else self._of_local(name)
+                    read = None if name in cells else self._of_name(name)
         if read is not None:
             yield read
 
     def _inside(self, code: CodeType) -> Iterator[Read]:
-        """Read a function inside, whose own names hide those of the outer one."""
-        hidden = {*code.co_varnames, *code.co_cellvars} - {*code.co_freevars}
-        yield from _Reader(self._own - hidden, self._imported).of(code, is_outermost=False)
+        """Read a function inside, whose own names hide those around it."""
+        names = {*code.co_varnames, *code.co_cellvars} - {*code.co_freevars}
+        reader = _Reader(self._own - names, self._hidden | names, self._imported)
+        yield from reader.of(code)
 
-    def _of_cell(self, name: str) -> Read:
-        # Free in the outermost function; or one of its own names, read by a function inside.
-        return self._of_local(name) if name in self._own else Read("outside", (name,))
-
-    def _of_local(self, name: str) -> Read:
+    def _of_name(self, name: str) -> Read | None:
         if name in self._imported:
             return Read("import", (name,), self._imported[name])
-        return Read("local", (name,))
+        if name in self._hidden:
+            return None
+        return Read("local" if name in self._own else "outside", (name,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def is_own_class(kind: type) -> bool:
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     if file is not None:
         return is_own_file(file)
-    # Of a script, or of code that was executed without a module; Python's own has no functions.
+    # It is of a script, or of code that ran without a module; Python's own has no functions.
     codes = [value.__code__ for value in vars(kind).values() if isinstance(value, FunctionType)]
     return kind.__module__ == "__main__" or any(is_own_file(code.co_filename) for code in codes)
 
