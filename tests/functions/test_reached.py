@@ -114,6 +114,12 @@ def test_what_is_replaced_is_looked_up_again(name, program):
     assert id(module.other) in named(step)
 
 
+def test_layers_inside_a_model_are_tracked_with_it(program):
+    source, _ = FOUND["containers set on a model"]
+
+    assert [*track(pg.FunctionStep(program(source).train_step)).models] == ["student"]
+
+
 def same(variables, values):
     now = snapshot(variables)
     return all(np.array_equal(a, b) for a, b in zip(now, values, strict=True))
@@ -156,6 +162,7 @@ def test_what_is_not_found_is_refused_before_anything_changes(name, program):
     written = " ".join(caught.value.unheld)
     names = [getattr(v, "path", v.name) for v in variables_of(getattr(module, hidden))]
     assert caught.value.code == "PG111"
+    assert "a name that the function reads" in str(caught.value)
     assert any(each in written for each in names)
     assert same(variables, before)
 

@@ -1603,6 +1603,32 @@ def train_step(x, y):
     model__seen="model.average",
 )
 found(
+    "containers set on a model",
+    """
+class Student(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.blocks = [keras.layers.Dense(2), keras.layers.Dense(1)]
+        self.optimizers = {"all": sgd()}
+        self.marks = {"a": mean("a")}
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+student = Student()
+student(keras.ops.zeros((1, 2)))
+
+def train_step(x, y):
+    loss = learn(student, student.optimizers["all"], x, y)
+    student.marks["a"].update_state(loss)
+""",
+    student="student",
+    student__optimizers__all="student.optimizers['all']",
+    student__a="student.marks['a']",
+)
+found(
     "methods of Keras, under own names",
     """
 model, optimizer, metric = net(), sgd(), mean()

@@ -65,6 +65,15 @@ def lasting(value: Any, kind: Kind) -> list[Any]:
     return [member for _, member in members_of(value, kind) if kind_of(member.__class__) != "plain"]
 
 
+def is_part_of_layer(member: Any) -> bool:
+    """Return whether an attribute of a layer is tracked with it: layers and variables, or lists."""
+    kind = kind_of(member.__class__)
+    if kind in ("mapping", "sequence"):
+        inside = lasting(member, kind)
+        return bool(inside) and all(map(is_part_of_layer, inside))
+    return kind in ("layer", "variable")
+
+
 def is_replaceable(name: str, member: Any) -> bool:
     """Return whether users may replace an attribute of an object of a class of Keras."""
     kind = kind_of(member.__class__)

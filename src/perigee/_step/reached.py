@@ -25,7 +25,14 @@ import keras
 
 from perigee import _backends
 from perigee._step.bytecode import Read, names_in, reads
-from perigee._step.kinds import holds_more, is_replaceable, kind_of, lasting, members_of
+from perigee._step.kinds import (
+    holds_more,
+    is_part_of_layer,
+    is_replaceable,
+    kind_of,
+    lasting,
+    members_of,
+)
 from perigee._step.lookups import Lookups
 from perigee._step.own_code import (
     called_by_bases,
@@ -203,17 +210,20 @@ class _Search:
 
     def _read(self, value: Any, read: Read) -> None:
         """Take in the value of a name, and follow the attributes that are read from it."""
-        place = self._places.get(id(value), read.names[0])
-        for name in read.names[1:]:
-            if not isinstance(value, ModuleType):
+        place, *names = self._places.get(id(value), read.names[0]), *read.names[1:]
+        is_of_layer = False
+        for name in names:
+            if not isinstance(value, ModuleType) and not is_of_layer:
                 self._take(value, place)
-            value, place = self._attribute(value, name), f"{place}/{name}"
-            if value is None:
-                return
-        self._take(value, place)
+            owner, value, place = value, self._attribute(value, name), f"{place}/{name}"
+            is_of_layer = isinstance(owner, keras.Layer) and is_part_of_layer(value)
+        if not is_of_layer:
+            self._take(value, place)
 
     def _attribute(self, value: Any, name: str) -> Any:
         """Return an attribute that is simply there, without running code; else `None`."""
+        if value is None:
+            return None
         if isinstance(value, ModuleType):
             return self.lookups.named(vars(value), name) if is_users(value) else None
         kind: type = value if isinstance(value, type) else value.__class__

@@ -190,6 +190,9 @@ class Step(Holder):
             state: The state at the checkpoint from which the training resumes.
         """
 
+    _is_of_functions: bool = False
+    """Whether it holds what functions reach, not what was set on it."""
+
     _logs_as_named: bool = False
     """Whether metrics keep their names: no second `val_`, and a value of that name gives way."""
 

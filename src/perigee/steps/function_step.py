@@ -126,7 +126,7 @@ class FunctionStep(Step):
         """Whether the function that trains is compiled by XLA, as its decorator says."""
         return _backends.current().is_for_xla(_inner(self._given["train_step"]))
 
-    _logs_as_named = True
+    _is_of_functions = _logs_as_named = True
 
     def _function(self, method: Method) -> Callable[..., Any] | None:
         return self._given.get(method)
