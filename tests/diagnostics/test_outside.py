@@ -8,7 +8,7 @@ from keras import ops
 
 import perigee as pg
 from perigee._cli.pages import all_pages
-from perigee._rehearsal.outside import numbers_outside
+from perigee._rehearsal.outside import NumbersOutside
 from tests.diagnostics.programs import Own, numbers, small, squares
 
 SHARE = 1.0
@@ -110,4 +110,4 @@ def test_other_numbers_are_left_alone(name, monkeypatch):
 def test_names_are_looked_up_where_the_code_finds_them():
     step = Own(small(1), weighed)
 
-    assert list(numbers_outside(step, "train_step")) == ["SHARE (weighed)"]
+    assert list(NumbersOutside(step, "train_step").now()) == ["SHARE (weighed)"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._cli.frames import changed, loops_of, module_of, node_of, stack
-from perigee._step.state import is_own_file
+from perigee._step.own_code import is_own_file
 
 _PERIGEE = Path(__file__).parents[1]
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE

@@ -89,7 +89,7 @@ _ADVICE: Mapping[str, Callable[[BaseException, str], bool]] = {
     "`with tf.GradientTape() as tape:`; `self.minimize(objective, self.optimizer, self.model)` "
     "needs no tape.": lambda error, step: "No gradients provided for any variable" in str(error),
     "A compiled step has no values: return tensors as they are, without `float()` and `.numpy()`, "
-    "and decide with `keras.ops.where` or `keras.ops.cond`; or pass `execution=\"eager\"`.": (
+    'and decide with `keras.ops.where` or `keras.ops.cond`; or pass `execution="eager"`.': (
         lambda error, step: (
             _reads(error, "numpy", "shape", "dtype") or type(error).__name__ in _WITHOUT_VALUES
         )

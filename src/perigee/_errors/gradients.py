@@ -98,21 +98,33 @@ class UnheldVariablesError(PerigeeError, ValueError):
     Variables inside layers and losses are found wherever they are kept: as attributes, in lists,
     tuples and dicts, in dataclasses and in objects of your own classes, even where Keras does not
     list them, such as the states of recurrent layers.
+
+    A `FunctionStep` holds what its functions reach by the names in their code: through closures,
+    globals, defaults, `functools.partial`, and attributes. What they compute is not followed:
+    `globals()["model"]`, an item of a set, or what a cached factory returns.
     """
 
     code = "PG111"
     shown_by = "an assignment to a variable that the Step does not hold"
 
-    def __init__(self, unheld: Sequence[str], fix: str | None = None) -> None:
+    def __init__(
+        self, unheld: Sequence[str], fix: str | None = None, is_of_functions: bool = False
+    ) -> None:
         self.unheld = tuple(unheld)
+        fix = fix or (
+            "give the optimizer, metric, model, seed generator or variable a name that the "
+            "function reads: a global, a closure, a default, or "
+            "`functools.partial(train_step, model=model)`."
+            if is_of_functions
+            else "keep the optimizer, metric, model, seed generator or variable as an attribute of "
+            "the Step (lists, dicts, objects of your own classes and other Steps held by it are "
+            "searched too)."
+        )
         super().__init__(
             f"The step writes {len(self.unheld)} variables that the Step does not hold:",
             items=self.unheld,
             expected="the Step holds every variable that the step writes.",
-            fix=fix
-            or "keep the optimizer, metric, model, seed generator or variable as an attribute of "
-            "the Step (lists, dicts, objects of your own classes and other Steps held by it are "
-            "searched too).",
+            fix=fix,
         )
 
 

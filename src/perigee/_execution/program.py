@@ -22,7 +22,7 @@ from perigee._execution.plan import Plan
 from perigee._execution.timing import now
 from perigee._execution.watching import Watching
 from perigee._rehearsal.discovery import Rehearsal, rehearse
-from perigee._rehearsal.outside import numbers_outside
+from perigee._rehearsal.outside import NumbersOutside
 from perigee._rehearsal.raw_updates import shown
 from perigee._rehearsal.recorder import Observer
 from perigee._step.averages import Column, as_average
@@ -113,7 +113,8 @@ class Program:
         self.stops: bool = nonfinite == "stop"
         self.skips: bool = nonfinite == "skip"
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
-        self._outside = numbers_outside(step, method)
+        self._numbers_outside = NumbersOutside(step, method)
+        self._outside = self._numbers_outside.now()
         self._like = like
         self._watching = Watching(rehearsal, watches) if watches else None
         self._compiled: dict[Any, Compiled] = {}
@@ -231,7 +232,7 @@ class Program:
         """Numbers outside the Step that have changed since it was compiled: their old values."""
         if not self.traces or not self._outside:
             return {}
-        now = numbers_outside(self._step, self._method)
+        now = self._numbers_outside.now()
         return {name: old for name, old in self._outside.items() if now.get(name, old) != old}
 
     def use(self, plan: Plan) -> None:

@@ -131,7 +131,7 @@ def rehearse(
             loops_well = _run(step, method, batch, recorder, before, computes)
             after = track(step)
             _refuse_made(after, undo)
-            _refuse_unheld(after, recorder)
+            _refuse_unheld(step, after, recorder)
             _refuse_kept_tensors(before, after)
             written = _written(before, after, recorder, undo)
             recorder.refuse_untrained(written)
@@ -379,14 +379,15 @@ def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
         raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
 
 
-def _refuse_unheld(tracked: Tracked, recorder: StepRecorder) -> None:
+def _refuse_unheld(step: Step, tracked: Tracked, recorder: StepRecorder) -> None:
     held = {id(v) for v in tracked.variables}
     loose = [v for v in recorder.unheld.values() if id(v) not in held]
     if loose:
-        raise UnheldVariablesError([f"{v.path} {tuple(v.shape)}" for v in loose])
+        names = [f"{v.path} {tuple(v.shape)}" for v in loose]
+        raise UnheldVariablesError(names, is_of_functions=step._is_as_written)
     if recorder.unheld_below:  # also those inside the above
-        below = recorder.unheld_below.values()
-        raise UnheldVariablesError([f"{v.name} {tuple(v.shape)}" for v in below])
+        names = [f"{v.name} {tuple(v.shape)}" for v in recorder.unheld_below.values()]
+        raise UnheldVariablesError(names, is_of_functions=step._is_as_written)
 
 
 def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Sequence[Any]) -> None:

@@ -2,98 +2,53 @@
 
 from __future__ import annotations
 
-import dis
-import functools
-import inspect
+import importlib.util
 import sys
-import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
-from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Literal
+from enum import EnumType
+from functools import partial
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
+from typing import Any
 
 import keras
 
 from perigee import _backends
-from perigee._step.state import attributes_of, is_own_class, is_own_file, nested_layers
+from perigee._step.bytecode import Read, names_in, reads
+from perigee._step.kinds import (
+    holds_more,
+    is_part_of_layer,
+    is_replaceable,
+    kind_of,
+    lasting,
+    members_of,
+)
+from perigee._step.lookups import Lookups
+from perigee._step.own_code import (
+    called_by_bases,
+    content_of,
+    functions_of,
+    is_own_class,
+    is_own_file,
+    is_users,
+    leads_home,
+    names_of,
+    positional,
+)
+from perigee._step.state import PLAIN, attributes_of
 
-_OWN = "perigee."
-
-_Root = Literal["outside", "local", "import"]
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A name that code reads, with the attributes that follow it.
-
-    Attributes:
-        root: Where the name comes from: a closure or global, a parameter, or an `import` inside.
-        names: The name and the attributes, as `("self", "model")`.
-    """
-
-    root: _Root
-    names: tuple[str, ...]
-
-
-@lru_cache(maxsize=1024)
-def reads(code: CodeType) -> tuple[Read, ...]:
-    """Return what code reads, functions inside it included, in the order of the code."""
-    return tuple(_reads(code, frozenset(code.co_varnames + code.co_cellvars), True))
-
-
-def _reads(code: CodeType, own: frozenset[str], is_outermost: bool) -> Iterator[Read]:
-    root: _Root | None = None
-    names: tuple[str, ...] = ()
-    imported = ""
-    for instruction in dis.get_instructions(code):
-        operation, name = instruction.opname, instruction.argval
-        if operation == "EXTENDED_ARG":
-            continue
-        if operation in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR") and root is not None:
-            names = (*names, str(name))
-            continue
-        if root is not None:
-            yield Read(root, names)
-            root = None
-        if operation in ("LOAD_GLOBAL", "LOAD_NAME"):
-            root, names = "outside", (name,)
-        elif operation in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"):
-            # Free in the outermost function; or one of its parameters, read by a function inside.
-            root, names = ("local" if name in own else "outside"), (name,)
-        elif is_outermost and "LOAD_FAST" in operation:
-            # Newer versions of Python have instructions for two variables at once.
-            *others, last = name if isinstance(name, tuple) else (name,)
-            if operation.startswith("LOAD_FAST"):
-                yield from (Read("local", (other,)) for other in others)
-            root, names = "local", (last,)
-        elif operation == "IMPORT_NAME":
-            imported = str(name)
-            yield Read("import", (imported,))
-        elif operation == "IMPORT_FROM":
-            yield Read("import", (imported, str(name)))
-        elif isinstance(name, CodeType):
-            inside = frozenset(name.co_varnames + name.co_cellvars) - frozenset(name.co_freevars)
-            yield from _reads(name, own - inside, False)
-    if root is not None:
-        yield Read(root, names)
-
-
-@lru_cache(maxsize=1024)
-def attributes_read(code: CodeType) -> frozenset[str]:
-    """Return the names of all attributes that code reads, functions inside it included."""
-    found = {
-        str(instruction.argval)
-        for instruction in dis.get_instructions(code)
-        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD")
-    }
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            found |= attributes_read(constant)
-    return frozenset(found)
+_Bound = Sequence[tuple[str, Any]]
+"""Values of parameters, by name."""
 
 
 @dataclass(slots=True)
@@ -110,218 +65,287 @@ class Reached:
     functions: list[FunctionType] = field(default_factory=list)
 
 
-def reached(functions: Sequence[Callable[..., Any]]) -> Reached:
-    """Find what functions, and the functions that they call, reach outside themselves.
+class Reach:
+    """Finds what functions, and the functions that they call, reach outside themselves.
 
     Searched are closures, globals, defaults, `functools.partial`, the object of a method, what
-    decorators wrap, attributes of the users' own modules and classes, lists, tuples and dicts. Code
-    of installed packages is not searched.
+    decorators wrap, imports, the users' own modules, classes and objects, lists, tuples, dicts, and
+    functions inside Keras objects. Code of installed packages is not searched.
 
     Args:
         functions: The outermost functions, in order.
     """
-    search = _Search()
-    for function in functions:
-        search.follow(function, ())
-    search.run()
-    return search.found
+
+    def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
+        self._functions = [*functions]
+        self._search: _Search | None = None
+
+    def now(self) -> Reached:
+        """Return what they reach; searched again only if something on the way was replaced."""
+        if self._search is None or not self._search.lookups.are_same():
+            self._search = _Search(self._functions)
+        return self._search.found
 
 
-@dataclass(slots=True)
 class _Search:
-    found: Reached = field(default_factory=Reached)
-    _waiting: deque[tuple[FunctionType, Mapping[str, Any]]] = field(default_factory=deque)
-    _begun: set[tuple[int, tuple[tuple[str, int], ...]]] = field(default_factory=set)
-    _ids: set[int] = field(default_factory=set)
-    _owners: dict[int, Any] = field(default_factory=dict)
-    _attributes: set[str] = field(default_factory=set)
-    _kept: list[Any] = field(default_factory=list)  # so that no other value reuses an id
+    def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
+        self.found = Reached()
+        self.lookups = Lookups()
+        self._waiting: deque[tuple[FunctionType, _Bound]] = deque()
+        self._begun: set[tuple[int, tuple[tuple[str, int], ...]]] = set()
+        self._places: dict[int, str] = {}  # of what is named, or held by something named
+        self._owners: dict[int, tuple[Any, str]] = {}
+        self._searched: set[int] = set()
+        self._attributes: set[str] = set()
+        self._scope = ""
+        self._kept: list[Any] = []  # so that no other value reuses an id
+        for function in functions:
+            self._begin(function)
+        self._run()
 
-    def run(self) -> None:
+    def _begin(self, function: Callable[..., Any]) -> None:
+        """Search one of the outermost functions, or an object that is called like one."""
+        if not self._follow(function, getattr(function, "__name__", "function")):
+            self._take(_backends.current().inlined(function), "self")
+
+    def _run(self) -> None:
         """Search functions, outer ones first, then methods of the objects that they reach."""
         while True:
             while self._waiting:
                 self._function(*self._waiting.popleft())
-            for owner in list(self._owners.values()):
-                self._methods(owner)
+            for owner, place in [*self._owners.values()]:
+                self._members(owner, place)
             if not self._waiting:
                 return
 
-    def follow(self, value: Any, bound: Sequence[tuple[str, Any]]) -> bool:
+    def _follow(self, value: Any, place: str, bound: _Bound = ()) -> bool:
         """Search a function, or what stands for one; returns whether it is one."""
         value = _backends.current().inlined(value)
-        if isinstance(value, functools.partial):
-            names = _positional(value.func)
+        if isinstance(value, partial):
+            names = [*positional(value.func)]
+            names += [str(index) for index in range(len(names), len(value.args))]
             given = [*zip(names, value.args, strict=False), *value.keywords.items()]
-            return self.follow(value.func, [*bound, *given])
-        if isinstance(value, MethodType):
-            first = next(iter(_positional(value.__func__)), "self")
-            return self.follow(value.__func__, [*bound, (first, value.__self__)])
-        if isinstance(value, staticmethod | classmethod):
-            return self.follow(value.__func__, bound)
-        wrapped = getattr(value, "__wrapped__", None)
-        if isinstance(value, FunctionType):
-            self._wait_for(value, dict(bound))
-        elif wrapped is None:
-            return False
-        if wrapped is not None and wrapped is not value:
-            self.follow(wrapped, bound)
+            if not self._follow(value.func, place, [*given, *bound]):
+                self._take(value.func, f"{place}/func")
+                self._take_all(given, place)
+        elif isinstance(value, MethodType):
+            first = next(iter(positional(value.__func__)), "self")
+            self._follow(value.__func__, place, [(first, value.__self__), *bound])
+        elif isinstance(value, BuiltinFunctionType | MethodWrapperType):
+            if not isinstance(value.__self__, ModuleType | None):
+                self._take(value.__self__, f"{place}/__self__")
+        elif isinstance(value, staticmethod | classmethod):
+            self._follow(value.__func__, place, bound)
+        elif isinstance(value, FunctionType):
+            self._wait_for(value, place, bound)
+            self._follow_wrapped(value, place, bound)
+        else:
+            return self._follow_wrapped(value, place, bound)
         return True
 
-    def _wait_for(self, function: FunctionType, bound: Mapping[str, Any]) -> None:
-        key = id(function), tuple((name, id(value)) for name, value in bound.items())
-        if key in self._begun or _is_perigees(function):
+    def _follow_wrapped(self, value: Any, place: str, bound: _Bound) -> bool:
+        is_own = not isinstance(value, FunctionType) and is_own_class(value.__class__)
+        wrapped = None if is_own else getattr(value, "__wrapped__", None)
+        if wrapped is None or wrapped is value:
+            return False
+        return self._follow(wrapped, place, bound)
+
+    def _wait_for(self, function: FunctionType, place: str, bound: _Bound) -> None:
+        key = id(function), tuple((name, id(value)) for name, value in bound)
+        if key in self._begun:
             return
         self._begun.add(key)
         self._kept += [function, bound]
         if is_own_file(function.__code__.co_filename):
             self._waiting.append((function, bound))
             return
-        for cell in function.__closure__ or ():  # a decorator of an installed package
-            self.follow(_content(cell), ())
+        first = next(iter(positional(function)), "")
+        for name, value in bound:  # a method of Keras, for instance
+            self._take(value, f"{place}/{'__self__' if name == first else name}")
+        names = function.__code__.co_freevars
+        for name, cell in zip(names, function.__closure__ or (), strict=True):
+            content = self.lookups.called(partial(content_of, cell))
+            self._within(content, f"{place}/{name}")
 
-    def _function(self, function: FunctionType, bound: Mapping[str, Any]) -> None:
+    def _function(self, function: FunctionType, bound: _Bound) -> None:
         if function not in self.found.functions:
             self.found.functions.append(function)
-        code = function.__code__
-        self._attributes |= attributes_read(code)
+        self._scope = function.__name__
+        code = self.lookups.called(lambda: function.__code__)
+        self._attributes |= names_in(code).attributes
         cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
-        parameters = {**_defaults(function), **bound}
+        values = {**self._defaults(function), **dict(bound)}
         for read in reads(code):
-            name = read.names[0]
-            if read.root == "import":
-                value: Any = sys.modules.get(name)
-            elif read.root == "local":
-                value = parameters.get(name)
-            else:
-                value = _content(cells[name]) if name in cells else function.__globals__.get(name)
-            if value is not None:
-                self._read(value, read.names, function)
+            self._read(self._root(read, function, cells, values), read)
+        self._take_all(bound)
 
-    def _read(self, value: Any, names: tuple[str, ...], function: FunctionType) -> None:
+    def _root(
+        self,
+        read: Read,
+        function: FunctionType,
+        cells: Mapping[str, CellType],
+        values: Mapping[str, Any],
+    ) -> Any:
+        """Return the value of the name with which a read begins."""
+        name = read.names[0]
+        if read.origin:
+            module, *names = read.origin
+            if module.startswith("."):
+                package = str(function.__globals__.get("__package__"))
+                module = importlib.util.resolve_name(module, package)
+            value = self.lookups.named(sys.modules, module)
+            return self._attribute(value, names[0]) if names else value
+        if read.root == "local":
+            return values.get(name)
+        if name in cells:
+            return self.lookups.called(partial(content_of, cells[name]))
+        return self.lookups.named(function.__globals__, name)
+
+    def _defaults(self, function: FunctionType) -> dict[str, Any]:
+        code = function.__code__
+        by_place = self.lookups.called(lambda: function.__defaults__) or ()
+        by_name = self.lookups.called(lambda: function.__kwdefaults__) or {}
+        names = code.co_varnames[code.co_argcount - len(by_place) : code.co_argcount]
+        return {**dict(zip(names, by_place, strict=True)), **by_name}
+
+    def _read(self, value: Any, read: Read) -> None:
         """Take in the value of a name, and follow the attributes that are read from it."""
-        path = [names[0]]
-        self._take(value, path, function)
-        for name in names[1:]:
-            if not _is_users(value):
-                return
-            value, is_known = _attribute(value, name)
-            if not is_known:
-                return
-            path.append(name)
-            self._take(value, path, function)
+        place, *names = self._places.get(id(value), read.names[0]), *read.names[1:]
+        is_of_layer = False
+        for name in names:
+            if not isinstance(value, ModuleType) and not is_of_layer:
+                self._take(value, place)
+            owner, value, place = value, self._attribute(value, name), f"{place}/{name}"
+            is_of_layer = isinstance(owner, keras.Layer) and is_part_of_layer(value)
+        if not is_of_layer:
+            self._take(value, place)
 
-    def _take(self, value: Any, path: Sequence[str], function: FunctionType) -> None:
-        value = _backends.current().inlined(value)
-        if isinstance(value, ModuleType) or value is None:
-            return
-        if isinstance(value, weakref.ReferenceType):
-            value = value()
-        elif isinstance(value, ContextVar):
-            value = value.get(None)
-        if isinstance(value, type):
-            if is_own_class(value):
-                self._owners.setdefault(id(value), value)
-            return
-        if isinstance(value, types.BuiltinFunctionType) or id(value) in self._ids:
-            return
-        name = "/".join(path)
-        is_function = self.follow(value, ())
-        if is_function and not isinstance(value, FunctionType):
-            return  # a method, or a partial function, whose parts are searched
-        if self.found.values.get(name, value) is not value:
-            name = f"{function.__name__}/{name}"
-            while name in self.found.values:
-                name = f"{name}~"
-        if not isinstance(value, int | float | str | bytes):  # these may be one object by chance
-            self._ids.add(id(value))
-        self._kept.append(value)
-        self.found.values[name] = value
-        self._inside(value, set())
-
-    def _inside(self, value: Any, seen: set[int]) -> None:
-        """Search containers, objects of users' classes and layers for functions and methods."""
-        if id(value) in seen or isinstance(value, int | float | str | bytes | None):
-            return
-        seen.add(id(value))
-        if isinstance(value, keras.Layer):
-            for layer in nested_layers(value):
-                if is_own_class(type(layer)):
-                    self._owners.setdefault(id(layer), layer)
-        elif isinstance(value, Mapping):
-            for item in value.values():
-                self._inside(item, seen)
-        elif isinstance(value, list | tuple | deque | set | frozenset):
-            for item in value:
-                self._inside(item, seen)
-        elif isinstance(value, FunctionType | MethodType | functools.partial):
-            self.follow(value, ())
-        elif not isinstance(value, type) and is_own_class(type(value)):
-            self._owners.setdefault(id(value), value)
-            for member in attributes_of(value).values():
-                self._inside(member, seen)
-
-    def _methods(self, owner: Any) -> None:
-        """Search the methods of an object that code may call: by name, or by calling it."""
-        kind = owner if isinstance(owner, type) else type(owner)
-        called = {"call", "__call__", "__init__", "update_state", "result", *self._attributes}
-        for base in kind.__mro__:
-            if not is_own_class(base) or _is_perigees(base):
-                continue
-            for name in called & vars(base).keys():
-                method = _backends.current().inlined(vars(base)[name])
-                if isinstance(method, property):
-                    method = method.fget
-                elif isinstance(method, functools.cached_property):
-                    method = method.func
-                if isinstance(method, staticmethod | classmethod | FunctionType):
-                    plain = getattr(method, "__func__", method)
-                    is_static = isinstance(method, staticmethod)
-                    first = next(iter(_positional(plain)), "self")
-                    self.follow(plain, () if is_static else [(first, owner)])
-
-
-def _is_users(value: Any) -> bool:
-    """Return whether a module, a class or an object is of the user's own code."""
-    if isinstance(value, ModuleType):
-        file = getattr(value, "__file__", None)
-        return value.__name__ not in sys.builtin_module_names and (
-            file is None or is_own_file(file)
-        )
-    return is_own_class(value if isinstance(value, type) else type(value))
-
-
-def _is_perigees(value: Any) -> bool:
-    return (value.__module__ or "").startswith(_OWN)
-
-
-def _attribute(value: Any, name: str) -> tuple[Any, bool]:
-    """Return an attribute that is simply there, without running code; and whether it is."""
-    if not isinstance(value, type) and name in attributes_of(value):
-        return attributes_of(value)[name], True
-    if isinstance(value, type):
-        found = inspect.getattr_static(value, name, None)
-        is_code = isinstance(found, property | functools.cached_property | FunctionType)
-        return found, found is not None and not is_code
-    return None, False
-
-
-def _positional(function: Any) -> list[str]:
-    try:
-        return list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # written in C, for instance
-        return []
-
-
-def _defaults(function: FunctionType) -> dict[str, Any]:
-    code, values = function.__code__, function.__defaults__ or ()
-    names = code.co_varnames[: code.co_argcount]
-    own = dict(zip(names[len(names) - len(values) :], values, strict=True))
-    return {**own, **(function.__kwdefaults__ or {})}
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
+    def _attribute(self, value: Any, name: str) -> Any:
+        """Return an attribute that is simply there, without running code; else `None`."""
+        if value is None:
+            return None
+        if isinstance(value, ModuleType):
+            return self.lookups.named(vars(value), name) if is_users(value) else None
+        kind: type = value if isinstance(value, type) else value.__class__
+        if isinstance(kind, EnumType) and name in kind.__members__:
+            return self.lookups.called(lambda: kind.__members__.get(name))
+        if kind is not value:
+            found = self.lookups.named(getattr(value, "__dict__", {}), name)
+            if found is None and name in attributes_of(value):  # a slot
+                found = self.lookups.called(lambda: getattr(value, name, None))
+            if found is not None:
+                is_setting = isinstance(found, PLAIN) and not is_users(kind)
+                return None if is_setting else found
+        for base in filter(is_own_class, kind.__mro__):
+            found = self.lookups.named(names_of(base), name)
+            if found is not None:
+                return None if [*functions_of(found)] else found
         return None
+
+    def _take_all(self, values: Iterable[tuple[str, Any]], place: str = "") -> None:
+        for name, value in values:
+            self._take(value, f"{place}/{name}" if place else name)
+
+    def _take(self, value: Any, place: str) -> None:
+        """Name a value, and search what it holds."""
+        if isinstance(value, weakref.ref):
+            value = self.lookups.called(value)
+        elif isinstance(value, ContextVar):
+            value = self.lookups.called(partial(value.get, None))
+        if value is None or id(value) in self._places:
+            return
+        kind = kind_of(value.__class__)
+        if kind in ("module", "class"):
+            if is_users(value):
+                self._own(value, place)
+            if isinstance(value, EnumType):
+                self._take(value.__members__, place)
+            return
+        if self.found.values.get(place, value) is not value:
+            place = f"{self._scope}/{place}"
+            while self.found.values.get(place, value) is not value:
+                place = f"{place}~"
+        self._kept.append(value)
+        self.found.values[place] = value
+        if kind != "plain":  # plain values may be one object by chance
+            self._places[id(value)] = place
+            self._search(value, place, is_named=True)
+
+    def _within(self, value: Any, place: str) -> None:
+        """Take in what an object of an installed package holds of the user's."""
+        kind = kind_of(value.__class__)
+        if kind == "function" or _backends.current().inlined(value) is not value:
+            self._follow(value, place)
+        elif kind in ("layer", "keras", "variable", "own"):
+            self._take(value, place)
+        elif kind in ("mapping", "sequence"):
+            self._search(value, place)
+
+    def _search(self, value: Any, place: str, is_named: bool = False) -> None:
+        """Search an object for functions, and for objects with methods that may be called."""
+        kind = kind_of(value.__class__)
+        if kind in ("plain", "module", "class", "variable") or id(value) in self._searched:
+            return
+        if kind == "other" and _backends.current().as_keras_variable(value) is not None:
+            return
+        self._searched.add(id(value))
+        self._kept.append(value)
+        if is_own_class(value.__class__):
+            self._own(value, place)
+        if kind in ("mapping", "sequence", "own"):
+            if not isinstance(value, tuple):  # what is in a tuple stays there
+                self.lookups.held(partial(lasting, value, kind))
+            for name, member in members_of(value, kind):
+                self._search(member, f"{place}/{name}")
+        elif kind in ("layer", "keras"):
+            self._keras(value, place)
+        elif kind in ("function", "other") and not self._follow(value, place) and is_named:
+            for name, member in [*getattr(value, "__dict__", {}).items()]:
+                self._within(member, f"{place}/{name}")
+
+    def _keras(self, value: Any, place: str) -> None:
+        """Search a Keras object: public attributes first, for the names."""
+        is_layer, is_loss = isinstance(value, keras.Layer), isinstance(value, keras.losses.Loss)
+        # What a layer holds is tracked with it, and the variables of an object within a loss.
+        tracked = ("layer", "own") if is_layer else ("own",) if is_loss else ()
+        held = vars(value)
+        members = sorted(held.items(), key=lambda item: item[0][0] == "_")
+        is_own = is_own_class(value.__class__)
+        watched = [n for n, v in members if is_own or is_replaceable(n, v)]
+        self.lookups.held(lambda: [*map(held.get, watched)])
+        for name, member in members:
+            kind = kind_of(member.__class__)
+            if kind in ("layer", "own") and kind not in tracked:
+                self._take(member, f"{place}/{name}")
+            elif kind in ("mapping", "sequence"):
+                if name[0] != "_" or holds_more(member):
+                    self._search(member, f"{place}/{name}")
+            elif kind in ("layer", "keras", "own") or (kind == "function" and leads_home(member)):
+                self._search(member, f"{place}/{name}")
+
+    def _own(self, owner: Any, place: str) -> None:
+        self._places.setdefault(id(owner), place)
+        self._owners.setdefault(id(owner), (owner, place))
+
+    def _members(self, owner: Any, place: str) -> None:
+        """Search what code may use of a module, class or object without naming its owner.
+
+        They are methods that Python or a base class calls, and whatever has the name of an
+        attribute that is read anywhere.
+        """
+        if isinstance(owner, ModuleType):
+            for name in sorted(self._attributes & vars(owner).keys()):
+                self._take(self.lookups.named(vars(owner), name), f"{place}/{name}")
+            return
+        kind: type = owner if isinstance(owner, type) else owner.__class__
+        for base in filter(is_own_class, kind.__mro__):
+            for name in sorted(vars(base).keys() & (self._attributes | called_by_bases(kind))):
+                if owner is not kind and name in ("__init__", "__new__"):
+                    continue
+                member = self.lookups.named(names_of(base), name)
+                for method, is_bound in functions_of(member):
+                    first = next(iter(positional(method)), "self")
+                    first_value = kind if isinstance(member, classmethod) else owner
+                    self._follow(method, place, [(first, first_value)] if is_bound else ())
+                if not name.startswith("__") and not [*functions_of(member)]:
+                    self._take(member, f"{place}/{name}")

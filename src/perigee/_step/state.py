@@ -4,12 +4,11 @@ import copy
 import dataclasses
 import random
 import re
-import sys
-import sysconfig
 from collections import Counter, deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._errors import ForeignKerasError
+from perigee._step.own_code import is_own_class
 
 Kind = Literal["trainable", "non_trainable", "metric", "seed", "optimizer", "variable"]
 
@@ -29,7 +29,7 @@ INTERNALS = "_perigee"
 
 _BESIDE = "perigee/batch_means/"
 
-_PLAIN = int | float | str | bytes | bool | type(None) | np.generic
+PLAIN = int | float | str | bytes | bool | type(None) | np.generic
 """Types of plain Python values."""
 
 
@@ -196,12 +196,12 @@ class _Search:
         elif (adapted := _backends.current().as_keras_variable(value)) is not None:
             self._variable(adapted, path, 0, "variable")
         elif isinstance(value, Mapping):
-            for key, item in value.items():
-                self.value(item, _join(path, str(key)))
+            for index, (key, item) in enumerate(value.items()):
+                self.value(item, _join(path, _key_name(key, index)))
         elif isinstance(value, list | tuple | deque):
             for index, item in enumerate(value):
                 self.value(item, _join(path, str(index)))
-        elif isinstance(value, _PLAIN):
+        elif isinstance(value, PLAIN):
             self.plain[path] = value
         else:
             _refuse_keras_2(value, path)
@@ -321,6 +321,13 @@ def _stable_name(name: str, slots_of: Collection[str]) -> str:
     return re.sub(r"_\d+(?=[_/]|$)", "", name)
 
 
+def _key_name(key: Any, index: int) -> str:
+    """Return the name of a key of a dict: its place, if its text may differ in the next process."""
+    plain = PLAIN | Enum | Path | np.dtype
+    parts: Sequence[Any] = key if isinstance(key, tuple) else [key]
+    return str(key) if all(isinstance(part, plain) for part in parts) else str(index)
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 
@@ -403,12 +410,12 @@ def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[Non
             now = vars(holder)
             if keeps_new and _has_built(known, now):
                 continue
-            for name in [name for name, value in now.items() if isinstance(value, _PLAIN)]:
+            for name in [name for name, value in now.items() if isinstance(value, PLAIN)]:
                 if keeps_new and known.get(name) is None:
                     continue
                 if name not in known:
                     del now[name]
-                elif isinstance(known[name], _PLAIN):
+                elif isinstance(known[name], PLAIN):
                     now[name] = known[name]
         for value, state in inside:
             _set_host_state(value, state)
@@ -419,7 +426,7 @@ def _has_built(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return any(
         before.get(name) is not value
         for name, value in now.items()
-        if not isinstance(value, _PLAIN) and name != INTERNALS
+        if not isinstance(value, PLAIN) and name != INTERNALS
     )
 
 
@@ -430,7 +437,7 @@ def _host_state(value: Any) -> Any:
     if type(value) is random.Random:
         return value.getstate()
     items = value.values() if isinstance(value, dict) else value
-    if isinstance(value, list | dict | set) and all(isinstance(item, _PLAIN) for item in items):
+    if isinstance(value, list | dict | set) and all(isinstance(item, PLAIN) for item in items):
         return value
     return None
 
@@ -573,7 +580,7 @@ _Holding = Literal[
 @cache
 def _holding(kind: type) -> _Holding:
     """Return how an object of a class holds values that may be state of a layer or a Step."""
-    if issubclass(kind, (*_PLAIN.__args__, Holder, keras.Metric, keras.optimizers.Optimizer, type)):
+    if issubclass(kind, (*PLAIN.__args__, Holder, keras.Metric, keras.optimizers.Optimizer, type)):
         return "nothing"
     known: list[tuple[_Holding, Any]] = [
         ("variable", keras.Variable),
@@ -595,20 +602,6 @@ def _holding(kind: type) -> _Holding:
     return "dataclass" if dataclasses.is_dataclass(kind) else "object"
 
 
-def is_own_class(kind: type) -> bool:
-    """Return whether a class is neither Python's nor from an installed package."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return kind.__module__ == "__main__" if file is None else is_own_file(file)
-
-
-@cache
-def is_own_file(file: str) -> bool:
-    """Return whether code is neither Python's nor from an installed package, by its file."""
-    parts = Path(file).parts
-    is_installed = "site-packages" in parts or "dist-packages" in parts
-    return not is_installed and not Path(file).is_relative_to(sysconfig.get_path("stdlib"))
-
-
 def _members(value: Any, holding: _Holding) -> list[Any]:
     """Return what a layer, a container or an object of a user's class holds, in order."""
     if holding == "mapping":
@@ -621,11 +614,24 @@ def _members(value: Any, holding: _Holding) -> list[Any]:
 
 def attributes_of(value: Any) -> Mapping[str, Any]:
     """Return the attributes that an object itself holds, without running code."""
-    if dataclasses.is_dataclass(value):  # those with slots have no `__dict__`
-        return {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value)}
     held: Mapping[str, Any] = getattr(value, "__dict__", {})
-    slots = [n for kind in type(value).__mro__ for n in _slots_of(kind) if hasattr(value, n)]
-    return {**{name: getattr(value, name) for name in slots}, **held} if slots else held
+    declared = _declared(value.__class__)
+    if _backends.current().is_container(value.__class__):  # TensorFlow's own lists and dicts
+        held = {name: v for name, v in held.items() if not name.startswith("_self_")}
+    if not declared:
+        return held
+    known = {name: getattr(value, name, _MISSING) for name in declared}
+    return {**{name: v for name, v in known.items() if v is not _MISSING}, **held}
+
+
+_MISSING = object()
+
+
+@cache
+def _declared(kind: type) -> tuple[str, ...]:
+    """Return the fields of a dataclass and the slots of a class."""
+    fields = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    return (*fields, *(name for base in kind.__mro__ for name in _slots_of(base)))
 
 
 def _slots_of(kind: type) -> Sequence[str]:

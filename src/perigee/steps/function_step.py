@@ -25,7 +25,7 @@ from perigee._step.averages import Average
 from perigee._step.frame import Method, current_frame
 from perigee._step.gradients import recorded, stopped
 from perigee._step.losses import shown
-from perigee._step.reached import reached
+from perigee._step.reached import Reach
 from perigee._step.state import track
 from perigee._step.step import Step
 from perigee._typing import Batch, Tree
@@ -88,6 +88,7 @@ class FunctionStep(Step):
         self._given: dict[Method, Any] = {
             name: function for name, function in given.items() if function is not None
         }
+        self._reach = Reach(self._given.values())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function that trains, as it was given."""
@@ -141,8 +142,8 @@ class FunctionStep(Step):
 
     def _held(self) -> Mapping[str, Any]:
         """Return what the functions reach, and what was set on the Step, by name."""
-        own = {name: value for name, value in vars(self).items() if name != "_given"}
-        return {**reached([*self._given.values()]).values, **own}
+        own = {name: v for name, v in vars(self).items() if name not in ("_given", "_reach")}
+        return {**self._reach.now().values, **own}
 
     def _called(self, method: Method, batch: Batch) -> Any:
         if method not in self._given:
