@@ -135,7 +135,8 @@ def _heard(key: _Key, owner: Any, name: str, held: Any, original: Any) -> Any:
 
     def of_class(*args: Any, **kwargs: Any) -> Any:
         # Looked up at each call: the class may have got listeners meanwhile.
-        return getattr(type(owner), name)(owner, *args, **kwargs)
+        # The class that it reports: a weak proxy stands for its object.
+        return getattr(owner.__class__, name)(owner, *args, **kwargs)
 
     return _asking(key, of_class, looks_like=original)
 

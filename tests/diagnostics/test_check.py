@@ -270,3 +270,20 @@ def test_a_healthy_program_gets_no_error_and_no_warning(name):
     found = findings(PROGRAMS[name].parts)
 
     assert [str(finding) for finding in found if finding.severity != "hint"] == []
+
+
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule as users write one: without `get_config`."""
+
+    def __call__(self, step):
+        return 0.1 / (1.0 + keras.ops.cast(step, "float32"))
+
+
+def test_a_schedule_needs_no_configuration(tmp_path):
+    x, y = numbers()
+    network = small(1)
+    network.compile(keras.optimizers.SGD(Falling()), "mse")
+
+    assert "PG001" not in {finding.code for finding in pg.check(network, (x, y))}
+    history = pg.keras_fit(network, x, y, verbose=0, run=tmp_path / "run")
+    assert len(history.history["loss"]) == 1

@@ -12,6 +12,7 @@ from perigee._execution.choice import Execution as Execution
 from perigee._execution.compiling import compile_seconds as compile_seconds
 from perigee._execution.compiling import compiling as compiling
 from perigee._execution.learning_rates import applied as applied
+from perigee._execution.learning_rates import constant_rate as constant_rate
 from perigee._execution.learning_rates import finalize as finalize
 from perigee._execution.learning_rates import has_constant_rates as has_constant_rates
 from perigee._execution.learning_rates import learning_rates as learning_rates

@@ -29,6 +29,15 @@ def named_rates(optimizers: Mapping[str, Any]) -> dict[str, float]:
     return {f"{path}/learning_rate": rate for path, rate in rates.items()}
 
 
+def constant_rate(optimizer: Any) -> float | None:
+    """Read the learning rate of an optimizer; `None` if it follows a schedule.
+
+    It waits for the device. A schedule of the user's need not have a `get_config`.
+    """
+    rate = getattr(optimizer, "inner_optimizer", optimizer).learning_rate
+    return _number(rate) if isinstance(rate, keras.Variable) else None
+
+
 def has_constant_rates(rehearsal: Rehearsal) -> bool:
     """Return whether all learning rates are constant: no schedule, no change by the step."""
     written = {id(variable) for variable in rehearsal.written}

@@ -343,7 +343,7 @@ def _can_wait(optimizer: Any) -> bool:
 
     A function that is compiled meanwhile would never make it.
     """
-    is_own = type(optimizer).apply.__module__.partition(".")[0] == "keras"
+    is_own = optimizer.__class__.apply.__module__.partition(".")[0] == "keras"
     return is_own and _backends.current().compiler() is None
 
 
@@ -369,7 +369,7 @@ def _counts(optimizer: Any) -> bool:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(inner, _COUNTING) or inner.use_ema or inner.gradient_accumulation_steps:
         return True
-    return not isinstance(inner.get_config().get("learning_rate"), int | float)
+    return not isinstance(inner.learning_rate, keras.Variable)  # a schedule follows the count
 
 
 @contextmanager

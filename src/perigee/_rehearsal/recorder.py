@@ -189,6 +189,9 @@ class StepRecorder:
         if self._witness is not None:
             self._witness.applied(optimizer, gradients, False)
         self.assigned |= {id(v) for v in (*gradients.variables, optimizer.iterations)}
+        for variable, value in zip(gradients.variables, gradients, strict=True):
+            if value is not None:  # an optimizer that is not built yet does not write it now
+                self._is_held(variable)
 
     def finish(self) -> None:
         """The step has run: take in the updates that it made itself, and refuse wrong ones."""

@@ -43,7 +43,7 @@ def configuration(
                 "class": type(optimizer).__name__,
                 **{
                     name: _plain(value)
-                    for name, value in optimizer.get_config().items()
+                    for name, value in _config_of(optimizer).items()
                     if name != "name" and _tells(value)
                 },
             }
@@ -55,6 +55,13 @@ def configuration(
         },
         "arguments": {name: _plain(v) for name, v in asked.items() if v is not None},
     }
+
+
+def _config_of(optimizer: Any) -> Mapping[str, Any]:
+    try:
+        return optimizer.get_config()
+    except NotImplementedError:  # a schedule of the user's need not have one
+        return {}
 
 
 def _parameters(variables: Any) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._events.protocols import Feed
-from perigee._execution import Blocks, Program
+from perigee._execution import Blocks, Program, constant_rate
 from perigee._execution.timing import now
 from perigee._step.state import preserved, snapshot
 from perigee.diagnostics._evidence import Evidence
@@ -72,8 +72,7 @@ class Trials:
         if len(updates) != 1:
             return None
         (optimizer,) = updates.values()
-        rate = getattr(optimizer, "inner_optimizer", optimizer).get_config().get("learning_rate")
-        return optimizer if isinstance(rate, int | float) and rate > 0 else None
+        return optimizer if (constant_rate(optimizer) or 0.0) > 0 else None
 
     @cached_property
     def _program(self) -> Program:

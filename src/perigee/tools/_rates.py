@@ -15,7 +15,7 @@ import keras
 from perigee._api.arguments import as_execution, check_count, check_step, named
 from perigee._errors import ArgumentError
 from perigee._events.protocols import Feed
-from perigee._execution import Program, rows_on_host
+from perigee._execution import Program, constant_rate, rows_on_host
 from perigee._loop.programs import Programs
 from perigee._step.averages import Tally
 from perigee._step.state import attributes_preserved, preserved
@@ -175,8 +175,7 @@ def _optimizer(program: Program, given: Any) -> Any:
             "pass one of them, such as `optimizer=step.optimizer`.",
         )
     (optimizer,) = chosen
-    rate = getattr(optimizer, "inner_optimizer", optimizer).get_config().get("learning_rate")
-    if not isinstance(rate, int | float):
+    if constant_rate(optimizer) is None:
         raise ArgumentError(
             "optimizer",
             f"<{type(optimizer).__name__}> whose rate follows a schedule",

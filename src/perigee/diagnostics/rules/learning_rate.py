@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keras
 
+from perigee._execution import constant_rate
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -28,8 +29,8 @@ def check(evidence: Evidence) -> list[Finding]:
     found: dict[str, Finding] = {}
     for update in evidence.training.updates:
         optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
-        rate = optimizer.get_config().get("learning_rate")
-        if not isinstance(rate, int | float) or rate == 0:
+        rate = constant_rate(optimizer)
+        if not rate:
             continue
         highest = _HIGHEST_ADAPTIVE if isinstance(optimizer, _ADAPTIVE) else _HIGHEST
         if _LOWEST <= rate < highest:
