@@ -195,6 +195,7 @@ def trained(step, **arguments):
 
 FEW_PROGRAMS_NEED = {
     "best": ("loss", ()),
+    "eager": (None,),
     "changed": (0, ()),
     "data ended": ("data", "generator", None),
     "hook set": ("Rates", 2, ()),

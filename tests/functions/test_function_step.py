@@ -236,3 +236,28 @@ def test_a_function_is_trained_by_itself_and_stays_callable() -> None:
         lambda x, y: {"seen": program.loss(x, y)}, (X, Y), batch_size=ROWS, progress="off"
     )
     assert history.history["seen"] == pytest.approx([program.exact()[0]], rel=1e-5)
+
+
+@pytest.mark.only_tensorflow
+def test_a_function_that_reads_values_runs_as_its_own_loop_does() -> None:
+    import tensorflow as tf
+
+    program = Program()
+    optimizer = keras.optimizers.SGD(0.1)
+    losses: list[float] = []
+
+    def train_step(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = program.loss(x, y)
+        variables = program.model.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        losses.append(loss.numpy())
+        return loss.numpy()
+
+    history = pg.fit(train_step, (X, Y), batch_size=4, epochs=3, progress="off")
+
+    assert len(losses) == 6  # none of the rehearsal
+    assert history.history["loss"] == pytest.approx(np.reshape(losses, (3, 2)).mean(1), rel=1e-5)
+    assert [finding.code for finding in history.findings] == ["PG449"]
+    asked = pg.fit(train_step, (X, Y), batch_size=4, execution="eager", progress="off")
+    assert not asked.findings

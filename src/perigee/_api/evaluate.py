@@ -171,8 +171,10 @@ def as_compiled(step: Step, execution: Execution | Choice) -> tuple[Execution, i
     How a model or a function was compiled decides, unless something else is requested.
     """
     given = as_execution(execution)
-    if isinstance(step, FunctionStep) and given == Execution() and step.is_compiled_for_xla:
-        return Execution("xla"), 1
+    if isinstance(step, FunctionStep) and given == Execution():
+        if step.is_compiled_for_xla:
+            return Execution("xla"), 1
+        return Execution("auto" if step.read_in_python is None else "eager"), 1
     if not isinstance(step, KerasStep) or given != Execution():
         return given, 1
     steps = step.model.steps_per_execution

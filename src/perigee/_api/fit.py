@@ -13,6 +13,7 @@ import keras
 
 from perigee import diagnostics
 from perigee._api.arguments import (
+    as_execution,
     as_guards,
     as_run,
     as_step,
@@ -151,7 +152,7 @@ def fit(
         reopen = functools.partial(_open, data, opened.seed, batch_size, shuffle)
         feed, draws = _restored(opened, reopen)
         adapted = _adapted(callbacks, keras_callbacks, step, course, feed, interval)
-        programs = _programs(opened, course, hooks)
+        programs = _programs(opened, course, hooks, arguments["execution"])
         program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
         measured = _validation(opened, course, validation, validation_steps, batch_size, adapted)
         blocks = opened.blocks(feed)
@@ -271,7 +272,12 @@ def _adapted(
     return adapted
 
 
-def _programs(opened: Opened, course: Course, hooks: Sequence[Hook]) -> Programs:
+def _programs(
+    opened: Opened, course: Course, hooks: Sequence[Hook], asked: Execution | Choice
+) -> Programs:
+    if opened.execution.mode == "eager" and as_execution(asked) == Execution():
+        function = getattr(opened.step, "read_in_python", None)
+        opened.findings.report(diagnostics.findings_of("eager", function))
     return Programs(
         opened.step,
         "train_step",

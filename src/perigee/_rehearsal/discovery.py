@@ -514,7 +514,7 @@ class Probe:
             change_metrics: Whether metric variables begin with other values.
             change_weights: Whether trainable variables do, with the same values in each call.
         """
-        with undone(self._tracked.variables):
+        with attributes_preserved(self._step, keeps_new=True), undone(self._tracked.variables):
             if change_weights:
                 draw, weights = np.random.default_rng(0), self._tracked.of_kind("trainable")
                 values = snapshot(weights)

@@ -27,6 +27,7 @@ from perigee.diagnostics.rules import (
     decay_twice,
     drawn_once,
     dropout_rate,
+    eager_function,
     evaluation_draws,
     examples_mixed,
     exploding_gradients,
@@ -169,6 +170,7 @@ Moment = Literal[
     "data ended",
     "passed",
     "best",
+    "eager",
 ]
 
 OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
@@ -207,6 +209,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "passed": {mean_of_batch_means.check_pass: "PG231"},
     # The best checkpoint is chosen by a value: its name, and the names of means of batch means.
     "best": {mean_of_batch_means.check_best: "PG231"},
+    # A function runs eagerly though nothing was requested: its name, or `None`.
+    "eager": {eager_function.check: "PG449"},
 }
 """Rules that are cheap enough for every training, by the moment at which they run."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import keras
@@ -22,6 +22,7 @@ from perigee._errors import (
 )
 from perigee._errors.advice import AS_STEP
 from perigee._step.averages import Average
+from perigee._step.bytecode import instructions
 from perigee._step.frame import Method, current_frame
 from perigee._step.gradients import recorded, stopped
 from perigee._step.losses import shown
@@ -135,6 +136,16 @@ class FunctionStep(Step):
         """Whether the function that trains is compiled by XLA, as its decorator says."""
         return _backends.current().is_for_xla(_inner(self._given["train_step"]))
 
+    @property
+    def read_in_python(self) -> str | None:
+        """The name of a function that reads values of tensors, if it was not compiled."""
+        given = _inner(self._given["train_step"])
+        can_compile = _backends.current().capabilities.modes[0] != "eager"
+        if not can_compile or _backends.current().inlined(given) is not given:
+            return None
+        read = (f.__name__ for f in self._reach.now().functions if _reads_values(f.__code__))
+        return next(read, None)
+
     _is_as_written = True
 
     def _function(self, method: Method) -> Callable[..., Any] | None:
@@ -175,6 +186,13 @@ class FunctionStep(Step):
         if is_pure and isinstance(returned, tuple) and len(returned) > 1:
             raise StepReturnError("train_step", _described(returned), "...", passes_state=True)
         return returned
+
+
+def _reads_values(code: CodeType) -> bool:
+    return any(
+        operation in ("LOAD_ATTR", "LOAD_METHOD") and name == "numpy"
+        for operation, name in instructions(code)
+    )
 
 
 def is_function(value: Any) -> bool:
