@@ -372,6 +372,29 @@ def test_a_template_trains_as_in_its_own_loop_in_blocks_of_any_size(name, tmp_pa
     assert {finding.code for finding in history.findings} == FOUND[name]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["metrics", "two optimizers", "two outputs"])
+def test_a_block_of_64_steps_trains_as_64_single_steps(name, tmp_path):
+    template = TEMPLATES[name]
+    step = template.step(template.load(tmp_path))
+    pg.fit(step, template.data, steps=1, progress="off")  # to build it
+    data = template.data.repeat(7)
+    tracked = track(step)
+    before = snapshot(tracked.variables)
+    given = {"epochs": 1, "seed": 1, "progress": "off"}
+    one_by_one = pg.fit(step, data, execution=pg.Execution("graph", steps_per_call=1), **given)
+    after = arrays_of(track(step))
+    restore(tracked.variables, before)
+
+    in_blocks = pg.fit(step, data, execution=pg.Execution("graph", steps_per_call=64), **given)
+
+    assert one_by_one.clock.step > 64
+    assert in_blocks.history == one_by_one.history
+    assert {key: a.tobytes() for key, a in arrays_of(track(step)).items()} == {
+        key: a.tobytes() for key, a in after.items()
+    }
+
+
 # The loops themselves, as the texts write them.
 
 
