@@ -286,11 +286,9 @@ def test_an_optimizer_that_only_later_steps_apply_cannot_accumulate(data):
             super().__init__(squared)
             self.late = keras.optimizers.SGD(0.1)
             self.late.build(self.model.trainable_variables)
-            self.calls = 0
 
         def train_step(self, batch):
-            self.calls += 1
-            optimizer = self.optimizer if self.calls == 1 else self.late
+            optimizer = self.optimizer if self.rehearsing else self.late
             return {"loss": self.minimize(lambda: squared(self, *batch), optimizer)}
 
     with pytest.raises(AccumulationError, match="the rehearsal of the step did not see"):

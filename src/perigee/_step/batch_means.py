@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import keras
-from keras import ops
 
 from perigee._listening import Talk, listening
 
@@ -21,7 +20,8 @@ def is_batch_mean(metric: keras.Metric, args: tuple[Any, ...], kwargs: Mapping[s
     """Return whether an update gives a `Mean` one number for the batch, without its size."""
     weight = kwargs.get("sample_weight", args[1] if len(args) > 1 else None)
     given = args[0] if args else kwargs.get("values")
-    return type(metric) is keras.metrics.Mean and weight is None and not len(ops.shape(given))
+    is_number = isinstance(given, int | float) or getattr(given, "shape", None) == ()
+    return type(metric) is keras.metrics.Mean and weight is None and is_number
 
 
 @dataclass(frozen=True, slots=True)
