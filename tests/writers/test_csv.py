@@ -199,7 +199,7 @@ def test_a_column_of_an_epoch_left_in_the_middle_goes_with_its_row(tmp_path):
     first.on_record(record(2, {"more": 1.0}, scope="epoch"))
     state = first.state()
     first.on_end(None)
-    (tmp_path / "log.csv.0123.tmp").write_text("left by a process that was killed")
+    (tmp_path / f"log.csv.{32 * 'a'}.tmp").write_text("left by a process that was killed")
 
     again = Csv(tmp_path / "log.csv")
     again.load_state(state)
