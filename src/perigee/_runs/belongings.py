@@ -90,7 +90,7 @@ def _named_like_a_run(path: Path) -> list[str]:
     files = (RUN_NAME, METRICS_NAME, REPORT_NAME)
     found = [name for name in files if os.path.lexists(path / name)]
     # In the directories of a run, also of one that failed early, others may keep something, too.
-    if not any(_is_own(folder) for folder in path.glob(f"{_ABANDONED}*")):
+    if not any(path.glob(f"{_ABANDONED}*/{RUN_NAME}")):
         folders = [name for name in _FOLDERS if _holds_something(path / name)]
         checkpoints = path / CHECKPOINTS_NAME
         if checkpoints.is_symlink():  # others may use the disk to which it leads

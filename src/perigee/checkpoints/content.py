@@ -216,16 +216,16 @@ def read_manifest(directory: Path) -> Manifest:
 def is_own(directory: Path) -> bool:
     """Return whether a directory holds a checkpoint, perhaps damaged, and nothing else.
 
-    Its manifest proves it; if that is damaged or missing, its other files do.
+    Its files prove it, or, if some of them are missing, its manifest.
     """
     found = _files_in(directory)
     if found is None or not found <= {*_KNOWN, MANIFEST}:
         return False
+    if found >= _NEEDED:
+        return True
     try:
         read_manifest(directory)
-    except DamagedCheckpointError:
-        return found >= _NEEDED
-    except CheckpointVersionError:
+    except (DamagedCheckpointError, CheckpointVersionError):
         return False
     return True
 
