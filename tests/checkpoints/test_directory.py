@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there; a few are kept; errors of the background come out."""
 
 import errno
+import fnmatch
 import json
 import math
 import os
@@ -206,6 +207,82 @@ def test_other_things_in_the_directory_are_left_alone(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*others, "run", "step-00000002"}
 
 
+def foreign(tmp_path):
+    """Put what Perigee did not write among checkpoints; return what it is."""
+    (tmp_path / "unfinished-00000001.0a.tmp").mkdir()
+    (tmp_path / f"step-00000001.{32 * 'b'}.tmp").write_text("a file")
+    (tmp_path / "step-00000003.old").write_text("a file")
+    for name in (f"unfinished-00000007.{32 * 'c'}.tmp", "step-00000001", "replaced-00000004.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.bin").write_text("precious")
+    (tmp_path / "step-00000000").mkdir()
+    (tmp_path / "step-00000000" / "manifest.json").write_text("{}")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "state.safetensors").write_text("precious")
+    (tmp_path / "step-00000009").symlink_to("elsewhere")
+    (tmp_path / f"unfinished-00000009.{32 * 'd'}.tmp").symlink_to("elsewhere")
+    return tree(tmp_path)
+
+
+def test_nothing_that_looks_like_a_checkpoint_but_is_none_is_removed(tmp_path):
+    path = tmp_path / "checkpoints"
+    path.mkdir()
+    before = foreign(path)
+    Checkpoints(path).save(content(4))
+
+    with RunLock(tmp_path) as lock:
+        checkpoints = Checkpoints(path, keep=1, best="val_loss", lock=lock)
+        for step in (5, 6):
+            checkpoints.save(content(step), 1.0 / step)
+
+    after = tree(path)
+    assert {name: after.get(name) for name in before} == before
+    assert [p.name for p in path.glob("step-0000000[4-8]")] == ["step-00000006"]
+
+
+def test_a_checkpoint_with_a_file_of_ones_own_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for name in ("notes.txt", "data/notes.txt"):
+        step = checkpoints.steps()[-1] + 1 if checkpoints.steps() else 1
+        (checkpoints.save(content(step)) / name).write_text("keep")
+    before = tree(tmp_path)
+
+    saved_steps(checkpoints, [None] * 3, start=3)
+
+    assert checkpoints.steps() == [1, 2, 5]
+    assert {name: value for name, value in tree(tmp_path).items() if name in before} == before
+
+
+def test_what_is_not_a_checkpoint_and_in_the_place_of_one_is_set_aside(tmp_path):
+    (tmp_path / "step-00000002").mkdir()
+    (tmp_path / "step-00000002" / "photo.png").write_text("precious")
+    (tmp_path / "step-00000003").symlink_to("nowhere")
+    (tmp_path / "step-00000004").write_text("precious")
+    checkpoints = Checkpoints(tmp_path, keep=5)
+
+    assert saved_steps(checkpoints, [None] * 4) == [1, 2, 3, 4]
+
+    assert step_of(checkpoints.load().content) == 4
+    [folder, link, file] = sorted(tmp_path.glob("set-aside-step-*"))
+    assert (folder / "photo.png").read_text() == file.read_text() == "precious"
+    assert os.readlink(link) == "nowhere"
+
+
+def test_unfinished_checkpoints_do_not_look_like_checkpoints(tmp_path, monkeypatch):
+    seen = []
+    flush = os.fsync
+
+    def noted(descriptor):
+        seen.extend(path.name for path in tmp_path.iterdir())
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    Checkpoints(tmp_path).save(content(1))
+
+    assert {name.partition("-")[0] for name in seen[:-1]} == {"unfinished"}
+    assert not fnmatch.filter(seen[:-1], "step-*")
+
+
 def test_a_step_that_is_saved_again_is_replaced(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(content(1, note="first"))
@@ -233,11 +310,20 @@ def test_a_replacement_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert tree(tmp_path) == before
 
 
-def test_what_a_process_killed_between_two_names_left_is_put_back(tmp_path):
+@pytest.mark.parametrize(
+    ("unfinished", "replaced"),
+    [("unfinished-{}", "replaced-{}"), ("step-{}", "step-{}")],
+    ids=["now", "version 0.1"],
+)
+def test_what_a_process_killed_between_two_names_left_is_put_back(tmp_path, unfinished, replaced):
     path = Checkpoints(tmp_path).save(content(1))
-    path.rename(tmp_path / "step-00000001.old")
-    (tmp_path / "step-00000002.0a.tmp").mkdir()
-    Checkpoints(tmp_path).save(content(3)).rename(tmp_path / "step-00000004.old")
+    path.rename(tmp_path / f"{replaced.format('00000001')}.old")
+    begun = tmp_path / f"{unfinished.format('00000002')}.{32 * 'a'}.tmp"
+    begun.mkdir()
+    (begun / "data").mkdir()
+    (begun / "state.safetensors").write_text("part of it")
+    old = tmp_path / f"{replaced.format('00000004')}.old"
+    Checkpoints(tmp_path).save(content(3)).rename(old)
     Checkpoints(tmp_path).save(content(4))
 
     with RunLock(tmp_path / "run") as lock:
@@ -247,7 +333,7 @@ def test_what_a_process_killed_between_two_names_left_is_put_back(tmp_path):
 
 
 def test_who_does_not_hold_the_lock_clears_nothing_away(tmp_path):
-    under_way = tmp_path / "step-00000002.0a.tmp"
+    under_way = tmp_path / f"unfinished-00000002.{32 * 'a'}.tmp"
     under_way.mkdir()
 
     Checkpoints(tmp_path).newest()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from perigee._errors import RunInUseError
+from perigee._errors import FileKindError, RunInUseError
 from perigee.checkpoints import RunLock, lock
 from perigee.checkpoints.lock import Process
 
@@ -197,13 +197,56 @@ def test_of_two_that_find_it_stale_one_gets_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "said",
-    ["", "{", "[]", "null", '{"pid": 1}', '{"pid": true, "host": "x", "began": ""}', "[" * 5000],
+    ["", "{", '{"pid', "\0" * 80, '{"pid": 1}', '{"pid": true, "host": "x", "began": ""}'],
 )
 def test_a_file_that_says_nothing_is_no_obstacle(tmp_path, by, said):
     (tmp_path / "run.lock").write_text(said)
 
     with RunLock(tmp_path):
         assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("said", ["[]", "null", "a thesis\n", "[" * 5000, '{"name": "lock"}'])
+def test_a_file_that_no_lock_has_written_is_refused_and_kept(tmp_path, by, said):
+    (tmp_path / "run.lock").write_text(said)
+
+    with pytest.raises(FileKindError, match=r"run\.lock is not a file of Perigee"):
+        RunLock(tmp_path)
+
+    assert (tmp_path / "run.lock").read_text() == said
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
+def test_a_link_is_refused_and_not_followed(tmp_path, by, there):
+    mine = tmp_path / "thesis.txt"
+    if there:
+        mine.write_text("")
+    (tmp_path / "run.lock").symlink_to(mine)
+
+    with pytest.raises(FileKindError, match=r"run\.lock is a link to .*thesis\.txt"):
+        RunLock(tmp_path)
+
+    assert (mine.exists() and mine.read_text()) == ("" if there else False)
+
+
+def test_a_pipe_or_a_directory_is_refused(tmp_path, by):
+    for make in (os.mkfifo, os.mkdir):
+        path = tmp_path / make.__name__
+        path.mkdir()
+        make(path / "run.lock")
+        with pytest.raises(FileKindError, match="pipe" if make is os.mkfifo else "directory"):
+            RunLock(path)
+
+
+def test_a_lock_that_is_removed_leaves_no_directory_and_one_with_files_stays(tmp_path, by):
+    RunLock(tmp_path / "run").release(removes=True)
+    assert not (tmp_path / "run").exists()
+
+    held = RunLock(tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("keep")
+    held.release(removes=True)
+
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
 def test_what_the_file_says_counts_for_nothing_where_the_system_has_locks(tmp_path):

@@ -154,6 +154,74 @@ def test_a_few_batches_can_be_learned_by_heart(folder):
     assert "val_loss" not in said
 
 
+@pytest.fixture
+def kept(folder):
+    """A file whose experiment has a run of its own."""
+    text = (folder / "right.py").read_text().replace('"seed": 3}', '"seed": 3, "run": "runs/own"}')
+    (folder / "kept.py").write_text(text)
+    return folder
+
+
+def below(path):
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["a new run", "a run"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--overfit-batches", "2"],
+        ["--dry-run"],
+        ["--dry-run", "--overfit-batches", "2"],
+        ["--overfit-batches", "2", "--run", "runs/other"],
+        ["--overfit-batches", "2", "--run", "runs/own"],
+        ["--overfit-batches", "2", "--keep", "1"],
+        ["--overfit-batches", "2", "--profile"],
+    ],
+    ids=" ".join,
+)
+def test_another_training_than_the_experiments_leaves_its_run_alone(kept, options, is_there):
+    if is_there:
+        assert invoke("fit", "kept.py", "--epochs", "1").exit_code == 0
+    before = below(kept / "runs")
+
+    answer = invoke("fit", "kept.py", *options)
+
+    is_refused = options[-1] in ("runs/own", "1", "--profile")
+    assert answer.exit_code == (2 if is_refused else 0), answer.output
+    if options[-1] == "runs/own":
+        assert "the experiment's own run" in answer.output
+    elif is_refused:
+        assert "pass --run DIR" in answer.output
+    assert (kept / "runs" / "other" / "run.json").exists() == (options[-1] == "runs/other")
+    after = {p: held for p, held in below(kept / "runs").items() if "other" not in p.parts}
+    assert after == before
+    assert "Finished at step 8" in invoke("fit", "kept.py").output  # as documented
+
+
+def test_a_profile_does_not_follow_a_link(folder):
+    (folder / "elsewhere").mkdir()
+    (folder / "runs" / "a").mkdir(parents=True)
+    (folder / "runs" / "a" / "profile").symlink_to(folder / "elsewhere")
+
+    answer = invoke("fit", "right.py", "--run", "runs/a", "--profile")
+
+    assert answer.exit_code != 0
+    assert "profile is a link to" in answer.output
+    assert not list((folder / "elsewhere").iterdir())
+
+
+def test_a_folder_of_another_tool_is_refused_with_the_fix(folder):
+    (folder / "runs").mkdir()
+    (folder / "runs" / "metrics.jsonl").write_text("{}\n")
+
+    answer = invoke("fit", "right.py", "--run", "runs")
+
+    assert answer.exit_code == 2
+    assert "PG502" in answer.output and 'such as `run="runs/run"`' in answer.output
+    assert [path.name for path in (folder / "runs").iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_profile_is_kept_in_the_run_and_said(folder):
     answer = invoke("fit", "right.py", "--run", "runs/a", "--profile")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perigee._errors import LogExistsError, LogShortError
+from perigee._errors import FileKindError, LogExistsError, LogShortError
 from perigee._events.clock import Clock
 from perigee._events.events import Recorded, Started
 from perigee.writers import Csv, _appended
@@ -199,13 +199,28 @@ def test_a_column_of_an_epoch_left_in_the_middle_goes_with_its_row(tmp_path):
     first.on_record(record(2, {"more": 1.0}, scope="epoch"))
     state = first.state()
     first.on_end(None)
-    (tmp_path / "log.csv.0123.tmp").write_text("left by a process that was killed")
+    (tmp_path / f"log.csv.{32 * 'a'}.tmp").write_text("left by a process that was killed")
 
     again = Csv(tmp_path / "log.csv")
     again.load_state(state)
     again.on_start(started(Clock(2, 0, 2)))
     assert first.path.read_bytes() == narrow
     assert os.listdir(tmp_path) == ["log.csv"]
+
+
+@pytest.mark.parametrize("text", ["", "precious\n"])
+def test_a_link_is_refused_and_not_followed(tmp_path, text):
+    mine = tmp_path / "thesis.txt"
+    mine.write_text(text)
+    (tmp_path / "log.csv").symlink_to(mine)
+    for is_resumed in (False, True):
+        writer = Csv(tmp_path / "log.csv")
+        if is_resumed:
+            writer.load_state({"rows": 0, "columns": []})
+        with pytest.raises(FileKindError, match="is a link to"):
+            writer.on_start(started())
+    assert mine.read_text() == text
+    assert (tmp_path / "log.csv").is_symlink()
 
 
 def test_other_columns_than_at_the_checkpoint_are_refused(tmp_path):

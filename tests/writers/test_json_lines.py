@@ -216,9 +216,11 @@ def test_a_missing_directory_is_known_at_the_start(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
 def test_a_full_disk_comes_out_as_the_error_of_the_system(tmp_path):
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     writer = JsonLines(tmp_path)
     writer.on_start(started())
+    assert writer._file._file is not None
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), writer._file._file.fileno())
     with pytest.raises(OSError, match="No space left"):
         writer.on_record(record(1, {"loss": 0.1}))
     writer.on_end(ended())

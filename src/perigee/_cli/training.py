@@ -109,7 +109,10 @@ def fit(
     overfit_batches: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Train on only the first N batches, without validation."
+            min=1,
+            metavar="N",
+            help="Train on only the first N batches, without validation and outside the "
+            "experiment's run.",
         ),
     ] = None,
     profile: Annotated[
@@ -143,7 +146,11 @@ def fit(
     settings = Settings.parsed(set_ or ())
     with opened(file) as experiment:
         arguments = fit_arguments(experiment, given, execution, steps_per_call)
-        arguments["run"] = _run(arguments.get("run"), run, kept)
+        own = arguments.get("run")
+        if overfit_batches is not None and not dry_run:
+            _check_apart(own, run)
+            own = None
+        arguments["run"] = _run(own, run, kept)
         if dry_run:
             typer.echo(_tried(experiment, settings, arguments, validate, overfit_batches))
             return
@@ -301,15 +308,29 @@ def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
     return replace(run, **given)
 
 
+def _check_apart(own: Any, path: Path | None) -> None:
+    """Refuse the experiment's run for another training than the experiment's."""
+    from perigee._api.arguments import as_run
+
+    own = as_run(own)
+    if own is not None and path is not None and path.resolve() == Path(own.path).resolve():
+        raise FileError(
+            f"--run {path}: this is the experiment's own run, which --overfit-batches leaves "
+            "alone; pass another directory, or omit --run to save nothing."
+        )
+
+
 def _profile(arguments: dict[str, Any]) -> Profile:
     """Add a profiling hook to the callbacks, and return it."""
     from perigee._api.arguments import sorted_callbacks
+    from perigee._disk import check_folder
     from perigee.tools import Profile
 
     if arguments["run"] is None:
         raise FileError("--profile: there is no run to store the trace in; pass --run DIR.")
     hooks, callbacks = sorted_callbacks(arguments.get("callbacks"))
-    made = Profile(Path(arguments["run"].path) / "profile")
+    check_folder(place := Path(arguments["run"].path) / "profile")
+    made = Profile(place)
     arguments["callbacks"] = [*hooks, made, *callbacks]
     return made
 

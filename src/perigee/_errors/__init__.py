@@ -59,6 +59,8 @@ from perigee._errors.runs import CheckpointSaveError as CheckpointSaveError
 from perigee._errors.runs import CheckpointVersionError as CheckpointVersionError
 from perigee._errors.runs import CompiledCallError as CompiledCallError
 from perigee._errors.runs import DamagedCheckpointError as DamagedCheckpointError
+from perigee._errors.runs import FileKindError as FileKindError
+from perigee._errors.runs import ForeignFilesError as ForeignFilesError
 from perigee._errors.runs import LogExistsError as LogExistsError
 from perigee._errors.runs import LogShortError as LogShortError
 from perigee._errors.runs import LoopError as LoopError

@@ -20,6 +20,49 @@ class RunExistsError(PerigeeError, FileExistsError):
         )
 
 
+class ForeignFilesError(PerigeeError, FileExistsError):
+    """The run directory holds files of a run's names, but no run.
+
+    A run is known by its `run.json` or by its checkpoints. Without them, files such as
+    `metrics.jsonl` may be those of another tool: nothing is written beside them, overwritten or
+    deleted. Files of other names may be in the directory, and stay there.
+    """
+
+    code = "PG502"
+
+    def __init__(self, path: str, found: Sequence[str]) -> None:
+        self.path, self.found = path, tuple(found)
+        super().__init__(
+            f"{path} holds {', '.join(found)}, but no run of Perigee: neither its `run.json` nor "
+            "an intact checkpoint.",
+            expected="a directory that holds a run, or nothing of these names.",
+            fix=f'choose another directory, such as `run="{path}/run"`.',
+        )
+
+
+class FileKindError(PerigeeError, OSError):
+    """A file or directory of a run is a link, or not what a run writes there.
+
+    What is written through a link changes a file elsewhere, which may be anyone's. So a run follows
+    no link in its directory, except `checkpoints`, which may be a link to a directory, for instance
+    on a larger disk. The run directory itself may be reached through links. Neither does a run
+    overwrite a `run.lock` or a `report.html` that it did not write.
+    """
+
+    code = "PG503"
+
+    def __init__(self, path: str, found: str, expected: str) -> None:
+        self.path, self.found = path, found
+        super().__init__(
+            f"{path} is {found}.",
+            expected=f"{expected}, or nothing of that name.",
+            fix="replace the link by what it leads to, or remove it, or choose another directory "
+            "for the run. Only `checkpoints` may be a link to a directory."
+            if found.startswith("a link")
+            else "move it away, or choose another directory for the run.",
+        )
+
+
 class StateMismatchError(PerigeeError, ValueError):
     """A stored state does not match the Step, so nothing was loaded.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from perigee._errors import (
 from perigee._events.clock import Clock
 from perigee._events.protocols import Feed, Source
 from perigee._execution import Execution, Plan
-from perigee._processes.process import LOCK_NAME
+from perigee._runs.belongings import check_directory, set_aside
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import snapshot, track
 from perigee._step.step import Step
@@ -34,10 +33,8 @@ from perigee.checkpoints import (
     random_state,
     set_random_state,
 )
-from perigee.writers.run_directory import read_run
+from perigee.writers.run_directory import FILE_NAME as RUN_NAME
 from perigee.writers.tensorboard import TensorBoard
-
-_LOGS = ("run.json", "metrics.jsonl", "events", "checkpoints", "samples", "report.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +72,8 @@ class OpenRun:
 
     Raises:
         RunInUseError: If a living process writes to the directory.
+        ForeignFilesError: If the directory holds files of a run's names, but no run.
+        FileKindError: If one of its files is a link, or not what a run writes.
         RunExistsError: If there is a run, and it must not be resumed.
         NoCheckpointError: If there is no checkpoint, and there must be one.
         RunArgumentError: If the run has another seed than the user passed.
@@ -93,8 +92,8 @@ class OpenRun:
         self.path = Path(fspath(run.path))
         self.is_writer = is_writer
         self._unloaded: Mapping[str, Any] | None = None
-        if run.resume == "never" and is_writer:
-            self._refuse_existing()
+        if is_writer and check_directory(self.path) and run.resume == "never":
+            raise RunExistsError(str(self.path), RUN_NAME)
         self._is_new = not self.path.exists()
         self._lock = RunLock(self.path) if is_writer else None
         try:
@@ -251,16 +250,10 @@ class OpenRun:
             self._release()
 
     def _release(self) -> None:
-        if self._lock is None:
-            return
-        if self._is_new and {file.name for file in self.path.glob("*")} <= {LOCK_NAME}:
-            shutil.rmtree(self.path, ignore_errors=True)  # training never began
-        self._lock.release()
-
-    def _refuse_existing(self) -> None:
-        for name in _LOGS:
-            if (self.path / name).exists():
-                raise RunExistsError(str(self.path), name)
+        if self._lock is not None:
+            # Without `run.json`, training never began.
+            is_unused = self._is_new and not (self.path / RUN_NAME).exists()
+            self._lock.release(removes=is_unused)
 
     def _refuse_step_ahead(self, loaded: Loaded) -> None:
         tracked = track(self.step)
@@ -279,14 +272,12 @@ class OpenRun:
             return loaded
         if self.run.resume == "required":
             raise NoCheckpointError(str(self.checkpoints.directory), "newest", [], [])
-        if self.is_writer and (
-            read_run(self.path) is not None or (self.path / "metrics.jsonl").exists()
-        ):
-            # It was killed before its first save: nothing remains of what its logs record.
-            for name in _LOGS:
-                remains = self.path / name
-                if remains.is_dir():
-                    shutil.rmtree(remains)
-                else:
-                    remains.unlink(missing_ok=True)
+        if self.is_writer and check_directory(self.path):
+            warnings.warn(
+                f"{self.path} holds a training that ended before its first save, so nothing of it "
+                f"can be resumed. Its logs were moved to {set_aside(self.path)}, and training "
+                "starts from step 0.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         return None

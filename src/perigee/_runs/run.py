@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field
 from html import escape
@@ -28,6 +29,9 @@ from perigee.report import read_kept, render
 
 Resume = Literal["auto", "never", "required"]
 
+# `Path` makes one slash of two; these schemes are no names of directories.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|(gs|s3|s3a|hdfs|https?|abfss?|dbfs|file):/")
+
 
 @door
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class Run:
     the step allow it; where they do not, a finding says so before training.
 
     Args:
-        path: The directory; it is made where it is missing.
+        path: The directory; it is made where it is missing. Files that the run did not write stay
+            there as they are; a directory with a `metrics.jsonl`, `checkpoints` or the like, and no
+            run, is rejected.
         save_every: When to save. A training also saves when it ends, when a signal or a
             `Preemption` stops it, and, with `best`, when that value is better than ever before.
         keep: How many of the newest checkpoints to keep; `None` keeps all.
@@ -69,6 +75,15 @@ class Run:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        url = _URL.match(str(fspath(self.path)))
+        if url:
+            raise ArgumentError(
+                "run",
+                repr(str(fspath(self.path))),
+                f"a directory of a file system, which {url[0]} is not: a run locks, renames and "
+                "flushes files.",
+                "train into a local directory and copy it, or mount the storage.",
+            )
         if self.resume not in ("auto", "never", "required"):
             raise ArgumentError(
                 "resume", repr(self.resume), '"auto", "never" or "required".', 'pass "auto".'

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,52 @@ def read_manifest(directory: Path) -> Manifest:
             facts,
             _stamps(said.get("files")),
         )
+
+
+def is_own(directory: Path) -> bool:
+    """Return whether a directory holds a checkpoint, perhaps damaged, and nothing else.
+
+    Its files prove it, or, if some of them are missing, its manifest.
+    """
+    found = _files_in(directory)
+    if found is None or not found <= {*_KNOWN, MANIFEST}:
+        return False
+    if found >= _NEEDED:
+        return True
+    try:
+        read_manifest(directory)
+    except (DamagedCheckpointError, CheckpointVersionError):
+        return False
+    return True
+
+
+def remove(directory: Path) -> None:
+    """Remove the files of a checkpoint, whole or in part, and its directory if no other is there.
+
+    What the system refuses to remove remains.
+    """
+    found = _files_in(directory) or set()
+    with suppress(OSError):
+        for name in found & {*_KNOWN, MANIFEST}:
+            (directory / name).unlink()
+        if os.path.lexists(directory / "data"):
+            (directory / "data").rmdir()
+        directory.rmdir()
+
+
+def _files_in(directory: Path) -> set[str] | None:
+    """Return the files in a directory and in its `data`; `None` if it is no directory."""
+    found: set[str] = set()
+    try:
+        _refuse_other_than_directory(directory)
+        for entry in os.scandir(directory):
+            if entry.name == "data" and entry.is_dir(follow_symlinks=False):
+                found.update(f"data/{name}" for name in os.listdir(entry.path))
+            else:
+                found.add(entry.name)
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _refuse_long(path: str, text: bytes) -> None:

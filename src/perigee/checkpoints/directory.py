@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import shutil
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -23,7 +22,10 @@ from perigee.checkpoints import content
 from perigee.checkpoints.content import Content, Monitored, Prepared
 from perigee.checkpoints.lock import RunLock
 
-_NAME = re.compile("step-([0-9]{8,19})")
+_NAME = re.compile("step-[0-9]{8,19}")
+# The second forms are those of version 0.1.
+_UNFINISHED = re.compile(r"(unfinished|step)-[0-9]{8,19}\.[0-9a-f]{32}\.tmp")
+_REPLACED = re.compile(r"(replaced|step)-[0-9]{8,19}\.old")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ class Checkpoints:
     A checkpoint is written under a temporary name, flushed to the disk and then renamed: a process
     that is killed, or a machine that loses power, at any instant leaves all of it or nothing. Older
     ones are removed only after the new one is complete, and so are those of later steps: they
-    belong to a course of the run that was abandoned for an earlier checkpoint.
+    belong to a course of the run that was abandoned for an earlier checkpoint. What was not written
+    here is never removed: other files and directories, links, and checkpoints to which something
+    was added. One of these in the place of a new checkpoint is renamed to `set-aside-...`.
 
     Args:
         directory: The directory; the first save creates it, with its parents.
@@ -134,7 +138,7 @@ class Checkpoints:
             self._under_way = self._thread.submit(self._write, step, prepared)
         else:
             self._write(step, prepared)
-        return self._path(step)
+        return self.path_of(step)
 
     def is_better(self, value: float, than: float | None) -> bool:
         """Return whether a value of `best` is better than another; NaN never is.
@@ -168,8 +172,8 @@ class Checkpoints:
                 self._thread = None
 
     def _write(self, step: int, prepared: Prepared) -> None:
-        place = self._path(step)
-        beside = place.with_name(f"{place.name}.{uuid.uuid4().hex}.tmp")
+        place = self.path_of(step)
+        beside = self._unfinished(step)
         try:
             if not self.directory.is_dir():
                 self.directory.mkdir(parents=True)
@@ -181,13 +185,15 @@ class Checkpoints:
             raise CheckpointSaveError(str(place), prepared.size_bytes, error) from error
         finally:
             # It still exists if something failed, including a keyboard interrupt.
-            shutil.rmtree(beside, ignore_errors=True)
+            content.remove(beside)
 
     def _publish(self, beside: Path, place: Path) -> None:
-        aside = place.with_name(f"{place.name}.old")
+        is_own = content.is_own(place)
+        aside = place.with_name(f"replaced-{place.name.removeprefix('step-')}.old")
+        if not is_own or os.path.lexists(aside):
+            aside = place.with_name(f"set-aside-{place.name}-{uuid.uuid4().hex[:8]}")
         is_taken = os.path.lexists(place)
         if is_taken:  # no system renames a directory over a nonempty one
-            shutil.rmtree(aside, ignore_errors=True)
             place.rename(aside)  # if the process is killed here, `_clear_remains` handles it
         try:
             beside.rename(place)
@@ -196,11 +202,11 @@ class Checkpoints:
                 aside.rename(place)
             raise
         flush_directory(self.directory)
-        if is_taken:
-            shutil.rmtree(aside, ignore_errors=True)
+        if is_taken and is_own:
+            content.remove(aside)
 
     def _remove_old(self, step: int) -> None:
-        steps = self.steps()
+        steps = [each for each in self.steps() if content.is_own(self.path_of(each))]
         past = [each for each in steps if each <= step]
         kept = set(past if self._keep is None else past[-self._keep :])
         if self._best is not None:
@@ -208,30 +214,37 @@ class Checkpoints:
         for each in steps:
             if each not in kept:
                 # Atomically: half a checkpoint would be reported as damaged.
-                gone = self._path(each).with_name(f"{self._path(each).name}.{uuid.uuid4().hex}.tmp")
-                self._path(each).rename(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                gone = self._unfinished(each)
+                self.path_of(each).rename(gone)
+                content.remove(gone)
 
     def _clear_remains(self) -> None:
-        for aside in self.directory.glob("step-*.old"):
-            place = aside.with_suffix("")
+        for aside in filter(content.is_own, self._named(_REPLACED)):
+            place = aside.with_name(f"step-{aside.stem.rpartition('-')[2]}")
             if not os.path.lexists(place):
                 aside.rename(place)
-        for pattern in ("step-*.old", "step-*.tmp"):
-            for remains in self.directory.glob(pattern):
-                shutil.rmtree(remains, ignore_errors=True)
+            else:
+                content.remove(aside)
+        for remains in self._named(_UNFINISHED):
+            content.remove(remains)
+
+    def _named(self, pattern: re.Pattern[str]) -> list[Path]:
+        try:  # a run that begins again may clear the directory at any instant
+            names = os.listdir(self.directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [self.directory / name for name in sorted(names) if pattern.fullmatch(name)]
+
+    def _unfinished(self, step: int) -> Path:
+        """Return a new name for a directory that is not, or no longer, a checkpoint."""
+        return self.directory / f"unfinished-{step:08d}.{uuid.uuid4().hex}.tmp"
 
     # Loading.
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints in order, including damaged ones."""
-        try:  # a run that begins again may clear the directory at any instant
-            names = os.listdir(self.directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        found = (_NAME.fullmatch(name) for name in names)
-        steps = sorted(int(match[1]) for match in found if match)
-        return [step for step in steps if os.path.lexists(self._path(step))]
+        steps = sorted(int(path.name.removeprefix("step-")) for path in self._named(_NAME))
+        return [step for step in steps if os.path.lexists(self.path_of(step))]
 
     def newest(self) -> Loaded | None:
         """Return the newest intact checkpoint; `None` if there are no checkpoints.
@@ -291,7 +304,7 @@ class Checkpoints:
         raise NoCheckpointError(str(self.directory), which, self.steps(), damaged)
 
     def _read(self, step: int, damaged: list[DamagedCheckpointError]) -> Loaded:
-        path = self._path(step)
+        path = self.path_of(step)
         held, manifest = content.read(path)
         if held.clock.step != step:
             reason = f"it belongs to step {held.clock.step}"
@@ -306,7 +319,7 @@ class Checkpoints:
         values: list[tuple[int, float]] = []
         for step in steps:
             try:
-                found = content.read_manifest(self._path(step)).monitored
+                found = content.read_manifest(self.path_of(step)).monitored
             except DamagedCheckpointError as error:
                 damaged.append(error)
             else:
@@ -314,7 +327,12 @@ class Checkpoints:
                     values.append((step, found.value))
         return sorted(values, key=lambda each: (self._sign * each[1], -each[0]))
 
-    def _path(self, step: int) -> Path:
+    def path_of(self, step: int) -> Path:
+        """Return the directory of a checkpoint, which need not exist.
+
+        Args:
+            step: Its step.
+        """
         return self.directory / f"step-{step:08d}"
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from perigee._errors import RunInUseError
+from perigee._disk import check_file, open_file
+from perigee._errors import FileKindError, RunInUseError
 from perigee._processes.process import LOCK_NAME, Process, read_process
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+_BEGIN = b'{"pid": '
 
 
 class RunLock:
@@ -32,12 +35,14 @@ class RunLock:
 
     Raises:
         RunInUseError: If a running process holds it.
+        FileKindError: If the file is a link, or no lock has written it.
         OSError: If the directory or the file cannot be created.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._path = Path(directory) / LOCK_NAME
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        check_lock(self._path)
         self._file = self._take_with_system()
         if self._file is None:
             self._take_with_file()
@@ -54,22 +59,31 @@ class RunLock:
     ) -> None:
         self.release()
 
-    def release(self) -> None:
-        """Release the lock; does nothing if it is not held."""
+    def release(self, *, removes: bool = False) -> None:
+        """Release the lock; does nothing if it is not held.
+
+        Args:
+            removes: Whether its file is removed, too, and its directory if nothing else is in it.
+        """
         if not self._is_held:
             return
         self._is_held = False
+        if removes and self._file is not None:
+            self._path.unlink(missing_ok=True)  # who waits for this file looks for another one
         if self._file is not None:
             _held.discard(self._file)
             self._file.close()  # the file stays: waiting processes must find the same one
         elif self._holder() == Process.current():  # a child has the object too, but not the lock
             self._path.unlink()
+        if removes:
+            with suppress(OSError):  # something else is in it
+                self._path.parent.rmdir()
 
     def _take_with_system(self) -> FileIO | None:
         """Return the locked file; `None` if the system has no locks for it."""
         if fcntl is None:
             return None
-        file = FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        file = FileIO(open_file(self._path, os.O_RDWR | os.O_CREAT), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -78,11 +92,21 @@ class RunLock:
         except OSError:  # the file system has none
             file.close()
             return None
+        if not self._is_named(file):  # who held it before has removed it meanwhile
+            file.close()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return self._take_with_system()
         _held.add(file)
         with suppress(OSError):  # on a full disk; only needed for messages of others
             file.truncate()
             file.write(self._record())
         return file
+
+    def _is_named(self, file: FileIO) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.lstat(self._path))
+        except FileNotFoundError:
+            return False
 
     def _take_with_file(self) -> None:
         holder = self._holder()
@@ -113,6 +137,22 @@ class RunLock:
     def _in_use(self, holder: Process | None) -> RunInUseError:
         pid, host = (None, None) if holder is None else (holder.pid, holder.host)
         return RunInUseError(str(self._path.parent), str(self._path), pid, host)
+
+
+def check_lock(path: Path) -> None:
+    """Refuse a file that no lock has written; it may be missing.
+
+    Raises:
+        FileKindError: If it is no regular file, or does not begin as those of locks do.
+    """
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(len(_BEGIN)).strip(b"\0")  # zeros: the power failed
+    except FileNotFoundError:
+        return
+    if not _BEGIN.startswith(content):
+        raise FileKindError(str(path), "not a file of Perigee", "the lock of a run")
 
 
 _held: set[FileIO] = set()

@@ -209,14 +209,14 @@ def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
     """
     found: list[Path] = []
     for folder, folders, files in os.walk(directory):
-        if RUN_NAME in files and _has_format(Path(folder) / RUN_NAME):
+        if RUN_NAME in files and may_be_run(Path(folder) / RUN_NAME):
             found.append(Path(folder))
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
     return sorted(found)
 
 
-def _has_format(path: Path) -> bool:
+def may_be_run(path: Path) -> bool:
     """Return whether a file of that name may be Perigee's; true if it is damaged."""
     try:
         facts = json.loads(path.read_bytes())

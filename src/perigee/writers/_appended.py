@@ -6,9 +6,10 @@ import warnings
 from io import FileIO
 from pathlib import Path
 
-from perigee._disk import flush_directory
+from perigee._disk import check_file, flush_directory, open_file
 from perigee._errors import LogShortError
 from perigee._events.events import Recorded
+from perigee.writers._replaced import replace_file
 
 
 class AppendedFile:
@@ -34,9 +35,15 @@ class AppendedFile:
         self._is_named = False
 
     def open(self, size_bytes: int | None = None) -> None:
-        """Open the file, creating it if missing, and truncate it to `size_bytes`."""
+        """Open the file, creating it if missing, and truncate it to `size_bytes`.
+
+        Raises:
+            FileKindError: If it is a link, a directory or a device.
+            OSError: If it cannot be opened.
+        """
         self.close()
-        self._file = FileIO(self.path, "a")
+        make_own(self.path)
+        self._file = FileIO(open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a")
         if size_bytes is not None and os.fstat(self._file.fileno()).st_size > size_bytes:
             os.ftruncate(self._file.fileno(), size_bytes)
         self.size_bytes = os.fstat(self._file.fileno()).st_size
@@ -83,6 +90,21 @@ class AppendedFile:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
+
+
+def make_own(path: Path) -> None:
+    """Make a file, if there is one, safe to be changed in its place.
+
+    A directory that was copied by hard links shares its files with the copy, in which nothing may
+    change: such a file is replaced by one with the same content.
+
+    Raises:
+        FileKindError: If it is a link, a directory or a device.
+        OSError: If it cannot be read or replaced.
+    """
+    check_file(path)
+    if os.path.lexists(path) and os.lstat(path).st_nlink > 1:
+        replace_file(path, path.read_bytes())
 
 
 def is_lasting(event: Recorded) -> bool:

@@ -1,7 +1,7 @@
 """Atomic replacement of files: a reader sees the old or the new one."""
 
-import glob
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -36,5 +36,6 @@ def replace_file(
 
 def remove_remains(target: Path) -> None:
     """Remove temporary files of processes that were killed while replacing `target`."""
-    for beside in target.parent.glob(f"{glob.escape(target.name)}.*.tmp"):
-        beside.unlink(missing_ok=True)
+    for name in os.listdir(target.parent):
+        if re.fullmatch(rf"{re.escape(target.name)}\.[0-9a-f]{{32}}\.tmp", name):
+            (target.parent / name).unlink(missing_ok=True)

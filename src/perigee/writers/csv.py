@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perigee._disk import check_file
 from perigee._errors import LogExistsError, LogShortError
 from perigee._events.events import Ended, Hook, Recorded, Started
 from perigee.writers._appended import AppendedFile, is_lasting, warn_of_missing
@@ -48,7 +49,9 @@ class Csv(Hook):
 
         Raises:
             LogExistsError: If it holds data that this training did not write.
+            FileKindError: If it is a link, a directory or a device.
         """
+        check_file(self.path)
         if self._is_known:
             remove_remains(self.path)
             self._replace(self._columns)

@@ -9,7 +9,7 @@ from typing import Any
 
 from perigee._errors import LogShortError
 from perigee._events.events import Ended, Found, Hook, Recorded, Started
-from perigee.writers._appended import AppendedFile, check_length, is_lasting
+from perigee.writers._appended import AppendedFile, check_length, is_lasting, make_own
 
 FILE_NAME = "metrics.jsonl"
 
@@ -160,7 +160,8 @@ def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
 
 def _mend(path: Path) -> None:
     """Make the file end with a whole line, so that no record is joined to a partial one."""
-    if not path.is_file():
+    make_own(path)
+    if not path.exists():
         return
     content = path.read_bytes()
     _, size_bytes = _parse(content)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from perigee.writers._replaced import remove_remains, replace_file
 FILE_NAME = "run.json"
 FORMAT_VERSION = 1
 
-_MARKS = (FILE_NAME, "metrics.jsonl", "checkpoints")
+_MARKS = (FILE_NAME, "metrics.jsonl")
 _GIT_TIMEOUT_SECS = 5.0
 _MOST_BYTES = 16 * 2**20
 _LONGEST_MESSAGE = 10_000
@@ -35,10 +36,10 @@ def _utc_now() -> datetime:
 class RunDirectory(Hook):
     """Creates the directory of a new run, or reopens that of an old one, and keeps its `run.json`.
 
-    `run.json` stores what is needed to repeat the run (versions, backend, seed, command line,
-    commit) and its outcome: `state` is `"running"` from the start of training until it has ended in
-    an orderly way, including errors, and `"ended"` afterwards. A killed process leaves `"running"`.
-    The file is replaced atomically: a reader sees the old or the new one.
+    `run.json` stores the id of the run, what is needed to repeat it (versions, backend, seed,
+    command line, commit) and its outcome: `state` is `"running"` from the start of training until
+    it has ended in an orderly way, including errors, and `"ended"` afterwards. A killed process
+    leaves `"running"`. The file is replaced atomically: a reader sees the old or the new one.
 
     Each time the run is resumed, `resumed` gets an entry: the clock at which it resumed, the time,
     and the versions, backend, machine, command and commit. `configuration` (the arguments of
@@ -108,6 +109,7 @@ class RunDirectory(Hook):
         began, process = self._timestamp(), _process(self._backend, self._devices)
         facts: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
+            "id": uuid.uuid4().hex,
             "seed": self._seed,
             **process,
             **self._more,
@@ -126,8 +128,8 @@ class RunDirectory(Hook):
         }
         self._facts_of_findings(facts)
         target = self.path / FILE_NAME
+        remove_remains(target)
         if self._facts is not None or self._is_resumed:
-            remove_remains(target)
             again = {**_clock(event.clock), "when": began, **process}
             facts["resumed"] = [*facts["resumed"], again]
             replace_file(target, _encode(facts))

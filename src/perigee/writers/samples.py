@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from perigee._disk import check_folder, make_folder
 from perigee._events.events import Hook, Recorded, Started
 from perigee.writers._appended import is_lasting
 from perigee.writers._replaced import replace_file
@@ -16,11 +18,14 @@ DIRECTORY_NAME = "samples"
 MOST_KEPT = 50
 """The most files per name; beyond it every second one is removed, but never the last."""
 
+_FILE = re.compile(r"step-([0-9]{8,19})\.(png|json|histograms)(\.[0-9a-f]{32}\.tmp)?")
+
 
 class SampleFiles(Hook):
     """Write what `pg.sample` logged to `samples/<name>/step-00000412.png`, texts as `.json`.
 
-    A resumed run keeps exactly the files from before the checkpoint.
+    A resumed run keeps exactly the files from before the checkpoint. Files of other names, and
+    those in the other directories, stay.
 
     Args:
         directory: The run directory, which must exist when training starts.
@@ -37,13 +42,18 @@ class SampleFiles(Hook):
         self._is_cut_due = False
 
     def on_start(self, event: Started) -> None:
-        """Remove files from after the checkpoint from which the run resumes."""
+        """Remove files from after the checkpoint from which the run resumes.
+
+        Raises:
+            FileKindError: If one of the directories is a link or a file.
+        """
+        check_folder(self.path)
         if not self._is_cut_due:
             return
         self._is_cut_due = False
         known = {self.path / file for files in self._kept.values() for file in files.values()}
-        for path in self.path.glob("*/step-*"):
-            if path not in known:
+        for path in sample_files(self.path):
+            if path not in known and _step(path) >= event.clock.step:
                 path.unlink()
 
     def on_record(self, event: Recorded) -> None:
@@ -52,7 +62,8 @@ class SampleFiles(Hook):
             folder = quote(name, safe=" ").strip(".") or "_"
             file = f"{folder}/step-{event.clock.step:08d}{shown.suffix}"
             target = self.path / file
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
+            make_folder(target.parent)
             replace_file(target, shown.content())
             self._keep(name, file)
         if event.samples and is_lasting(event):
@@ -67,7 +78,7 @@ class SampleFiles(Hook):
         stored = json.loads(state["kept"])
         self._counts = {name: int(count) for name, (count, _) in stored.items()}
         self._kept = {
-            name: {int(index): str(file) for index, file in files}
+            name: {int(index): str(file) for index, file in files if _is_inside(str(file))}
             for name, (_, files) in stored.items()
         }
         self._lasting = self._encoded()
@@ -91,3 +102,25 @@ class SampleFiles(Hook):
         return json.dumps(
             {name: [self._counts[name], [*files.items()]] for name, files in self._kept.items()}
         )
+
+
+def sample_files(directory: Path) -> list[Path]:
+    """Return the files that this class has written to a directory, following no links."""
+    found: list[Path] = []
+    try:
+        for folder in os.scandir(directory):
+            if folder.is_dir(follow_symlinks=False):
+                found += (Path(each) for each in os.scandir(folder) if _FILE.fullmatch(each.name))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    return sorted(found)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split(".")[0].removeprefix("step-"))
+
+
+def _is_inside(file: str) -> bool:
+    """Return whether a stored name is one that is written here, and leads nowhere else."""
+    folder, _, name = file.partition("/")
+    return folder not in ("", ".", "..") and bool(_FILE.fullmatch(name))

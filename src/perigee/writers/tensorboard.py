@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perigee._disk import check_folder, make_folder
 from perigee._errors import MissingPackageError
 from perigee._events.events import Ended, Hook, Recorded, Started
 from perigee.writers._appended import (
     AppendedFile,
     check_length,
     is_lasting,
+    make_own,
     warn_of_missing,
 )
 
@@ -26,6 +29,7 @@ DIRECTORY_NAME = "events"
 
 _TRAIN, _VALIDATION = "train", "validation"
 _SUFFIX = ".perigee"
+_FILE = re.compile(rf"events\.out\.tfevents\.[0-9]{{10}}{re.escape(_SUFFIX)}")
 
 
 class TensorBoard(Hook):
@@ -79,9 +83,11 @@ class TensorBoard(Hook):
         """Open the file, so that a read-only directory is detected before step 1."""
         self._close()
         self._void_from = event.clock.step + 1 if self._is_cut_due else None
+        there = self._names()
         if self._is_cut_due:
-            for name in self._names():
+            for name in there:
                 if name in self._kept:
+                    make_own(self.path / name)
                     os.truncate(self.path / name, self._kept[name])
                 else:
                     (self.path / name).unlink()
@@ -154,7 +160,8 @@ class TensorBoard(Hook):
         """
         if directory not in self._files:
             folder = self.path / directory
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
+            make_folder(folder)
             last = max(
                 (name for name in self._names() if name.startswith(f"{directory}/")), default="0"
             )
@@ -173,8 +180,7 @@ class TensorBoard(Hook):
 
     def _names(self) -> list[str]:
         """Return the files that this class has created here, by directory and name, in order."""
-        found = self.path.glob(f"*/events.out.tfevents.{'[0-9]' * 10}{_SUFFIX}")
-        return sorted(f"{path.parent.name}/{path.name}" for path in found)
+        return [f"{path.parent.name}/{path.name}" for path in event_files(self.path)]
 
     def _text(self, event: Started) -> Any:
         facts = {
@@ -191,6 +197,21 @@ class TensorBoard(Hook):
         for file in self._files.values():
             file.close()
         self._files = {}
+
+
+def event_files(directory: Path) -> list[Path]:
+    """Return the files that `TensorBoard` has written to a directory.
+
+    Raises:
+        FileKindError: If it, or a directory in it, is a link or a file.
+    """
+    found: list[Path] = []
+    check_folder(directory)
+    for folder in (directory / _TRAIN, directory / _VALIDATION):
+        check_folder(folder)
+        if folder.exists():
+            found += (path for path in folder.iterdir() if _FILE.fullmatch(path.name))
+    return sorted(found)
 
 
 def _utf8(text: str) -> str:
