@@ -209,7 +209,7 @@ def _entry(said: Any) -> Any:
 def _identity(value: Any, is_own: bool) -> str:
     """Return what tells whether a value that cannot be stored is still the same.
 
-    Of a container this is also which objects it holds.
+    A container is the same if it still holds the same objects.
 
     Args:
         value: The value.
@@ -230,7 +230,7 @@ def _identity(value: Any, is_own: bool) -> str:
 
 
 def _is_users(value: Any) -> bool:
-    """Tell whether the attributes of an object say what it has come to."""
+    """Tell whether an object with attributes is of a class that a user wrote."""
     names = {kind.__module__.partition(".")[0] for kind in type(value).__mro__[:-1]}
     return isinstance(getattr(value, "__dict__", None), dict) and not names & _NOT_USERS
 

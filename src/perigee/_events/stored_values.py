@@ -173,7 +173,7 @@ def _factory(value: defaultdict[Any, Any], is_outermost: bool) -> str | None:
 def rebuilt(said: Any) -> Any:
     """Return the value that `stored` was given, as new objects.
 
-    The factory of an outermost `defaultdict` that is no builtin one is `None`.
+    An outermost `defaultdict` has no factory where it had another than a builtin one.
 
     Raises:
         ValueError: If `stored` returns nothing like this.

@@ -7,10 +7,10 @@ drawing them. A shuffle without a seed, and TensorFlow's own random operations (
 keep a state that cannot be read: seed the shuffle, and draw with `keras.random` and a
 `keras.random.SeedGenerator` that the Step holds.
 
-Of a Keras callback what training changed is kept: numbers, arrays, and lists, tuples, sets and
-dicts of them. Left out are arguments of its class, text in an attribute of its own (it might name a
-file) and other objects. A callback with `state()` and `load_state(state)` keeps what the first
-returns, and nothing else.
+A Keras callback keeps what training changed in its attributes: numbers, arrays, and lists, tuples,
+sets and dicts of them. Arguments of its class are left out, and so are attributes that are text
+(which might name a file) or other objects. A callback with `state()` and `load_state(state)` keeps
+what the first returns, and nothing else.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def check_callbacks(left_out: Sequence[str]) -> list[Finding]:
             "restore:",
             items=tuple(left_out),
             expected="numbers, arrays, and lists, tuples, sets and dicts of them, in attributes "
-            "that are no arguments of the class.",
+            "without the name of an argument of the class.",
             fix="return what must survive from a method `state(self)` of the callback, and take "
             "it back in `load_state(self, state)`.",
         )
