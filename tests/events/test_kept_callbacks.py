@@ -261,6 +261,25 @@ def test_what_was_restored_is_kept_in_each_later_start(tmp_path):
     assert then.first == once.first is not None
 
 
+class ByClass(keras.callbacks.Callback):
+    """Has the first values on its class."""
+
+    count, total = 0, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.count += 1
+        self.total = self.count
+
+
+def test_an_attribute_that_begins_on_the_class_is_kept(tmp_path):
+    train(tmp_path / "run", ByClass(), epochs=2)
+    then = ByClass()
+
+    train(tmp_path / "run", then, epochs=3)
+
+    assert (then.count, then.total) == (3, 3)
+
+
 class Timed(keras.callbacks.Callback):
     """Makes an attribute when an epoch begins, and uses it when the epoch ends."""
 
@@ -513,6 +532,19 @@ def test_the_type_of_an_attribute_that_the_program_changed_holds(tmp_path):
     assert items(history) == ["Holding.held: it is of type list in the checkpoint, and tuple now"]
 
 
+def test_a_defaultdict_that_the_program_no_longer_makes_begins_afresh(tmp_path):
+    change = lambda held, epoch: collections.defaultdict(lambda: 0, {epoch: 1})  # noqa: E731
+    train(tmp_path / "run", Holding(None, change))
+    seen = []
+
+    history = train(
+        tmp_path / "run", Holding(None, lambda held, epoch: seen.append(held)), epochs=2
+    )
+
+    assert seen == [None]
+    assert "of type defaultdict in the checkpoint" in items(history)[0]
+
+
 # A log file
 
 
@@ -605,9 +637,13 @@ class Careful(keras.callbacks.Callback):
     def __init__(self, folder="safe"):
         super().__init__()
         self.folder, self._path, self.best, self.files = folder, "safe", None, []
+        self._score = lambda logs: logs["loss"]
 
     def on_epoch_end(self, epoch, logs=None):
         self.late = epoch
+
+    def listen(self, call):
+        self.on_epoch_end = call
 
 
 HOSTILE = [
@@ -618,6 +654,9 @@ HOSTILE = [
     {"_model": 1},
     {"params": None},
     {"on_epoch_end": 1},
+    {"on_epoch_end": None},
+    {"_score": None},
+    {"_path": None},
     {"unknown": 1},
     {"__class__": 1},
     {"files": 3},
@@ -708,3 +747,12 @@ def test_all_callbacks_share_the_room_for_text():
 
     assert [list(each) for each in stored] == [["held"], ["held"], []]
     assert "too much" in callbacks[2].left_out["held"]
+
+
+def test_what_is_left_out_takes_no_room():
+    left_out, kept = (KeptCallback(Holding([], None)) for _ in range(2))
+    left_out._callback.held, kept._callback.held = ["x" * 250, object()], ["x" * 250]
+    room = Room(characters=300)
+
+    assert "held" not in left_out.state(room)["attributes"]
+    assert kept.state(room)["attributes"]["held"]["of"] == ["x" * 250]

@@ -32,7 +32,8 @@ from perigee._events.stored_values import (
 
 _UNREADABLE = "what the checkpoint holds of it cannot be read"
 _OF_EVERY_CALLBACK = ("_model", "params")
-_NUMBERS = int | float | complex | np.number | np.ndarray
+_CONTAINERS = (list, tuple, set, frozenset, deque, dict)
+_NUMBERS = (int, float, complex, np.number, np.ndarray)
 _NOT_USERS = frozenset(
     {"keras", "tensorflow", "torch", "jax", "jaxlib", "numpy", "perigee", *sys.stdlib_module_names}
 ) - {"abc", "typing"}
@@ -133,19 +134,18 @@ class KeptCallback:
                 self.left_out[name] = _UNREADABLE
 
     def _restore(self, name: str, value: Any, needs_factory: bool) -> None:
-        callback, own = self._callback, vars(self._callback)
+        kind, own = type(self._callback), vars(self._callback)
         if name in _OF_EVERY_CALLBACK or self._why_not(name, value):
             return
-        if name not in own:
-            kind = type(callback)
-            if name not in _assigned(kind) or inspect.getattr_static(kind, name, None) is not None:
-                return
-        if not _fits(own.get(name), value, needs_factory):
-            kinds = type(value).__name__, type(own[name]).__name__
+        if name not in own and name not in _assigned(kind):
+            return
+        now = own[name] if name in own else inspect.getattr_static(kind, name, None)
+        if not _fits(now, value, needs_factory):
+            kinds = type(value).__name__, type(now).__name__
             self.left_out[name] = "it is of type {} in the checkpoint, and {} now".format(*kinds)
             return
         self._restored.add(name)
-        own[name] = _like(own.get(name), value)
+        own[name] = _like(now, value)
 
     @property
     def _has_state(self) -> bool:
@@ -163,7 +163,7 @@ class KeptCallback:
 
     def _digest(self, name: str, value: Any) -> str:
         """Return what tells whether an attribute has changed."""
-        if name in self._arguments and not isinstance(value, _NUMBERS | str):
+        if name in self._arguments and not isinstance(value, (*_NUMBERS, str)):
             return _identity(value, is_own=False)
         try:
             return digest(stored(value, Room()))
@@ -218,7 +218,7 @@ def _identity(value: Any, is_own: bool) -> str:
     inner: list[Any] = []
     if isinstance(value, Mapping):
         inner = [id(item) for pair in list(value.items()) for item in pair]
-    elif isinstance(value, list | tuple | set | frozenset | deque):
+    elif isinstance(value, _CONTAINERS):
         inner = list(map(id, list(value)))
     elif is_own and _is_users(value):
         for name, held in list(vars(value).items()):
@@ -243,8 +243,10 @@ def _fits(now: Any, value: Any, needs_factory: bool) -> bool:
     """Tell whether a stored value may take the place of an attribute, by their types."""
     if needs_factory:
         return isinstance(now, defaultdict)
-    if now is None or value is None or type(now) is type(value):
+    if now is None or type(now) is type(value):
         return True
+    if value is None:
+        return isinstance(now, (*_NUMBERS, np.bool_, *_CONTAINERS))
     if isinstance(now, bool | np.bool_) or isinstance(value, bool | np.bool_):
         return isinstance(now, bool | np.bool_) and isinstance(value, bool | np.bool_)
     if isinstance(now, _NUMBERS) and isinstance(value, _NUMBERS):
