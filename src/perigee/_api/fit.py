@@ -151,7 +151,7 @@ def fit(
     with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
         reopen = functools.partial(_open, data, opened.seed, batch_size, shuffle)
         feed, draws = _restored(opened, reopen)
-        adapted = _adapted(callbacks, keras_callbacks, step, course, feed, interval)
+        adapted = _adapted(callbacks, keras_callbacks, step, course, feed, interval, bool(run))
         programs = _programs(opened, course, hooks, arguments["execution"])
         program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
         measured = _validation(opened, course, validation, validation_steps, batch_size, adapted)
@@ -254,7 +254,13 @@ def _restored(opened: Opened, reopen: Callable[[], Feed]) -> tuple[Feed, Draws |
 
 
 def _adapted(
-    given: Any, callbacks: Sequence[Any], step: Step, course: Course, feed: Feed, interval: int
+    given: Any,
+    callbacks: Sequence[Any],
+    step: Step,
+    course: Course,
+    feed: Feed,
+    interval: int,
+    is_kept: bool,
 ) -> KerasCallbacks | None:
     """Return what calls Keras's callbacks; `None` where there are none.
 
@@ -266,7 +272,7 @@ def _adapted(
         steps = course.steps_per_epoch or feed.length
         make = getattr(given, "adapted", KerasCallbacks)  # `keras_fit` has its own
         params = {"epochs": course.epochs, "steps": steps, "verbose": 0}
-        adapted = make(callbacks, step, params, interval)
+        adapted = make(callbacks, step, params, interval, is_kept)
     if course.epochs is not None and (adapted is None or not adapted.wants_batches):
         check_finite(feed, "steps_per_epoch", course.steps_per_epoch)
     return adapted

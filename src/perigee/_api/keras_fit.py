@@ -198,11 +198,16 @@ class _AsFit(list[Any]):
     params: dict[str, Any]
 
     def adapted(
-        self, callbacks: Sequence[Any], step: KerasStep, params: Mapping[str, Any], interval: int
+        self,
+        callbacks: Sequence[Any],
+        step: KerasStep,
+        params: Mapping[str, Any],
+        interval: int,
+        is_kept: bool = False,
     ) -> _FitCallbacks:
         """Return what calls them."""
         params = {**params, **self.params}
-        return _FitCallbacks(callbacks, step, params, interval, self.initial_epoch)
+        return _FitCallbacks(callbacks, step, params, interval, is_kept, self.initial_epoch)
 
 
 class _FitCallbacks(CallbacksOfModel):
@@ -214,9 +219,10 @@ class _FitCallbacks(CallbacksOfModel):
         step: KerasStep,
         params: Mapping[str, Any],
         interval: int,
+        is_kept: bool,
         initial: int,
     ) -> None:
-        super().__init__(callbacks, step, params, interval)
+        super().__init__(callbacks, step, params, interval, is_kept)
         self._initial_epoch = initial
 
     def epoch_begin(self, epoch: int) -> None:

@@ -16,9 +16,14 @@ class CallbacksOfModel(KerasCallbacks):
     """Keras callbacks, with what a metric computes as one value, such as a score for each class."""
 
     def __init__(
-        self, callbacks: Sequence[Any], step: KerasStep, params: Mapping[str, Any], interval: int
+        self,
+        callbacks: Sequence[Any],
+        step: KerasStep,
+        params: Mapping[str, Any],
+        interval: int,
+        is_kept: bool = False,
     ) -> None:
-        super().__init__(callbacks, step, params, interval)
+        super().__init__(callbacks, step, params, interval, is_kept)
         self._step = step
 
     def test_batch_end(self, index: int, logs: Mapping[str, Any]) -> None:

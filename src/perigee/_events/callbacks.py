@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from perigee._errors import ArgumentError
+from perigee._events.kept_callbacks import KeptCallback, matched
+from perigee._events.stored_values import Room
 from perigee._step.state import restore, snapshot, track
 from perigee._step.step import Step, only_model
 
@@ -26,7 +27,12 @@ class KerasCallbacks:
     """A list of Keras callbacks; see `perigee._events.protocols.Callbacks`."""
 
     def __init__(
-        self, callbacks: Sequence[Any], step: Step, params: Mapping[str, Any], interval: int = 1
+        self,
+        callbacks: Sequence[Any],
+        step: Step,
+        params: Mapping[str, Any],
+        interval: int = 1,
+        is_kept: bool = False,
     ) -> None:
         # `KerasStep` provides its model itself.
         self._model: Any = getattr(step, "seen_by_callbacks", None) or _Facade(step)
@@ -36,7 +42,9 @@ class KerasCallbacks:
         self.wants_test_batches = any(_overrides(c, _TEST_BATCH_HOOKS) for c in callbacks)
         self.wants_predict_batches = any(_overrides(c, _PREDICT_BATCH_HOOKS) for c in callbacks)
         self.interval = interval
-        self._saved: Sequence[Any] = ()
+        self._kept = [KeptCallback(callback) for callback in callbacks] if is_kept else []
+        self._saved: Any = None
+        self._said: set[str] = set()
 
     @property
     def stop_requested(self) -> bool:
@@ -51,8 +59,17 @@ class KerasCallbacks:
         return bool(self._model.stop_predicting)
 
     def train_begin(self) -> None:
+        emptied = [c for c in self._callbacks if self._saved is not None and _empties_file(c)]
+        for callback in emptied:
+            callback.append = True
         self._list.on_train_begin()
-        self._restore()  # most of them reset themselves when training begins
+        for callback in emptied:
+            callback.append = False  # as the program says
+        for kept in self._kept:
+            kept.begin()
+        # Only now: most of them reset themselves when training begins.
+        for kept, entry in matched(self._kept, self._saved or ()):
+            kept.restore(entry)
 
     def epoch_begin(self, epoch: int) -> None:
         self._list.on_epoch_begin(epoch)
@@ -96,43 +113,32 @@ class KerasCallbacks:
         self._list.on_train_end(dict(logs))
 
     def state(self) -> list[Any]:
-        """Return the attributes of each callback that are plain values or arrays.
-
-        This keeps the counters and best values of Keras's own callbacks, and of users' callbacks
-        written in the same way. Anything else that a callback holds (a file, a model) is reset.
-        """
-        return [[type(c).__qualname__, _plain_attributes(c)] for c in self._callbacks]
+        """Return what of each callback must survive a restart; see `KeptCallback`."""
+        room = Room()
+        return [kept.state(room) for kept in self._kept]
 
     def load_state(self, state: Sequence[Any]) -> None:
-        """Restore the attributes of each callback that is still there, when training begins."""
-        self._saved = state
+        """Restore what `state` returned when training begins, in the callbacks still there.
 
-    def _restore(self) -> None:
-        for callback, (name, attributes) in zip(self._callbacks, self._saved, strict=False):
-            if type(callback).__qualname__ != name:
-                continue
-            attributes = dict(attributes)
-            if getattr(callback, "monitor_op", 0) is None and "monitor_op" not in attributes:
-                # Keras chooses it at the end of the first epoch, and then flips the sign of this
-                # one.
-                attributes.pop("min_delta", None)
-            vars(callback).update(attributes)
+        Files that were written before the restart are then appended to.
+        """
+        self._saved = state if isinstance(state, list) else []
 
-
-def _plain_attributes(callback: Any) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(callback).items()
-        if name not in ("_model", "params") and _is_plain(value)
-    }
+    def left_out(self) -> list[str]:
+        """Return which attributes begin afresh when the run is resumed, and why, each once."""
+        found = [
+            f"{kept.name}.{name}: {why}"
+            for kept in self._kept
+            for name, why in kept.left_out.items()
+        ]
+        new = [each for each in dict.fromkeys(found) if each not in self._said]
+        self._said.update(new)
+        return new
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return isinstance(value, int | float | str | bool | type(None) | np.ndarray | np.generic)
+def _empties_file(callback: Any) -> bool:
+    """Tell whether a callback empties its file when training begins."""
+    return isinstance(callback, keras.callbacks.CSVLogger) and not callback.append
 
 
 def _overrides(callback: Any, names: Sequence[str]) -> bool:

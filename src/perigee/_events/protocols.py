@@ -425,3 +425,7 @@ class Callbacks(Protocol):
     def load_state(self, state: Sequence[Any]) -> None:
         """Restore what `state` returned, when training begins."""
         ...
+
+    def left_out(self) -> list[str]:
+        """Return what `state` could not return and why, each once."""
+        ...

@@ -182,8 +182,8 @@ class Training:
         if self.guards and state.get("guards") is not None:
             self.guards.load_state(state["guards"])
         self.hooks.load_state(state["hooks"])
-        if self.callbacks and state["callbacks"] is not None:
-            self.callbacks.load_state(state["callbacks"])
+        if self.callbacks:
+            self.callbacks.load_state(state["callbacks"] or [])
 
     def state(self) -> dict[str, Any]:
         """Return what the loop itself needs to be resumed, as plain values and arrays."""
@@ -469,6 +469,9 @@ class Training:
         assert self.saving is not None
         with self.stopwatch.spending("saving"):
             self.saving.save(self.clock, self.state, self.progress.finished, is_last)
+        if self.callbacks:
+            left_out = self.callbacks.left_out()
+            self.programs.report(diagnostics.findings_of("kept callbacks", left_out))
 
     def _validate(self) -> dict[str, float]:
         """Measure on the validation data, once at each step; names come back with `val_`."""

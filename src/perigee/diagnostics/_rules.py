@@ -166,6 +166,7 @@ Moment = Literal[
     "kept",
     "kept validation",
     "kept program",
+    "kept callbacks",
     "saved",
     "data ended",
     "passed",
@@ -201,6 +202,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "kept validation": {inexact_resume.check_validation_feed: "PG430"},
     # A program has run that may be resumed.
     "kept program": {inexact_resume.check_program: "PG430"},
+    # A training was saved: what of its callbacks could not be.
+    "kept callbacks": {inexact_resume.check_callbacks: "PG430"},
     # A position in the data was saved: its kind, its bytes, how many are usual, what to do.
     "saved": {large_position.check: "PG431"},
     # Data that is drawn once has ended: which, its kind, where the training stands.

@@ -6,9 +6,16 @@ are drawn again and dropped, which is exact if they depend on seeds alone, and t
 drawing them. A shuffle without a seed, and TensorFlow's own random operations (`tf.random.normal`),
 keep a state that cannot be read: seed the shuffle, and draw with `keras.random` and a
 `keras.random.SeedGenerator` that the Step holds.
+
+A Keras callback keeps what training changed in its attributes: numbers, arrays, and lists, tuples,
+sets and dicts of them. Arguments of its class are left out, and so are attributes that are text
+(which might name a file) or other objects. A callback with `state()` and `load_state(state)` keeps
+what the first returns, and nothing else.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from perigee._events.protocols import Feed
 from perigee._execution import Program
@@ -54,5 +61,25 @@ def check_program(program: Program) -> list[Finding]:
             items=kinds,
             expected="random numbers that continue where they were when the run is resumed.",
             fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
+        )
+    ]
+
+
+def check_callbacks(left_out: Sequence[str]) -> list[Finding]:
+    """Report what training has changed in callbacks, and a resumed run does not restore."""
+    if not left_out:
+        return []
+    return [
+        Finding(
+            code="PG430",
+            name="InexactResume",
+            severity="warning",
+            happened="Training has changed attributes of callbacks that a resumed run does not "
+            "restore:",
+            items=tuple(left_out),
+            expected="numbers, arrays, and lists, tuples, sets and dicts of them, in attributes "
+            "without the name of an argument of the class.",
+            fix="return what must survive from a method `state(self)` of the callback, and take "
+            "it back in `load_state(self, state)`.",
         )
     ]
