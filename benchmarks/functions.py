@@ -29,7 +29,7 @@ LIMITS = {"a class": 1.03, "their own loop": 0.30}
 
 def parser() -> argparse.ArgumentParser:
     made = options.parser(__doc__)
-    made.add_argument("--rounds", type=int, default=25)
+    made.add_argument("--rounds", type=int, default=81)
     return made
 
 
