@@ -28,6 +28,7 @@ check that a gradient reaches each variable:
 def objective():
     return loss_fn(y, self.model(x, training=True))
 
+
 loss = self.minimize(objective, self.optimizer, self.model)
 ```"""
 """What the pages about updates that a step makes itself end with."""
