@@ -81,15 +81,20 @@ class FunctionBatchError(PerigeeError, TypeError):
         self.method, self.function, self.batch = method, function, batch
         self.parameters, self.needed = tuple(parameters), tuple(needed)
         fix = f"pass `lambda batch: {function}(...)`"
-        if self.needed:
-            name = self.needed[0]
-            bound = f"`functools.partial({function}, {name}={name})`"
+        held = [name for name in self.needed if any(part in name.lower() for part in _HELD)]
+        if held:
+            given = ", ".join(f"{name}={name}" for name in held[:3])
+            bound = f"`functools.partial({function}, {given})`"
             fix = f"bind what is not part of the batch, as in {bound}, or {fix}"
         super().__init__(
             f"`{function}({', '.join(parameters)})` cannot be called with the batch {batch}.",
             expected="one argument for each part of the batch, or a single one for all of it.",
             fix=f"{fix}; {AS_STEP}" if passes_state else f"{fix}.",
         )
+
+
+_HELD = ("model", "net", "opt", "loss", "metric", "generator", "critic", "encoder", "state")
+"""Parts of names of what a batch seldom holds, to show as an example."""
 
 
 class StepAttributeError(PerigeeError, AttributeError):
