@@ -199,6 +199,7 @@ FEW_PROGRAMS_NEED = {
     "changed": (0, ()),
     "data ended": ("data", "generator", None),
     "hook set": ("Rates", 2, ()),
+    "kept callbacks": ((),),
     "kept validation": (None,),
     "kept program": (None,),
     "saved": ("", 0, 0, ""),

@@ -12,7 +12,7 @@ from keras import ops
 import perigee as pg
 from perigee._errors import LogValueError, SampleError
 from perigee._events.clock import Clock
-from perigee._events.events import Recorded
+from perigee._events.events import Recorded, Started
 from perigee._step.samples import Slot
 from perigee._step.shown import Images, Texts
 from perigee.checkpoints import Checkpoints
@@ -332,7 +332,7 @@ def test_of_many_files_some_are_kept_and_always_the_last(tmp_path):
             state = first.state()  # of a checkpoint, after which it went on, and was killed
     again = SampleFiles(tmp_path / "resumed")
     again.load_state(state)
-    again.on_start(None)
+    again.on_start(Started(None, Clock(70, 70, 0), None, None, None, 0.0, None))
     for number in range(71, 131):
         again.on_record(recorded(number))
 
