@@ -51,7 +51,9 @@ class Watcher(pg.Hook):
 
     def on_record(self, event: Any) -> None:
         if event.scope == "steps":
-            self.rows.append(dict(event.values))
+            # Metrics cover the epoch so far, and are compared at its end.
+            values = event.values.items()
+            self.rows.append({n: value for n, value in values if not n.startswith("running/")})
 
     def go_back(self) -> None:
         """Give everything the value that it began with."""
