@@ -9,13 +9,11 @@ differs from the exact one, and if the best checkpoint is chosen by such a mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from perigee._step.batch_means import BatchMean
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-
-_EXPECTED = "a mean in which each example counts the same."
-_FIX = "return the value from the step, or pass `sample_weight=` the size of the batch."
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -29,52 +27,44 @@ def check(evidence: Evidence) -> list[Finding]:
     )
     if not paths:
         return []
-    return [
-        Finding(
-            code="PG231",
-            name="MeanOfBatchMeans",
-            severity="hint",
-            happened="Means are given one number per batch, without its size:",
-            items=paths,
-            expected=_EXPECTED,
-            fix=_FIX,
-        )
-    ]
+    return [_found("hint", "Means are given one number per batch, without its size:", paths)]
 
 
 def check_pass(different: Sequence[BatchMean]) -> list[Finding]:
     """Report means of a pass in which examples of a smaller batch counted more."""
     if not different:
         return []
-    return [
-        Finding(
-            code="PG231",
-            name="MeanOfBatchMeans",
-            severity="warning",
-            happened="Batches of different sizes count the same in these means, which were given "
-            "one number per batch:",
-            items=tuple(
-                f"{mean.path} is {mean.value:.6g}; the mean over the examples is {mean.exact:.6g}"
-                for mean in different
-            ),
-            expected=_EXPECTED,
-            fix=_FIX,
-        )
-    ]
+    happened = (
+        "Batches of different sizes count the same in these means, which were given one number per "
+        "batch:"
+    )
+    items = tuple(
+        f"{mean.path} is {mean.value:.6g}; the mean over the examples is {mean.exact:.6g}"
+        for mean in different
+    )
+    return [_found("warning", happened, items)]
 
 
 def check_best(best: str, names: Sequence[str]) -> list[Finding]:
     """Report that the best checkpoint is chosen by a mean of batch means."""
     if best not in names:
         return []
-    return [
-        Finding(
-            code="PG231",
-            name="MeanOfBatchMeans",
-            severity="warning",
-            happened=f"The best checkpoint is chosen by {best!r}, which is given one number per "
-            "batch, without its size.",
-            expected=_EXPECTED,
-            fix=_FIX,
-        )
-    ]
+    happened = (
+        f"The best checkpoint is chosen by {best!r}, which is given one number per batch, without "
+        "its size."
+    )
+    return [_found("warning", happened)]
+
+
+def _found(
+    severity: Literal["hint", "warning"], happened: str, items: tuple[str, ...] = ()
+) -> Finding:
+    return Finding(
+        code="PG231",
+        name="MeanOfBatchMeans",
+        severity=severity,
+        happened=happened,
+        items=items,
+        expected="a mean in which each example counts the same.",
+        fix="return the value from the step, or pass `sample_weight=` the size of the batch.",
+    )
