@@ -68,8 +68,9 @@ def jobs(chosen: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
                 yield backend, words + rounds + orbit + quick
         if chosen.contests_only:
             continue
-        for name in ("cost_of_check", "cost_of_guards"):
-            yield backend, [name, *quick]
+        yield backend, ["cost_of_check", *quick]
+        for batch_size in chosen.batch_sizes:
+            yield backend, ["cost_of_guards", "--batch-size", str(batch_size), *quick]
         if backend == "torch":
             continue
         for name in ("fresh_process", "cost_of_metrics", "cost_of_data_size", "cost_of_writing"):

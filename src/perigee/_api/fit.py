@@ -121,9 +121,9 @@ def fit(
         validate_every: When to validate; the end of each epoch by default.
         accumulate: Micro-batches per update, each of `batch_size`: equal to one update on all of
             them together. Those left over at the end of an epoch make an update of their own.
-        nonfinite: `"raise"` an error when a returned value is NaN or infinite, `"stop"` after
-            that very step, or `"skip"` undoes any such step, also one that makes a variable NaN
-            or infinite, and logs `skipped_steps` each epoch.
+        nonfinite: What happens when a returned value is NaN or infinite, or a variable that was
+            finite becomes so: `"raise"` an error, `"stop"` after that very step, or `"skip"`, which
+            undoes such a step and logs `skipped_steps` each epoch.
         run: A directory (or a `Run`) that keeps `run.json` and `metrics.jsonl`.
         callbacks: Keras callbacks and `Hook`s.
         execution: `"auto"`, `"graph"`, `"xla"`, or `"eager"` for debugging.

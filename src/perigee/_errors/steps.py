@@ -267,7 +267,12 @@ class OutputsError(PerigeeError, ValueError):
 
 
 class NonFiniteError(PerigeeError, FloatingPointError):
-    """A value that a step returned became NaN or infinite.
+    """A value that a step returned, or a variable that it wrote, became NaN or infinite.
+
+    The state is looked at once a block of steps, before anything is logged, validated or saved: a
+    loss can be finite in the very step that makes the weights NaN, and a ReLU, a `maximum` or a
+    mask can hide it from then on. A variable counts if it was finite when training began, so a
+    running minimum may begin at infinity.
 
     If the data can be replayed, the steps before it are run again, and the message names the data,
     the layer or the gradients where it began (see PG701).
@@ -283,10 +288,15 @@ class NonFiniteError(PerigeeError, FloatingPointError):
         step: int,
         origin: str | None = None,
         mend: str | None = None,
+        within: range | None = None,
     ) -> None:
         self.name, self.value, self.step, self.origin = name, value, step, origin
+        happened = f"{name!r} was {value} at step {step}."
+        if within is not None:
+            when = f"step {step}" if len(within) == 1 else f"one of the steps {within[0]} to {step}"
+            happened = f"{name!r} became {value} in {when}, which returned only finite values."
         super().__init__(
-            f"{name!r} was {value} at step {step}." if origin is None else origin,
+            happened if origin is None else origin,
             expected="finite values.",
             fix=(mend or "lower the learning rate, clip the gradients, or check the data for NaN.")
             + ' Or pass `nonfinite="stop"`, or to `keras_fit` the callback '

@@ -311,8 +311,16 @@ class Guards(Protocol):
         """
         ...
 
-    def origin(self, program: Any, name: str, value: float, step: int) -> Any:
-        """Return where a logged value that is not finite began; `None` if unknown."""
+    def origin(self, program: Any, name: str, value: float, step: int, within: range | None) -> Any:
+        """Return where a value that is not finite began; `None` if unknown.
+
+        Args:
+            program: The program that ran.
+            name: The name of a logged value or of a variable.
+            value: NaN or an infinity.
+            step: The step that logged it.
+            within: For a variable, the steps one of which wrote it.
+        """
         ...
 
     def state(self) -> Mapping[str, Any]:

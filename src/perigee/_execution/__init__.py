@@ -11,6 +11,8 @@ from perigee._execution.choice import Choice as Choice
 from perigee._execution.choice import Execution as Execution
 from perigee._execution.compiling import compile_seconds as compile_seconds
 from perigee._execution.compiling import compiling as compiling
+from perigee._execution.finite import STATE as STATE
+from perigee._execution.finite import first_bad_value as first_bad_value
 from perigee._execution.learning_rates import applied as applied
 from perigee._execution.learning_rates import constant_rate as constant_rate
 from perigee._execution.learning_rates import finalize as finalize

@@ -18,6 +18,7 @@ from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
 from perigee._errors import AS_MINIMIZE, ArgumentError, PerigeeError, ReplicasError, ScopeError
 from perigee._execution.choice import Execution
 from perigee._execution.compiling import count_as_compiling
+from perigee._execution.finite import STATE, Written, where_it_was_finite
 from perigee._execution.plan import Plan
 from perigee._execution.timing import now
 from perigee._execution.watching import Watching
@@ -53,7 +54,7 @@ _OPEN_SIZES = (
 _NOT_FOR_XLA = 'XLA cannot compile all operations: `execution="graph"` runs those that it cannot.'
 
 Nonfinite = Literal["raise", "skip", "stop"]
-"""What happens when a logged value is NaN or infinite."""
+"""What happens when a returned value or the state is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Program:
         columns: The columns of a row, known once it has run.
         stops: Whether no step follows one that produces a NaN or an infinity.
         skips: Whether a step that produces one is undone.
+        written: What a step writes.
         retraces: One entry for each time that a function was recompiled for other batches.
     """
 
@@ -112,6 +114,9 @@ class Program:
         self._settled = _settled(rehearsal)
         self.stops: bool = nonfinite == "stop"
         self.skips: bool = nonfinite == "skip"
+        self.written = Written(step, rehearsal)
+        if self.stops:  # its steps may run before a training, to be timed
+            self.written.begin()
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._numbers_outside = NumbersOutside(step, method)
         self._outside = self._numbers_outside.now()
@@ -233,11 +238,20 @@ class Program:
         if not self.traces or not self._outside:
             return {}
         now = self._numbers_outside.now()
-        return {name: old for name, old in self._outside.items() if now.get(name, old) != old}
+        return {
+            name: old
+            for name, old in self._outside.items()
+            if now.get(name, old) != old and not (math.isnan(old) and math.isnan(now[name]))
+        }
 
     def use(self, plan: Plan) -> None:
         """Run as a plan says from now on."""
         self.plan = plan
+
+    def begin(self) -> None:
+        """Note, before a training, what of the state is not finite: that is not held against it."""
+        if self.written.begin() and self.stops:
+            self._compiled.clear()  # the steps themselves look at the others
 
     def reset_metrics(self) -> None:
         """Reset the metrics of the Step, for another pass."""
@@ -514,6 +528,8 @@ class Program:
         """Run the step on a batch, or on one replica's share of a batch of `rows` rows."""
         run = self._unless_nonfinite if self.skips else self._cells
         columns, cells = run(batch, rows)
+        if self.stops:
+            columns, cells = [*columns, Column(STATE, "aside")], [*cells, self.written.cell()]
         self.columns = tuple(columns)  # at once: replicas alternate within a step
         if self._accumulate > 1:
             internals(self._step).accumulated.assign_add(1)
@@ -587,14 +603,12 @@ class Program:
         self, batch: Batch, rows: Tensor | None
     ) -> tuple[list[Column], list[Tensor]]:
         """Run the step, and undo all its writes if it produced a NaN or an infinity."""
-        written = self._written_in_a_step()
+        written = self.written.variables()
         before = [ops.copy(ops.convert_to_tensor(variable)) for variable in written]
         columns, cells = self._cells(batch, rows)
         after = [ops.convert_to_tensor(v) for v in written]
         means = [cell[0] for cell in cells]
-        is_finite = _backends.current().all_finite(
-            [*means, *(t for t in after if "float" in keras.backend.standardize_dtype(t.dtype))]
-        )
+        is_finite = _backends.current().all_finite([*means, *where_it_was_finite(before, after)])
         if rows is not None:
             against = ops.cast(ops.logical_not(is_finite), "float32")
             (votes,) = _backends.current().sum_over_replicas([against], rows=_rows(batch))
@@ -608,16 +622,6 @@ class Program:
         ]
         cells.append(ops.stack([1.0 - ops.cast(is_finite, "float32"), ops.ones(())]))
         return [*columns, Column("skipped_steps", "sum")], cells
-
-    def _written_in_a_step(self) -> list[Any]:
-        own = internals(self._step).variables
-        own.pop("accumulated", None)  # counts batches, including skipped ones
-        written = [*self.rehearsal.written, *own.values()]
-        for path, variables in self.rehearsal.updated.items():
-            # Slots may have been created only after the rehearsal.
-            optimizer = self.rehearsal.tracked.optimizers.get(path)
-            written += [*variables, *(() if optimizer is None else optimizer.variables)]
-        return list({id(v): v for v in written}.values())
 
     def _until(self) -> Callable[[Tensor], Tensor] | None:
         """Return a function that decides whether a block continues after a row, or `None`."""

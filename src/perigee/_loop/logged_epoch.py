@@ -23,7 +23,7 @@ class LoggedEpoch:
 
     Args:
         step: The Step.
-        nonfinite: What happens when a logged value is NaN or infinite.
+        nonfinite: What happens when a returned value or the state is not finite.
         state: What `state` returned, or `None`.
 
     Attributes:

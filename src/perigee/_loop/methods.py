@@ -33,7 +33,7 @@ class Methods:
         step: The Step.
         execution: How its methods run.
         plan: The same, decided.
-        nonfinite: What happens when a logged value is NaN or infinite.
+        nonfinite: What happens when a returned value or the state is not finite.
         watches: What hooks want to know of the updates.
         findings: Where to report what is found.
         run: The run that keeps the training, or `None`.
@@ -119,6 +119,8 @@ class Methods:
                 raise StateMismatchError((), tuple(self._run.unloaded()), {})
         if before is not None:
             set_random_state(before)
+        if method == "train_step":
+            program.begin()
         self._built[key] = None
         return program
 

@@ -24,7 +24,7 @@ class Programs:
         execution: How it runs.
         findings: Where to report what is found; `None` looks for nothing.
         accumulate: Micro-batches an update.
-        nonfinite: What happens when a logged value is NaN or infinite.
+        nonfinite: What happens when a returned value or the state is not finite.
         watches: What hooks want to know of the updates.
         plan: How it runs; `None` leaves that to the program until `use` is called.
         is_kept: Whether a run keeps the training, so that it may be resumed.

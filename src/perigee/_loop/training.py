@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ class Course:
         steps: Steps to train, or `None` where epochs count.
         steps_per_epoch: Steps an epoch; `None` makes an epoch of each pass over the data.
         accumulate: Micro-batches an update.
-        nonfinite: What happens when a logged value is NaN or infinite.
+        nonfinite: What happens when a returned value or the state is not finite.
         validate_every: When to validate.
         record_every: When to record a window of steps; `None` never.
         at_end_of_data: What an epoch of `steps_per_epoch` does where a pass over the data ends:
@@ -265,7 +265,10 @@ class Training:
         if self.callbacks and is_new:
             self.callbacks.epoch_begin(self.clock.epoch)
         program = self.programs(self.feed.peek())
-        if self._epoch is not None and program is not self._epoch.program:
+        if self._epoch is None:
+            program.begin()
+        elif program is not self._epoch.program:
+            program.begin()
             self.progress = self.progress.with_new_window()  # it may log other values
         if is_new:
             self.progress = self.progress.with_new_epoch()
@@ -305,6 +308,7 @@ class Training:
         program, values, number = epoch.program, epoch.values, self.clock.epoch
         if self.clock.batch % self.course.accumulate:
             program.flush()
+            values.look_at_state(self.clock)
         means = values.means(self.clock)
         trained = {**means, **updated_metrics(program, means)}
         if values.stop is not None:
@@ -407,6 +411,8 @@ class Training:
         A block's time is divided evenly over its steps; nothing finer is known.
         """
         each = (self.stopwatch.seconds() - began) / len(rows)
+        at = self.clock
+        epoch.values.look(rows, replace(at, step=at.step + len(rows)))
         every = self.course.record_every
         while len(rows):
             until_due = None if every is None else every.steps_until_due(self.clock)

@@ -13,7 +13,14 @@ from perigee._errors.advice import advise
 from perigee._events.clock import Clock
 from perigee._events.events import RUNNING
 from perigee._events.protocols import Guards
-from perigee._execution import Nonfinite, Program, rows_on_host, updated_metrics
+from perigee._execution import (
+    STATE,
+    Nonfinite,
+    Program,
+    first_bad_value,
+    rows_on_host,
+    updated_metrics,
+)
 from perigee._step.averages import Tally
 
 ROWS_BETWEEN_READS = 64
@@ -61,6 +68,27 @@ class Values:
         """Take in the row of a step, which may stay on the device."""
         self._rows.append(row)
 
+    def look(self, rows: np.ndarray, clock: Clock) -> None:
+        """Look at the state, if rows do not tell already: all of it must be finite where it was.
+
+        Args:
+            rows: All rows since the last look, on the host.
+            clock: After the last of them.
+
+        Raises:
+            NonFiniteError: If it is not, and a step that makes it so is an error.
+        """
+        if np.isfinite(rows[..., 0]).all():
+            self.look_at_state(clock, len(rows))
+
+    def look_at_state(self, clock: Clock, steps: int = 1) -> None:
+        """Look at the state after the last of some steps, as `look` does."""
+        if self._nonfinite == "skip" or self.stop is not None:
+            return
+        bad = self._program.written.no_longer_finite()
+        if bad:
+            self._end_for_state(bad, steps, clock.step)
+
     def add_block(self, rows: np.ndarray, clock: Clock) -> None:
         """Take in rows that are on the host; `clock` is after the last of them."""
         self.read(replace(clock, step=clock.step - len(rows)))
@@ -71,6 +99,7 @@ class Values:
         if self._rows:
             rows = rows_on_host(self._rows)
             self._rows.clear()
+            self.look(rows, clock)
             self._take(rows, clock)
 
     def _take(self, rows: np.ndarray, clock: Clock) -> None:
@@ -113,9 +142,28 @@ class Values:
         row, column = (int(i) for i in bad[0])
         name, value = self._program.columns[column].name, float(rows[row, column, 0])
         step = clock.step - len(rows) + row + 1
+        if name == STATE:
+            self._end_for_state(self._program.written.no_longer_finite(), 1, step)
+        else:
+            self._end(name, value, step, None)
+
+    def _end_for_state(self, bad: Sequence[Any], count: int, last: int) -> None:
+        """End the training for variables that one of the last `count` steps made NaN or inf."""
+        name = self._program.rehearsal.tracked.name_of(bad[0])
+        self._end(name, first_bad_value(bad[0]), last, range(last - count + 1, last + 1))
+
+    def _end(self, name: str, value: float, step: int, within: range | None) -> None:
+        """End the training for a value that a step returned or wrote.
+
+        Args:
+            name: Its name.
+            value: NaN or an infinity.
+            step: The step, or the last that it can be.
+            within: The steps, one of which wrote it; `None` if it was returned.
+        """
         origin = None
         if self._guards:
-            origin = self._guards.origin(self._program, name, value, step)
+            origin = self._guards.origin(self._program, name, value, step, within)
         if origin is not None:
             self._report([origin], self._nonfinite == "stop")  # else the error says it
         if self._nonfinite == "stop":
@@ -127,6 +175,7 @@ class Values:
             step,
             None if origin is None else origin.happened,
             None if origin is None else origin.fix,
+            within,
         )
 
 

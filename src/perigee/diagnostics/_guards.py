@@ -74,10 +74,14 @@ class Guards:
         if self._origins is not None:
             self._guarded("PG701", self._origins.keep, feed, clock)
 
-    def origin(self, program: Program, name: str, value: float, step: int) -> Finding | None:
+    def origin(
+        self, program: Program, name: str, value: float, step: int, within: range | None
+    ) -> Finding | None:
         """Return where a value that is not finite began; `None` if unknown."""
         if self._origins is None:
             return None
+        if within is not None:
+            return self._guarded("PG701", self._origins.of_state, program, name, value, within)
         return self._guarded("PG701", self._origins.find, program, name, value, step)
 
     def rows(self, columns: Sequence[Column], rows: np.ndarray, clock: Clock) -> list[Finding]:

@@ -1,10 +1,11 @@
 """PG701, NonFiniteOrigin: where a value that is not finite began.
 
-When a logged value becomes NaN or infinite, the steps since the last good state are run again, and
-the step that produced it is examined layer by layer: its data, its initial weights, the output of
-each layer, the gradients, the loss. This needs data that can be replayed from a position (arrays, a
-PyDataset; a `tf.data.Dataset` only from its start) and no accumulation; otherwise PG408 names only
-the step. `nonfinite="skip"` skips such steps without searching for a cause.
+When a logged value or a variable becomes NaN or infinite, the steps since the last good state are
+run again, and the step that produced it is examined layer by layer: its data, its initial weights,
+the output of each layer, the gradients, the loss. This needs data that can be replayed from a
+position (arrays, a PyDataset; a `tf.data.Dataset` only from its start) and no accumulation;
+otherwise PG408 names only the step, or for a variable the steps between two looks at the state.
+`nonfinite="skip"` skips such steps without searching for a cause.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _MOST_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class _Good:
-    """A state in which everything was finite; `position` is `None` at the start of the data."""
+    """A state in which all was finite; `position` is `None` at the start of the data."""
 
     clock: Clock
     variables: Sequence[Any]
@@ -70,6 +71,7 @@ class Origins:
         self._step, self._reopen = step, reopen
         self._good: _Good | None = None
         self._due = 0.0
+        self._excluded: frozenset[int] | None = None  # what was not finite when training began
 
     def keep(self, feed: Feed, clock: Clock) -> None:
         """Keep the state before the next step, if that is cheap.
@@ -84,11 +86,18 @@ class Origins:
             variables = track(self._step).variables
             if sum(_size_bytes(v) for v in variables) <= _MOST_BYTES:
                 values = snapshot(variables)
-                if all(_is_finite(value) for value in values):
+                if self._is_good(variables, values):
                     position = None if is_at_start else feed.state()
                     self._good = _Good(clock, variables, values, position)
         done = now()
         self._due = done + (done - began) / _COST_SHARE
+
+    def _is_good(self, variables: Sequence[Any], values: Sequence[np.ndarray]) -> bool:
+        """Tell whether all is finite that was so when training began."""
+        bad = {id(v) for v, a in zip(variables, values, strict=True) if not _is_finite(a)}
+        if self._excluded is None:
+            self._excluded = frozenset(bad)
+        return bad <= self._excluded
 
     def find(self, program: Program, name: str, value: float, number: int) -> Finding | None:
         """Replay the steps that led to a value that is not finite, and restore everything.
@@ -116,7 +125,7 @@ class Origins:
                 values = snapshot(tracked.variables)
                 if number - 1 > good.clock.step:
                     program.run(last)
-                    bad = _bad_variables(tracked)
+                    bad = self._bad_variables(tracked)
                     if bad:
                         restore(tracked.variables, values)
                         where = self._of_an_update(last, tracked, bad, number - 1)
@@ -126,6 +135,53 @@ class Origins:
                         return None
                 where = self._of_a_step(last, tracked, name)
                 return _finding(name, value, number, where)
+
+    def of_state(self, program: Program, name: str, value: float, within: range) -> Finding | None:
+        """Replay the steps one of which made a variable not finite, and restore everything.
+
+        Args:
+            program: Runs the step.
+            name: The name of the variable.
+            value: NaN or an infinity.
+            within: The steps, one of which did.
+
+        Returns:
+            Where it began, or `None` if that cannot be found.
+        """
+        good = self._good
+        if good is None or program.accumulates or within[-1] - good.clock.step > _MOST_STEPS:
+            return None
+        tracked = track(self._step)
+        with preserved(tracked.variables):
+            restore(good.variables, good.values)
+            with self._opened(good) as feed:
+                number = self._first_bad(program, feed, good.clock.step, within[-1])
+            if number is None:
+                return None
+            restore(good.variables, good.values)
+            with self._opened(good) as feed:
+                before = self._run(program, feed, number - 1 - good.clock.step)
+                batch = _drawn(feed) if before else None
+                if batch is None:
+                    return None
+                values = snapshot(tracked.variables)
+                program.run(batch)
+                bad = self._bad_variables(tracked) or [name]
+                restore(tracked.variables, values)
+                found = _of_data(batch) or self._of_an_update(batch, tracked, bad, number)
+        return _finding(name, value, number, found, verb="became")
+
+    def _first_bad(self, program: Program, feed: Feed, start: int, last: int) -> int | None:
+        """Run steps again, until one makes the state not finite; return its number."""
+        end = now() + _MOST_SECONDS
+        for number in range(start + 1, last + 1):
+            batch = _drawn(feed)
+            if batch is None or now() > end:
+                return None
+            program.run(batch)
+            if program.written.no_longer_finite():
+                return number
+        return None
 
     @contextmanager
     def _opened(self, good: _Good) -> Generator[Feed]:
@@ -146,6 +202,16 @@ class Origins:
                 return False
             program.run(batch)
         return True
+
+    def _bad_variables(self, tracked: Tracked) -> list[str]:
+        entries = [
+            e
+            for e in tracked.entries
+            if e.kind in ("trainable", "non_trainable")
+            and id(e.variable) not in (self._excluded or ())
+        ]
+        values = snapshot([e.variable for e in entries])
+        return [e.name for e, v in zip(entries, values, strict=True) if not _is_finite(v)]
 
     def _of_a_step(self, batch: Batch, tracked: Tracked, name: str) -> tuple[str, str]:
         """Examine a step that produced a NaN from finite weights."""
@@ -245,12 +311,6 @@ def _of_data(batch: Batch) -> tuple[str, str] | None:
     return None
 
 
-def _bad_variables(tracked: Tracked) -> list[str]:
-    entries = [e for e in tracked.entries if e.kind in ("trainable", "non_trainable")]
-    values = snapshot([e.variable for e in entries])
-    return [e.name for e, v in zip(entries, values, strict=True) if not _is_finite(v)]
-
-
 def _is_finite(array: np.ndarray) -> bool:
     if array.dtype.kind in "biuSUO":
         return True
@@ -273,13 +333,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _finding(name: str, value: float, number: int, origin: tuple[str, str]) -> Finding:
+def _finding(
+    name: str, value: float, number: int, origin: tuple[str, str], verb: str = "was"
+) -> Finding:
     where, fix = origin
     return Finding(
         code="PG701",
         name="NonFiniteOrigin",
         severity="error",
-        happened=f"{name!r} was {value} at step {number}. Replaying from the last good state "
+        happened=f"{name!r} {verb} {value} at step {number}. Replaying from the last good state "
         f"shows that it began {where}.",
         expected="finite values.",
         fix=fix,
