@@ -107,7 +107,7 @@ def first_bad_value(variable: Any) -> float:
 
 
 def _looker(variables: Sequence[Any]) -> Callable[[], np.ndarray]:
-    """Return a function that tells of each variable whether it is finite.
+    """Return a function that returns for each variable whether it is finite.
 
     On a CPU, NumPy reads the memory of the framework; compiling a function for it would take longer
     than all its calls. Elsewhere, one call on the device answers for all.
