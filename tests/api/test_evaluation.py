@@ -88,13 +88,97 @@ def test_two_evaluations_agree_with_dropout_active(x):
     assert pg.evaluate(step, x, batch_size=BATCH) == first
 
 
-def test_two_predictions_agree_with_dropout_active(x):
+def predicted(step, x, **arguments):
+    return pg.predict(step, x, batch_size=BATCH, **arguments)
+
+
+def test_each_prediction_has_draws_of_its_own(x):
+    step = Writing()
+    keras.utils.set_random_seed(7)  # as the test began
+    again = Writing()
+
+    first, second = predicted(step, x), predicted(step, x)
+
+    assert not np.array_equal(first, second)
+    pg.evaluate(again, x)
+    assert [p.tolist() for p in (first, second)] == [
+        predicted(again, x).tolist() for _ in range(2)
+    ]
+
+
+def test_draws_within_a_prediction_differ_from_batch_to_batch(x):
+    class Noise(Writing):
+        def predict_step(self, batch):
+            return keras.random.normal(ops.shape(batch), seed=self.noise)
+
+    assert len(np.unique(predicted(Noise(), x))) == ROWS * FEATURES
+
+
+@pytest.mark.parametrize("seed", [0, 3, 2**40])
+def test_a_seed_repeats_a_prediction(x, seed):
     step = Writing()
 
-    first = pg.predict(step, x, batch_size=BATCH)
+    first = predicted(step, x, seed=seed)
+    before = bits(step)
+    keras.random.normal((2,), seed=step.noise)
+    predicted(step, x)
+
+    assert np.array_equal(predicted(step, x, seed=seed), first)
+    assert not np.array_equal(predicted(step, x, seed=seed + 1), first)
+    assert bits(step) != before  # by the draw above alone
     keras.random.normal((2,), seed=step.noise)
 
-    assert np.array_equal(pg.predict(step, x, batch_size=BATCH), first)
+
+def test_a_seed_repeats_what_a_model_of_keras_predicts_too(x):
+    model = keras.Sequential(
+        [keras.Input((FEATURES,)), keras.layers.Lambda(lambda v: v), Always(0.5)]
+    )
+    model.compile()
+    step = pg.KerasStep(model)
+
+    assert not np.array_equal(predicted(step, (x,)), predicted(step, (x,)))
+    before = bits(step)
+    first = predicted(step, (x,), seed=1)
+    assert bits(step) == before
+    assert np.array_equal(predicted(step, (x,), seed=1), first)
+
+
+class Always(keras.layers.Dropout):
+    """Dropout that also drops in inference."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=True)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "one"])
+def test_another_seed_is_refused(x, seed):
+    with pytest.raises(pg.PerigeeError, match="seed="):
+        predicted(Writing(), x, seed=seed)
+
+
+def test_what_a_callback_predicts_is_the_same_after_a_resume(x, tmp_path):
+    class Training(Writing):
+        def train_step(self, batch):
+            return {"loss": ops.mean(self.run(batch))}
+
+    class Predicting(keras.callbacks.Callback):
+        def __init__(self, step):
+            super().__init__()
+            self.step, self.found = step, []
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.found.append(predicted(self.step, x).tolist())
+
+    def trained(epochs, run):
+        keras.utils.set_random_seed(1)
+        step = Training()
+        seen = Predicting(step)
+        pg.fit(step, x, epochs=epochs, run=run, callbacks=[seen], progress="off", seed=1)
+        return seen.found
+
+    whole = trained(4, None)
+    assert trained(2, tmp_path / "run") == whole[:2]
+    assert trained(4, tmp_path / "run") == whole  # the callback keeps what it has found
 
 
 @pytest.mark.skipif(

@@ -62,6 +62,13 @@ def check_count(name: str, value: Any, is_optional: bool = True) -> None:
         raise ArgumentError(name, repr(value), "a positive integer.", "count from 1.")
 
 
+def check_seed(value: Any) -> None:
+    """Reject anything but `None` and an integer from 0."""
+    if value is None or (isinstance(value, int | np.integer) and value >= 0):
+        return
+    raise ArgumentError("seed", repr(value), "an integer from 0, or None.", "pass `seed=0`.")
+
+
 def check_nonfinite(given: Any) -> None:
     """Reject an unknown policy for NaN and infinite values."""
     if given not in ("raise", "skip", "stop"):

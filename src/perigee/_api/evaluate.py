@@ -11,6 +11,7 @@ import keras
 from perigee._api.arguments import (
     as_execution,
     check_count,
+    check_seed,
     check_step,
     named,
     sorted_callbacks,
@@ -76,10 +77,12 @@ def predict(
     batch_size: int | None = None,
     callbacks: Any = None,
     execution: Execution | Choice = "auto",
+    seed: int | None = None,
 ) -> Tree:
     """Run `predict_step` over data, and leave the Step as it was.
 
-    Random draws are the same at each call. Those of a `KerasStep` are new ones, as in
+    Random draws, as of Dropout with `training=True`, are new ones at each call and do not depend on
+    how often the Step was measured. Those of a `KerasStep` go on where they stand, as in
     `model.predict`, and its seed generators advance.
 
     Args:
@@ -90,18 +93,21 @@ def predict(
         batch_size: Rows a batch, 32 by default; for arrays only.
         callbacks: Keras callbacks, whose `on_predict_...` are called as by `model.predict`.
         execution: As in `fit`.
+        seed: What all random draws depend on: two calls with one seed return the same. The Step's
+            seed generators are put back afterwards, as they are without.
 
     Returns:
         What `predict_step` returned, as NumPy arrays put together on axis 0.
     """
     most = limited_steps(steps)
+    check_seed(seed)
     if isinstance(step, KerasStep) and _is_inputs(step.model, data):
         data = (data,)
     with _a_pass(step, "predict_step", data, most, batch_size, callbacks, execution) as given:
         *_, called = given
         if called is not None:
             called.predict_begin()
-        values = evaluation.predict(*given, draws_anew=isinstance(step, KerasStep))
+        values = evaluation.predict(*given, goes_on=isinstance(step, KerasStep), seed=seed)
         if called is not None:
             called.predict_end()
         return values

@@ -360,8 +360,8 @@ class Backend(Protocol):
         """Restore what `random_state` returned."""
         ...
 
-    def rewind_random_state(self) -> None:
-        """Set the framework's global generator to a fixed state."""
+    def rewind_random_state(self, seed: int = 0) -> None:
+        """Set the framework's global generator to a fixed state, another one for each seed."""
         ...
 
     def observe(self, tensors: Sequence[Tensor], look: Callable[..., None]) -> None:

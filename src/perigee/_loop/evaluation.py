@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,16 @@ from perigee._loop.programs import Programs
 from perigee._loop.values import ROWS_BETWEEN_READS
 from perigee._step.averages import Tally
 from perigee._step.shown import Shown
-from perigee._step.state import preserved, restore, rewind_seeds, snapshot
+from perigee._step.state import (
+    Tracked,
+    branch_seeds,
+    preserved,
+    restore,
+    rewind_seeds,
+    snapshot,
+)
+from perigee._step.step import Step
+from perigee._step.updates import internals
 from perigee._typing import Batch, Tree
 
 ProgramFor = Callable[[Batch], Program]
@@ -121,13 +130,14 @@ class Validation:
 
 
 def predict(
-    programs: ProgramFor,
+    programs: Programs,
     feed: Feed,
     blocks: Blocks,
     steps: int | None,
     callbacks: Callbacks | None = None,
     *,
-    draws_anew: bool = False,
+    goes_on: bool = False,
+    seed: int | None = None,
 ) -> Tree:
     """Run `predict_step` over a pass of the feed, and return its results put together on axis 0.
 
@@ -137,7 +147,8 @@ def predict(
         blocks: Runs many of them in one call.
         steps: Batches to draw; `None` draws to the end of the pass.
         callbacks: Called for each batch.
-        draws_anew: Whether random draws continue those before, instead of beginning at the first.
+        goes_on: Whether random draws continue those of before, as in Keras, and stay so.
+        seed: What random draws depend on; `None` gives every call a stream of its own.
     """
     program = _prepared(programs, feed)
     parts: list[Tree] = []
@@ -158,7 +169,7 @@ def predict(
             ended,
             lambda: callbacks.stop_predicting,
         )
-    with _undone(program, draws_anew):
+    with _drawing(programs.step, program, goes_on, seed):
         for left in _stretches(feed, first, steps, hooks):
             block = None if left == 1 and hooks is not None else blocks.predict(program, left)
             if block is not None:
@@ -238,25 +249,55 @@ def program_for_next(programs: ProgramFor, feed: Feed) -> Program:
 
 
 @contextmanager
-def _undone(program: Program, draws_anew: bool = False) -> Generator[None]:
+def _undone(program: Program, begin: Callable[[Tracked], None] = rewind_seeds) -> Generator[None]:
     """Restore afterwards whatever a pass may write. It waits for what still runs on the device.
 
-    Random draws begin at the first one and are undone too, unless the pass `draws_anew`.
+    Args:
+        program: What the pass runs.
+        begin: Sets where random draws begin; they are undone too.
     """
-    touched = _touched(program)
-    if draws_anew:
-        seeds = {id(v) for v in program.rehearsal.tracked.of_kind("seed")}
-        touched = [v for v in touched if id(v) not in seeds]
-        values = snapshot(touched)
-        try:
-            yield
-        finally:
-            restore(touched, values)
-        return
-    with preserved(touched, host=False):
-        rewind_seeds(program.rehearsal.tracked)
+    with preserved(_touched(program), host=False):
         _backends.current().rewind_random_state()
+        begin(program.rehearsal.tracked)
         yield
+
+
+def _drawing(
+    step: Step, program: Program, goes_on: bool, seed: int | None
+) -> AbstractContextManager[None]:
+    """Let a prediction draw from a stream of its own, and undo what it writes; see `predict`."""
+    if goes_on and seed is None:
+        return _undone_but_draws(program)
+    key = _prediction(step, program.rehearsal.tracked) if seed is None else seed
+
+    def begin(tracked: Tracked) -> None:
+        branch_seeds(tracked, key, is_seed=seed is not None)
+        _backends.current().rewind_random_state(key)
+
+    return _undone(program, begin)
+
+
+def _prediction(step: Step, tracked: Tracked) -> int:
+    """Return how many predictions there were before this one, since seeds were last drawn from.
+
+    A training that draws begins to count anew: a resumed one predicts what an undisturbed one does.
+    """
+    seeds = [state.tolist() for state in snapshot(tracked.of_kind("seed"))]
+    known, count = internals(step).predicted
+    count = count + 1 if known == seeds else 0
+    internals(step).predicted = seeds, count
+    return count
+
+
+@contextmanager
+def _undone_but_draws(program: Program) -> Generator[None]:
+    seeds = {id(v) for v in program.rehearsal.tracked.of_kind("seed")}
+    touched = [v for v in _touched(program) if id(v) not in seeds]
+    values = snapshot(touched)
+    try:
+        yield
+    finally:
+        restore(touched, values)
 
 
 def _touched(program: Program) -> list[Any]:

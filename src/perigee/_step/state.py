@@ -460,6 +460,23 @@ def rewind_seeds(tracked: Tracked) -> None:
         variable.assign(state)
 
 
+def branch_seeds(tracked: Tracked, key: int, is_seed: bool) -> None:
+    """Set every seed generator to the first draw of a stream of its own.
+
+    Args:
+        tracked: What holds them.
+        key: Which stream.
+        is_seed: Whether the stream depends on the key alone, and not also on where they stand.
+    """
+    for index, variable in enumerate(tracked.of_kind("seed")):
+        state = _host_copy(variable)
+        words = [index, key] if is_seed else [*map(int, state), key]
+        # Keras's seeds are of 31 bits.
+        state[0] = np.random.SeedSequence(words).generate_state(1)[0] >> 1
+        state[1:] = 0
+        variable.assign(state)
+
+
 def nested_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
     """Yield a layer and all layers inside it, without using private attributes of Keras."""
     seen: set[int] = set()

@@ -82,6 +82,7 @@ class Internals:
         self.programs: dict[Any, Any] = {}
         self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
+        self.predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they were predicted with
 
     def scale_losses(self) -> None:
         """Keep a loss scale from now on."""

@@ -79,8 +79,9 @@ def set_random_state(state: None) -> None:
     """See `Backend.set_random_state`: there is none."""
 
 
-def rewind_random_state() -> None:
+def rewind_random_state(seed: int = 0) -> None:
     """See `Backend.rewind_random_state`: there is none."""
+    del seed
 
 
 def check_devices(variables: Sequence[Any]) -> None:

@@ -72,9 +72,9 @@ def set_random_state(state: Any) -> None:
         torch.cuda.set_rng_state_all(devices)
 
 
-def rewind_random_state() -> None:
+def rewind_random_state(seed: int = 0) -> None:
     """See `Backend.rewind_random_state`."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
 
 
 def check_devices(variables: Sequence[Any]) -> None:
