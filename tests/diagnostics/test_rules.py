@@ -79,8 +79,8 @@ def test_no_rule_says_anything_of_a_healthy_program(name):
     assert healthy(name) == []
 
 
-ELSEWHERE = {"PG129", "PG323", "PG329", "PG443"}
-"""Rules that need tapes, or further arguments of `check`: their programs stand elsewhere."""
+ELSEWHERE = {"PG129", "PG136", "PG323", "PG329", "PG443"}
+"""Rules that need tapes, one framework, or further arguments of `check`: their programs stand elsewhere."""
 
 
 @pytest.mark.once

@@ -125,6 +125,7 @@ def test_links_within_the_repository_lead_to_files(page):
         "prepare.md",
         "from_orbit_and_lightning.md",
         "tools.md",
+        "numbers.md",
     ],
 )
 def test_the_code_on_a_page_runs(name):

@@ -82,7 +82,7 @@ def predict(
     """Run `predict_step` over data, and leave the Step as it was.
 
     Random draws, as of Dropout with `training=True`, are new ones at each call and do not depend on
-    how often the Step was measured. Those of a `KerasStep` go on where they stand, as in
+    how often the Step was measured. Those of a `KerasStep` continue where they stand, as in
     `model.predict`, and its seed generators advance.
 
     Args:
@@ -94,7 +94,7 @@ def predict(
         callbacks: Keras callbacks, whose `on_predict_...` are called as by `model.predict`.
         execution: As in `fit`.
         seed: What all random draws depend on: two calls with one seed return the same. The Step's
-            seed generators are put back afterwards, as they are without.
+            seed generators are restored afterwards, as they are without.
 
     Returns:
         What `predict_step` returned, as NumPy arrays put together on axis 0.

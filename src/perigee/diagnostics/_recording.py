@@ -102,6 +102,7 @@ class Update:
         is_conditional: Whether it was applied only under a condition.
         is_altered: Whether the gradients differ from those that were computed.
         unreached: Variables for which it was given no gradient.
+        sparse: Variables whose gradients have one slice for each use of a row.
     """
 
     optimizer: Any
@@ -110,6 +111,7 @@ class Update:
     is_conditional: bool = False
     is_altered: bool = False
     unreached: Sequence[Any] = ()
+    sparse: Sequence[Any] = ()
 
 
 @dataclass(slots=True)
@@ -415,6 +417,11 @@ class _Listening:
         )
         self._recording.updates.append(update)
         values = [_backends.current().dense(value) for value, _ in known]
+        update.sparse = [
+            variable
+            for (given, variable), value in zip(known, values, strict=True)
+            if not _is_tensor(given) and _is_tensor(value)
+        ]
         look(values, lambda *arrays: setattr(update, "gradients", list(arrays)))
 
     def _update(self, metric: Any, original: Any, *args: Any, **kwargs: Any) -> Talk:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from perigee import _backends
 from perigee._listening import Call, Talk, listening
 from perigee._step.state import track
 from perigee._typing import Batch
@@ -31,6 +32,7 @@ Cause = Literal[
     "loss scale",
     "label smoothing",
     "from_logits",
+    "repeated rows",
     "unknown",
 ]
 
@@ -343,6 +345,18 @@ def _without_added_losses(way: Way, side: int) -> Generator[None]:
         yield
 
 
+@contextmanager
+def _with_sums(way: Way, side: int) -> Generator[None]:
+    """Give optimizers dense gradients, in which each row of an embedding has one."""
+
+    def apply(original: Any, optimizer: Any, gradients: Any, *more: Any, **named: Any) -> Talk:
+        sums = [g if g is None else _backends.current().dense(g) for g in gradients]
+        yield Call(original, (optimizer, sums, *more), named)
+
+    with listening(keras.optimizers.Optimizer, "apply", apply):
+        yield
+
+
 def _without_clipping(way: Way, side: int) -> AbstractContextManager[None]:
     optimizers = [
         getattr(each, "inner_optimizer", each) for each in track(way.holder).optimizers.values()
@@ -389,6 +403,7 @@ _CHECKS: tuple[Callable[[_Case], _Finding | None], ...] = (
     _clock,
     _frozen,
     _ragged,
+    _alike("repeated rows", "With the slices of each row of an embedding added up", _with_sums),
     _alike("clipping", "Without clipping in the optimizers", _without_clipping),
     _alike("regularization", f"Without {_ADDED}", _without_added_losses),
     _alike("seeds", "With the same seed for every draw", _same_draws),
