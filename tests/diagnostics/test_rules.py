@@ -80,7 +80,7 @@ def test_no_rule_says_anything_of_a_healthy_program(name):
 
 
 ELSEWHERE = {"PG129", "PG136", "PG323", "PG329", "PG443"}
-"""Rules that need tapes, one framework, or further arguments of `check`: their programs stand elsewhere."""
+"""Rules whose programs stand elsewhere: of tapes, of one framework, of more than `check(step)`."""
 
 
 @pytest.mark.once

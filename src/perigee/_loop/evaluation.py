@@ -280,7 +280,7 @@ def _drawing(
 def _prediction(step: Step, tracked: Tracked) -> int:
     """Return how many predictions there were before this one, since seeds were last drawn from.
 
-    A training that draws begins the count again: a resumed one predicts what an undisturbed one does.
+    A training that draws begins the count again, so that a resumed one predicts the same.
     """
     seeds = [state.tolist() for state in snapshot(tracked.of_kind("seed"))]
     known, count = internals(step).predicted
