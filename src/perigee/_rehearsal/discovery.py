@@ -472,7 +472,8 @@ def _kinds(
 
     A value that is a metric's result is found by identity. Values computed from results are found
     by running the step again from the same state, once unchanged and once with the metrics'
-    variables changed; for a step whose values differ between equal runs only identity counts.
+    variables changed; for a step whose values differ between equal runs only identity counts. The
+    result of a metric that the step itself resets covers one step.
     """
     kinds: dict[str, Literal["mean", "last", "aside"]] = {
         name: "last" if is_result else "mean" for name, is_result in recorder.is_result.items()
@@ -481,7 +482,7 @@ def _kinds(
         return kinds
     probe = Probe(step, method, tracked)
     first, again, moved = probe(batch), probe(batch), probe(batch, change_metrics=True)
-    for name in kinds:
+    for name in kinds.keys() - recorder.of_one_step:
         if _equal(first[name], again[name]) and not _equal(first[name], moved[name]):
             if kinds[name] == "mean" and _is_split(step):
                 raise ReplicasError(

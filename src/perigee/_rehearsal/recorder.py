@@ -86,6 +86,8 @@ class StepRecorder:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.raw = RawUpdates()
         self.metrics: dict[int, keras.Metric] = {}
+        self._emptied: set[int] = set()
+        self.of_one_step: set[str] = set()
         self.batch_means: dict[int, keras.Metric] = {}
         self.beside: dict[int, set[str] | None] = {}
         self.called_losses = False
@@ -280,6 +282,14 @@ class StepRecorder:
             for metric, result in self._results
             for index, leaf in enumerate(keras.tree.flatten(result))
         }
+        self.of_one_step = {
+            name
+            for name, value in logs.items()
+            if id(value) in results and id(results[id(value)][0]) in self._emptied
+        }
+        results = {
+            key: found for key, found in results.items() if id(found[0]) not in self._emptied
+        }
         self.samples = {name: value for name, value in logs.items() if isinstance(value, Sample)}
         self.is_result = {
             name: id(value) in results for name, value in logs.items() if name not in self.samples
@@ -308,6 +318,7 @@ class StepRecorder:
         for metric in self._tracked.metrics.values():
             heard.append((metric, "update_state", partial(self._updates, metric)))
             heard.append((metric, "result", partial(self._result, metric)))
+            heard.append((metric, "reset_state", partial(self._resets, metric)))
         if self._accumulates:
             heard.append((keras.Variable, "value", self._reads))
         with ExitStack() as stack:
@@ -333,10 +344,19 @@ class StepRecorder:
         self.read_losses(layer, len(found))
 
     def _updates(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
-        self.metrics[id(metric)] = metric
-        if is_batch_mean(metric, args, kwargs):
-            self.batch_means[id(metric)] = metric
-        self.beside[id(metric)] = None
+        if id(metric) not in self._emptied:
+            self.metrics[id(metric)] = metric
+            if is_batch_mean(metric, args, kwargs):
+                self.batch_means[id(metric)] = metric
+            self.beside[id(metric)] = None
+        yield
+
+    def _resets(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
+        """A metric that the step itself resets covers one step: it holds nothing of the epoch."""
+        self._emptied.add(id(metric))
+        self.metrics.pop(id(metric), None)
+        self.batch_means.pop(id(metric), None)
+        self.beside.pop(id(metric), None)
         yield
 
     def _result(self, metric: keras.Metric, original: Any, *args: Any, **kwargs: Any) -> Talk:
