@@ -74,18 +74,7 @@ def load_arrays(
         StateMismatchError: If anything does not match and `strict` is true. Nothing is changed.
     """
     entries = {entry.key: entry for entry in tracked.entries}
-    values: dict[str, np.ndarray] = {}
-    different: dict[str, str] = {}
-    for key in [key for key in entries if key in arrays]:  # in the same order in every process
-        try:
-            values[key] = _fitted(arrays[key], entries[key].variable)
-        except ValueError as error:
-            different[key] = str(error)
-    unlike = Unlike(
-        missing=tuple(key for key in entries if key not in arrays),
-        unexpected=tuple(key for key in arrays if key not in entries),
-        different={key: different[key] for key in entries if key in different},
-    )
+    values, unlike = _matched(tracked, arrays)
     if unlike and strict:
         raise StateMismatchError(unlike.missing, unlike.unexpected, unlike.different)
     for key, value in values.items():
@@ -93,6 +82,36 @@ def load_arrays(
         _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
     readapt(tracked)
     return unlike
+
+
+def check_arrays(tracked: Tracked, arrays: Mapping[str, np.ndarray]) -> None:
+    """Check that `load_arrays` can load everything, and load nothing.
+
+    Raises:
+        StateMismatchError: If anything does not match.
+    """
+    _, unlike = _matched(tracked, arrays)
+    if unlike:
+        raise StateMismatchError(unlike.missing, unlike.unexpected, unlike.different)
+
+
+def _matched(
+    tracked: Tracked, arrays: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], Unlike]:
+    """Return the values that fit their variables, by key, and what does not match."""
+    entries = {entry.key: entry for entry in tracked.entries}
+    values: dict[str, np.ndarray] = {}
+    different: dict[str, str] = {}
+    for key in [key for key in entries if key in arrays]:  # in the same order in every process
+        try:
+            values[key] = _fitted(arrays[key], entries[key].variable)
+        except ValueError as error:
+            different[key] = str(error)
+    return values, Unlike(
+        missing=tuple(key for key in entries if key not in arrays),
+        unexpected=tuple(key for key in arrays if key not in entries),
+        different={key: different[key] for key in entries if key in different},
+    )
 
 
 def _fitted(stored: np.ndarray, variable: Any) -> np.ndarray:
