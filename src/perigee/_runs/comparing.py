@@ -78,13 +78,12 @@ def _accepted(opened: OpenRun, changes: Changes, is_built: bool) -> list[str]:
     assert opened.loaded is not None
     lines = list(changes.certain)
     note = "\n".join(["What changed since the run was last started (was -> is):", *lines])
-    if is_built:
-        try:
-            opened.check_step()
-        except StateMismatchError as error:
-            if lines:
-                error.add_note(note)
-            raise
+    try:
+        opened.check_step(is_built)
+    except StateMismatchError as error:
+        if lines:
+            error.add_note(note)
+        raise
     other, clock = opened.other_data, opened.loaded.content.clock
     if other is not None and clock.batch:
         if lines:

@@ -31,10 +31,10 @@ from perigee.checkpoints import (
     Checkpoints,
     Loaded,
     RunLock,
-    check_arrays,
     load_arrays,
     random_state,
     set_random_state,
+    unlike,
 )
 from perigee.data import PassFeed
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
@@ -202,8 +202,8 @@ class OpenRun:
             try:
                 feed.load_state(self.loaded.content.data)
             except DataChangedError as error:
-                if not isinstance(feed, PassFeed):
-                    raise
+                if not isinstance(feed, PassFeed) or "passes" not in self.loaded.content.data:
+                    raise  # a loop of the user's own has no passes
                 self.other_data = error
                 feed.begin_pass(self.loaded.content.clock.epoch)
             set_random_state(facts["random"])
@@ -215,15 +215,21 @@ class OpenRun:
         if self.loaded is not None:
             feed.begin_after(self.loaded.content.facts["validations"])
 
-    def check_step(self) -> None:
-        """Check that the Step can be given the state that was saved; it must be built.
+    def check_step(self, is_built: bool) -> None:
+        """Check that the Step can be given the state that was saved.
+
+        Args:
+            is_built: Whether it is built; otherwise what it has so far is checked.
 
         Raises:
             StateMismatchError: If it is another one.
         """
         if self.loaded is not None:
             tracked = track(self.step)
-            check_arrays(tracked, with_rates_of(tracked, self.loaded.content.arrays))
+            found = unlike(tracked, with_rates_of(tracked, self.loaded.content.arrays))
+            unexpected = found.unexpected if is_built else ()
+            if found.missing or unexpected or found.different:
+                raise StateMismatchError(found.missing, unexpected, found.different)
 
     def load_step(self) -> None:
         """Give the Step the state that was saved, if any; it must be built.
@@ -263,10 +269,10 @@ class OpenRun:
         tracked = track(self.step)
         known = self.loaded.content.arrays
         missing = [e.key for e in tracked.entries if e.key not in known and not is_new]
-        unlike = load_arrays(tracked, self._unloaded, strict=False)
-        if missing or unlike.different:
-            raise StateMismatchError(missing, (), unlike.different)
-        self._unloaded = {key: self._unloaded[key] for key in unlike.unexpected}
+        left = load_arrays(tracked, self._unloaded, strict=False)
+        if missing or left.different:
+            raise StateMismatchError(missing, (), left.different)
+        self._unloaded = {key: self._unloaded[key] for key in left.unexpected}
 
     def unloaded(self) -> Mapping[str, Any]:
         """Return what was saved and has no variable yet."""

@@ -337,11 +337,24 @@ class _Walk:
         if inner is not None:
             config = {**config, "inner_optimizer": None}
             self.value(inner, f"{path}.inner_optimizer", level + 1)
+        if isinstance(value, keras.Metric | keras.losses.Loss):
+            self._wrapped(value, path, level)
         if isinstance(value, keras.Metric):
             self._found[f"{path}.name"] = re.sub(r"_\d+$", "", value.name)
         self._mapping(config, path, level)
         if is_own_class(type(value)):
             self._own_attributes(value, path, config)
+
+    def _wrapped(self, value: Any, path: str, level: int) -> None:
+        """Take the function that a loss or a metric wraps, with its arguments.
+
+        A configuration has neither where the class is that of the function, such as `Huber`.
+        """
+        for name, held in list(vars(value).items()):
+            if isinstance(held, FunctionType):
+                self.value(held, f"{path}.{name.lstrip('_')}", level + 1)
+            elif isinstance(held, dict):
+                self._mapping(held, path, level + 1)
 
     def _own_attributes(self, value: Any, path: str, config: Mapping[str, Any]) -> None:
         """Take what the methods of a user's class read, and a configuration leaves out."""

@@ -74,25 +74,19 @@ def load_arrays(
         StateMismatchError: If anything does not match and `strict` is true. Nothing is changed.
     """
     entries = {entry.key: entry for entry in tracked.entries}
-    values, unlike = _matched(tracked, arrays)
-    if unlike and strict:
-        raise StateMismatchError(unlike.missing, unlike.unexpected, unlike.different)
+    values, differences = _matched(tracked, arrays)
+    if differences and strict:
+        raise StateMismatchError(differences.missing, differences.unexpected, differences.different)
     for key, value in values.items():
         # A copy: JAX uses the memory of an array for the variable.
         _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
     readapt(tracked)
-    return unlike
+    return differences
 
 
-def check_arrays(tracked: Tracked, arrays: Mapping[str, np.ndarray]) -> None:
-    """Check that `load_arrays` can load everything, and load nothing.
-
-    Raises:
-        StateMismatchError: If anything does not match.
-    """
-    _, unlike = _matched(tracked, arrays)
-    if unlike:
-        raise StateMismatchError(unlike.missing, unlike.unexpected, unlike.different)
+def unlike(tracked: Tracked, arrays: Mapping[str, np.ndarray]) -> Unlike:
+    """Return what `load_arrays` could not load; nothing is changed."""
+    return _matched(tracked, arrays)[1]
 
 
 def _matched(
