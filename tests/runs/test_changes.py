@@ -24,6 +24,8 @@ from tests.runs.programs import (
     wired,
 )
 
+pytestmark = pytest.mark.mostly_once
+
 schedules = optimizers.schedules
 
 

@@ -301,7 +301,12 @@ def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
             "step of the checkpoint": 0 if resumed_at is None else resumed_at.step,
         }
     )
-    program = program_for_next(programs, feed)
+    try:
+        program = program_for_next(programs, feed)
+    except Exception as error:
+        if opened.run is not None and opened.run.other_data is not None:
+            error.add_note(str(opened.run.other_data))  # its cause, probably
+        raise
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept", feed))
     return program

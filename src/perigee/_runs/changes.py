@@ -19,6 +19,7 @@ from perigee._runs.program import Program, Value, values_of
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
 
+_ACCUMULATED = ("perigee/accumulated/", "perigee/accumulator/")
 _NONE = "(none)"
 _MOST_ENTRIES = 500_000
 _MOST_SHOWN = 80
@@ -117,7 +118,8 @@ def record_of(
         ways[name] = values.way
         for path, sample in values.samples.items():
             compared[f"{name}{path} (values)"] = sample
-    return Record(compared, named, usual, ways, program.not_compared, {"keras": keras.version()})
+    versions = {"keras": keras.version()}
+    return Record(compared, named, values_of(usual, "set"), ways, program.not_compared, versions)
 
 
 def _plain(value: Any) -> Value:
@@ -321,17 +323,25 @@ def set_rates(step: Step, now: Mapping[str, float], saved: Mapping[str, float]) 
             rate.assign(now[path])
 
 
-def with_rates_of(tracked: Tracked, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stored arrays for optimizers that have a schedule now, or had one then.
+def adapted(tracked: Tracked, arrays: Mapping[str, Any], is_within_epoch: bool) -> dict[str, Any]:
+    """Return stored arrays for what a Step holds by another setting than it did then.
 
-    Only a plain learning rate is a variable, and it stands before the slots.
+    Only a plain learning rate is a variable, not a schedule, and it stands before the slots.
+    Gradients are accumulated in variables, which are empty between two epochs.
 
     Args:
         tracked: The contents of the Step.
         arrays: Arrays by key, as they were saved.
+        is_within_epoch: Whether they were saved within an epoch.
     """
     found = dict(arrays)
     entries = {entry.key: entry.variable for entry in tracked.entries}
+    if not is_within_epoch:
+        for key in [key for key in {*found, *entries} if key.startswith(_ACCUMULATED)]:
+            if key not in entries:
+                del found[key]
+            elif key not in found:
+                found[key] = _backends.current().read(entries[key])
     for path in tracked.optimizers:
         own = _of_optimizer(path, entries)
         stored = _of_optimizer(path, arrays)

@@ -14,7 +14,7 @@ from perigee._runs.program import Program, program_of
 from perigee._step.updates import internals
 from perigee.writers.run_directory import read_run
 
-_NEEDS_NEW_EPOCH = "steps_per_epoch"
+_NEEDS_NEW_EPOCH = ("steps_per_epoch", "accumulate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _accepted(opened: OpenRun, changes: Changes, is_built: bool) -> list[str]:
         raise RunChangedError(str(opened.path), clock.step, lines)
     for line in lines:
         name, _, values = line.partition(": ")
-        if name == _NEEDS_NEW_EPOCH and clock.batch:  # an epoch has begun with the other length
+        if name in _NEEDS_NEW_EPOCH and clock.batch:  # an epoch has begun with the other
             was, _, now = values.partition(" -> ")
             raise RunArgumentError(str(opened.path), name, was, now)
     return lines

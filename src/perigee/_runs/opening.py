@@ -23,9 +23,9 @@ from perigee._events.clock import Clock
 from perigee._events.protocols import Feed, Source
 from perigee._execution import Execution, Plan
 from perigee._runs.belongings import check_directory, set_aside
-from perigee._runs.changes import with_rates_of
+from perigee._runs.changes import adapted
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
-from perigee._step.state import snapshot, track
+from perigee._step.state import Tracked, snapshot, track
 from perigee._step.step import Step
 from perigee.checkpoints import (
     Checkpoints,
@@ -226,10 +226,13 @@ class OpenRun:
         """
         if self.loaded is not None:
             tracked = track(self.step)
-            found = unlike(tracked, with_rates_of(tracked, self.loaded.content.arrays))
+            found = unlike(tracked, self._arrays(self.loaded, tracked))
             unexpected = found.unexpected if is_built else ()
             if found.missing or unexpected or found.different:
                 raise StateMismatchError(found.missing, unexpected, found.different)
+
+    def _arrays(self, loaded: Loaded, tracked: Tracked) -> Mapping[str, Any]:
+        return adapted(tracked, loaded.content.arrays, loaded.content.clock.batch > 0)
 
     def load_step(self) -> None:
         """Give the Step the state that was saved, if any; it must be built.
@@ -241,7 +244,7 @@ class OpenRun:
         if self.loaded is not None:
             self._refuse_step_ahead(self.loaded)
             tracked = track(self.step)
-            load_arrays(tracked, with_rates_of(tracked, self.loaded.content.arrays))
+            load_arrays(tracked, self._arrays(self.loaded, tracked))
             self.load_host_state()
 
     def load_host_state(self) -> None:
