@@ -479,6 +479,7 @@ class RunChangedError(PerigeeError, ValueError):
             "(was -> is):",
             items=changes,
             expected="the settings that the run was trained with.",
-            fix="choose another directory, to train anew; or continue with the settings of this "
-            'start: `pg.Run(..., on_change="accept")`, `--accept-changes` on the command line.',
+            fix="choose another directory, to train from the start; or continue with the settings "
+            'of this start: `pg.Run(..., on_change="accept")`, `--accept-changes` on the command '
+            "line.",
         )

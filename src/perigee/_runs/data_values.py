@@ -21,9 +21,9 @@ from perigee.data import (
     IterableFeed,
     PyDatasetFeed,
     TFDatasetFeed,
-    leaves_with_paths,
     open_feed,
 )
+from perigee.data._spec import leaves_with_paths
 
 _ROWS = 32
 _MOST_NUMBERS = 512
@@ -42,7 +42,7 @@ _CHEAP = frozenset(
 """Stages of `tf.data` whose first batch takes no more than that batch, and changes nothing."""
 
 Sample = list[float | int | str]
-"""Numbers of data, in a fixed order, or a checksum of what is no number."""
+"""Numbers of data, in a fixed order, or the checksum of text or integers."""
 
 
 @dataclass(frozen=True, slots=True)

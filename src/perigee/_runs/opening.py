@@ -34,8 +34,8 @@ from perigee.checkpoints import (
     load_arrays,
     random_state,
     set_random_state,
-    unlike,
 )
+from perigee.checkpoints.state import unlike
 from perigee.data import PassFeed
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
 from perigee.writers.tensorboard import TensorBoard

@@ -51,7 +51,7 @@ _NOT_COMPARED = re.compile(
 )
 """Names of values that say how loudly a program runs, on what, and from which seeds.
 
-Seeds are left out because the state of generators is in the checkpoint, and goes on.
+Seeds are left out because the state of generators is in the checkpoint, and continues.
 """
 _NAMES_TEXT = re.compile(r"(.*_)?(name|id|path|dir|directory|folder|file|filename|filepath|url)")
 _PLACE = re.compile(r"\S*[/\\]\S*|[~.]*")

@@ -5,7 +5,6 @@ from perigee.data._passes import PassFeed as PassFeed
 from perigee.data._sizes import LARGE_STATE_BYTES as LARGE_STATE_BYTES
 from perigee.data._sizes import SMALLER_STATE as SMALLER_STATE
 from perigee.data._sizes import state_bytes as state_bytes
-from perigee.data._spec import leaves_with_paths as leaves_with_paths
 from perigee.data._spec import signature as signature
 from perigee.data.arrays import ArrayFeed as ArrayFeed
 from perigee.data.iterables import IterableFeed as IterableFeed

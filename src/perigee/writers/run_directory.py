@@ -169,7 +169,11 @@ class RunDirectory(Hook):
         return changes
 
     def changes_at(self, clock: Clock) -> list[dict[str, Any]]:
-        """Return the changes from which training continues at a step, once it has started."""
+        """Return the changes from which training continues at a step, once it has started.
+
+        Args:
+            clock: Where the training stands.
+        """
         changes = (self._facts or {}).get("changes") or []
         return [change for change in changes if change["step"] == clock.step]
 
