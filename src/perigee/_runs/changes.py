@@ -297,7 +297,9 @@ def stated_rates(step: Step, compared: Mapping[str, Value]) -> dict[str, float]:
 
 def _path_of_rate(optimizer: str, compared: Mapping[str, Value]) -> str:
     """Return the path of a learning rate in a record, for the path of an optimizer in a Step."""
-    first, *names = optimizer.split("/")
+    first, *names = optimizer.removeprefix("parts/").split("/")
+    if optimizer.startswith("parts/"):  # those of a compiled model
+        first, names = "model", [first, *names]
     path = f"step.{first}" + "".join(
         f"[{name}]" if name.isdigit() else f".{name}" for name in names
     )

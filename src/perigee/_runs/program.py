@@ -205,7 +205,9 @@ class _Walk:
                 continue
             if name.startswith("_") and not is_own_class(type(holder)):
                 continue
-            self.value(value, _member(path, name))
+            # The parts of a compiled model are its own in the user's words.
+            is_part = isinstance(holder, KerasStep) and name == "parts"
+            self.value(value, _member(path, "model" if is_part else name))
         if isinstance(holder, KerasStep):
             with_compile = getattr(holder.model, "get_compile_config", dict)() or {}
             for name in ("loss", "loss_weights"):
