@@ -374,15 +374,23 @@ class _Walk:
 
     # Models.
 
-    def layer(self, layer: keras.Layer, path: str) -> None:
+    def layer(self, layer: keras.Layer, path: str, config: Mapping[str, Any] | None = None) -> None:
+        """Take what a layer is made of, and the layers in it.
+
+        Args:
+            layer: The layer.
+            path: Its path.
+            config: Its configuration, where its model has told it already.
+        """
         if id(layer) in self._seen:
             return
         self._seen.add(id(layer))
         self._found[path] = type(layer).__name__
-        config = _config_of(layer) or {}
-        inner = list(_layers_in(layer))
+        config = config or _config_of(layer) or {}
+        inner, told = list(_layers_in(layer)), dict[str, Mapping[str, Any]]()
         if isinstance(layer, keras.Model) and isinstance(config.get("layers"), list):
             self._wired(config, path)
+            told = {str(one["config"].get("name")): one["config"] for one in config["layers"]}
         else:
             held = {name for name, _ in inner}
             own = {k: v for k, v in config.items() if k not in held}
@@ -391,7 +399,7 @@ class _Walk:
         if is_own_class(type(layer)):
             self._own_attributes(layer, path, config)
         for name, one in inner:
-            self.layer(one, _member(path, name))
+            self.layer(one, _member(path, name), told.get(one.name))
 
     def _wired(self, config: Mapping[str, Any], path: str) -> None:
         """Take from where each layer of a functional model gets its inputs."""
