@@ -337,7 +337,7 @@ def test_bench_measures_every_way_and_keeps_nothing(folder):
 
 def test_the_options_of_fit_are_its_arguments():
     options = set(inspect.signature(training.fit).parameters) - {"file", "set_", "traceback"}
-    own = {"validate", "dry_run", "overfit_batches", "profile"}
+    own = {"accept_changes", "validate", "dry_run", "overfit_batches", "profile"}
     of_execution = {"execution", "steps_per_call"}
     run = {field.name for field in fields(pg.Run)} & options
 

@@ -332,7 +332,8 @@ def test_a_run_keeps_its_id_and_checkpoints_without_a_run_json_are_a_run(tmp_pat
     assert ids[0] == ids[1]
     (tmp_path / "run.json").unlink()
 
-    assert train(tmp_path, 3).resumed_from.step == 4
+    with pytest.warns(RuntimeWarning, match="without a record of its settings"):
+        assert train(tmp_path, 3).resumed_from.step == 4
 
 
 def test_a_run_is_refused_where_none_may_be_and_a_failed_one_too(tmp_path):

@@ -7,6 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 from perigee._api.fit import fit as run_fit
@@ -63,6 +64,31 @@ class Experiment:
                     did_you_mean(name, known) or f"leave {name!r} out.",
                 )
 
+    def settings(
+        self, given: Mapping[str, Mapping[str, str]]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what `--set` means, by name such as `step.temperature`, and the usual values.
+
+        Args:
+            given: For each part, values of arguments as they are written on the command line.
+
+        Raises:
+            ArgumentError: As in `make_step`.
+        """
+        meant: dict[str, Any] = {}
+        usual: dict[str, Any] = {}
+        for part in PARTS:
+            made, texts = getattr(self, part), given.get(part, {})
+            if part != "step" and not _is_function(made):
+                continue
+            meant |= {f"{part}.{k}": v for k, v in _arguments(part, made, texts).items()}
+            usual |= {
+                f"{part}.{name}": parameter.default
+                for name, parameter in inspect.signature(made).parameters.items()
+                if parameter.default is not parameter.empty and name not in texts
+            }
+        return meant, usual
+
     def make_step(self, settings: Mapping[str, str] | None = None) -> Step:
         """Return a new Step.
 
@@ -98,8 +124,7 @@ class Experiment:
         if inspect.isgeneratorfunction(value):
             given = _arguments(part, value, settings or {})
             return functools.partial(value, **given) if given else value
-        is_made = inspect.isfunction(value) or inspect.ismethod(value)
-        if is_made or isinstance(value, functools.partial):
+        if _is_function(value):
             return _called(part, value, settings or {})
         if settings:
             raise ArgumentError(
@@ -109,6 +134,10 @@ class Experiment:
                 f"pass a function that returns the data as `{part}`.",
             )
         return value
+
+
+def _is_function(value: Any) -> bool:
+    return inspect.isfunction(value) or isinstance(value, functools.partial | MethodType)
 
 
 def _called(part: str, function: Callable[..., Any], settings: Mapping[str, str]) -> Any:

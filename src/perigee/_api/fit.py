@@ -49,6 +49,7 @@ from perigee._loop.programs import Programs
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.training import Course, Training
 from perigee._processes.workers import checksum
+from perigee._runs.comparing import Start
 from perigee._runs.configuration import configuration
 from perigee._runs.keeping import KeptRun
 from perigee._runs.opening import Draws
@@ -155,12 +156,13 @@ def fit(
         programs = _programs(opened, course, hooks, arguments["execution"])
         program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
         measured = _validation(opened, course, validation, validation_steps, batch_size, adapted)
+        start = _compared(opened, course, program, feed, measured, arguments)
         blocks = opened.blocks(feed)
         plan = _plan(opened, program, blocks, course)
         programs.use(plan)
         finished = opened.finished(course.epochs, course.steps)
         history = opened.history(plan, finished)
-        kept = _kept(opened, feed, draws, plan, program, measured, _settings(arguments, course))
+        kept = _kept(opened, feed, draws, plan, program, measured, start)
         training = Training(
             course,
             blocks,
@@ -173,7 +175,7 @@ def fit(
             opened.workers.interruption(lambda: opened.signals.received is not None),
             stopwatch,
         )
-        if not opened.resume(training, program, finished):
+        if not opened.resume(training, program, finished, start):
             opened.hold_signals()
             with opened.findings.passed_to(training.notify), opened.workers.reporting_loss():
                 training.run()
@@ -219,12 +221,6 @@ def _course(run: Run | None, given: Mapping[str, Any]) -> Course:
         if is_limited
         else getattr(given["callbacks"], "at_end_of_data", "continue"),
     )
-
-
-def _settings(given: Mapping[str, Any], course: Course) -> dict[str, Any]:
-    """Return the arguments that the file of a run keeps."""
-    trained = {"epochs": course.epochs, "steps_per_epoch": course.steps_per_epoch}
-    return {**{name: given[name] for name in _KEPT_ARGUMENTS}, **trained}
 
 
 def _refuse_backups(callbacks: Sequence[Any], run: Run | None) -> None:
@@ -305,7 +301,12 @@ def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
             "step of the checkpoint": 0 if resumed_at is None else resumed_at.step,
         }
     )
-    program = program_for_next(programs, feed)
+    try:
+        program = program_for_next(programs, feed)
+    except Exception as error:
+        if opened.run is not None and opened.run.other_data is not None:
+            error.add_note(str(opened.run.other_data))  # its cause, probably
+        raise
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept", feed))
     return program
@@ -349,6 +350,33 @@ def _check_drawn_once(course: Course, validation: Any, steps: int | None) -> Non
         )
 
 
+def _compared(
+    opened: Opened,
+    course: Course,
+    program: Program,
+    feed: Feed,
+    measured: Validation | None,
+    given: Mapping[str, Any],
+) -> Start | None:
+    """Compare with the start before, and return what the run records; `None` without a run."""
+    if opened.run is None:
+        return None
+    feeds = {"data": feed} if measured is None else {"data": feed, "validation": measured.feed}
+    kept = {name: given[name] for name in _KEPT_ARGUMENTS}
+    kept |= {"epochs": course.epochs, "steps_per_epoch": course.steps_per_epoch}
+    decides = {name: given[name] for name in ("steps_per_epoch", "accumulate", "nonfinite")}
+    if measured is not None:
+        decides["validation_steps"] = given["validation_steps"]
+        decides["validate_every"] = course.validate_every
+    hooks, callbacks = sorted_callbacks(given["callbacks"])
+    return opened.compared(
+        [*hooks, *callbacks],
+        decides,
+        {name: (each, given[name]) for name, each in feeds.items()},
+        configuration(opened.step, program.rehearsal, kept, feeds),
+    )
+
+
 def _plan(opened: Opened, program: Program, blocks: Blocks, course: Course) -> Plan:
     """Return the plan of the run, or the fastest one on this machine."""
     if opened.run is not None and opened.run.plan is not None:
@@ -368,18 +396,15 @@ def _kept(
     plan: Plan,
     program: Program,
     measured: Validation | None,
-    settings: Mapping[str, Any],
+    start: Start | None,
 ) -> KeptRun | None:
     """Return what saves and logs the training; `None` without a run."""
-    if draws is None:
+    if draws is None or start is None:
         return None
     if opened.run is not None and opened.run.run.best is not None:
         means = [*program.batch_means, *(() if measured is None else measured.batch_means)]
         opened.findings.report(diagnostics.findings_of("best", opened.run.run.best, means))
-    validation = None if measured is None else measured.feed
-    feeds = {"data": feed} if validation is None else {"data": feed, "validation": validation}
-    written = configuration(opened.step, program.rehearsal, settings, feeds)
-    return opened.keep(feed, draws, plan, written, validation)
+    return opened.keep(feed, draws, plan, start, None if measured is None else measured.feed)
 
 
 def _guards(

@@ -20,6 +20,8 @@ from perigee._loop.hook_writes import HookWrites
 from perigee._loop.programs import Programs
 from perigee._loop.training import Training
 from perigee._processes.workers import Workers
+from perigee._runs.changes import record_of, set_rates
+from perigee._runs.comparing import Start, compared, remember, said_by
 from perigee._runs.keeping import KeptRun, open_writers
 from perigee._runs.opening import Draws, OpenRun
 from perigee._runs.run import Run
@@ -62,13 +64,43 @@ class Opened:
         feed: Source,
         draws: Draws,
         plan: Plan | None,
-        configuration: Mapping[str, Any],
+        start: Start,
         validation: Feed | None = None,
     ) -> KeptRun:
         """Return what saves and logs the training into its run, which there must be."""
         assert self.run is not None
-        writers = open_writers(self.run, plan, configuration, self.findings.found)
-        return KeptRun(self.run, writers, feed, validation, draws, plan, self._report_size)
+        writers = open_writers(self.run, plan, start, self.findings.found)
+        return KeptRun(self.run, writers, feed, validation, draws, plan, start, self._report_size)
+
+    def compared(
+        self,
+        callbacks: Sequence[Any],
+        arguments: Mapping[str, Any],
+        feeds: Mapping[str, tuple[Feed, Any]],
+        configuration: Mapping[str, Any],
+        *,
+        is_built: bool = True,
+    ) -> Start | None:
+        """Compare this start of the run, if there is one, with the one before.
+
+        Args:
+            callbacks: Keras callbacks and hooks.
+            arguments: Those that decide what is trained and measured, by name.
+            feeds: By the name of the argument, the feed and what the user passed.
+            configuration: What the file of the run shows of it.
+            is_built: Whether all variables of the Step are there.
+
+        Raises:
+            PerigeeError: If it differs, and that is not accepted or not possible.
+        """
+        if self.run is None:
+            return None
+        said = said_by(self.run, callbacks)
+        record = record_of(said, arguments, feeds)
+        start = compared(self.run, record, configuration, is_built=is_built)
+        self.findings.report(diagnostics.findings_of("resumed", start.named))
+        self.stack.callback(remember, self.run, callbacks, said)
+        return start
 
     def _report_size(self, kind: str, size_bytes: int) -> None:
         self.findings.report(
@@ -100,15 +132,18 @@ class Opened:
         """Return the history of a training that begins, resumes, or has ended before."""
         return History(plan, self.findings.found, self.resumed_at, stop_reason)
 
-    def resume(self, training: Training, program: Program, finished: str | None) -> bool:
+    def resume(
+        self, training: Training, program: Program, finished: str | None, start: Start | None
+    ) -> bool:
         """Load what the run has saved, if anything.
 
         Returns:
             Whether training was over before; the Step is left as its end left it.
         """
-        if self.run is None or self.run.loaded is None:
+        if self.run is None or self.run.loaded is None or start is None:
             return False
         self.run.load_step()
+        set_rates(self.step, start.rates, start.saved_rates)
         clock, loop = self.run.loaded.content.clock, self.run.loaded.content.facts["loop"]
         training.load_state(clock, loop, finished)
         is_over = finished is not None and clock.batch == 0

@@ -34,6 +34,7 @@ from perigee._loop.progress import INTERRUPTIONS, Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.values import end_with
 from perigee._processes.workers import Workers
+from perigee._runs.changes import set_rates
 from perigee._runs.keeping import KeptRun
 from perigee._runs.run import Run
 from perigee._step.averages import Column, Tally
@@ -197,14 +198,16 @@ class Prepared:
             draws = None if opened.run is None else opened.run.restore_data(source)
             plan = self._plan(opened)
             self.history = opened.history(plan)
-            kept = None
+            kept = start = None
             if draws is not None:
                 arguments = {
                     "steps_per_epoch": settings.steps_per_epoch,
                     "nonfinite": settings.nonfinite,
                 }
                 said = {"step": type(self.step).__name__, "arguments": arguments}
-                kept = opened.keep(source, draws, plan, said)
+                start = opened.compared(settings.hooks, arguments, {}, said, is_built=False)
+                assert start is not None
+                kept = opened.keep(source, draws, plan, start)
             outputs = opened.outputs(kept, settings.progress)
             hooks = opened.hooks([self.history, *settings.hooks, *outputs])
             methods = Methods(
@@ -221,6 +224,8 @@ class Prepared:
             loop = self._entered = _Loop(opened, kept, hooks, methods, epoch, stopwatch)
             stack.enter_context(opened.findings.passed_to(self._notify))
             self._load(loop, state)
+            if start is not None:
+                set_rates(self.step, start.rates, start.saved_rates)
             self._start(loop)
             opened.hold_signals()
             self._stack = stack.pop_all()

@@ -94,6 +94,13 @@ def fit(
         Literal["auto", "never", "required"] | None,
         typer.Option(help="Whether an existing run is resumed."),
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Resume the run with what has changed in the program since, and record that.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Write events for it.")
     ] = None,
@@ -139,6 +146,7 @@ def fit(
         "keep": keep,
         "best": best,
         "resume": resume,
+        "on_change": "accept" if accept_changes else None,
         "tensorboard": tensorboard,
     }
     if profile and dry_run:
@@ -302,7 +310,8 @@ def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
         run = Run(path) if run is None else replace(run, path=path)
     if run is None:
         if given:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            named = {"on_change": "--accept-changes"}
+            options = ", ".join(named.get(name, f"--{name.replace('_', '-')}") for name in given)
             raise FileError(f"{options}: there is no run to store anything in; pass --run DIR.")
         return None
     return replace(run, **given)
@@ -350,7 +359,9 @@ def _trained(
     validates: bool,
     overfit: int | None,
 ) -> Any:
+    from perigee._api.experiment import PARTS
     from perigee._api.fit import fit as train
+    from perigee._runs.changes import settings as set_up
 
     arguments = dict(arguments)
     seed_all(arguments.get("seed"))
@@ -365,7 +376,8 @@ def _trained(
     else:
         for name in ("validate_every", "validation_steps"):
             arguments.pop(name, None)
-    return train(step, data, **arguments)
+    with set_up(*experiment.settings({part: getattr(settings, part) for part in PARTS})):
+        return train(step, data, **arguments)
 
 
 def _first_batches(data: Any, count: int, arguments: Mapping[str, Any]) -> list[Any]:

@@ -69,6 +69,7 @@ from perigee._errors.runs import NoCheckpointError as NoCheckpointError
 from perigee._errors.runs import NoRunError as NoRunError
 from perigee._errors.runs import RandomStateError as RandomStateError
 from perigee._errors.runs import RunArgumentError as RunArgumentError
+from perigee._errors.runs import RunChangedError as RunChangedError
 from perigee._errors.runs import RunExistsError as RunExistsError
 from perigee._errors.runs import RunFileError as RunFileError
 from perigee._errors.runs import RunInUseError as RunInUseError

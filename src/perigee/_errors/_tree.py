@@ -25,6 +25,7 @@ class PerigeeError(Exception):
         code: Stable identifier of the kind of error, such as `"PG101"`.
         shown_by: The evidence for it in a program, for the table in the docs; empty for errors that
             are not about the program that is trained.
+        most_listed: The most items in its message.
         can_be_ignored: Whether `ignore_findings` turns it off, since it may be intended.
         happened: What was observed, with values, in one sentence.
         items: Everything that it is about (variables by path, batches, names).
@@ -34,6 +35,7 @@ class PerigeeError(Exception):
 
     code: ClassVar[str] = "PG000"
     shown_by: ClassVar[str] = ""
+    most_listed: ClassVar[int] = _MOST_LISTED
     can_be_ignored: ClassVar[bool] = False
 
     # TensorFlow would replace an error that passes through code it rewrites, unless it has this.
@@ -47,7 +49,15 @@ class PerigeeError(Exception):
         self.expected = expected
         self.fix = fix
         super().__init__(
-            compose(type(self).__name__, self.code, happened, expected, fix, self.items)
+            compose(
+                type(self).__name__,
+                self.code,
+                happened,
+                expected,
+                fix,
+                self.items,
+                self.most_listed,
+            )
         )
 
     def _render_traceback_(self) -> list[str]:
@@ -99,19 +109,25 @@ class PerigeeWarning(UserWarning):
     """A suspected problem; it is also in `History.findings`."""
 
 
-def listed(items: Sequence[str]) -> list[str]:
-    """Return at most five items; instead of the others, how many there are."""
-    more = len(items) - _MOST_LISTED
-    return [*items[:_MOST_LISTED], *([f"... and {more} more"] if more > 0 else [])]
+def listed(items: Sequence[str], most: int = _MOST_LISTED) -> list[str]:
+    """Return at most so many items; instead of the others, how many there are."""
+    more = len(items) - most
+    return [*items[:most], *([f"... and {more} more"] if more > 0 else [])]
 
 
 def compose(
-    name: str, code: str, happened: str, expected: str, fix: str, items: Sequence[str]
+    name: str,
+    code: str,
+    happened: str,
+    expected: str,
+    fix: str,
+    items: Sequence[str],
+    most: int = _MOST_LISTED,
 ) -> str:
-    """Lay out the four parts that errors and findings share, listing at most five items."""
+    """Lay out the four parts that errors and findings share, listing at most so many items."""
     lines = [
         f"{name} [{code}]: {happened}",
-        *(f"  - {item}" for item in listed(items)),
+        *(f"  - {item}" for item in listed(items, most)),
         f"Expected: {expected}",
         f"Fix: {fix}",
         f"More: perigee explain {code}",

@@ -454,3 +454,32 @@ class UnknownArgumentError(PerigeeError, TypeError):
             expected=f"one of {', '.join(known)}.",
             fix=meant or "omit it.",
         )
+
+
+class RunChangedError(PerigeeError, ValueError):
+    """The program differs from the one that trained the run so far.
+
+    What a run logs was trained as its `run.json` says. So a start with another learning rate, loss,
+    data set or other setting is refused, also where the run is finished, and each difference is
+    listed as it was and as it is. Nothing in the directory was changed.
+
+    `on_change="accept"` trains on with what the program says now, and writes to `run.json` when
+    that was, at which step, and what changed. Epochs, steps, display, logging and saving may always
+    change. What is compared, and what is not looked at, is listed in
+    [Saving and resuming](../resuming.md#what-changed).
+    """
+
+    code = "PG550"
+    most_listed = 40
+
+    def __init__(self, path: str, step: int, changes: Sequence[str]) -> None:
+        self.path, self.step, self.changes = path, step, tuple(changes)
+        super().__init__(
+            f"{path} was trained to step {step} with other settings than those of this start "
+            "(was -> is):",
+            items=changes,
+            expected="the settings that the run was trained with.",
+            fix="choose another directory, to train from the start; or continue with the settings "
+            'of this start: `pg.Run(..., on_change="accept")`, `--accept-changes` on the command '
+            "line.",
+        )

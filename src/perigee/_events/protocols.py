@@ -202,6 +202,14 @@ class Feed(Protocol):
         """Make the next pass the one that follows `begun` passes."""
         ...
 
+    def facts(self) -> dict[str, Any]:
+        """Return what the order and the shapes of the batches depend on, without the seed."""
+        ...
+
+    def begin_pass(self, passes: int) -> None:
+        """Move to the beginning of a pass, without drawing what came before."""
+        ...
+
     def advice(self, batch: Batch) -> str | None:
         """Return what may be meant by data whose first batch no step takes; `None`: just this."""
         ...

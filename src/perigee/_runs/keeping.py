@@ -13,6 +13,7 @@ from perigee._events.events import Ended, Hook, Recorded
 from perigee._events.protocols import Feed, Source
 from perigee._execution import Plan
 from perigee._execution.timing import now
+from perigee._runs.comparing import Start
 from perigee._runs.opening import Draws, OpenRun
 from perigee._step.state import host_random, set_host_random, track
 from perigee.checkpoints import Content, arrays_of, random_state, set_random_state
@@ -35,6 +36,7 @@ class KeptRun(Hook):
         validation: The validation data, or `None`.
         draws: What `OpenRun.restore_data` returned.
         plan: How the step runs.
+        start: How this start compares with the one before.
         report_size: Called with the kind of the data and the bytes of its position, where those
             are many.
 
@@ -52,8 +54,10 @@ class KeptRun(Hook):
         validation: Feed | None,
         draws: Draws,
         plan: Plan | None,
+        start: Start,
         report_size: Callable[[str, int], None],
     ) -> None:
+        self._start = start
         self._opened, self._writers = opened, writers
         self._feed, self._validation, self._draws = feed, validation, draws
         self._plan, self._report_size = plan, report_size
@@ -140,6 +144,7 @@ class KeptRun(Hook):
             "finished": finished,
             "best": self._best,
             "seed": opened.seed,
+            "stated_rates": dict(self._start.rates),
             "validations": 0 if self._validation is None else self._validation.begun,
         }
         arrays = {**opened.unloaded(), **arrays_of(track(opened.step))}
@@ -198,7 +203,7 @@ class KeptRun(Hook):
 def open_writers(
     opened: OpenRun,
     plan: Plan | None,
-    configuration: Mapping[str, Any],
+    start: Start,
     findings: Sequence[Any],
 ) -> Writers | None:
     """Return the writers of a run as one; `None` in a process that writes nothing.
@@ -206,7 +211,7 @@ def open_writers(
     Args:
         opened: The run.
         plan: How the step runs.
-        configuration: The arguments of the training, and what its Step holds.
+        start: How this start compares with the one before.
         findings: What was found before training begins.
     """
     if not opened.is_writer:
@@ -216,13 +221,15 @@ def open_writers(
         backend=_backends.current().name,
         seed=opened.seed,
         more={"plan": None if plan is None else plan.facts()},
-        configuration=configuration,
+        configuration=start.configuration,
+        compared=start.record.facts(),
+        changes=start.accepted,
         devices=_backends.current().device_names(),
         findings=findings,
         is_resumed=opened.loaded is not None,
     )
     writers: dict[str, Hook] = {
-        "metrics": JsonLines(opened.path),
+        "metrics": JsonLines(opened.path, directory.changes_at),
         "samples": SampleFiles(opened.path),
     }
     if opened.events is not None:

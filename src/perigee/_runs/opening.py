@@ -12,6 +12,7 @@ from typing import Any
 from perigee import _backends
 from perigee._errors import (
     CheckpointSaveError,
+    DataChangedError,
     NoCheckpointError,
     RunArgumentError,
     RunExistsError,
@@ -22,8 +23,9 @@ from perigee._events.clock import Clock
 from perigee._events.protocols import Feed, Source
 from perigee._execution import Execution, Plan
 from perigee._runs.belongings import check_directory, set_aside
+from perigee._runs.changes import adapted
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
-from perigee._step.state import snapshot, track
+from perigee._step.state import Tracked, snapshot, track
 from perigee._step.step import Step
 from perigee.checkpoints import (
     Checkpoints,
@@ -33,6 +35,8 @@ from perigee.checkpoints import (
     random_state,
     set_random_state,
 )
+from perigee.checkpoints.state import unlike
+from perigee.data import PassFeed
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
 from perigee.writers.tensorboard import TensorBoard
 
@@ -69,6 +73,7 @@ class OpenRun:
         checkpoints: Those of the run.
         loaded: The newest intact checkpoint, or `None` where the run is new.
         events: Writes TensorBoard's files, or `None`.
+        other_data: How the data differs from that whose position was saved, or `None`.
 
     Raises:
         RunInUseError: If a living process writes to the directory.
@@ -92,6 +97,7 @@ class OpenRun:
         self.path = Path(fspath(run.path))
         self.is_writer = is_writer
         self._unloaded: Mapping[str, Any] | None = None
+        self.other_data: DataChangedError | None = None
         if is_writer and check_directory(self.path) and run.resume == "never":
             raise RunExistsError(str(self.path), RUN_NAME)
         self._is_new = not self.path.exists()
@@ -169,14 +175,23 @@ class OpenRun:
             counts = {True: "more than 1, or 'auto'", False: "1"}
             raise RunArgumentError(path, "steps_per_call", counts[plan.is_fused], counts[fuses])
 
+    @property
+    def saved_rates(self) -> Mapping[str, float] | None:
+        """The learning rates that the program stated when the checkpoint was saved, by optimizer.
+
+        `None` where they were not saved.
+        """
+        said = None if self.loaded is None else self.loaded.content.facts.get("stated_rates")
+        if not isinstance(said, Mapping):
+            return None
+        return {path: rate for path, rate in said.items() if isinstance(rate, float)}
+
     def restore_data(self, feed: Source) -> Draws:
         """Bring the data to where it was saved, and look at its next batch.
 
         Data that is drawn again up to there may draw from the global generators, which are then
-        as they were when it was first opened.
-
-        Raises:
-            DataChangedError: If it is other data.
+        as they were when it was first opened. Other data begins with the pass that would have been
+        next, which is for `compared` to accept or refuse.
         """
         opened = random_state()
         if self.loaded is not None:
@@ -184,7 +199,13 @@ class OpenRun:
             if facts["began"] is not None:
                 opened = facts["began"]
                 set_random_state(opened)
-            feed.load_state(self.loaded.content.data)
+            try:
+                feed.load_state(self.loaded.content.data)
+            except DataChangedError as error:
+                if not isinstance(feed, PassFeed) or "passes" not in self.loaded.content.data:
+                    raise  # a loop of the user's own has no passes
+                self.other_data = error
+                feed.begin_pass(self.loaded.content.clock.epoch)
             set_random_state(facts["random"])
         feed.peek()
         return Draws(opened, random_state())
@@ -193,6 +214,25 @@ class OpenRun:
         """Let validations have the orders that come next, where each has one of its own."""
         if self.loaded is not None:
             feed.begin_after(self.loaded.content.facts["validations"])
+
+    def check_step(self, is_built: bool) -> None:
+        """Check that the Step can be given the state that was saved.
+
+        Args:
+            is_built: Whether it is built; otherwise what it has so far is checked.
+
+        Raises:
+            StateMismatchError: If it is another one.
+        """
+        if self.loaded is not None:
+            tracked = track(self.step)
+            found = unlike(tracked, self._arrays(self.loaded, tracked))
+            unexpected = found.unexpected if is_built else ()
+            if found.missing or unexpected or found.different:
+                raise StateMismatchError(found.missing, unexpected, found.different)
+
+    def _arrays(self, loaded: Loaded, tracked: Tracked) -> Mapping[str, Any]:
+        return adapted(tracked, loaded.content.arrays, loaded.content.clock.batch > 0)
 
     def load_step(self) -> None:
         """Give the Step the state that was saved, if any; it must be built.
@@ -203,7 +243,8 @@ class OpenRun:
         """
         if self.loaded is not None:
             self._refuse_step_ahead(self.loaded)
-            load_arrays(track(self.step), self.loaded.content.arrays)
+            tracked = track(self.step)
+            load_arrays(tracked, self._arrays(self.loaded, tracked))
             self.load_host_state()
 
     def load_host_state(self) -> None:
@@ -231,10 +272,10 @@ class OpenRun:
         tracked = track(self.step)
         known = self.loaded.content.arrays
         missing = [e.key for e in tracked.entries if e.key not in known and not is_new]
-        unlike = load_arrays(tracked, self._unloaded, strict=False)
-        if missing or unlike.different:
-            raise StateMismatchError(missing, (), unlike.different)
-        self._unloaded = {key: self._unloaded[key] for key in unlike.unexpected}
+        left = load_arrays(tracked, self._unloaded, strict=False)
+        if missing or left.different:
+            raise StateMismatchError(missing, (), left.different)
+        self._unloaded = {key: self._unloaded[key] for key in left.unexpected}
 
     def unloaded(self) -> Mapping[str, Any]:
         """Return what was saved and has no variable yet."""

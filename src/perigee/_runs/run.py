@@ -28,6 +28,7 @@ from perigee.checkpoints import (
 from perigee.report import read_kept, render
 
 Resume = Literal["auto", "never", "required"]
+OnChange = Literal["refuse", "accept"]
 
 # `Path` makes one slash of two; these schemes are no names of directories.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|(gs|s3|s3a|hdfs|https?|abfss?|dbfs|file):/")
@@ -56,6 +57,10 @@ class Run:
         record_every: When to write the means of a window of steps, and the results of metrics over
             the epoch so far, as `running/accuracy`; each epoch is written anyway.
         tensorboard: Whether to write TensorBoard's event files, to `events/`.
+        on_change: What happens where the program differs from the one that trained the run so far
+            (learning rate, loss, layers, data, arguments of `fit`): `"refuse"` lists what differs
+            and trains nothing; `"accept"` continues with what the program says now, and writes
+            the changes to `run.json`.
         strict: Whether a save or a log that fails (a full disk) ends the training. Otherwise it
             is said, counted in `run.json`, and training continues; a last save that fails is an
             error anyway.
@@ -73,6 +78,7 @@ class Run:
     record_every: Every | None = field(default_factory=lambda: Every(steps=100))
     tensorboard: bool = False
     strict: bool = False
+    on_change: OnChange = "refuse"
 
     def __post_init__(self) -> None:
         url = _URL.match(str(fspath(self.path)))
@@ -87,6 +93,10 @@ class Run:
         if self.resume not in ("auto", "never", "required"):
             raise ArgumentError(
                 "resume", repr(self.resume), '"auto", "never" or "required".', 'pass "auto".'
+            )
+        if self.on_change not in ("refuse", "accept"):
+            raise ArgumentError(
+                "on_change", repr(self.on_change), '"refuse" or "accept".', 'pass "accept".'
             )
         if self.record_every is not None and self.record_every.seconds is not None:
             raise ArgumentError(

@@ -80,6 +80,7 @@ class Internals:
         self.accumulators: dict[str, Accumulator] = {}
         self.accumulated: Any = None  # micro-batches since the last update; a variable
         self.programs: dict[Any, Any] = {}
+        self.said: dict[str, Any] = {}  # by the path of a run, what the program said of the Step
         self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
         self.predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they were predicted with

@@ -74,6 +74,26 @@ def load_arrays(
         StateMismatchError: If anything does not match and `strict` is true. Nothing is changed.
     """
     entries = {entry.key: entry for entry in tracked.entries}
+    values, differences = _matched(tracked, arrays)
+    if differences and strict:
+        raise StateMismatchError(differences.missing, differences.unexpected, differences.different)
+    for key, value in values.items():
+        # A copy: JAX uses the memory of an array for the variable.
+        _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
+    readapt(tracked)
+    return differences
+
+
+def unlike(tracked: Tracked, arrays: Mapping[str, np.ndarray]) -> Unlike:
+    """Return what `load_arrays` could not load; nothing is changed."""
+    return _matched(tracked, arrays)[1]
+
+
+def _matched(
+    tracked: Tracked, arrays: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], Unlike]:
+    """Return the values that fit their variables, by key, and what does not match."""
+    entries = {entry.key: entry for entry in tracked.entries}
     values: dict[str, np.ndarray] = {}
     different: dict[str, str] = {}
     for key in [key for key in entries if key in arrays]:  # in the same order in every process
@@ -81,18 +101,11 @@ def load_arrays(
             values[key] = _fitted(arrays[key], entries[key].variable)
         except ValueError as error:
             different[key] = str(error)
-    unlike = Unlike(
+    return values, Unlike(
         missing=tuple(key for key in entries if key not in arrays),
         unexpected=tuple(key for key in arrays if key not in entries),
         different={key: different[key] for key in entries if key in different},
     )
-    if unlike and strict:
-        raise StateMismatchError(unlike.missing, unlike.unexpected, unlike.different)
-    for key, value in values.items():
-        # A copy: JAX uses the memory of an array for the variable.
-        _backends.current().write(entries[key].variable, np.array(value, copy=True, order="C"))
-    readapt(tracked)
-    return unlike
 
 
 def _fitted(stored: np.ndarray, variable: Any) -> np.ndarray:

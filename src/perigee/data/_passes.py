@@ -291,6 +291,18 @@ class PassFeed(ABC):
             "data": self._facts(),
         }
 
+    def facts(self) -> dict[str, Any]:
+        """Return what the order and the shapes of the batches depend on, without the seed."""
+        return {k: v for k, v in self._facts().items() if k not in self.decided_by_state}
+
+    def begin_pass(self, passes: int) -> None:
+        """Move to the beginning of a pass, without drawing what came before.
+
+        Args:
+            passes: How many passes were finished, of this data or of other data in its place.
+        """
+        self._jump(Position(passes))
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Move to the position of another feed of the same data, which returned `state`.
 

@@ -62,6 +62,7 @@ from perigee.diagnostics.rules import (
     padding_counts,
     penalty_dominates,
     penalty_dropped,
+    program_edited,
     rare_class,
     raw_updates,
     recompiled,
@@ -169,6 +170,7 @@ Moment = Literal[
     "kept validation",
     "kept program",
     "kept callbacks",
+    "resumed",
     "saved",
     "data ended",
     "passed",
@@ -206,6 +208,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "kept program": {inexact_resume.check_program: "PG430"},
     # A training was saved: what of its callbacks could not be.
     "kept callbacks": {inexact_resume.check_callbacks: "PG430"},
+    # A run is resumed: what may change its training, as it was and is.
+    "resumed": {program_edited.check: "PG432"},
     # A position in the data was saved: its kind, its bytes, how many are usual, what to do.
     "saved": {large_position.check: "PG431"},
     # Data that is drawn once has ended: which, its kind, where the training stands.

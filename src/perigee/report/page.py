@@ -54,6 +54,7 @@ def render(runs: Sequence[KeptRun], title: str | None = None) -> str:
         _head(runs, title),
         _errors(runs),
         _findings(runs),
+        _changes(runs),
         *_curves(runs, charts),
         _samples(runs),
         _histograms(runs),
@@ -122,6 +123,10 @@ def _head(runs: Sequence[KeptRun], title: str) -> str:
     if resumed:
         steps = ", ".join(str(part.get("step")) for part in resumed)
         said.append(f"resumed after step {steps}")
+    changed = _changed(run)
+    if changed:
+        steps = ", ".join(str(change["step"]) for change in changed)
+        said.append(f"continued with other settings after step {steps}")
     seconds, clock = run.seconds, run.clock
     tiles = [(str(clock.get("epoch", 0)), "epochs"), (str(clock.get("step", 0)), "steps")]
     if seconds is not None:
@@ -140,6 +145,32 @@ def _head(runs: Sequence[KeptRun], title: str) -> str:
         f'<p class="quiet">{escape(", ".join(said))}. <code>{escape(str(run.path))}</code></p>'
         f'</header><div class="tiles">{drawn}</div>'
     )
+
+
+def _changed(run: KeptRun) -> list[Mapping[str, Any]]:
+    """Return what was accepted to differ from the start before, each time that it was."""
+    changes = run.facts.get("changes")
+    return [
+        change
+        for change in (changes if isinstance(changes, list) else [])
+        if isinstance(change, dict) and isinstance(change.get("changed"), list) and "step" in change
+    ]
+
+
+def _changes(runs: Sequence[KeptRun]) -> str:
+    cards: list[str] = []
+    for run in runs:
+        for change in _changed(run):
+            shown = "".join(
+                f"<li><code>{escape(str(line))}</code></li>" for line in change["changed"]
+            )
+            cards.append(
+                f'<div class="card"><h3>{_of(run, runs)}After step {escape(str(change["step"]))}'
+                f'<span class="quiet" style="font-weight:400"> {escape(_when(change.get("when")))}'
+                f"</span></h3><ul>{shown}</ul></div>"
+            )
+    body = f'<div class="stack">{"".join(cards)}</div>'
+    return _section("Changed settings (was -> is)", body) if cards else ""
 
 
 def _comparison(runs: Sequence[KeptRun]) -> str:

@@ -3,11 +3,12 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perigee._errors import LogShortError
+from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Recorded, Started
 from perigee.writers._appended import AppendedFile, check_length, is_lasting, make_own
 
@@ -22,7 +23,8 @@ class JsonLines(Hook):
     JSON has no NaN and no infinity: such a value is `null`, and `nonfinite` says which it was, as
     in `{"loss": "nan"}`; `nonfinite` is absent if all values are finite. A line of kind `"finding"`
     has no values, but a `finding`: `code`, `name`, `severity`, `happened`, `items`, `expected` and
-    `fix`.
+    `fix`. Neither has one of kind `"changes"`, where a run was continued with other settings: it
+    has `when` and what `changed`, as it was and is.
 
     A line reaches the operating system in one write when it is recorded, so that another program
     can follow the file, and a killed process leaves at most one partial line at the end. A partial
@@ -34,11 +36,17 @@ class JsonLines(Hook):
 
     Args:
         directory: The run directory, which must exist when training starts.
+        changes_at: Returns what changed where training stands, once it has started.
     """
 
     may_lag = True
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        changes_at: Callable[[Clock], Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self._changes_at = changes_at
         self.path: Path = Path(directory) / FILE_NAME
         self._file = AppendedFile(self.path)
         self._kept_bytes = 0
@@ -49,6 +57,10 @@ class JsonLines(Hook):
         if self._cut_at is None:
             _mend(self.path)
         self._file.open(self._cut_at)
+        for change in [] if self._changes_at is None else self._changes_at(event.clock):
+            line = _encode_change(event, change)
+            if line not in self.path.read_bytes():
+                self._file.write(line)
         self._kept_bytes, self._cut_at = self._file.size_bytes, None
 
     def on_record(self, event: Recorded) -> None:
@@ -133,6 +145,20 @@ def _encode_finding(event: Found) -> bytes:
         "seconds": event.seconds,
         "values": {},
         "finding": event.finding.facts(),
+    }
+    return json.dumps(record).encode("ascii") + b"\n"
+
+
+def _encode_change(event: Started, change: Mapping[str, Any]) -> bytes:
+    record: dict[str, Any] = {
+        "kind": "changes",
+        "step": event.clock.step,
+        "epoch": event.clock.epoch,
+        "batch": event.clock.batch,
+        "seconds": 0.0,
+        "values": {},
+        "when": change.get("when"),
+        "changed": change.get("changed"),
     }
     return json.dumps(record).encode("ascii") + b"\n"
 

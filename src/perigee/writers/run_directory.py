@@ -45,6 +45,8 @@ class RunDirectory(Hook):
     and the versions, backend, machine, command and commit. `configuration` (the arguments of
     `fit`), `stop_reason`, `error` (class, code and message), `clock`, `ended`, `seconds` and
     `spent` (how they were spent) are those of the last part, and `findings` are those of all parts.
+    `compared` holds the settings of the last start, by path, and `changes` an entry for each start
+    whose settings were accepted to differ: the clock, when, and what `changed`.
 
     Args:
         path: The directory; it and its parents are created if missing.
@@ -52,6 +54,8 @@ class RunDirectory(Hook):
         seed: The seed that `fit` was given.
         more: Further facts to store, of JSON types.
         configuration: The arguments of the training, of such types.
+        compared: What the next start is compared with, of such types.
+        changes: What was accepted to differ from the start before, a line each.
         devices: The framework's devices.
         findings: Findings from before the training.
         is_resumed: Whether an old run is resumed.
@@ -76,6 +80,8 @@ class RunDirectory(Hook):
         seed: int | None = None,
         more: Mapping[str, Any] | None = None,
         configuration: Mapping[str, Any] | None = None,
+        compared: Mapping[str, Any] | None = None,
+        changes: Sequence[str] = (),
         devices: Sequence[str] = (),
         findings: Sequence[Any] = (),
         is_resumed: bool = False,
@@ -87,6 +93,7 @@ class RunDirectory(Hook):
         self._seed = None if seed is None else operator.index(seed)
         self._more = dict(more or {})
         self._configuration, self._devices = dict(configuration or {}), list(devices)
+        self._compared, self._changes = dict(compared or {}), list(changes)
         self._findings = [finding.facts() for finding in findings]
         self._now = now
         self._facts: dict[str, Any] | None = None
@@ -117,6 +124,8 @@ class RunDirectory(Hook):
             "resumed": [],
             **(self._facts or {}),
             "configuration": self._configuration,
+            "compared": self._compared,
+            "changes": self._changes_until(event.clock, began),
             "state": "running",
             "ended": None,
             "stop_reason": None,
@@ -144,6 +153,29 @@ class RunDirectory(Hook):
         self._findings = [{**event.finding.facts(), "step": event.clock.step}]
         self._facts_of_findings(self._facts)
         replace_file(self.path / FILE_NAME, _encode(self._facts))
+
+    def _changes_until(self, clock: Clock, when: str) -> list[dict[str, Any]]:
+        """Return what was accepted so far, with where the training stood.
+
+        What was accepted at a later step than this, of which nothing was saved, holds from here.
+        """
+        known = (self._facts or {}).get("changes")
+        changes = [dict(c) for c in known if isinstance(c, dict)] if isinstance(known, list) else []
+        for change in changes:
+            if not isinstance(change.get("step"), int) or change["step"] > clock.step:
+                change |= _clock(clock)
+        if self._changes:
+            changes.append({**_clock(clock), "when": when, "changed": self._changes})
+        return changes
+
+    def changes_at(self, clock: Clock) -> list[dict[str, Any]]:
+        """Return the changes from which training continues at a step, once it has started.
+
+        Args:
+            clock: Where the training stands.
+        """
+        changes = (self._facts or {}).get("changes") or []
+        return [change for change in changes if change["step"] == clock.step]
 
     def _facts_of_findings(self, facts: dict[str, Any]) -> None:
         """Add findings to the existing ones, without duplicates from resumed runs."""
