@@ -379,7 +379,7 @@ def _kept(
     validation = None if measured is None else measured.feed
     feeds = {"data": feed} if validation is None else {"data": feed, "validation": validation}
     written = configuration(opened.step, program.rehearsal, settings, feeds)
-    return opened.keep(feed, draws, plan, written, validation)
+    return opened.keep(feed, draws, plan, written, measured)
 
 
 def _guards(

@@ -12,7 +12,7 @@ import numpy as np
 from perigee import diagnostics
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Hooks
-from perigee._events.protocols import Feed, Source
+from perigee._events.protocols import Begun, Feed, Source
 from perigee._events.signals import Signals
 from perigee._execution import Blocks, Execution, Plan, Program
 from perigee._loop.findings import Findings
@@ -55,7 +55,8 @@ class Opened:
 
     def blocks(self, feed: Feed) -> Blocks:
         """Return what runs many steps on the data in one call."""
-        return Blocks(feed, self.workers.most_steps(self.execution.most_steps))
+        most = self.workers.most_steps(self.execution.most_steps)
+        return Blocks(feed, most, is_fixed=self.workers.are_several)
 
     def keep(
         self,
@@ -63,7 +64,7 @@ class Opened:
         draws: Draws,
         plan: Plan | None,
         configuration: Mapping[str, Any],
-        validation: Feed | None = None,
+        validation: Begun | None = None,
     ) -> KeptRun:
         """Return what saves and logs the training into its run, which there must be."""
         assert self.run is not None

@@ -14,6 +14,7 @@ from perigee._step.state import restore, snapshot, track
 from perigee._step.step import Step, only_model
 
 _TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+_TEST_HOOKS = ("on_test_begin", *_TEST_BATCH_HOOKS)
 _PREDICT_BATCH_HOOKS = ("on_predict_batch_begin", "on_predict_batch_end")
 _TRAIN_BATCH_HOOKS = (
     "on_batch_begin",
@@ -44,6 +45,8 @@ class KerasCallbacks:
         self.interval = interval
         self._kept = [KeptCallback(callback) for callback in callbacks] if is_kept else []
         self._saved: Any = None
+        self._before_test: dict[KeptCallback, Any] = {}
+        self._left: dict[KeptCallback, Any] = {}
         self._said: set[str] = set()
 
     @property
@@ -82,6 +85,12 @@ class KerasCallbacks:
 
     def test_begin(self) -> None:
         self._model.stop_evaluating = False
+        room = Room()
+        self._before_test = {
+            kept: kept.state(room)
+            for callback, kept in zip(self._callbacks, self._kept, strict=False)
+            if _overrides(callback, _TEST_HOOKS)
+        }
         self._list.on_test_begin()
 
     def test_batch_begin(self, index: int) -> None:
@@ -92,6 +101,9 @@ class KerasCallbacks:
 
     def test_end(self, logs: Mapping[str, float]) -> None:
         self._list.on_test_end(dict(logs))
+
+    def test_left(self) -> None:
+        self._left = self._before_test
 
     def predict_begin(self) -> None:
         self._model.stop_predicting = False
@@ -113,9 +125,13 @@ class KerasCallbacks:
         self._list.on_train_end(dict(logs))
 
     def state(self) -> list[Any]:
-        """Return what of each callback must survive a restart; see `KeptCallback`."""
+        """Return what of each callback must survive a restart; see `KeptCallback`.
+
+        What a validation that was left has called stands as it did before.
+        """
         room = Room()
-        return [kept.state(room) for kept in self._kept]
+        left = self._left
+        return [left[kept] if kept in left else kept.state(room) for kept in self._kept]
 
     def load_state(self, state: Sequence[Any]) -> None:
         """Restore what `state` returned when training begins, in the callbacks still there.

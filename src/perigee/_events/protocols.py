@@ -242,6 +242,15 @@ class Source(Protocol):
         ...
 
 
+class Begun(Protocol):
+    """What a run needs from the validation data."""
+
+    @property
+    def begun(self) -> int:
+        """The number of passes begun, as in `Feed`."""
+        ...
+
+
 class Saving(Protocol):
     """Saves what a training needs to be resumed."""
 
@@ -392,6 +401,10 @@ class Callbacks(Protocol):
 
     def test_end(self, logs: Mapping[str, float]) -> None:
         """A validation has ended."""
+        ...
+
+    def test_left(self) -> None:
+        """A validation was left, and runs again when the training is resumed."""
         ...
 
     def predict_begin(self) -> None:
