@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from perigee._events.events import Ended, Hook, Hooks
 from perigee._events.protocols import Begun, Feed, Source
 from perigee._events.signals import Signals
 from perigee._execution import Blocks, Execution, Plan, Program
-from perigee._loop.findings import Findings
+from perigee._loop.findings import Findings, levels_to_caller
 from perigee._loop.hook_writes import HookWrites
 from perigee._loop.programs import Programs
 from perigee._loop.training import Training
@@ -102,7 +103,7 @@ class Opened:
         return History(plan, self.findings.found, self.resumed_at, stop_reason)
 
     def resume(self, training: Training, program: Program, finished: str | None) -> bool:
-        """Load what the run has saved, if anything.
+        """Load what the run has saved, if anything; a run that is finished is warned about.
 
         Returns:
             Whether training was over before; the Step is left as its end left it.
@@ -111,11 +112,26 @@ class Opened:
             return False
         self.run.load_step()
         clock, loop = self.run.loaded.content.clock, self.run.loaded.content.facts["loop"]
-        training.load_state(clock, loop, finished)
+        callbacks = training.callbacks
+        is_past_stop = finished is None and self.run.was_stopped_by_callback
+        training.load_state(clock, loop, finished, is_past_stop)
+        if finished is not None:
+            self.warn_of_finished(finished, [] if callbacks is None else callbacks.stopping())
         is_over = finished is not None and clock.batch == 0
         if is_over:
             training.conclude(program)
         return is_over
+
+    def warn_of_finished(self, reason: str, stopping: Sequence[str] = ()) -> None:
+        """Warn that the run has nothing left to train.
+
+        Args:
+            reason: Why.
+            stopping: The classes of the callbacks that may have stopped it.
+        """
+        assert self.run is not None
+        said = self.run.said_of_finished(reason, stopping)
+        warnings.warn(said, RuntimeWarning, stacklevel=levels_to_caller())
 
     def hold_signals(self) -> None:
         """Let signals wait for the next step boundary where a run can save the training."""

@@ -45,6 +45,7 @@ class KerasCallbacks:
         self.interval = interval
         self._kept = [KeptCallback(callback) for callback in callbacks] if is_kept else []
         self._saved: Any = None
+        self._is_past_stop = False
         self._before_test: dict[KeptCallback, Any] = {}
         self._left: dict[KeptCallback, Any] = {}
         self._said: set[str] = set()
@@ -65,6 +66,7 @@ class KerasCallbacks:
         emptied = [c for c in self._callbacks if self._saved is not None and _empties_file(c)]
         for callback in emptied:
             callback.append = True
+        self._model.stop_training = False  # as `keras.Model.fit` does
         self._list.on_train_begin()
         for callback in emptied:
             callback.append = False  # as the program says
@@ -72,7 +74,8 @@ class KerasCallbacks:
             kept.begin()
         # Only now: most of them reset themselves when training begins.
         for kept, entry in matched(self._kept, self._saved or ()):
-            kept.restore(entry)
+            if not (self._is_past_stop and kept.stops):
+                kept.restore(entry)
 
     def epoch_begin(self, epoch: int) -> None:
         self._list.on_epoch_begin(epoch)
@@ -133,12 +136,16 @@ class KerasCallbacks:
         left = self._left
         return [left[kept] if kept in left else kept.state(room) for kept in self._kept]
 
-    def load_state(self, state: Sequence[Any]) -> None:
+    def load_state(self, state: Sequence[Any], is_past_stop: bool = False) -> None:
         """Restore what `state` returned when training begins, in the callbacks still there.
 
         Files that were written before the restart are then appended to.
         """
         self._saved = state if isinstance(state, list) else []
+        self._is_past_stop = is_past_stop
+
+    def stopping(self) -> list[str]:
+        return [kept.name for kept in self._kept if kept.stops]
 
     def left_out(self) -> list[str]:
         """Return which attributes begin afresh when the run is resumed, and why, each once."""

@@ -435,8 +435,18 @@ class Callbacks(Protocol):
         """Return what must survive a restart, for each callback in order."""
         ...
 
-    def load_state(self, state: Sequence[Any]) -> None:
-        """Restore what `state` returned, when training begins."""
+    def load_state(self, state: Sequence[Any], is_past_stop: bool = False) -> None:
+        """Restore what `state` returned, when training begins.
+
+        Args:
+            state: What was returned.
+            is_past_stop: Whether a callback had stopped the training, which continues nevertheless:
+                those that may have begin anew.
+        """
+        ...
+
+    def stopping(self) -> list[str]:
+        """Return the classes of those that may stop a training."""
         ...
 
     def left_out(self) -> list[str]:

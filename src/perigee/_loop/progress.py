@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from perigee._events.clock import Clock
+from perigee._events.events import BY_CALLBACK, INTERRUPTIONS
 from perigee._step.averages import Tally
 
-INTERRUPTIONS = ("signal", "deadline")
-"""Reasons that suspend training rather than end it; nothing is finalized, so it can be resumed."""
 
 Stage = Literal["between epochs", "steps", "end"]
 """What a training does next: begin an epoch, train its steps, or what follows the last of them."""
@@ -134,7 +133,7 @@ def reason_to_stop(
         unless just the last step was made.
     """
     if is_stopped_by_callback:
-        return "asked by a callback"
+        return BY_CALLBACK
     if interruption is not None:
         return interruption
     if steps is not None and clock.step >= steps:

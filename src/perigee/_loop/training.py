@@ -171,20 +171,27 @@ class Training:
         if not self.programs.step._is_as_written:
             finalize(program.rehearsal)
 
-    def load_state(self, clock: Clock, state: Mapping[str, Any], finished: str | None) -> None:
+    def load_state(
+        self,
+        clock: Clock,
+        state: Mapping[str, Any],
+        finished: str | None,
+        is_past_stop: bool = False,
+    ) -> None:
         """Take back what `state` returned at `clock`, before the training begins.
 
         Args:
             clock: Where it stood.
             state: What was returned.
             finished: Why nothing is left to train, or `None`.
+            is_past_stop: Whether a callback had stopped it, and it continues nevertheless.
         """
         self.progress = Progress.from_state(clock, state, finished)
         if self.guards and state.get("guards") is not None:
             self.guards.load_state(state["guards"])
         self.hooks.load_state(state["hooks"])
         if self.callbacks:
-            self.callbacks.load_state(state["callbacks"] or [])
+            self.callbacks.load_state(state["callbacks"] or [], is_past_stop)
 
     def state(self) -> dict[str, Any]:
         """Return what the loop itself needs to be resumed, as plain values and arrays."""
