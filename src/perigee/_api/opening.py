@@ -115,9 +115,9 @@ class Opened:
         callbacks = training.callbacks
         is_past_stop = finished is None and self.run.was_stopped_by_callback
         training.load_state(clock, loop, finished, is_past_stop)
-        if finished is not None:
-            self.warn_of_finished(finished, [] if callbacks is None else callbacks.stopping())
         is_over = finished is not None and clock.batch == 0
+        if finished is not None and (is_over or self.run.ended is not None):
+            self.warn_of_finished(finished, [] if callbacks is None else callbacks.stopping())
         if is_over:
             training.conclude(program)
         return is_over

@@ -30,7 +30,7 @@ def said_of_finished(
     where = f"after {_count(clock.step, 'step')} ({_count(clock.epoch, 'epoch')})"
     why, further = _why(reason, stopping)
     return (
-        f"{path} holds a training that is finished: it ended{when}, {where}, {why}. Nothing was "
+        f"{path} holds a training that is finished: it ended{when} {where}, {why}. Nothing was "
         f"trained now. To train further, {further}"
     )
 

@@ -164,6 +164,13 @@ class OpenRun:
         """Whether a callback stopped the training that was loaded."""
         return self.resumed_at is not None and self.resumed_at[1] == BY_CALLBACK
 
+    @property
+    def ended(self) -> str | None:
+        """When the training that was loaded ended; `None` if a kill or a signal cut its end off."""
+        facts = _facts(self.path)
+        ended, reason = facts.get("ended"), facts.get("stop_reason")
+        return ended if isinstance(ended, str) and reason not in INTERRUPTIONS else None
+
     def said_of_finished(self, reason: str, stopping: Sequence[str]) -> str:
         """Return what there is to say of the run that was loaded, and has nothing left to train.
 
@@ -172,12 +179,8 @@ class OpenRun:
             stopping: The classes of the callbacks that may have stopped it.
         """
         assert self.loaded is not None
-        facts = _facts(self.path)
-        ended = facts.get("ended")
-        # A signal that left what follows the last step was not the end.
-        is_end = isinstance(ended, str) and facts.get("stop_reason") not in INTERRUPTIONS
-        clock, when = self.loaded.content.clock, str(ended) if is_end else None
-        return said_of_finished(str(self.path), clock, reason, when, stopping)
+        clock = self.loaded.content.clock
+        return said_of_finished(str(self.path), clock, reason, self.ended, stopping)
 
     def check_execution(self, execution: Execution) -> None:
         """Refuse another way to run the step than that of the run.
