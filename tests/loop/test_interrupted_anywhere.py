@@ -89,7 +89,7 @@ class Noise(pg.Supervised):
         return {"loss": keras.ops.mean(keras.ops.square(y_pred - y))}
 
 
-def train(path, watching, validation=None, **arguments):
+def train(path, watching, validation=None, hooks=(), **arguments):
     keras.utils.set_random_seed(7)
     x, y = rows(1)
 
@@ -109,7 +109,7 @@ def train(path, watching, validation=None, **arguments):
         rows(),
         batch_size=BATCH,
         validation=drawn if validation is None else validation,
-        callbacks=[watching, stops],
+        callbacks=[watching, stops, *hooks],
         run=pg.Run(path, save_every=arguments.pop("save_every", pg.Every(epochs=2))),
         progress="off",
         seed=3,
@@ -148,16 +148,13 @@ WAYS = {
 }
 
 
-@pytest.mark.spread(2)
-@pytest.mark.parametrize("way", WAYS)
-def test_a_signal_at_any_call_changes_nothing(tmp_path, way):
+def check(folder, way, chosen):
+    """Compare trainings that a signal stopped at calls with one that none stopped."""
     watching = Watching()
-    straight = train(tmp_path / "straight", watching, **WAYS[way])
+    straight = train(folder / "straight", watching, **WAYS[way])
     calls = watching.calls
-    assert {"validation batch", "validation data", "epoch ends", "step"} <= {*calls}
-
-    for at in range(len(calls)):
-        path = tmp_path / f"run-{at}"
+    for at in chosen(calls):
+        path = folder / f"run-{at}"
         made, after = interrupted(path, at, **WAYS[way])
         resumed = train(path, Watching(), **WAYS[way])
 
@@ -165,4 +162,88 @@ def test_a_signal_at_any_call_changes_nothing(tmp_path, way):
             assert resumed[name] == value, (at, calls[at], name)
         assert made[: at + 1] == calls[: at + 1]
         assert "step" not in after and "epoch begins" not in after, (at, calls[at], after)
+        # A batch that is being drawn is measured; the ones that follow it are not.
         assert after.count("validation batch") <= (calls[at] == "validation data"), (at, after)
+
+
+def test_a_signal_at_each_kind_of_call_changes_nothing(tmp_path):
+    def last_of_each_kind(calls):
+        return [len(calls) - 1 - calls[::-1].index(kind) for kind in sorted({*calls})]
+
+    check(tmp_path, "epochs", last_of_each_kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_a_signal_at_any_call_changes_nothing(tmp_path, way):
+    check(tmp_path, way, lambda calls: range(len(calls)))
+
+
+def test_a_validation_that_was_left_has_its_order_when_it_runs_again(tmp_path):
+    """The order of a shuffle depends on the number of passes begun before."""
+    tf = pytest.importorskip("tensorflow")
+
+    def go(path, watching):
+        keras.utils.set_random_seed(4)  # on which the order depends too
+        shuffled = tf.data.Dataset.from_tensor_slices(rows(1)).shuffle(ROWS, seed=6).batch(4)
+        given = {"validation_steps": 2, "validate_every": pg.Every(steps=1)}
+        return train(path, watching, shuffled, **given)
+
+    straight, watching = go(tmp_path / "straight", Watching()), Watching(at=8)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", watching)
+
+    assert watching.calls[-2:] == ["validation begins", "validation batch"]
+    assert len({*straight["history"]["val_loss"]}) > 1
+    assert go(tmp_path / "run", Watching()) == straight
+
+
+@pytest.mark.parametrize(
+    "stops_at, epochs", [("validation begins", 2), ("validation ends", 2), ("step", 1)]
+)
+def test_the_stop_of_a_callback_is_kept_beside_a_signal(tmp_path, stops_at, epochs):
+    class Stops(Watching):
+        """Asks for the end in the second epoch, just before the signal."""
+
+        def called(self, what):
+            if what == stops_at and self.epochs == 2:
+                self.model.stop_training = True
+            super().called(what)
+
+    straight, first = train(tmp_path / "straight", watching := Stops()), watching.calls
+    at = len(first) - 1 - first[::-1].index(stops_at)
+    assert (straight["reason"], straight["clock"].epoch) == ("asked by a callback", epochs)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", Stops(at))
+
+    assert train(tmp_path / "run", Stops()) == straight
+
+
+def test_what_is_saved_is_the_step_before_the_validation(tmp_path):
+    calls = Watching()
+    train(tmp_path / "straight", calls, epochs=1)
+    at = calls.calls.index("validation batch")
+
+    interrupted(tmp_path / "run", at, epochs=1)
+
+    saved = Checkpoints(tmp_path / "run" / "checkpoints").load()
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (saved.content.clock.step, saved.content.clock.epoch) == (2, 0)
+    assert saved.content.facts["loop"]["stage"] == "end"
+    assert (facts["state"], facts["stop_reason"]) == ("ended", "signal")
+
+
+def test_a_deadline_at_the_last_step_of_an_epoch_does_not_wait_for_the_validation(tmp_path):
+    class Deadline(pg.Hook):
+        every = pg.Every(steps=2)
+
+        def on_steps(self, event):
+            event.stop("deadline")
+
+    straight, watching = train(tmp_path / "straight", Watching()), Watching()
+
+    stopped = train(tmp_path / "run", watching, hooks=[Deadline()])
+
+    assert stopped["reason"] == "deadline"
+    assert "validation begins" not in watching.calls
+    assert train(tmp_path / "run", Watching()) == straight
