@@ -86,7 +86,7 @@ def evaluate(
         return logs()
 
 
-class _Left(Exception):  # noqa: N818 - it is no error, and nobody else sees it
+class _Left(Exception):
     """The rest of a validation is not run."""
 
 

@@ -10,7 +10,6 @@ from perigee._events.clock import Clock
 from perigee._events.events import BY_CALLBACK, INTERRUPTIONS
 from perigee._step.averages import Tally
 
-
 Stage = Literal["between epochs", "steps", "end"]
 """What a training does next: begin an epoch, train its steps, or what follows the last of them."""
 
