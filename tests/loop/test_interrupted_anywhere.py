@@ -115,7 +115,9 @@ def train(path, watching, validation=None, hooks=(), **arguments):
         seed=3,
         **arguments,
     )
-    state = {e.key: v for e, v in zip(track(step).entries, snapshot(track(step).variables))}
+    state = {
+        e.key: v for e, v in zip(track(step).entries, snapshot(track(step).variables), strict=True)
+    }
     records = [
         {k: repr(v) for k, v in line.items() if k != "seconds"}
         for line in read_json_lines(path / "metrics.jsonl")

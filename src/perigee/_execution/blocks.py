@@ -232,7 +232,7 @@ class Blocks:
     def _adapt(self, count: int, seconds: float) -> None:
         """Limit blocks to a quarter of a second, so that nothing waits for them for long.
 
-        A block of one step may take longer, and the first one of a given number of steps.
+        A block of one step may take longer, and so may the first ones of a given number of steps.
         """
         if self._is_fixed:
             return
