@@ -441,7 +441,7 @@ class Callbacks(Protocol):
         Args:
             state: What was returned.
             is_past_stop: Whether a callback had stopped the training, which continues nevertheless:
-                those that may have begin anew.
+                those that may have done so start from scratch.
         """
         ...
 
