@@ -1,5 +1,8 @@
 """However fast the machine is: plans keep their budget, blocks their length, numbers their bits."""
 
+from functools import partial
+from itertools import pairwise
+
 import keras
 import numpy as np
 import pytest
@@ -337,6 +340,50 @@ def test_blocks_follow_a_machine_that_slows_down_and_recovers():
 
 
 @fused
+@pytest.mark.parametrize(
+    "is_fixed, expected", [(False, [64, 64, 8, 8, 32, 64, 64]), (True, [64] * 7)]
+)
+def test_a_number_of_steps_that_is_given_is_the_most_where_they_are_slow(is_fixed, expected):
+    """A signal would wait for the end of the block."""
+    machine, found = Machine({USUAL: Cost(1.0, QUICK)}), []
+    made = Blocks(Endless(MOST_BATCHES), 64, is_fixed)
+
+    with timed_by(machine.timer):
+        for step in (QUICK, 0.03, 0.03, QUICK, QUICK, QUICK, QUICK):
+            machine.costs[USUAL].step = step
+            made.run(machine, None)
+            found.append(machine.calls[-1].count)
+
+    assert found == expected
+
+
+@fused
+def test_steps_that_are_done_do_not_wait_for_many_batches_of_slow_data():
+    seconds, pause = [0.0], 0.1
+
+    def slow():
+        for batch in rows(20 * BATCH).reshape(20, BATCH, -1):
+            seconds.append(seconds[-1] + pause)
+            yield batch
+
+    feed = open_feed(slow)
+    ready = Program.of(Squares(), "train_step", feed.peek(), pg.Execution("graph", 16))
+    ready.begin_block = partial(Done, ready)
+    made = Blocks(feed, 16)
+    with timed_by(lambda: seconds[-1]):
+        counts, waited = [], [seconds[-1]]
+        while (block := made.run(ready, None)) is not None:
+            counts.append(len(block))
+            waited.append(seconds[-1])
+
+    assert sum(counts) == 20
+    # What waits is what a block may take, and the batch on which that is noticed, before the steps
+    # and again beside them.
+    most = 2 * (blocks._BLOCK_SECONDS + pause) + pause
+    assert all(later - former <= most for former, later in pairwise(waited))
+
+
+@fused
 def test_programs_that_follow_each_other_are_each_known_when_they_compile():
     """One that is gone may have had the address of the next one."""
     made = Blocks(Endless(MOST_BATCHES))
@@ -455,6 +502,16 @@ def test_what_compiling_takes_is_counted_by_the_timer():
     assert compile_seconds() - before == 5.0
 
 
+class Done:
+    """A block on a device that is done at once."""
+
+    def __init__(self, program, *arguments):
+        self.result = type(program).begin_block(program, *arguments).result
+
+    def done(self):
+        return True
+
+
 @fused
 def test_waiting_for_data_is_told_by_the_timer():
     """A device that is done while batches are taken waits for them."""
@@ -468,14 +525,7 @@ def test_waiting_for_data_is_told_by_the_timer():
         seconds.append(seconds[-1] + pause)
         return original(most)
 
-    class Done:
-        def __init__(self, *arguments):
-            self.result = type(ready).begin_block(ready, *arguments).result
-
-        def done(self):
-            return True
-
-    feed.look_ahead, ready.begin_block = look_ahead, Done
+    feed.look_ahead, ready.begin_block = look_ahead, partial(Done, ready)
     made = Blocks(feed, 4)
     with timed_by(lambda: seconds[-1]):
         made.run(ready, None)

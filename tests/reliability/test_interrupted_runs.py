@@ -179,6 +179,51 @@ def test_a_second_signal_ends_at_once_and_the_run_goes_on_exactly(
     assert run(tmp_path, train, path, CASE).returned() == straight
 
 
+def validating(path, at):
+    """Train with a validation that takes minutes, of which the second one notes its progress."""
+    x, y = trainings.rows()
+    passes = []
+
+    def slow():
+        passes.append(1)
+        for index in range(600):
+            if len(passes) > 1:
+                Path(at).write_text(str(index))
+                time.sleep(0.2)
+            elif index == 3:
+                return
+            yield x[:8], y[:8]
+
+    pg.fit(
+        trainings.Everything(),
+        (x, y),
+        epochs=2,
+        batch_size=trainings.BATCH,
+        validation=slow,
+        run=path,
+        execution="eager",
+        progress="off",
+    )
+
+
+def test_sigterm_leaves_a_validation_and_the_steps_before_it_are_saved(tmp_path, record_property):
+    at = tmp_path / "at"
+    with Child(tmp_path, validating, str(tmp_path / "run"), str(at)) as child:
+        while not at.exists() or at.read_text() in ("", "0", "1", "2"):
+            assert child.is_running(), child.output()
+            time.sleep(0.02)
+        child.send(signal.SIGTERM)
+        sent = time.monotonic()
+        ended = child.ending()
+        secs = time.monotonic() - sent
+
+    record_property("secs", secs)
+    assert ended.code == -signal.SIGTERM, ended.output
+    assert newest(tmp_path) == 2 * trainings.STEPS_AN_EPOCH
+    assert int(at.read_text()) < 300  # of 600 batches, which take 120 seconds
+    assert said(tmp_path)["stop_reason"] == "signal"
+
+
 def preempted(path):
     """Stop at the deadline that comes while the step of the kill is under way."""
     seconds = iter([0.0] * AT + [10**6] * 10**6)

@@ -404,7 +404,7 @@ def _kept(
     if opened.run is not None and opened.run.run.best is not None:
         means = [*program.batch_means, *(() if measured is None else measured.batch_means)]
         opened.findings.report(diagnostics.findings_of("best", opened.run.run.best, means))
-    return opened.keep(feed, draws, plan, start, None if measured is None else measured.feed)
+    return opened.keep(feed, draws, plan, start, measured)
 
 
 def _guards(

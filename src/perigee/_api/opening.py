@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 from perigee import diagnostics
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Hooks
-from perigee._events.protocols import Feed, Source
+from perigee._events.protocols import Begun, Feed, Source
 from perigee._events.signals import Signals
 from perigee._execution import Blocks, Execution, Plan, Program
-from perigee._loop.findings import Findings
+from perigee._loop.findings import Findings, levels_to_caller
 from perigee._loop.hook_writes import HookWrites
 from perigee._loop.programs import Programs
 from perigee._loop.training import Training
@@ -57,7 +58,8 @@ class Opened:
 
     def blocks(self, feed: Feed) -> Blocks:
         """Return what runs many steps on the data in one call."""
-        return Blocks(feed, self.workers.most_steps(self.execution.most_steps))
+        most = self.workers.most_steps(self.execution.most_steps)
+        return Blocks(feed, most, is_fixed=self.workers.are_several)
 
     def keep(
         self,
@@ -65,7 +67,7 @@ class Opened:
         draws: Draws,
         plan: Plan | None,
         start: Start,
-        validation: Feed | None = None,
+        validation: Begun | None = None,
     ) -> KeptRun:
         """Return what saves and logs the training into its run, which there must be."""
         assert self.run is not None
@@ -135,7 +137,7 @@ class Opened:
     def resume(
         self, training: Training, program: Program, finished: str | None, start: Start | None
     ) -> bool:
-        """Load what the run has saved, if anything.
+        """Load what the run has saved, if anything; a run that is finished is warned about.
 
         Returns:
             Whether training was over before; the Step is left as its end left it.
@@ -145,11 +147,26 @@ class Opened:
         self.run.load_step()
         set_rates(self.step, start.rates, start.saved_rates)
         clock, loop = self.run.loaded.content.clock, self.run.loaded.content.facts["loop"]
-        training.load_state(clock, loop, finished)
+        callbacks = training.callbacks
+        is_past_stop = finished is None and self.run.was_stopped_by_callback
+        training.load_state(clock, loop, finished, is_past_stop)
         is_over = finished is not None and clock.batch == 0
+        if finished is not None and (is_over or self.run.ended is not None):
+            self.warn_of_finished(finished, [] if callbacks is None else callbacks.stopping())
         if is_over:
             training.conclude(program)
         return is_over
+
+    def warn_of_finished(self, reason: str, stopping: Sequence[str] = ()) -> None:
+        """Warn that the run has nothing left to train.
+
+        Args:
+            reason: Why.
+            stopping: The classes of the callbacks that may have stopped it.
+        """
+        assert self.run is not None
+        said = self.run.said_of_finished(reason, stopping)
+        warnings.warn(said, RuntimeWarning, stacklevel=levels_to_caller())
 
     def hold_signals(self) -> None:
         """Let signals wait for the next step boundary where a run can save the training."""

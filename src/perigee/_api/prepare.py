@@ -23,14 +23,23 @@ from perigee._api.arguments import (
 from perigee._api.opening import Opened, opening
 from perigee._errors import ArgumentError, DataChangedError, LoopError, door
 from perigee._events.clock import Clock
-from perigee._events.events import Ended, Found, Hook, Hooks, Recorded, Started, StepsDone
+from perigee._events.events import (
+    INTERRUPTIONS,
+    Ended,
+    Found,
+    Hook,
+    Hooks,
+    Recorded,
+    Started,
+    StepsDone,
+)
 from perigee._events.protocols import Resumes
 from perigee._execution import Blocks, Choice, Execution, Nonfinite, Plan, rows_on_host
 from perigee._execution.program import describe
 from perigee._loop.evaluation import evaluate
 from perigee._loop.logged_epoch import LoggedEpoch
 from perigee._loop.methods import Methods
-from perigee._loop.progress import INTERRUPTIONS, Progress, reason_to_stop
+from perigee._loop.progress import Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.values import end_with
 from perigee._processes.workers import Workers
@@ -243,8 +252,8 @@ class Prepared:
             return
         run.load_what_is_built()
         run.load_host_state()
-        clock, finished = run.resumed_at
-        self._progress = Progress.from_state(clock, state, finished)
+        clock, _ = run.resumed_at
+        self._progress = Progress.from_state(clock, state, run.finished(None, None))
         loop.hooks.load_state(state["hooks"])
 
     def _start(self, loop: _Loop) -> None:
@@ -308,8 +317,11 @@ class Prepared:
             if self._is_due:
                 self._save(loop, None)
             return True
-        if self.stop_reason not in INTERRUPTIONS and self.clock.batch:
-            loop.epoch.cut_short(self._progress)
+        if self.stop_reason not in INTERRUPTIONS:
+            if self._turns == 1 and loop.opened.resumed_at is not None:
+                loop.opened.warn_of_finished(self.stop_reason)
+            if self.clock.batch:
+                loop.epoch.cut_short(self._progress)
         self._save(loop, self.stop_reason, is_last=True)
         return False
 

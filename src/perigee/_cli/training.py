@@ -91,8 +91,11 @@ def fit(
         typer.Option(metavar="VALUE", help="Also keep the best by this value: val_loss."),
     ] = None,
     resume: Annotated[
-        Literal["auto", "never", "required"] | None,
-        typer.Option(help="Whether an existing run is resumed."),
+        Literal["auto", "never", "required", "past_stop"] | None,
+        typer.Option(
+            help="Whether an existing run is resumed; past_stop trains on where a callback stopped "
+            "it."
+        ),
     ] = None,
     accept_changes: Annotated[
         bool,

@@ -14,6 +14,7 @@ from perigee._step.state import restore, snapshot, track
 from perigee._step.step import Step, only_model
 
 _TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+_TEST_HOOKS = ("on_test_begin", *_TEST_BATCH_HOOKS)
 _PREDICT_BATCH_HOOKS = ("on_predict_batch_begin", "on_predict_batch_end")
 _TRAIN_BATCH_HOOKS = (
     "on_batch_begin",
@@ -44,6 +45,9 @@ class KerasCallbacks:
         self.interval = interval
         self._kept = [KeptCallback(callback) for callback in callbacks] if is_kept else []
         self._saved: Any = None
+        self._is_past_stop = False
+        self._before_test: dict[KeptCallback, Any] = {}
+        self._left: dict[KeptCallback, Any] = {}
         self._said: set[str] = set()
 
     @property
@@ -62,6 +66,7 @@ class KerasCallbacks:
         emptied = [c for c in self._callbacks if self._saved is not None and _empties_file(c)]
         for callback in emptied:
             callback.append = True
+        self._model.stop_training = False  # as `keras.Model.fit` does
         self._list.on_train_begin()
         for callback in emptied:
             callback.append = False  # as the program says
@@ -69,7 +74,8 @@ class KerasCallbacks:
             kept.begin()
         # Only now: most of them reset themselves when training begins.
         for kept, entry in matched(self._kept, self._saved or ()):
-            kept.restore(entry)
+            if not (self._is_past_stop and kept.stops):
+                kept.restore(entry)
 
     def epoch_begin(self, epoch: int) -> None:
         self._list.on_epoch_begin(epoch)
@@ -82,6 +88,12 @@ class KerasCallbacks:
 
     def test_begin(self) -> None:
         self._model.stop_evaluating = False
+        room = Room()
+        self._before_test = {
+            kept: kept.state(room)
+            for callback, kept in zip(self._callbacks, self._kept, strict=False)
+            if _overrides(callback, _TEST_HOOKS)
+        }
         self._list.on_test_begin()
 
     def test_batch_begin(self, index: int) -> None:
@@ -92,6 +104,9 @@ class KerasCallbacks:
 
     def test_end(self, logs: Mapping[str, float]) -> None:
         self._list.on_test_end(dict(logs))
+
+    def test_left(self) -> None:
+        self._left = self._before_test
 
     def predict_begin(self) -> None:
         self._model.stop_predicting = False
@@ -113,16 +128,24 @@ class KerasCallbacks:
         self._list.on_train_end(dict(logs))
 
     def state(self) -> list[Any]:
-        """Return what of each callback must survive a restart; see `KeptCallback`."""
-        room = Room()
-        return [kept.state(room) for kept in self._kept]
+        """Return what of each callback must survive a restart; see `KeptCallback`.
 
-    def load_state(self, state: Sequence[Any]) -> None:
+        What a validation that was left has called stands as it did before.
+        """
+        room = Room()
+        left = self._left
+        return [left[kept] if kept in left else kept.state(room) for kept in self._kept]
+
+    def load_state(self, state: Sequence[Any], is_past_stop: bool = False) -> None:
         """Restore what `state` returned when training begins, in the callbacks still there.
 
         Files that were written before the restart are then appended to.
         """
         self._saved = state if isinstance(state, list) else []
+        self._is_past_stop = is_past_stop
+
+    def stopping(self) -> list[str]:
+        return [kept.name for kept in self._kept if kept.stops]
 
     def left_out(self) -> list[str]:
         """Return which attributes begin afresh when the run is resumed, and why, each once."""

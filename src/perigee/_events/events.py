@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from perigee._step.shown import Shown  # needs NumPy
 
 
+BY_CALLBACK = "asked by a callback"
+"""The reason where a Keras callback has set `stop_training`."""
+INTERRUPTIONS = ("signal", "deadline")
+"""Reasons that suspend training rather than end it; nothing is finalized, so it can be resumed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """Training is about to begin.

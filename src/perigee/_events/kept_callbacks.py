@@ -67,6 +67,11 @@ class KeptCallback:
         """A checksum of the arguments that the class was called with, of those that are plain."""
         return digest(self._plain_arguments)
 
+    @property
+    def stops(self) -> bool:
+        """Whether its class has a method that may stop the training."""
+        return "stop_training" in _assigned(type(self._callback))
+
     def begin(self) -> None:
         """Take note of what `on_train_begin` has just set."""
         self._at_begin = self._digests()

@@ -250,6 +250,15 @@ class Source(Protocol):
         ...
 
 
+class Begun(Protocol):
+    """What a run needs from the validation data."""
+
+    @property
+    def begun(self) -> int:
+        """The number of passes begun, as in `Feed`."""
+        ...
+
+
 class Saving(Protocol):
     """Saves what a training needs to be resumed."""
 
@@ -410,6 +419,10 @@ class Callbacks(Protocol):
         """A validation has ended."""
         ...
 
+    def test_left(self) -> None:
+        """A validation was left, and runs again when the training is resumed."""
+        ...
+
     def predict_begin(self) -> None:
         """A prediction begins."""
         ...
@@ -438,8 +451,18 @@ class Callbacks(Protocol):
         """Return what must survive a restart, for each callback in order."""
         ...
 
-    def load_state(self, state: Sequence[Any]) -> None:
-        """Restore what `state` returned, when training begins."""
+    def load_state(self, state: Sequence[Any], is_past_stop: bool = False) -> None:
+        """Restore what `state` returned, when training begins.
+
+        Args:
+            state: What was returned.
+            is_past_stop: Whether a callback had stopped the training, which continues nevertheless:
+                those that may have done so start from scratch.
+        """
+        ...
+
+    def stopping(self) -> list[str]:
+        """Return the classes of those that may stop a training."""
         ...
 
     def left_out(self) -> list[str]:

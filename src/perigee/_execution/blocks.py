@@ -19,6 +19,11 @@ from perigee._typing import Batch, Tree
 _Rows = TypeVar("_Rows", np.ndarray, list[Tree])
 
 _BLOCK_SECONDS = 0.25
+_LONGEST_SECONDS = 0.5
+"""The time of a block whose number of steps is given, above which later ones have fewer.
+
+A signal waits for the end of a block.
+"""
 _GROWTH = 4
 """The largest growth factor of a block: the time of one step predicts that of many poorly."""
 _STACK_BYTES = 16 * 2**20
@@ -36,6 +41,8 @@ class Blocks:
     Args:
         feed: The source of batches.
         most: The most steps per block; `None` makes blocks of about a quarter of a second.
+        is_fixed: Whether blocks have that many steps however long they take, as where several
+            processes must make the same ones.
 
     Attributes:
         feed: Where batches come from.
@@ -44,7 +51,7 @@ class Blocks:
             compiling.
     """
 
-    def __init__(self, feed: Feed, most: int | None = None) -> None:
+    def __init__(self, feed: Feed, most: int | None = None, is_fixed: bool = False) -> None:
         self.data_seconds = 0.0
         self.device_seconds = 0.0
         self.feed = feed
@@ -52,7 +59,7 @@ class Blocks:
         self._ordered: tuple[Any, Any] = (None, None)
         self._spread: tuple[Any, Any] = (None, None)
         self._stack: _Stack | None = None
-        self._is_adapting = most is None
+        self._given, self._is_fixed = most, is_fixed
         self._most = 1 if most is None else most
 
     def run(self, program: Program, most: int | None) -> np.ndarray | None:
@@ -217,20 +224,22 @@ class Blocks:
         while self.feed.look_ahead(most):
             if done_at is None and pending.done():
                 done_at = now()
+            elif done_at is not None and now() - done_at > _BLOCK_SECONDS:
+                break  # the data is slow, and the steps wait to be saved
         if done_at is not None:
             self.data_seconds += now() - done_at
 
     def _adapt(self, count: int, seconds: float) -> None:
         """Limit blocks to a quarter of a second, so that nothing waits for them for long.
 
-        A block of one step may take longer.
+        A block of one step may take longer, and so may the first ones of a given number of steps.
         """
-        if not self._is_adapting:
+        if self._is_fixed:
             return
-        if seconds > _BLOCK_SECONDS:
+        if seconds > (_BLOCK_SECONDS if self._given is None else _LONGEST_SECONDS):
             self._most = max(1, int(count * _BLOCK_SECONDS / seconds))
         elif count == self._most and _GROWTH * seconds <= _BLOCK_SECONDS:
-            self._most *= _GROWTH
+            self._most = min(_GROWTH * self._most, self._given or _GROWTH * self._most)
 
     def sample(self) -> tuple[Batch, int, int] | None:
         """Return arguments to try `Program.run_block` with; draws nothing.
@@ -302,8 +311,10 @@ class _Stack:
             raise raised
         self._make_room()
         self.drawn.clear()
-        count = filled = 0
+        count, filled, began = 0, 0, now()
         while count < min(most, self.steps) and filled == count * self.rows:
+            if count and now() - began > _BLOCK_SECONDS:
+                break  # the data is slow, and steps that are done wait to be saved
             try:
                 batch = self._feed.draw()
             except Exception as error:

@@ -20,9 +20,11 @@ from perigee._step.shown import Shown
 from perigee._step.state import (
     Tracked,
     branch_seeds,
+    host_random,
     preserved,
     restore,
     rewind_seeds,
+    set_host_random,
     snapshot,
 )
 from perigee._step.step import Step
@@ -39,6 +41,7 @@ def evaluate(
     blocks: Blocks,
     steps: int | None,
     callbacks: Callbacks | None = None,
+    between: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Run `test_step` over a pass of the feed, and return exact means and metrics.
 
@@ -51,6 +54,7 @@ def evaluate(
         blocks: Runs many of them in one call.
         steps: Batches to draw; `None` draws to the end of the pass.
         callbacks: Called for each batch.
+        between: Called between batches, with their number so far; what it raises leaves the pass.
     """
     program = _prepared(programs, feed)
     with _undone(program):
@@ -70,6 +74,8 @@ def evaluate(
                 lambda: callbacks.stop_evaluating,
             )
         for left in _stretches(feed, first, steps, hooks):
+            if between is not None:
+                between(feed.position.batches - first)
             block = None if left == 1 and hooks is not None else blocks.run(program, left)
             if block is not None:
                 _read(program, rows, tally)
@@ -82,6 +88,10 @@ def evaluate(
                 _read(program, rows, tally)
         program.compare_batch_means()
         return logs()
+
+
+class _Left(Exception):
+    """The rest of a validation is not run."""
 
 
 class Validation:
@@ -112,12 +122,40 @@ class Validation:
         self.feed = feed
         self._programs, self._blocks = programs, blocks
         self._steps, self._callbacks = steps, callbacks
+        self._begun_before: int | None = None
         program = program_for_next(programs, feed)
         self.batch_means: Sequence[str] = [self.name_of(name) for name in program.batch_means]
 
-    def __call__(self) -> dict[str, float]:
-        """Return exact means and metrics, by the names that the step gives them."""
-        return evaluate(self._programs, self.feed, self._blocks, self._steps, self._callbacks)
+    @property
+    def begun(self) -> int:
+        """The passes begun over the data, without one that was left; see `Feed.begun`."""
+        return self.feed.begun if self._begun_before is None else self._begun_before
+
+    def __call__(self, is_left: Callable[[int], bool]) -> dict[str, float] | None:
+        """Return exact means and metrics, by the names that the step gives them.
+
+        Args:
+            is_left: Asked between batches, with their number so far, whether to leave the others.
+
+        Returns:
+            The values; `None` where it was left. Then the host's generators are as they were before
+            it, and so is `begun`, so that a resumed training repeats all of it.
+        """
+
+        def between(batches: int) -> None:
+            if is_left(batches):
+                raise _Left
+
+        random = host_random()
+        self.feed.rewind()
+        begun = self.feed.begun
+        given = self._programs, self.feed, self._blocks, self._steps, self._callbacks
+        try:
+            return evaluate(*given, between)
+        except _Left:
+            set_host_random(random)
+            self._begun_before = begun
+            return None
 
     def name_of(self, name: str) -> str:
         """Return the name under which a value of the validation is logged."""

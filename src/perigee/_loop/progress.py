@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from perigee._events.clock import Clock
+from perigee._events.events import BY_CALLBACK, INTERRUPTIONS
 from perigee._step.averages import Tally
 
-INTERRUPTIONS = ("signal", "deadline")
-"""Reasons that suspend training rather than end it; nothing is finalized, so it can be resumed."""
+Stage = Literal["between epochs", "steps", "end"]
+"""What a training does next: begin an epoch, train its steps, or what follows the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Progress:
         window: Totals since the last record of a window of steps.
         validated: The step after which it was validated last, and the result.
         stop: Why training stops; `None` while it continues.
+        stage: What it does next.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -32,20 +34,25 @@ class Progress:
     window: Tally = field(default_factory=Tally)
     validated: tuple[int, Mapping[str, float]] = (-1, {})
     stop: str | None = None
+    stage: Stage = "between epochs"
 
     def after_steps(self, count: int) -> Self:
         """Return the progress `count` steps later in the same epoch."""
         # Once per step, where `replace` would cost three times as much.
         clock = self.clock.after_steps(count)
-        return type(self)(clock, self.epoch, self.window, self.validated, self.stop)
+        return type(self)(clock, self.epoch, self.window, self.validated, self.stop, self.stage)
+
+    def after_last_step(self) -> Self:
+        """Return the progress with all steps of the epoch done; what ends it comes next."""
+        return replace(self, stage="end")
 
     def after_epoch(self) -> Self:
         """Return the progress with the current epoch finished."""
-        return replace(self, clock=self.clock.after_epoch())
+        return replace(self, clock=self.clock.after_epoch(), stage="between epochs")
 
     def with_new_epoch(self) -> Self:
-        """Return the progress with no totals of the epoch yet."""
-        return replace(self, epoch=Tally())
+        """Return the progress with an epoch begun, and no totals of it yet."""
+        return replace(self, epoch=Tally(), stage="steps")
 
     def with_new_window(self) -> Self:
         """Return the progress with no totals of the window yet."""
@@ -65,15 +72,21 @@ class Progress:
     @property
     def finished(self) -> str | None:
         """Why there is nothing left to train; `None` where training continues or can be resumed."""
-        return None if self.stop in INTERRUPTIONS else self.stop
+        return None if self.is_suspended else self.stop
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether training stops only to be resumed later."""
+        return self.stop in INTERRUPTIONS
 
     def state(self) -> dict[str, Any]:
-        """Return the totals as plain values; clock and reason stand in a checkpoint anyway."""
+        """Return the rest as plain values; clock and reason stand in a checkpoint anyway."""
         step, values = self.validated
         return {
             "epoch": self.epoch.state(),
             "window": self.window.state(),
             "validated": {"step": step, "values": dict(values)},
+            "stage": self.stage,
         }
 
     @classmethod
@@ -93,6 +106,7 @@ class Progress:
             Tally.from_state(state["window"]),
             (validated["step"], validated["values"]),
             None if finished in ("epochs", "steps") else finished,
+            state.get("stage", "steps" if clock.batch else "between epochs"),  # of version 0.1
         )
 
 
@@ -118,7 +132,7 @@ def reason_to_stop(
         unless just the last step was made.
     """
     if is_stopped_by_callback:
-        return "asked by a callback"
+        return BY_CALLBACK
     if interruption is not None:
         return interruption
     if steps is not None and clock.step >= steps:

@@ -139,23 +139,24 @@ class Training:
             `"epochs"`, `"steps"`, `"data"`, `"validation data"`, `"non-finite"`, one of
             `INTERRUPTIONS`, or what a hook or callback requested.
         """
-        logs: Mapping[str, float] = {}
+        logs: Mapping[str, float] | None = {}
         try:
             self._begin()
-            if self.clock.batch and self.progress.finished:  # its last epoch has not been ended
-                logs = self._run_epoch()
+            if self.progress.stage != "between epochs" and self.progress.finished:
+                logs = self._run_epoch()  # its last epoch has not been ended
             while self.progress.stop is None:
                 logs = self._run_epoch()
             if self.saving and not self.clock.batch:  # within an epoch it is saved already
                 self._save(is_last=True)
-            if self._epoch is not None and self.progress.finished:
+            if self._epoch is not None and self.progress.finished and logs is not None:
                 self._finalize(self._epoch.program)
             if self.callbacks:
-                self.callbacks.train_end(logs)
+                self.callbacks.train_end(logs or {})
         except BaseException as error:
             end_with(error, self.clock, self._end)
             raise
-        reason = self.progress.stop
+        # What ends the last epoch may be left, too.
+        reason = "signal" if logs is None and self.progress.finished else self.progress.stop
         self._end(reason)
         return reason
 
@@ -170,20 +171,27 @@ class Training:
         if not self.programs.step._is_as_written:
             finalize(program.rehearsal)
 
-    def load_state(self, clock: Clock, state: Mapping[str, Any], finished: str | None) -> None:
+    def load_state(
+        self,
+        clock: Clock,
+        state: Mapping[str, Any],
+        finished: str | None,
+        is_past_stop: bool = False,
+    ) -> None:
         """Take back what `state` returned at `clock`, before the training begins.
 
         Args:
             clock: Where it stood.
             state: What was returned.
             finished: Why nothing is left to train, or `None`.
+            is_past_stop: Whether a callback had stopped it, and it continues nevertheless.
         """
         self.progress = Progress.from_state(clock, state, finished)
         if self.guards and state.get("guards") is not None:
             self.guards.load_state(state["guards"])
         self.hooks.load_state(state["hooks"])
         if self.callbacks:
-            self.callbacks.load_state(state["callbacks"] or [])
+            self.callbacks.load_state(state["callbacks"] or [], is_past_stop)
 
     def state(self) -> dict[str, Any]:
         """Return what the loop itself needs to be resumed, as plain values and arrays."""
@@ -213,6 +221,8 @@ class Training:
             self.callbacks.train_begin()
         if self.saving:
             self.saving.begin()
+            if origin is None:
+                self._save()  # so that a kill before the first regular one loses no random number
         self._decide()
 
     def _end(self, reason: str) -> None:
@@ -248,20 +258,23 @@ class Training:
 
     # An epoch.
 
-    def _run_epoch(self) -> Mapping[str, float]:
-        """Train one epoch, or what is left of it, or what comes before the training stops."""
+    def _run_epoch(self) -> Mapping[str, float] | None:
+        """Train one epoch, or what is left of it, or what comes before the training stops.
+
+        Returns:
+            What it logged; `None` where it was left before its end.
+        """
         epoch = self._begin_epoch()
         is_whole = self._run_steps(epoch)
-        if self.saving and not is_whole:
+        is_left = self.progress.is_suspended
+        if self.saving and (is_left or not is_whole):
             # The epoch may continue from here, so what ends it is not in what is saved: a run that
             # is over ends it again.
             self._save(is_last=True)
-        if not is_whole and not self.progress.finished:
-            return {}
-        return self._end_epoch(epoch, is_whole)
+        return None if is_left else self._end_epoch(epoch, is_whole)
 
     def _begin_epoch(self) -> _Epoch:
-        is_new = self.clock.batch == 0
+        is_new = self.progress.stage == "between epochs"
         if self.callbacks and is_new:
             self.callbacks.epoch_begin(self.clock.epoch)
         program = self.programs(self.feed.peek())
@@ -298,29 +311,48 @@ class Training:
         Returns:
             Whether the end was reached.
         """
-        while self.progress.stop is None:
-            if self.clock.batch == self.course.steps_per_epoch or not self._run_block(epoch):
-                return True
-        return self.clock.batch == self._steps_per_epoch() and self._is_drawn()
+        if self.progress.stage == "end":
+            return True
+        if self._is_validation_due() and self.progress.validated[0] != self.clock.step:
+            self._reach_boundary(epoch)  # where a validation was left
+        is_whole = False
+        while self.progress.stop is None and not is_whole:
+            is_whole = self.clock.batch == self.course.steps_per_epoch or not self._run_block(epoch)
+        if not is_whole and self.progress.finished:
+            is_whole = self.clock.batch == self._steps_per_epoch() and self._is_drawn()
+        if is_whole:
+            self._flush(epoch)
+            self.progress = self.progress.after_last_step()
+        return is_whole
 
-    def _end_epoch(self, epoch: _Epoch, is_whole: bool) -> Mapping[str, float]:
-        """Finish the epoch, whole or not, and return what it logged."""
-        program, values, number = epoch.program, epoch.values, self.clock.epoch
+    def _flush(self, epoch: _Epoch) -> None:
         if self.clock.batch % self.course.accumulate:
-            program.flush()
-            values.look_at_state(self.clock)
+            epoch.program.flush()
+            epoch.values.look_at_state(self.clock)
+
+    def _end_epoch(self, epoch: _Epoch, is_whole: bool) -> Mapping[str, float] | None:
+        """Finish the epoch, whole or not, and return what it logged; `None` where it is left."""
+        program, values, number = epoch.program, epoch.values, self.clock.epoch
+        if not is_whole:
+            self._flush(epoch)
         means = values.means(self.clock)
         trained = {**means, **updated_metrics(program, means)}
+        spent = self._spent(self.stopwatch.seconds())
         if values.stop is not None:
             self._ask(values.stop)
-        if self.guards and is_whole:
-            spent = self._spent(self.stopwatch.seconds())
-            self.programs.report(self.guards.epoch(program, trained, spent, self.clock))
-        if is_whole:
-            self.progress = self.progress.after_epoch()
-        is_validated = not is_whole or self.course.validate_every.is_due(self.clock)
         program.compare_batch_means()
+        ended = self.progress.after_epoch() if is_whole else self.progress
+        is_validated = not is_whole or self.course.validate_every.is_due(ended.clock)
         validated = self._validate() if is_validated else {}
+        if validated is None:
+            self._decide()
+            if self.saving and is_whole:  # otherwise it is saved already
+                self._save(is_last=True)
+            return None
+        if is_whole:
+            if self.guards:
+                self.programs.report(self.guards.epoch(program, trained, spent, self.clock))
+            self.progress = self.progress.after_epoch()
         different = internals(self.programs.step).batch_means.taken()
         self.programs.report(diagnostics.findings_of("passed", different))
         logs = {**trained, **validated, **learning_rates(program.rehearsal)}
@@ -356,10 +388,15 @@ class Training:
             self._end_batches(called, epoch, is_done)
         if not is_done:
             return self._continues()
-        every = self.course.validate_every
-        if every.steps is not None and every.is_due(self.clock):
+        self._reach_boundary(epoch)
+        return True
+
+    def _reach_boundary(self, epoch: _Epoch) -> None:
+        """Do what is due between two steps of an epoch."""
+        if self._is_validation_due():
             validated = self._validate()
-            self._record("validation", validated, self._samples_of_validation())
+            if validated is not None:
+                self._record("validation", validated, self._samples_of_validation())
         if epoch.values.stop is not None:
             self._ask(epoch.values.stop)
         self._decide()
@@ -367,7 +404,11 @@ class Training:
         is_at_end = self.clock.batch == self._steps_per_epoch()
         if self.saving and self.saving.is_due(self.clock) and not is_at_end:
             self._save()
-        return True
+
+    def _is_validation_due(self) -> bool:
+        """Tell whether to validate after this step, within an epoch."""
+        every = self.course.validate_every
+        return self.validation is not None and every.steps is not None and every.is_due(self.clock)
 
     def _begin_batches(self, called: Callbacks) -> bool:
         """Call the hooks of batches before some of them; false where the pass has no more."""
@@ -479,23 +520,38 @@ class Training:
             left_out = self.callbacks.left_out()
             self.programs.report(diagnostics.findings_of("kept callbacks", left_out))
 
-    def _validate(self) -> dict[str, float]:
-        """Measure on the validation data, once at each step; names come back with `val_`."""
+    def _validate(self) -> dict[str, float] | None:
+        """Measure on the validation data, once at each step; names come back with `val_`.
+
+        A signal leaves it, or keeps it from beginning: it returns `None`, nothing of it is kept,
+        and a resumed training validates instead.
+        """
         if self.validation is None:
             return {}
         at, values = self.progress.validated
         if at != self.clock.step:
+            if self.progress.is_suspended or self._is_interrupted(0):
+                return None
             if self.validation.feed.is_over:
                 self._stop_for("validation data", self.validation.feed)
                 return {}
             if self.callbacks:
                 self.callbacks.test_begin()
             with self.stopwatch.spending("validation"):
-                values = self.validation()
+                measured = self.validation(self._is_interrupted)
+            if measured is None:
+                if self.callbacks:
+                    self.callbacks.test_left()
+                return None
+            values = measured
             if self.callbacks:
                 self.callbacks.test_end(values)
             self.progress = self.progress.with_validation(values)
         return {self.validation.name_of(name): value for name, value in values.items()}
+
+    def _is_interrupted(self, batches: int) -> bool:
+        """Tell whether a signal has come, some batches into a validation."""
+        return self.interruption(self.clock.step + batches) is not None
 
     def _samples_of_validation(self) -> dict[str, Shown]:
         samples = {} if self.validation is None else self.validation.samples()

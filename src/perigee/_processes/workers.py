@@ -16,7 +16,10 @@ from perigee._step.updates import internals
 from perigee._typing import Batch
 
 _STEPS_BETWEEN_AGREEMENTS = 8
-"""Steps between two queries of the other processes: a query takes as long as a small step."""
+"""Steps, or batches of a validation, between two queries of the other processes.
+
+A query takes as long as a small step.
+"""
 STEPS_A_BLOCK = 32
 """Steps per block with several processes: it must not depend on the speed of one of them."""
 
@@ -90,7 +93,8 @@ class Workers:
 
         def agreed(step: int) -> str | None:
             at, reason = self._agreed
-            if reason is None and (at < 0 or step - at >= _STEPS_BETWEEN_AGREEMENTS):
+            is_soon = at >= 0 and 0 <= step - at < _STEPS_BETWEEN_AGREEMENTS
+            if reason is None and not is_soon:
                 reasons = self._gathered([received()])
                 self._agreed = step, "signal" if reasons.any() else None
             return self._agreed[1]

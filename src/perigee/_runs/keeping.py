@@ -10,7 +10,7 @@ from perigee import _backends
 from perigee._errors import CheckpointSaveError
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Recorded
-from perigee._events.protocols import Feed, Source
+from perigee._events.protocols import Begun, Source
 from perigee._execution import Plan
 from perigee._execution.timing import now
 from perigee._runs.comparing import Start
@@ -51,7 +51,7 @@ class KeptRun(Hook):
         opened: OpenRun,
         writers: Writers | None,
         feed: Source,
-        validation: Feed | None,
+        validation: Begun | None,
         draws: Draws,
         plan: Plan | None,
         start: Start,

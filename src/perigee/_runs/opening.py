@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
@@ -16,14 +16,17 @@ from perigee._errors import (
     NoCheckpointError,
     RunArgumentError,
     RunExistsError,
+    RunFileError,
     StateMismatchError,
     StepAheadError,
 )
 from perigee._events.clock import Clock
+from perigee._events.events import BY_CALLBACK, INTERRUPTIONS
 from perigee._events.protocols import Feed, Source
 from perigee._execution import Execution, Plan
 from perigee._runs.belongings import check_directory, set_aside
 from perigee._runs.changes import adapted
+from perigee._runs.finished import said_of_finished
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import Tracked, snapshot, track
 from perigee._step.step import Step
@@ -38,6 +41,7 @@ from perigee.checkpoints import (
 from perigee.checkpoints.state import unlike
 from perigee.data import PassFeed
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
+from perigee.writers.run_directory import read_run
 from perigee.writers.tensorboard import TensorBoard
 
 
@@ -153,11 +157,36 @@ class OpenRun:
         if self.resumed_at is None:
             return None
         clock, reason = self.resumed_at
+        if self.run.resume == "past_stop":
+            reason = None
         if steps is not None and clock.step >= steps:
             return "steps"
         if epochs is not None and clock.epoch >= epochs:
             return "epochs"
         return None if reason in ("epochs", "steps") else reason
+
+    @property
+    def was_stopped_by_callback(self) -> bool:
+        """Whether a callback stopped the training that was loaded."""
+        return self.resumed_at is not None and self.resumed_at[1] == BY_CALLBACK
+
+    @property
+    def ended(self) -> str | None:
+        """When the training that was loaded ended; `None` if a kill or a signal cut its end off."""
+        facts = _facts(self.path)
+        ended, reason = facts.get("ended"), facts.get("stop_reason")
+        return ended if isinstance(ended, str) and reason not in INTERRUPTIONS else None
+
+    def said_of_finished(self, reason: str, stopping: Sequence[str]) -> str:
+        """Return what there is to say of the run that was loaded, and has nothing left to train.
+
+        Args:
+            reason: Why.
+            stopping: The classes of the callbacks that may have stopped it.
+        """
+        assert self.loaded is not None
+        clock = self.loaded.content.clock
+        return said_of_finished(str(self.path), clock, reason, self.ended, stopping)
 
     def check_execution(self, execution: Execution) -> None:
         """Refuse another way to run the step than that of the run.
@@ -307,13 +336,17 @@ class OpenRun:
                 raise StepAheadError(str(loaded.path), path, made, int(stored))
 
     def _load(self) -> Loaded | None:
-        if self.checkpoints.steps():
+        steps = self.checkpoints.steps()
+        is_failed = steps == [0] and self._has_failed()
+        if steps and not is_failed:
             loaded = self.checkpoints.load("newest")
             warn_of_damage(loaded)
             return loaded
         if self.run.resume == "required":
             raise NoCheckpointError(str(self.checkpoints.directory), "newest", [], [])
         if self.is_writer and check_directory(self.path):
+            if is_failed:
+                self.checkpoints.remove_first()
             warnings.warn(
                 f"{self.path} holds a training that ended before its first save, so nothing of it "
                 f"can be resumed. Its logs were moved to {set_aside(self.path)}, and training "
@@ -322,3 +355,21 @@ class OpenRun:
                 stacklevel=4,
             )
         return None
+
+    def _has_failed(self) -> bool:
+        """Tell whether an error ended the training that has saved no step yet.
+
+        Whoever mends its cause may change anything, so it is not resumed; its logs are kept.
+        """
+        if self.run.resume == "required":
+            return False
+        reason = _facts(self.path).get("stop_reason")
+        return isinstance(reason, str) and reason.startswith("error: ")
+
+
+def _facts(path: Path) -> Mapping[str, Any]:
+    """Return what `run.json` says; nothing if it is missing or cannot be read."""
+    try:
+        return read_run(path) or {}
+    except (RunFileError, OSError):
+        return {}

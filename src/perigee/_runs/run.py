@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from perigee._errors import (
     ArgumentError,
@@ -27,7 +27,7 @@ from perigee.checkpoints import (
 )
 from perigee.report import read_kept, render
 
-Resume = Literal["auto", "never", "required"]
+Resume = Literal["auto", "never", "required", "past_stop"]
 OnChange = Literal["refuse", "accept"]
 
 # `Path` makes one slash of two; these schemes are no names of directories.
@@ -47,13 +47,17 @@ class Run:
         path: The directory; it is made where it is missing. Files that the run did not write stay
             there as they are; a directory with a `metrics.jsonl`, `checkpoints` or the like, and no
             run, is rejected.
-        save_every: When to save. A training also saves when it ends, when a signal or a
-            `Preemption` stops it, and, with `best`, when that value is better than ever before.
-        keep: How many of the newest checkpoints to keep; `None` keeps all.
+        save_every: When to save. A training also saves before its first step, when it ends, when a
+            signal or a `Preemption` stops it, and, with `best`, when that value is better than ever
+            before.
+        keep: How many of the newest checkpoints to keep; `None` keeps all. The one from before the
+            first step does not count, and is removed after the next save.
         best: A logged value, such as `"val_loss"`: the checkpoint where it was best is kept too.
         mode: Whether `"min"` or `"max"` is better; `None` tells by the name.
         resume: `"auto"` resumes where the run stopped, if there is one; `"never"` refuses a
-            directory that holds a run; `"required"` refuses one that does not.
+            directory that holds a run; `"required"` refuses one that does not. `"past_stop"` is
+            `"auto"`, and trains on where a callback or a hook stopped the run: callbacks that stop
+            trainings, such as `EarlyStopping`, begin as they do in a new training.
         record_every: When to write the means of a window of steps, and the results of metrics over
             the epoch so far, as `running/accuracy`; each epoch is written anyway.
         tensorboard: Whether to write TensorBoard's event files, to `events/`.
@@ -90,9 +94,12 @@ class Run:
                 "flushes files.",
                 "train into a local directory and copy it, or mount the storage.",
             )
-        if self.resume not in ("auto", "never", "required"):
+        if self.resume not in get_args(Resume):
             raise ArgumentError(
-                "resume", repr(self.resume), '"auto", "never" or "required".', 'pass "auto".'
+                "resume",
+                repr(self.resume),
+                '"auto", "never", "required" or "past_stop".',
+                'pass "auto".',
             )
         if self.on_change not in ("refuse", "accept"):
             raise ArgumentError(

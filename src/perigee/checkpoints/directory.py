@@ -53,7 +53,8 @@ class Checkpoints:
     ones are removed only after the new one is complete, and so are those of later steps: they
     belong to a course of the run that was abandoned for an earlier checkpoint. What was not written
     here is never removed: other files and directories, links, and checkpoints to which something
-    was added. One of these in the place of a new checkpoint is renamed to `set-aside-...`.
+    was added. One of these in the place of a new checkpoint is renamed to `set-aside-...`. The
+    checkpoint of step 0, from before the first step, is removed as soon as there is another one.
 
     Args:
         directory: The directory; the first save creates it, with its parents.
@@ -191,7 +192,7 @@ class Checkpoints:
         is_own = content.is_own(place)
         aside = place.with_name(f"replaced-{place.name.removeprefix('step-')}.old")
         if not is_own or os.path.lexists(aside):
-            aside = place.with_name(f"set-aside-{place.name}-{uuid.uuid4().hex[:8]}")
+            aside = _set_aside(place)
         is_taken = os.path.lexists(place)
         if is_taken:  # no system renames a directory over a nonempty one
             place.rename(aside)  # if the process is killed here, `_clear_remains` handles it
@@ -207,16 +208,27 @@ class Checkpoints:
 
     def _remove_old(self, step: int) -> None:
         steps = [each for each in self.steps() if content.is_own(self.path_of(each))]
-        past = [each for each in steps if each <= step]
+        past = [each for each in steps if each <= step and (each or not step)]
         kept = set(past if self._keep is None else past[-self._keep :])
         if self._best is not None:
             kept.update(each for each, _ in self._by_value(past, [])[:1])
         for each in steps:
             if each not in kept:
-                # Atomically: half a checkpoint would be reported as damaged.
-                gone = self._unfinished(each)
-                self.path_of(each).rename(gone)
-                content.remove(gone)
+                self._remove(each)
+
+    def remove_first(self) -> None:
+        """Remove the checkpoint of step 0; one to which something was added is renamed instead."""
+        place = self.path_of(0)
+        if content.is_own(place):
+            self._remove(0)
+        elif os.path.lexists(place):
+            place.rename(_set_aside(place))
+
+    def _remove(self, step: int) -> None:
+        # Atomically: half a checkpoint would be reported as damaged.
+        gone = self._unfinished(step)
+        self.path_of(step).rename(gone)
+        content.remove(gone)
 
     def _clear_remains(self) -> None:
         for aside in filter(content.is_own, self._named(_REPLACED)):
@@ -334,6 +346,11 @@ class Checkpoints:
             step: Its step.
         """
         return self.directory / f"step-{step:08d}"
+
+
+def _set_aside(place: Path) -> Path:
+    """Return a new name for what is in the place of a checkpoint."""
+    return place.with_name(f"set-aside-{place.name}-{uuid.uuid4().hex[:8]}")
 
 
 def _sign(name: str, mode: Mode | None) -> int:
