@@ -25,6 +25,7 @@ class Progress:
         window: Totals since the last record of a window of steps.
         validated: The step after which it was validated last, and the result.
         stop: Why training stops; `None` while it continues.
+        is_between: Whether an epoch has been trained, and the next one has not begun.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -32,6 +33,7 @@ class Progress:
     window: Tally = field(default_factory=Tally)
     validated: tuple[int, Mapping[str, float]] = (-1, {})
     stop: str | None = None
+    is_between: bool = False
 
     def after_steps(self, count: int) -> Self:
         """Return the progress `count` steps later in the same epoch."""
@@ -41,11 +43,11 @@ class Progress:
 
     def after_epoch(self) -> Self:
         """Return the progress with the current epoch finished."""
-        return replace(self, clock=self.clock.after_epoch())
+        return replace(self, clock=self.clock.after_epoch(), is_between=True)
 
     def with_new_epoch(self) -> Self:
-        """Return the progress with no totals of the epoch yet."""
-        return replace(self, epoch=Tally())
+        """Return the progress where an epoch begins, with no totals of it yet."""
+        return replace(self, epoch=Tally(), is_between=False)
 
     def with_new_window(self) -> Self:
         """Return the progress with no totals of the window yet."""
@@ -66,6 +68,14 @@ class Progress:
     def finished(self) -> str | None:
         """Why there is nothing left to train; `None` where training continues or can be resumed."""
         return None if self.stop in INTERRUPTIONS else self.stop
+
+    @property
+    def place(self) -> str:
+        """Where training stands, for people; what ends an epoch belongs to it."""
+        step, epoch, batch = self.clock.step, self.clock.epoch, self.clock.batch
+        if self.is_between:
+            return f"after step {step}, at the end of epoch {epoch}"
+        return f"after step {step}, epoch {epoch + 1}, batch {batch + 1} of the epoch"
 
     def state(self) -> dict[str, Any]:
         """Return the totals as plain values; clock and reason stand in a checkpoint anyway."""

@@ -153,7 +153,7 @@ class Training:
             if self.callbacks:
                 self.callbacks.train_end(logs)
         except BaseException as error:
-            end_with(error, self.clock, self._end)
+            end_with(error, self.progress, self._end)
             raise
         reason = self.progress.stop
         self._end(reason)
@@ -262,13 +262,14 @@ class Training:
 
     def _begin_epoch(self) -> _Epoch:
         is_new = self.clock.batch == 0
+        if is_new:
+            self.progress = self.progress.with_new_epoch()
         if self.callbacks and is_new:
             self.callbacks.epoch_begin(self.clock.epoch)
         program = self.programs(self.feed.peek())
         if self._epoch is not None and program is not self._epoch.program:
             self.progress = self.progress.with_new_window()  # it may log other values
         if is_new:
-            self.progress = self.progress.with_new_epoch()
             reset_metrics(self.programs.step)
         values = Values(
             program,
