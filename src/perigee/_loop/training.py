@@ -258,7 +258,10 @@ class Training:
             self._save(is_last=True)
         if not is_whole and not self.progress.finished:
             return {}
-        return self._end_epoch(epoch, is_whole)
+        logs = self._end_epoch(epoch, is_whole)
+        if self.saving and not is_whole:
+            self._save(is_last=True)  # again where it logged a best value
+        return logs
 
     def _begin_epoch(self) -> _Epoch:
         is_new = self.clock.batch == 0
@@ -485,12 +488,20 @@ class Training:
                 return {}
             if self.callbacks:
                 self.callbacks.test_begin()
+            # What is left of accumulated gradients at the end of training is not in what is saved.
+            is_left_over = bool(self.clock.batch % self.course.accumulate)
+            if self.saving and (is_left_over or self._may_exchange_weights):
+                self.saving.measuring(self.clock)
             with self.stopwatch.spending("validation"):
                 values = self.validation()
             if self.callbacks:
                 self.callbacks.test_end(values)
             self.progress = self.progress.with_validation(values)
         return {self.validation.name_of(name): value for name, value in values.items()}
+
+    @property
+    def _may_exchange_weights(self) -> bool:
+        return self.callbacks is not None and self.callbacks.may_change_weights
 
     def _samples_of_validation(self) -> dict[str, Shown]:
         samples = {} if self.validation is None else self.validation.samples()
