@@ -20,7 +20,7 @@ from tests.report.kept import made, points_of
 
 HELP = Path(__file__).parent / "help"
 COMMANDS = (
-    *("", "fit", "evaluate", "parity", "verify", "bench"),
+    *("", "fit", "evaluate", "predict", "parity", "verify", "bench"),
     *("runs", "report", "new", "explain", "launch"),
 )
 

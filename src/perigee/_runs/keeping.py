@@ -140,7 +140,7 @@ class KeptRun(Hook):
         self._is_better, self._last_save = False, now()
 
     def _content(self, clock: Clock, loop: Mapping[str, Any], finished: str | None) -> Content:
-        opened = self._opened
+        opened, tracked = self._opened, track(self._opened.step)
         facts = {
             "loop": loop,
             "random": self._random_state(),
@@ -152,10 +152,11 @@ class KeptRun(Hook):
             "best": self._best,
             "criterion": opened.checkpoints.criterion,
             "batches": self._batches(),
+            "metrics": [entry.key for entry in tracked.entries if entry.kind == "metric"],
             "seed": opened.seed,
             "validations": 0 if self._validation is None else self._validation.begun,
         }
-        arrays = {**opened.unloaded(), **arrays_of(track(opened.step))}
+        arrays = {**opened.unloaded(), **arrays_of(tracked)}
         position = self._feed.state()
         size_bytes = state_bytes(position)
         if size_bytes > self._largest:  # and again when it is twice as large

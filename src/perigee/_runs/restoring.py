@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import keras
@@ -97,7 +97,8 @@ def _zeros(said: Any) -> Batch:
 def load_for_use(step: Step, loaded: Loaded, *, strict: bool = True) -> None:
     """Give a Step the weights of a checkpoint as they were measured, and the rest of its state.
 
-    What is not built is built. An optimizer that is not built stays as it is.
+    What is not built is built. What need not match is left as it is: metrics, which each pass
+    resets, and optimizers that were not built.
 
     Raises:
         StateMismatchError: If the Step is another one, and `strict` is true.
@@ -105,13 +106,14 @@ def load_for_use(step: Step, loaded: Loaded, *, strict: bool = True) -> None:
     """
     content = loaded.content
     arrays = {**content.arrays, **_measured(content.facts, content.arrays)}
-    _build(step, loaded, arrays, strict)
+    idle = [path for path, optimizer in track(step).optimizers.items() if not optimizer.built]
+    needed = _Needed(arrays, content.facts.get("metrics"), idle)
+    _build(step, loaded, needed, strict)
     tracked = track(step)
-    kept = _without_optimizers(tracked)
-    gone = {entry.key for entry in tracked.entries} - {entry.key for entry in kept.entries}
-    left_out = {*gone, *_unneeded(tracked, arrays)}
-    arrays = {key: array for key, array in arrays.items() if key not in left_out}
-    load_arrays(kept, arrays, strict=strict)
+    skipped = needed.skipped(tracked)
+    entries = tuple(entry for entry in tracked.entries if entry.key not in skipped)
+    wanted = {key: array for key, array in arrays.items() if key not in skipped}
+    load_arrays(replace(tracked, entries=entries), wanted, strict=strict)
     if strict and content.facts.get("host") is not None:
         step.load_host_state(content.facts["host"])
 
@@ -137,13 +139,50 @@ def _measured(
     }
 
 
-def _build(step: Step, loaded: Loaded, arrays: Mapping[str, np.ndarray], strict: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Needed:
+    """What of a checkpoint a Step must have.
+
+    Attributes:
+        arrays: Everything that is stored, by key.
+        metrics: The keys of metrics among these, if they are known.
+        idle: Optimizers of the Step that were not built, by their paths.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    metrics: Any
+    idle: Sequence[str]
+
+    def skipped(self, tracked: Tracked) -> set[str]:
+        """Return the keys, of the Step and of what is stored, that need not match and do not."""
+        keys = {entry.key for entry in tracked.entries}
+        metrics = self.metrics if isinstance(self.metrics, list) else []
+        skipped = {key for key in self.arrays.keys() - keys if key.startswith(_OWN)}
+        skipped |= {key for key in metrics if isinstance(key, str) and key not in keys}
+        skipped |= {e.key for e in tracked.entries if e.kind == "metric"} - self.arrays.keys()
+        for path in self.idle:
+            ours, theirs = _below(path, keys), _below(path, self.arrays)
+            if ours != theirs:
+                skipped |= ours | theirs
+        return skipped
+
+    def lacks(self, tracked: Tracked) -> set[str]:
+        """Return the keys that are stored, and that the Step should have and does not."""
+        keys = {entry.key for entry in tracked.entries}
+        return self.arrays.keys() - keys - self.skipped(tracked)
+
+
+def _below(path: str, keys: Iterable[str]) -> set[str]:
+    return {key for key in keys if key.startswith(f"{path}/")}
+
+
+def _build(step: Step, loaded: Loaded, needed: _Needed, strict: bool) -> None:
     """Build what a checkpoint holds and the Step does not have yet, on batches of zeros.
 
     Raises:
         StepNotBuiltError: If layers are still not built.
     """
-    if not _lacks(step, arrays, strict):
+    if not _is_incomplete(step, needed, strict):
         return
     why = "the checkpoint does not say the shapes of its batches"
     said = loaded.content.facts.get("batches")
@@ -159,22 +198,22 @@ def _build(step: Step, loaded: Loaded, arrays: Mapping[str, np.ndarray], strict:
             rehearse(step, method, _backends.current().tensors(batch), computes=False)
         except Exception as error:  # of user code, for which such a batch is new
             why = f"`{method}` raised {type(error).__name__} on a batch of zeros: {error}"
-        if not _lacks(step, arrays, strict):
+        if not _is_incomplete(step, needed, strict):
             return
     unbuilt = _unbuilt_layers(track(step))
     if unbuilt:
         raise StepNotBuiltError(str(loaded.path), unbuilt, why)
 
 
-def _lacks(step: Step, arrays: Mapping[str, np.ndarray], strict: bool) -> bool:
-    """Tell whether a Step may have more variables once it is built, which a checkpoint holds."""
+def _is_incomplete(step: Step, needed: _Needed, strict: bool) -> bool:
+    """Tell whether a Step lacks something that it may have once it is built."""
     tracked = track(step)
-    keys = {entry.key for entry in tracked.entries}
-    unexpected = arrays.keys() - keys - _unneeded(tracked, arrays)
-    if not unexpected:
+    if not needed.lacks(tracked):
         return False
-    # Variables that a step makes when it first runs are the only ones that such a Step lacks.
-    return bool(_unbuilt_layers(tracked)) or (strict and keys <= arrays.keys())
+    # Of a Step whose layers are built, the variables that it makes when it first runs are all that
+    # it may lack; one that holds anything else is another Step.
+    keys = {entry.key for entry in tracked.entries} - needed.skipped(tracked)
+    return bool(_unbuilt_layers(tracked)) or (strict and keys <= needed.arrays.keys())
 
 
 def _unbuilt_layers(tracked: Tracked) -> list[str]:
@@ -183,33 +222,3 @@ def _unbuilt_layers(tracked: Tracked) -> list[str]:
         for path, layer in tracked.models.items()
         if not all(inner.built for inner in nested_layers(layer))
     ]
-
-
-def _without_optimizers(tracked: Tracked) -> Tracked:
-    """Return what a Step holds, without optimizers that are not built."""
-    paths = tuple(f"{path}/" for path in _unbuilt_optimizers(tracked))
-    entries = [
-        entry
-        for entry in tracked.entries
-        if entry.kind != "optimizer" or not entry.key.startswith(paths)
-    ]
-    return replace(tracked, entries=tuple(entries))
-
-
-def _unbuilt_optimizers(tracked: Tracked) -> Sequence[str]:
-    return [path for path, optimizer in tracked.optimizers.items() if not optimizer.built]
-
-
-def _unneeded(tracked: Tracked, arrays: Mapping[str, np.ndarray]) -> set[str]:
-    """Return what a Step need not have: its optimizers that are not built, and what resuming needs.
-
-    These are variables of Perigee's own, and those of metrics inside models, which are reset.
-    """
-    known = {entry.key for entry in tracked.entries}
-    paths = tuple(f"{path}/" for path in _unbuilt_optimizers(tracked))
-    metrics = tuple(f"{path}/metrics/" for path in tracked.models)
-    return {
-        key
-        for key in arrays
-        if key.startswith(paths) or (key not in known and key.startswith((_OWN, *metrics)))
-    }

@@ -107,7 +107,7 @@ class Run:
             step: The Step, changed in place; no value is changed if anything does not match.
             which: `"newest"`, `"best"` (by the value that the run was trained with) or the number
                 of a step.
-            strict: Whether all must match; otherwise what does not is left as it is.
+            strict: Whether all but metrics must match; otherwise what does not is left as it is.
 
         Returns:
             Where the training stood.
