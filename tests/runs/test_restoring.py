@@ -300,6 +300,51 @@ def test_another_step_is_refused_and_unchanged(tmp_path):
     assert all(np.array_equal(value, before[key]) for key, value in state_of(other).items())
 
 
+def test_other_metrics_and_another_optimizer_that_is_not_built_are_no_hindrance(tmp_path):
+    def made(optimizer, *metrics):
+        step = pg.Supervised(Lazy(), optimizer, "mse", metrics=list(metrics))
+        step.seen = keras.metrics.Sum(name="seen")
+        return step
+
+    run = pg.Run(tmp_path / "run", best="val_loss")
+    adam = keras.optimizers.Adam(0.05)
+    history = train(tmp_path, made(adam, keras.metrics.MeanAbsoluteError()), run=run)
+
+    step = made(keras.optimizers.SGD(0.5, momentum=0.9), keras.metrics.MeanSquaredError(), "mae")
+    pg.Run(tmp_path / "run").restore(step, "best")
+
+    logged = measured(step)
+    assert logged["loss"] == history.best.value
+    assert logged["mean_squared_error"] == pytest.approx(history.best.value)
+    assert int(ops.convert_to_numpy(step.optimizer.iterations)) == 0
+
+
+def test_variables_that_a_step_makes_when_it_first_runs_are_made(tmp_path):
+    class Late(pg.Supervised):
+        offset = None
+
+        def train_step(self, batch):
+            if self.offset is None:
+                self.offset = keras.Variable(0.0, trainable=False, name="offset")
+            self.offset.assign_add(0.5)
+            return super().train_step(batch)
+
+        def test_step(self, batch):
+            return {"loss": super().test_step(batch)["loss"] + self.offset}
+
+    def made():
+        model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(1)])
+        return Late(model, keras.optimizers.SGD(0.05), "mse")
+
+    run = pg.Run(tmp_path / "run", best="val_loss")
+    history = train(tmp_path / "run", made(), run=run)
+    step = made()
+    pg.Run(tmp_path / "run").restore(step, "best")
+
+    assert float(ops.convert_to_numpy(step.offset)) == 0.5 * history.best.clock.step
+    assert measured(step)["loss"] == history.best.value
+
+
 def test_what_a_step_keeps_outside_variables_is_restored(tmp_path):
     class Scaled(pg.Supervised):
         scale = 1.0
