@@ -210,8 +210,8 @@ def _is_incomplete(step: Step, needed: _Needed, strict: bool) -> bool:
     tracked = track(step)
     if not needed.lacks(tracked):
         return False
-    # Of a Step whose layers are built, the variables that it makes when it first runs are all that
-    # it may lack; one that holds anything else is another Step.
+    # A Step with built layers may lack only the variables that it makes when it first runs; if it
+    # holds anything that is not stored, it is another Step.
     keys = {entry.key for entry in tracked.entries} - needed.skipped(tracked)
     return bool(_unbuilt_layers(tracked)) or (strict and keys <= needed.arrays.keys())
 

@@ -45,6 +45,9 @@ class Best:
 class History(Hook, _OfKeras):
     """The result of a training, which passes for Keras's own `History`.
 
+    Args:
+        find_best: Returns the best checkpoint so far; the others are attributes.
+
     Attributes:
         history: One exact value per epoch, by name; validation values are prefixed `val_`. If a
             value is missing in some epochs, the list is shorter, as in Keras.
