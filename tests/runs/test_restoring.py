@@ -2,6 +2,7 @@
 
 import collections
 import json
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -236,6 +237,19 @@ def without_facts(monkeypatch, *names):
     monkeypatch.setattr(content, "read_manifest", older)
 
 
+def with_facts(monkeypatch, **facts):
+    """Let checkpoints be read as if they held these facts."""
+    from perigee.checkpoints import content
+
+    read = content.read_manifest
+
+    def other(directory):
+        manifest = read(directory)
+        return replace(manifest, facts={**manifest.facts, **facts})
+
+    monkeypatch.setattr(content, "read_manifest", other)
+
+
 def test_an_old_run_says_what_to_build(tmp_path, monkeypatch):
     history = train(tmp_path / "run", lazy_step())
     without_facts(monkeypatch, "batches", "criterion", "measured")
@@ -248,6 +262,40 @@ def test_an_old_run_says_what_to_build(tmp_path, monkeypatch):
     measured(step, steps=1)  # as the error says
     pg.Run(tmp_path / "run").restore(step, "best")
     assert measured(step)["loss"] == min(history.history["val_loss"])
+
+
+LEAF = {"shape": [BATCH, FEATURES], "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        7,
+        [7],
+        [{"method": "train_step"}],
+        [{"method": "__init__", "batch": LEAF}],
+        [{"method": ["train_step"], "batch": LEAF}],
+        [{"method": "train_step", "batch": {"shape": [-1], "dtype": "float32"}}],
+        [{"method": "train_step", "batch": {"shape": [True, 2], "dtype": "float32"}}],
+        [{"method": "train_step", "batch": {"shape": [10**9, 10**9], "dtype": "float32"}}],
+        [{"method": "train_step", "batch": {"shape": [2], "dtype": "object"}}],
+        [{"method": "train_step", "batch": {"tuple": [LEAF], "fields": ["a b"]}}],
+        [{"method": "train_step", "batch": {"tuple": [LEAF], "fields": ["a", "b"]}}],
+        [{"method": "train_step", "batch": {"dict": [[["k"], LEAF]]}}],
+        [{"method": "train_step", "batch": {"dict": [LEAF]}}],
+        [{"method": "train_step", "batch": {"list": [{"shape": [2**28], "dtype": "float64"}] * 9}}],
+    ],
+    ids=str,
+)
+def test_shapes_that_cannot_be_are_not_believed(tmp_path, monkeypatch, batches):
+    train(tmp_path / "run", lazy_step(), epochs=1)
+    step = lazy_step()
+    with_facts(monkeypatch, batches=batches, criterion=[{}], metrics=[[], 3], measured=[3])
+
+    with pytest.raises(StepNotBuiltError, match=r"cannot be read|does not say"):
+        pg.Run(tmp_path / "run").restore(step, "best")
+
+    assert not track(step).of_kind("trainable")
 
 
 def test_a_step_that_fails_on_zeros_is_refused_with_the_reason(tmp_path):

@@ -189,8 +189,9 @@ def _build(step: Step, loaded: Loaded, needed: _Needed, strict: bool) -> None:
     for each in said if isinstance(said, list) else ():
         try:
             method, batch = each["method"], _zeros(each["batch"])
-            if method not in get_args(Method):
-                raise ValueError("it has no such method")
+            sizes = [leaf.nbytes for leaf in keras.tree.flatten(batch) if leaf is not None]
+            if method not in get_args(Method) or sum(sizes) > _MOST_BYTES:
+                raise ValueError("it has no such method, or is too large")
         except (KeyError, TypeError, ValueError):
             why = "the shapes in the checkpoint cannot be read"
             continue
