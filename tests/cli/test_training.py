@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ from tests.report.kept import made, points_of
 
 HELP = Path(__file__).parent / "help"
 COMMANDS = (
-    *("", "fit", "evaluate", "parity", "verify", "bench"),
+    *("", "fit", "evaluate", "predict", "parity", "verify", "bench"),
     *("runs", "report", "new", "explain", "launch"),
 )
 
@@ -237,7 +238,7 @@ def test_evaluate_measures_the_weights_of_a_run(folder):
     invoke("fit", "right.py", "--run", "runs/a", "--best", "val_loss")
 
     answer = invoke("evaluate", "right.py", "--run", "runs/a")
-    fresh = invoke("evaluate", "right.py")
+    fresh = invoke("evaluate", "right.py", "--untrained")
     best = invoke(
         "evaluate", "right.py", "--run", "runs/a", "--which", "best", "--best", "val_loss"
     )
@@ -249,6 +250,145 @@ def test_evaluate_measures_the_weights_of_a_run(folder):
     assert float(answer.stdout.split()[-1]) == pytest.approx(trained, rel=1e-4)
     assert float(best.stdout.split()[-1]) == pytest.approx(trained, rel=1e-4)
     assert float(fresh.stdout.split()[-1]) > 1.1 * trained
+
+
+def last_line(answer):
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout.splitlines()[-1]
+
+
+def test_evaluate_takes_the_best_checkpoint_of_the_experiments_run(kept):
+    text = (kept / "right.py").read_text()  # it gets worse: the best is not the newest
+    (kept / "worse.py").write_text(
+        text.replace("SGD(0.05)", "SGD(1.5)").replace(
+            '"seed": 3}', '"seed": 3, "run": pg.Run("runs/own", best="val_loss", keep=1)}'
+        )
+    )
+    assert invoke("fit", "worse.py").exit_code == 0
+    records = [json.loads(line) for line in (kept / "runs" / "own" / "metrics.jsonl").open()]
+    losses = [r["values"]["val_loss"] for r in records if r["kind"] == "epoch"]
+    assert losses[0] < losses[1]
+
+    best = invoke("evaluate", "worse.py")
+    newest = invoke("evaluate", "worse.py", "--which", "newest")
+    of_another_file = invoke("evaluate", "right.py", "--run", "runs/own")
+
+    assert "step 4, best by val_loss" in best.stdout
+    assert "runs/own/checkpoints/step-00000004" in best.stdout
+    assert last_line(best) == last_line(of_another_file) == f"loss  {losses[0]:.6g}"
+    assert "step 8: runs/own/checkpoints/step-00000008" in newest.stdout
+    assert last_line(newest) == f"loss  {losses[1]:.6g}"
+
+
+def test_evaluate_takes_the_newest_checkpoint_where_none_is_best(kept):
+    assert invoke("fit", "kept.py").exit_code == 0
+
+    answer = invoke("evaluate", "kept.py")
+
+    assert "step 8: runs/own/checkpoints/step-00000008" in answer.stdout
+    best = invoke("evaluate", "kept.py", "--which", "best")
+    assert best.exit_code == 2 and "trained with `best=`" in best.output
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["right.py"], "PG601"),
+        (["kept.py"], "PG548"),
+        (["kept.py", "--run", "runs/empty"], "PG522"),
+        (["kept.py", "--which", "newer"], "newest, best, or the number"),
+        (["kept.py", "--untrained", "--which", "best"], "omit --run, --which and --best"),
+    ],
+    ids=" ".join,
+)
+def test_random_weights_are_used_on_request_only(kept, command, options, said):
+    (kept / "runs" / "empty").mkdir(parents=True)
+    assert invoke("fit", "right.py", "--run", "runs/made").exit_code == 0
+    facts = (kept / "runs" / "made" / "run.json").read_bytes()
+    (kept / "runs" / "empty" / "run.json").write_bytes(facts)
+
+    answer = invoke(command, *options)
+
+    assert answer.exit_code == 2, answer.output
+    assert said in answer.output
+    assert "--untrained" in answer.output or "newer" in options
+    assert not (kept / "predictions.npz").exists()
+
+
+def test_predict_writes_arrays_by_their_names(folder):
+    (folder / "named.py").write_text(
+        "import perigee as pg\nfrom right import Line, load, others\n"
+        "class Named(Line):\n"
+        "    def predict_step(self, batch):\n"
+        "        y = self.model(batch)\n"
+        "        return {'file': y, 'more': (batch, 2 * y[:, 0])}\n"
+        "class Plain(Named):\n"
+        "    def predict_step(self, batch):\n"
+        "        return self.model(batch)\n"
+        "fit = {'epochs': 1, 'batch_size': 8, 'run': 'runs/named'}\n"
+        "named = pg.Experiment(Named, load, validation=others, fit=fit)\n"
+        "plain = pg.Experiment(Plain, load, validation=others, fit=fit)\n"
+    )
+    assert invoke("fit", "named.py:named").exit_code == 0
+
+    answer = invoke("predict", "named.py:named")
+    again = invoke("predict", "named.py:named")
+    plain = invoke("predict", "named.py:plain", "--on", "data", "-o", "plain.npz")
+
+    assert answer.exit_code == 0, answer.output
+    assert "Weights of runs/named after step 4" in answer.stdout
+    assert "more/0  float32 (16, 2)" in answer.stdout
+    assert again.exit_code == 2 and "this file exists" in again.output
+    arrays = np.load("predictions.npz", allow_pickle=False)
+    assert sorted(arrays) == ["file", "more/0", "more/1"]
+    np.testing.assert_array_equal(arrays["more/1"], 2 * arrays["file"][:, 0])
+    assert plain.exit_code == 0, plain.output
+    assert np.load("plain.npz")["predictions"].shape == (32, 1)
+    missing = invoke("predict", "right.py", "--untrained", "-o", "missing.npz")
+    assert missing.exit_code == 2 and "predict_step" in missing.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bench", "--steps", "2", "--rounds", "1"],
+        ["parity", "kept.py", "experiment", "--steps", "2"],
+        ["verify", "--steps", "2"],
+        ["check"],
+        ["evaluate"],
+        ["evaluate", "--untrained"],
+        ["predict"],
+    ],
+    ids=" ".join,
+)
+def test_the_experiments_run_is_not_touched_by_other_commands(kept, command):
+    name, *options = command
+    text = (kept / "kept.py").read_text().replace(
+        "    def errors", "    def predict_step(self, batch):\n"
+        "        return self.model(batch)\n\n    def errors"
+    )  # fmt: skip
+    (kept / "kept.py").write_text(text)
+    assert invoke("fit", "kept.py", "--epochs", "1").exit_code == 0
+    places = [kept / "runs", *(kept / "runs").rglob("*")]
+    before = below(kept / "runs"), {p: p.stat().st_mtime_ns for p in places}
+
+    given = options if name == "parity" else ["kept.py", *options]
+    answer = invoke(name, *given)
+
+    assert answer.exit_code == 0, answer.output
+    places = [kept / "runs", *(kept / "runs").rglob("*")]
+    assert (below(kept / "runs"), {p: p.stat().st_mtime_ns for p in places}) == before
+
+
+def test_the_whole_command_line_is_kept(folder, monkeypatch):
+    command = ["python", "-X", "utf8", "-m", "perigee", "fit", "right.py", "--run", "runs/a"]
+    monkeypatch.setattr(sys, "orig_argv", command)
+
+    assert invoke(*command[5:]).exit_code == 0
+
+    facts = json.loads((folder / "runs" / "a" / "run.json").read_text())
+    assert facts["command"] == command
 
 
 def test_verify_finds_a_step_that_resumes_and_one_that_does_not(folder):

@@ -222,6 +222,67 @@ def test_an_exception_of_a_keras_callback_comes_out(method):
     assert "While training with Perigee" in notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("method", "call", "place"),
+    [
+        ("on_epoch_begin", 2, "epoch 2, batch 1 of the epoch"),
+        ("on_test_begin", 1, "at the end of epoch 1"),
+        ("on_test_end", 2, "at the end of epoch 2"),
+        ("on_epoch_end", 1, "at the end of epoch 1"),
+        ("on_train_batch_begin", BATCHES + 1, "epoch 2, batch 1 of the epoch"),
+        ("on_train_end", 1, "at the end of epoch 2"),
+    ],
+)
+def test_the_note_names_the_epoch_to_which_the_hook_belongs(method, call, place):
+    error, calls = Own("boom", 2), []
+
+    def raising(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call:
+            raise error
+
+    callback = type("Raising", (keras.callbacks.Callback,), {method: raising})()
+
+    notes = came_out(
+        error,
+        lambda: pg.fit(
+            Failing(),
+            batches,
+            epochs=2,
+            validation=batches,
+            callbacks=[callback],
+            execution="eager",
+            progress="off",
+        ),
+    )
+
+    assert f", {place}." in notes[-1]
+
+
+def test_the_note_on_an_error_in_a_prepared_loop_names_the_epoch():
+    class Raising(pg.Hook):
+        def on_record(self, event):
+            if event.scope == "epoch":
+                raise error
+
+    def loop(callbacks, failing):
+        with pg.prepare(
+            failing, steps_per_epoch=BATCHES, callbacks=callbacks, execution="eager"
+        ) as trainer:
+            while trainer.goes_on(epochs=2):
+                for batch in batches():
+                    trainer.train_step(batch)
+
+    error = Own("boom", 2)
+    at_end = came_out(error, lambda: loop([Raising()], Failing()))
+    assert f"after step {BATCHES}, at the end of epoch 1." in at_end[-1]
+
+    error = Own("boom", 2)
+    failing = Failing(error, at=BATCHES + 1, in_rehearsal=False)
+    at_begin = came_out(error, lambda: loop([], failing))
+    assert f"after step {BATCHES}, epoch 2, batch 1 of the epoch." in at_begin[-1]
+
+
 class Telling(pg.Hook):
     """Keeps the names of the events, and raises `error` at one of them."""
 

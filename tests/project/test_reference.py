@@ -32,6 +32,7 @@ RETURNED = {
     "perigee._events.events.StepsDone",
     "perigee._step.gradients.Gradients",
     "perigee._api.prepare.Prepared",
+    "perigee.writers.history.Best",
 }
 """What nobody makes, and public functions return or hand over."""
 

@@ -1,9 +1,11 @@
 """A run directory is never taken twice, and `run.json` is whole at any time."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -123,7 +125,8 @@ def test_of_two_without_hard_links_only_the_first_starts(tmp_path, monkeypatch):
 
 
 def test_the_start_says_what_is_needed_to_run_it_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--epochs", "2"])
+    command = ["python", "-O", "train.py", "--epochs", "2"]
+    monkeypatch.setattr(sys, "orig_argv", command)
     began = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))
     RunDirectory(tmp_path, backend="numpy", seed=7, now=lambda: began).on_start(started())
     facts = stored(tmp_path)
@@ -131,13 +134,33 @@ def test_the_start_says_what_is_needed_to_run_it_again(tmp_path, monkeypatch):
     assert facts["state"] == "running"
     assert facts["backend"] == "numpy"
     assert facts["seed"] == 7
-    assert facts["command"] == ["train.py", "--epochs", "2"]
+    assert facts["command"] == command
     assert facts["started"] == "2026-01-02T01:04:05+00:00"
     assert facts["ended"] is facts["stop_reason"] is facts["seconds"] is None
     assert facts["clock"] == {"step": 0, "epoch": 0, "batch": 0}
     assert facts["versions"]["perigee"] == _version.__version__
     for package in ("keras", "numpy"):
         assert facts["versions"][package].count(".") >= 1
+
+
+def test_a_child_of_multiprocessing_says_what_its_parent_was_called_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "from multiprocessing..."])
+    monkeypatch.setattr(sys, "argv", ["train.py", "--epochs", "2"])
+    RunDirectory(tmp_path).on_start(started())
+    assert stored(tmp_path)["command"] == [sys.executable, "train.py", "--epochs", "2"]
+
+
+def test_start_end_and_seconds_agree(tmp_path):
+    called = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    planning_secs, total_secs = 7.0, 60.0
+    offsets = iter([planning_secs, total_secs])
+    directory = RunDirectory(tmp_path, now=lambda: called + timedelta(seconds=next(offsets)))
+    directory.on_start(replace(started(), seconds=planning_secs))
+    directory.on_end(replace(ended(), seconds=total_secs))
+    facts = stored(tmp_path)
+    first, last = (datetime.fromisoformat(facts[name]) for name in ("started", "ended"))
+    assert (last - first).total_seconds() == facts["seconds"] == total_secs
 
 
 def test_the_end_says_when_why_and_where_and_keeps_the_rest(tmp_path):
@@ -298,13 +321,13 @@ def test_a_run_that_is_taken_up_says_from_where_and_when_and_keeps_how_it_began(
     tmp_path, monkeypatch
 ):
     times = iter(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3, 4))
-    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "orig_argv", ["train.py"])
     first = RunDirectory(tmp_path, backend="numpy", seed=7, now=lambda: next(times))
     first.on_start(started())  # and is killed
     began = stored(tmp_path)
     (tmp_path / f"run.json.{32 * 'a'}.tmp").write_text("torn")
 
-    monkeypatch.setattr(sys, "argv", ["train.py", "--more"])
+    monkeypatch.setattr(sys, "orig_argv", ["train.py", "--more"])
     for clock in (Clock(step=12, epoch=1, batch=2), Clock(step=15, epoch=1, batch=5)):
         again = RunDirectory(
             tmp_path, backend="numpy", seed=8, is_resumed=True, now=lambda: next(times)

@@ -132,7 +132,8 @@ class Opened:
 
     def history(self, plan: Plan | None, stop_reason: str | None = None) -> History:
         """Return the history of a training that begins, resumes, or has ended before."""
-        return History(plan, self.findings.found, self.resumed_at, stop_reason)
+        find_best = (lambda: None) if self.run is None else self.run.best
+        return History(plan, self.findings.found, self.resumed_at, stop_reason, find_best)
 
     def resume(
         self, training: Training, program: Program, finished: str | None, start: Start | None

@@ -277,7 +277,7 @@ class Prepared:
             if error is None:
                 self._leave(loop)
                 return
-            end_with(error, self.clock, lambda reason: self._end(loop, reason))
+            end_with(error, self._progress, lambda reason: self._end(loop, reason))
 
     def _leave(self, loop: _Loop) -> None:
         reason = self._reason(loop, None, None) or self.stop_reason or _LEFT
@@ -351,9 +351,9 @@ class Prepared:
         described = describe(batch)
         if self.clock.batch == 0:
             loop.methods.forget()
+            self._progress = self._progress.with_new_epoch()
         program = loop.methods.program("train_step", batch, described)
         if self.clock.batch == 0:
-            self._progress = self._progress.with_new_epoch()
             loop.epoch.begin()
         row = program.run(batch)
         loop.epoch.add(program, described, row, self._progress)

@@ -14,7 +14,8 @@ from perigee._cli.launching import launch as launch_workers
 from perigee._cli.new import new
 from perigee._cli.pages import all_pages, find_page, near_pages
 from perigee._cli.runs import report, runs
-from perigee._cli.training import evaluate, fit, verify
+from perigee._cli.training import fit, verify
+from perigee._cli.using import evaluate, predict
 from perigee._version import __version__
 
 _UNKNOWN_CODE = 2
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(fit)
 app.command()(evaluate)
+app.command()(predict)
 app.command()(check)
 app.command()(parity)
 app.command()(verify)

@@ -1,4 +1,4 @@
-"""`perigee fit`, `evaluate` and `verify`: train, measure and verify a file's experiment."""
+"""`perigee fit` and `verify`: train a file's experiment, and verify that it resumes."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def fit(
         if overfit_batches is not None and not dry_run:
             _check_apart(own, run)
             own = None
-        arguments["run"] = _run(own, run, kept)
+        arguments["run"] = as_kept(own, run, kept)
         if dry_run:
             typer.echo(_tried(experiment, settings, arguments, validate, overfit_batches))
             return
@@ -173,54 +173,6 @@ def fit(
             typer.echo(_overfitted(overfit_batches, history.history))
         if profiled is not None and profiled.found is not None:
             typer.echo(str(profiled.found))
-
-
-@answering
-def evaluate(
-    file: File,
-    run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Load the weights that a run saved.")
-    ] = None,
-    which: Annotated[
-        str, typer.Option(metavar="newest|best|STEP", help="The checkpoint of the run.")
-    ] = "newest",
-    best: Annotated[
-        str | None, typer.Option(metavar="VALUE", help="The value that decides `best`: val_loss.")
-    ] = None,
-    on: Annotated[
-        Literal["validation", "data"], typer.Option(help="The data of the experiment to use.")
-    ] = "validation",
-    steps: Annotated[int | None, typer.Option(min=1, help="Batches to draw.")] = None,
-    batch_size: BatchSize = None,
-    execution: Mode = None,
-    seed: Seed = None,
-    set_: Set = None,
-) -> None:
-    """Measure the experiment of FILE on its validation data."""
-    settings = Settings.parsed(set_ or ())
-    with opened(file) as experiment:
-        import perigee as pg
-
-        given = {"batch_size": batch_size, "seed": seed}
-        arguments = fit_arguments(experiment, given, execution, None)
-        seed_all(arguments.get("seed"))
-        if getattr(experiment, on) is None:
-            raise FileError(f"The experiment has no {on}.")
-        step = experiment.make_step(settings.step)
-        data = experiment.make_data(on, getattr(settings, on))
-        more = {name: arguments[name] for name in ("execution", "batch_size") if name in arguments}
-        if on == "validation" and not _is_arrays(data):
-            more.pop("batch_size", None)
-        clock = None
-        if run is not None:
-            pg.evaluate(step, data, steps=1, **more)  # builds lazy layers
-            clock = _restore(run, step, which, best)
-        values = pg.evaluate(step, data, steps=steps, **more)
-    width = max((len(name) for name in values), default=0)
-    if clock is not None:
-        typer.echo(f"Weights of {run} after step {clock.step}")
-    for name, value in values.items():
-        typer.echo(f"{name.ljust(width)}  {value:.6g}")
 
 
 @answering
@@ -302,7 +254,7 @@ def fit_arguments(
     return arguments
 
 
-def _run(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
+def as_kept(own: Any, path: Path | None, given: Mapping[str, Any]) -> Any:
     """Return the run, with the given options in place of the experiment's."""
     from perigee._api.arguments import as_run
     from perigee._runs.run import Run
@@ -425,7 +377,7 @@ def _tried(
     for name in ("epochs", "callbacks", "validate_every"):
         tried.pop(name, None)
     with tempfile.TemporaryDirectory(prefix="perigee-dry-run-") as folder:
-        tried["run"] = _run(tried.get("run"), Path(folder) / "run", {"resume": "auto"})
+        tried["run"] = as_kept(tried.get("run"), Path(folder) / "run", {"resume": "auto"})
         told: list[Any] = []
         for part in (1, 2):
             tried["steps"] = part * steps
@@ -442,42 +394,3 @@ def _tried(
         f"{steps} steps trained{', validated' if validated else ''} and saved ({size:.1f} MiB), "
         f"then resumed for {steps} more.\nLogged: {names}.\nNothing was saved."
     )
-
-
-def _is_arrays(data: Any) -> bool:
-    """Return whether Perigee splits the data into batches."""
-    import keras
-    import numpy as np
-
-    if isinstance(data, list):
-        return False
-    leaves = keras.tree.flatten(data)
-    return bool(leaves) and all(isinstance(leaf, np.ndarray) for leaf in leaves)
-
-
-def _restore(run: Path, step: Any, which: str, best: str | None) -> Any:
-    """Load the weights of a checkpoint, which must hold everything of the step."""
-    from perigee._errors import NoRunError, StateMismatchError
-    from perigee._runs.run import Run, checkpoints_of
-    from perigee._step.state import track
-    from perigee.checkpoints import load_arrays
-
-    if not (run / "run.json").exists():
-        from perigee.report import find_runs
-
-        raise NoRunError(str(run), [str(path) for path in find_runs(run)])
-    if which not in ("newest", "best") and not which.isdigit():
-        raise FileError(f"--which {which}: newest, best, or the number of a step.")
-    if which == "best" and best is None:
-        raise FileError("--which best: name the value, such as --best val_loss.")
-    chosen: Any = int(which) if which.isdigit() else which
-    loaded = checkpoints_of(Run(run, best=best)).load(chosen)
-    tracked = track(step)
-    unlike = load_arrays(tracked, loaded.content.arrays, strict=False)
-    needed = {
-        entry.key for entry in tracked.entries if entry.kind in ("trainable", "non_trainable")
-    }
-    missing = [key for key in unlike.missing if key in needed]
-    if missing or unlike.different:
-        raise StateMismatchError(missing, (), unlike.different)
-    return loaded.content.clock

@@ -101,6 +101,28 @@ class StateMismatchError(PerigeeError, ValueError):
         )
 
 
+class StepNotBuiltError(PerigeeError, ValueError):
+    """A checkpoint was to be loaded into a Step with layers that are not built.
+
+    A layer without an input shape has no variables before its first call. `Run.restore` calls the
+    step once on zeros, in the shapes that the checkpoint recorded, and undoes all but the building.
+    That is impossible if the checkpoint is an old one, without shapes, if the batches held anything
+    but arrays (text, ragged or sparse tensors), or if the step cannot run on zeros.
+    """
+
+    code = "PG529"
+
+    def __init__(self, path: str, layers: Sequence[str], why: str) -> None:
+        self.path, self.layers, self.why = path, tuple(layers), why
+        super().__init__(
+            f"{path} cannot be loaded into a Step with layers that are not built; {why}.",
+            items=[f"{layer}: not built" for layer in layers],
+            expected="layers that are built, or a checkpoint from which they can be.",
+            fix="build them before: call the models on a batch, or `pg.evaluate(step, data, "
+            "steps=1)`.",
+        )
+
+
 class DamagedCheckpointError(PerigeeError, ValueError):
     """A file of a checkpoint is damaged.
 

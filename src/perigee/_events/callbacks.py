@@ -42,6 +42,7 @@ class KerasCallbacks:
         self.wants_batches = any(_overrides(c, _TRAIN_BATCH_HOOKS) for c in callbacks)
         self.wants_test_batches = any(_overrides(c, _TEST_BATCH_HOOKS) for c in callbacks)
         self.wants_predict_batches = any(_overrides(c, _PREDICT_BATCH_HOOKS) for c in callbacks)
+        self.may_change_weights = any(map(_may_change_weights, callbacks))
         self.interval = interval
         self._kept = [KeptCallback(callback) for callback in callbacks] if is_kept else []
         self._saved: Any = None
@@ -157,6 +158,15 @@ class KerasCallbacks:
         new = [each for each in dict.fromkeys(found) if each not in self._said]
         self._said.update(new)
         return new
+
+
+def _may_change_weights(callback: Any) -> bool:
+    """Tell whether a callback may change weights around a validation, as `SwapEMAWeights` does."""
+    if _overrides(callback, ("on_test_begin", "on_test_end")):
+        return True
+    own = callback.on_epoch_end
+    of_keras = str(getattr(own, "__module__", "")).partition(".")[0] == "keras"
+    return not of_keras  # Keras's own, such as `ModelCheckpoint`, do not
 
 
 def _empties_file(callback: Any) -> bool:

@@ -286,7 +286,7 @@ class Saving(Protocol):
         finished: str | None,
         is_last: bool = False,
     ) -> None:
-        """Save, unless this same state is already saved.
+        """Save, unless this same state is already saved, with the best value logged since then.
 
         Args:
             clock: The progress of the training.
@@ -294,6 +294,13 @@ class Saving(Protocol):
             finished: Why the training is complete, or `None`.
             is_last: Whether the process is about to end: then the checkpoint is on the disk on
                 return.
+        """
+        ...
+
+    def measuring(self, clock: Clock | None) -> None:
+        """Called directly before a validation that may measure other weights than are saved.
+
+        And with `None` where that validation is left before its end.
         """
         ...
 
@@ -365,6 +372,11 @@ class Callbacks(Protocol):
     @property
     def wants_predict_batches(self) -> bool:
         """Whether one of them observes single batches of a prediction."""
+        ...
+
+    @property
+    def may_change_weights(self) -> bool:
+        """Whether one of them may change weights between a validation and the next save."""
         ...
 
     @property

@@ -85,6 +85,7 @@ class Program:
         skips: Whether a step that produces one is undone.
         written: What a step writes.
         retraces: One entry for each time that a function was recompiled for other batches.
+        like: Shapes and dtypes of its first batch; `None` if that is not only arrays.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Program:
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._numbers_outside = NumbersOutside(step, method)
         self._outside = self._numbers_outside.now()
-        self._like = like
+        self.like: Batch | None = like
         self._watching = Watching(rehearsal, watches) if watches else None
         self._compiled: dict[Any, Compiled] = {}
         self._traced_for: dict[Compiled, Sequence[str]] = {}
@@ -384,14 +385,14 @@ class Program:
         Returns:
             The number for a batch like the first one; `None` if unknown.
         """
-        if self._like is None or self.is_split or self.spans_processes:
+        if self.like is None or self.is_split or self.spans_processes:
             return None
         variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
         compiled = _backends.current().compile(
             self._row, variables, self.plan.mode, states=self.rehearsal.carried
         )
         try:
-            count = compiled.operations(keras.tree.map_structure(_zeros, self._like))
+            count = compiled.operations(keras.tree.map_structure(_zeros, self.like))
         except Exception:  # of user code, for which such a batch is new
             return None
         return None if math.isnan(count) else count
@@ -462,13 +463,13 @@ class Program:
     def _fits_sized(self) -> bool:
         """Return whether the method can be compiled for one size, if it fails for any size."""
         open_modes = _backends.current().capabilities.fuses_ragged
-        if self._like is None or self.block_mode not in open_modes:
+        if self.like is None or self.block_mode not in open_modes:
             return False
         variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
         body = self._predict if self._method == "predict_step" else self._row
         sized = _backends.current().compile(body, variables, self.plan.mode, states=None)
         try:
-            sized.obstacles(keras.tree.map_structure(_zeros, self._like))
+            sized.obstacles(keras.tree.map_structure(_zeros, self.like))
         except Exception:  # of user code: the cause is another
             return False
         return True

@@ -51,7 +51,7 @@ class Progress:
         return replace(self, clock=self.clock.after_epoch(), stage="between epochs")
 
     def with_new_epoch(self) -> Self:
-        """Return the progress with an epoch begun, and no totals of it yet."""
+        """Return the progress where an epoch begins, with no totals of it yet."""
         return replace(self, epoch=Tally(), stage="steps")
 
     def with_new_window(self) -> Self:
@@ -78,6 +78,14 @@ class Progress:
     def is_suspended(self) -> bool:
         """Whether training stops only to be resumed later."""
         return self.stop in INTERRUPTIONS
+
+    @property
+    def place(self) -> str:
+        """Where training stands, for people; what ends an epoch belongs to it."""
+        step, epoch, batch = self.clock.step, self.clock.epoch, self.clock.batch
+        if self.stage == "end" or (self.stage == "between epochs" and epoch):
+            return f"after step {step}, at the end of epoch {epoch + (self.stage == 'end')}"
+        return f"after step {step}, epoch {epoch + 1}, batch {batch + 1} of the epoch"
 
     def state(self) -> dict[str, Any]:
         """Return the rest as plain values; clock and reason stand in a checkpoint anyway."""

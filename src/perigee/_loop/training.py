@@ -30,6 +30,7 @@ from perigee._loop.progress import Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.values import Values, end_with
 from perigee._step.shown import Shown
+from perigee._step.state import restore, snapshot, track
 from perigee._step.updates import internals, reset_metrics
 from perigee.diagnostics import Finding
 
@@ -153,7 +154,7 @@ class Training:
             if self.callbacks:
                 self.callbacks.train_end(logs or {})
         except BaseException as error:
-            end_with(error, self.clock, self._end)
+            end_with(error, self.progress, self._end)
             raise
         # What ends the last epoch may be left, too.
         reason = "signal" if logs is None and self.progress.finished else self.progress.stop
@@ -271,10 +272,17 @@ class Training:
             # The epoch may continue from here, so what ends it is not in what is saved: a run that
             # is over ends it again.
             self._save(is_last=True)
-        return None if is_left else self._end_epoch(epoch, is_whole)
+        if is_left:
+            return None
+        logs = self._end_epoch(epoch, is_whole)
+        if self.saving and not is_whole and logs is not None:
+            self._save(is_last=True)  # again where it logged a best value
+        return logs
 
     def _begin_epoch(self) -> _Epoch:
         is_new = self.progress.stage == "between epochs"
+        if is_new:
+            self.progress = self.progress.with_new_epoch()
         if self.callbacks and is_new:
             self.callbacks.epoch_begin(self.clock.epoch)
         program = self.programs(self.feed.peek())
@@ -284,7 +292,6 @@ class Training:
             program.begin()
             self.progress = self.progress.with_new_window()  # it may log other values
         if is_new:
-            self.progress = self.progress.with_new_epoch()
             reset_metrics(self.programs.step)
         values = Values(
             program,
@@ -535,13 +542,22 @@ class Training:
             if self.validation.feed.is_over:
                 self._stop_for("validation data", self.validation.feed)
                 return {}
+            exchanged = track(self.programs.step).variables if self._may_exchange_weights else []
+            before = snapshot(exchanged)
             if self.callbacks:
                 self.callbacks.test_begin()
+            # What is left of accumulated gradients at the end of training is not in what is saved.
+            is_left_over = bool(self.clock.batch % self.course.accumulate)
+            if self.saving and (is_left_over or self._may_exchange_weights):
+                self.saving.measuring(self.clock)
             with self.stopwatch.spending("validation"):
                 measured = self.validation(self._is_interrupted)
             if measured is None:
+                restore(exchanged, before)
                 if self.callbacks:
                     self.callbacks.test_left()
+                if self.saving:
+                    self.saving.measuring(None)
                 return None
             values = measured
             if self.callbacks:
@@ -552,6 +568,10 @@ class Training:
     def _is_interrupted(self, batches: int) -> bool:
         """Tell whether a signal has come, some batches into a validation."""
         return self.interruption(self.clock.step + batches) is not None
+
+    @property
+    def _may_exchange_weights(self) -> bool:
+        return self.callbacks is not None and self.callbacks.may_change_weights
 
     def _samples_of_validation(self) -> dict[str, Shown]:
         samples = {} if self.validation is None else self.validation.samples()

@@ -21,6 +21,7 @@ from perigee._execution import (
     rows_on_host,
     updated_metrics,
 )
+from perigee._loop.progress import Progress
 from perigee._step.averages import Tally
 
 ROWS_BETWEEN_READS = 64
@@ -179,18 +180,15 @@ class Values:
         )
 
 
-def end_with(error: BaseException, clock: Clock, end: Callable[[str], None]) -> None:
+def end_with(error: BaseException, progress: Progress, end: Callable[[str], None]) -> None:
     """Note on an error where the training stood, and end the training for that reason.
 
     Args:
         error: What was raised; it is to come out, whatever the end raises.
-        clock: Where the training stood.
+        progress: Where the training stood.
         end: Called with the reason.
     """
-    error.add_note(
-        f"While training with Perigee: after step {clock.step}, epoch {clock.epoch + 1}, "
-        f"batch {clock.batch + 1} of the epoch."
-    )
+    error.add_note(f"While training with Perigee: {progress.place}.")
     advise(error)
     try:
         end(f"error: {type(error).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from perigee import _backends
@@ -15,7 +16,8 @@ from perigee._execution import Plan
 from perigee._execution.timing import now
 from perigee._runs.comparing import Start
 from perigee._runs.opening import Draws, OpenRun
-from perigee._step.state import host_random, set_host_random, track
+from perigee._runs.restoring import MOST_BATCHES, apart, recorded_batches
+from perigee._step.state import host_random, set_host_random, snapshot, track
 from perigee.checkpoints import Content, arrays_of, random_state, set_random_state
 from perigee.data import LARGE_STATE_BYTES, state_bytes
 from perigee.report import FILE_NAME as REPORT_NAME
@@ -24,6 +26,9 @@ from perigee.writers.fan_out import Writers
 from perigee.writers.json_lines import JsonLines
 from perigee.writers.run_directory import RunDirectory
 from perigee.writers.samples import SampleFiles
+
+_OF_MODELS = ("trainable", "non_trainable", "variable")
+"""The kinds of variables that a validation measures, and that callbacks may exchange for it."""
 
 
 class KeptRun(Hook):
@@ -63,10 +68,12 @@ class KeptRun(Hook):
         self._plan, self._report_size = plan, report_size
         self._largest = LARGE_STATE_BYTES
         self._saved: tuple[Clock, str | None] | None = None
+        self._last: Content | None = None
+        self._measured: tuple[int, Mapping[str, Any]] = (-1, {})
         self._last_save = now()
         loaded = opened.loaded
         self._best: float | None = None if loaded is None else loaded.content.facts["best"]
-        self._monitored: float | None = None
+        self._monitored: tuple[int, float] | None = None
         self._is_better = False
 
     @property
@@ -121,11 +128,15 @@ class KeptRun(Hook):
         except CheckpointSaveError as error:  # of the one before; it does not keep this one back
             self._failed(error, is_fatal=opened.run.strict)
         try:
-            if self._saved != (clock, finished):
-                content = self._content(clock, state(), finished)
-                monitored, self._monitored = self._monitored, None
+            # What ends a training within an epoch is not in what is saved, but may log the best.
+            is_saved = self._saved == (clock, finished)
+            last = self._last if is_saved and self._is_better else None
+            if not is_saved or last is not None:
+                content = last or self._content(clock, state(), finished)
+                content = self._as_measured(content)
+                monitored = self._monitored_at(clock.step)
                 opened.checkpoints.save(content, monitored, background=not is_last)
-                self._saved = clock, finished
+                self._saved, self._last = (clock, finished), content if is_last else None
             if is_last:
                 opened.checkpoints.wait()
         except CheckpointSaveError as error:
@@ -133,7 +144,7 @@ class KeptRun(Hook):
         self._is_better, self._last_save = False, now()
 
     def _content(self, clock: Clock, loop: Mapping[str, Any], finished: str | None) -> Content:
-        opened = self._opened
+        opened, tracked = self._opened, track(self._opened.step)
         facts = {
             "loop": loop,
             "random": self._random_state(),
@@ -143,17 +154,49 @@ class KeptRun(Hook):
             "backend": _backends.current().name,
             "finished": finished,
             "best": self._best,
+            "criterion": opened.checkpoints.criterion,
+            "batches": self._batches(),
+            "metrics": [entry.key for entry in tracked.entries if entry.kind == "metric"],
             "seed": opened.seed,
             "stated_rates": dict(self._start.rates),
             "validations": 0 if self._validation is None else self._validation.begun,
         }
-        arrays = {**opened.unloaded(), **arrays_of(track(opened.step))}
+        arrays = {**opened.unloaded(), **arrays_of(tracked)}
         position = self._feed.state()
         size_bytes = state_bytes(position)
         if size_bytes > self._largest:  # and again when it is twice as large
             self._largest = 2 * size_bytes
             self._report_size(self._feed.kind, size_bytes)
         return Content(clock, arrays, facts, position)
+
+    def _monitored_at(self, step: int) -> float | None:
+        """Return the value of `best` that was logged at a step, if one was."""
+        return self._monitored[1] if self._monitored and self._monitored[0] == step else None
+
+    def _as_measured(self, content: Content) -> Content:
+        """Add the weights that a validation measured where others are saved to resume from."""
+        step, values = self._measured
+        different = apart(values, content.arrays) if step == content.clock.step else {}
+        return replace(content, facts={**content.facts, "measured": different})
+
+    def _batches(self) -> list[Any]:
+        """Return the shapes by which a Step can be built, also those of before."""
+        loaded = self._opened.loaded
+        before = None if loaded is None else loaded.content.facts.get("batches")
+        found = recorded_batches(self._opened.step)
+        return (
+            found + [old for old in before or () if old not in found][: MOST_BATCHES - len(found)]
+        )
+
+    def measuring(self, clock: Clock | None) -> None:
+        """Take note of the weights that are about to be measured; forget them without a clock."""
+        if clock is None:
+            self._measured = -1, {}
+        elif self._opened.is_writer:
+            entries = [e for e in track(self._opened.step).entries if e.kind in _OF_MODELS]
+            values = snapshot([entry.variable for entry in entries])
+            measured = {entry.key: value for entry, value in zip(entries, values, strict=True)}
+            self._measured = clock.step, measured
 
     def _random_state(self) -> dict[str, Any]:
         """Return the random state at the position of the data, not at batches drawn ahead."""
@@ -181,7 +224,7 @@ class KeptRun(Hook):
         value = event.values.get(best) if best else None
         if value is None or event.scope == "steps":
             return
-        self._monitored = value
+        self._monitored = event.clock.step, value
         if self._opened.checkpoints.is_better(value, self._best):
             self._best, self._is_better = value, True
 

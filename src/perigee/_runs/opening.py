@@ -40,6 +40,7 @@ from perigee.checkpoints import (
 )
 from perigee.checkpoints.state import unlike
 from perigee.data import PassFeed
+from perigee.writers.history import Best
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
 from perigee.writers.run_directory import read_run
 from perigee.writers.tensorboard import TensorBoard
@@ -146,6 +147,14 @@ class OpenRun:
         if self.loaded.content.facts["backend"] != _backends.current().name:
             return None
         return Plan.remembered(self.loaded.content.facts["plan"])
+
+    def best(self) -> Best | None:
+        """Return the best checkpoint so far; `None` without one, or without `best`."""
+        found = None if self.run.best is None else self.checkpoints.best()
+        if found is None:
+            return None
+        monitored, clock, path = found
+        return Best(monitored.name, monitored.value, clock, path)
 
     def finished(self, epochs: int | None, steps: int | None) -> str | None:
         """Return why the run that was loaded has nothing left to train; `None` where it has.

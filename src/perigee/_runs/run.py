@@ -17,14 +17,9 @@ from perigee._errors import (
 )
 from perigee._events.clock import Clock
 from perigee._events.schedule import Every
-from perigee._step.state import track
+from perigee._runs.restoring import load_for_use
 from perigee._step.step import Step
-from perigee.checkpoints import (
-    Checkpoints,
-    Loaded,
-    RunLock,
-    load_arrays,
-)
+from perigee.checkpoints import Checkpoints, Loaded, RunLock
 from perigee.report import read_kept, render
 
 Resume = Literal["auto", "never", "required", "past_stop"]
@@ -118,14 +113,18 @@ class Run:
     def restore(
         self, step: Step, which: Literal["newest", "best"] | int = "newest", *, strict: bool = True
     ) -> Clock:
-        """Load what a checkpoint holds of a Step: weights, slots, metrics and seeds.
+        """Load what a checkpoint holds of a Step: weights, slots, metrics, seeds, host state.
 
-        The Step must be built: its models and, if their state is to be loaded too, its optimizers.
+        Layers that are not built are built in the shapes that the run has recorded. An optimizer
+        that is not built stays as it is. Where a validation measured other weights than training
+        continues from, such as averages (`keras.callbacks.SwapEMAWeights`), the measured ones are
+        loaded: `pg.evaluate` returns what was logged.
 
         Args:
-            step: The Step, changed in place; nothing is changed if anything does not match.
-            which: `"newest"`, `"best"` (with `best` as in the training) or the number of a step.
-            strict: Whether all must match; otherwise what does not is left as it is.
+            step: The Step, changed in place; no value is changed if anything does not match.
+            which: `"newest"`, `"best"` (by the value that the run was trained with) or the number
+                of a step.
+            strict: Whether all but metrics must match; otherwise what does not is left as it is.
 
         Returns:
             Where the training stood.
@@ -133,10 +132,11 @@ class Run:
         Raises:
             NoCheckpointError: If there is none.
             StateMismatchError: If the Step is another one, and `strict` is true.
+            StepNotBuiltError: If it has layers that are not built, and cannot be here.
         """
         loaded = checkpoints_of(self).load(which)
         warn_of_damage(loaded)
-        load_arrays(track(step), loaded.content.arrays, strict=strict)
+        load_for_use(step, loaded, strict=strict)
         return loaded.content.clock
 
     def _repr_html_(self) -> str:

@@ -14,10 +14,12 @@ from perigee._disk import flush_directory
 from perigee._errors import (
     ArgumentError,
     CheckpointSaveError,
+    CheckpointVersionError,
     DamagedCheckpointError,
     NoCheckpointError,
 )
 from perigee._events.better import Mode, better_mode
+from perigee._events.clock import Clock
 from perigee.checkpoints import content
 from perigee.checkpoints.content import Content, Monitored, Prepared
 from perigee.checkpoints.lock import RunLock
@@ -141,6 +143,13 @@ class Checkpoints:
             self._write(step, prepared)
         return self.path_of(step)
 
+    @property
+    def criterion(self) -> dict[str, str] | None:
+        """By which value the best one is kept, for the facts of a checkpoint."""
+        if self._best is None:
+            return None
+        return {"name": self._best, "mode": "min" if self._sign > 0 else "max"}
+
     def is_better(self, value: float, than: float | None) -> bool:
         """Return whether a value of `best` is better than another; NaN never is.
 
@@ -211,7 +220,8 @@ class Checkpoints:
         past = [each for each in steps if each <= step and (each or not step)]
         kept = set(past if self._keep is None else past[-self._keep :])
         if self._best is not None:
-            kept.update(each for each, _ in self._by_value(past, [])[:1])
+            ranked = self._by_value(past, [], self._best, self._sign)
+            kept.update(each for each, _ in ranked[:1])
         for each in steps:
             if each not in kept:
                 self._remove(each)
@@ -274,14 +284,14 @@ class Checkpoints:
         """Return a checkpoint, verified by its checksums.
 
         Args:
-            which: `"newest"`, `"best"` by the monitored value, or the number of a step. For the
-                first two, damaged ones are skipped.
+            which: `"newest"`, `"best"`, or the number of a step. For the first two, damaged ones
+                are skipped. Without a name for the best, the newest checkpoints say it.
 
         Raises:
             NoCheckpointError: If there is none, or all are damaged.
             DamagedCheckpointError: If the one of that step is damaged.
             CheckpointVersionError: If a later version of Perigee wrote it.
-            ArgumentError: If `which` is invalid, or `best` has no name.
+            ArgumentError: If `which` is invalid, or nothing says which value decides.
             CheckpointSaveError: If the current save fails.
         """
         self.wait()
@@ -289,11 +299,20 @@ class Checkpoints:
         if which == "newest":
             return self._first_intact("newest", steps[::-1], [])
         if which == "best":
-            if self._best is None:
-                raise ArgumentError("which", "'best'", "`best` to name a value.", "pass `best=`.")
             damaged: list[DamagedCheckpointError] = []
-            ranked = [step for step, _ in self._by_value(steps, damaged)]
-            return self._first_intact(f"best by {self._best}", ranked, damaged)
+            name, sign = self._decides(steps)
+            if name is None:
+                if not steps:
+                    raise NoCheckpointError(str(self.directory), "best", [], [])
+                raise ArgumentError(
+                    "which",
+                    "'best'",
+                    "a run that was trained with `best=`, such as `best='val_loss'`: its "
+                    "checkpoints say by which value they are compared, and these do not.",
+                    "pass 'newest', or the number of a step.",
+                )
+            ranked = [step for step, _ in self._by_value(steps, damaged, name, sign)]
+            return self._first_intact(f"best by {name}", ranked, damaged)
         if type(which) is not int:
             raise ArgumentError(
                 "which",
@@ -304,6 +323,45 @@ class Checkpoints:
         if which not in steps:
             raise NoCheckpointError(str(self.directory), f"step {which}", steps, [])
         return self._read(which, [])
+
+    def best(self) -> tuple[Monitored, Clock, Path] | None:
+        """Return the value of the best checkpoint, its progress and where it is, if there is one.
+
+        Only the manifest is read, so it may turn out to be damaged.
+        """
+        steps = self.steps()
+        try:
+            name, sign = self._decides(steps)
+            ranked = [] if name is None else self._by_value(steps, [], name, sign)
+            for step, _ in ranked[:1]:
+                manifest = content.read_manifest(self.path_of(step))
+                if manifest.monitored is not None:
+                    return manifest.monitored, manifest.clock, self.path_of(step)
+        except (ArgumentError, DamagedCheckpointError, CheckpointVersionError):
+            pass  # nothing says what is best, or it is changed by another process
+        return None
+
+    def _decides(self, steps: list[int]) -> tuple[str | None, int]:
+        """Return the value that decides which one is best, and its sign; `None` if nothing says.
+
+        Raises:
+            ArgumentError: If low or high values may be better.
+        """
+        if self._best is not None:
+            return self._best, self._sign
+        old: str | None = None  # of a checkpoint that names the value alone
+        for step in reversed(steps):
+            try:
+                manifest = content.read_manifest(self.path_of(step))
+            except DamagedCheckpointError:
+                continue
+            match manifest.facts.get("criterion"):
+                case {"name": str(name), "mode": "min" | "max" as mode}:
+                    return name, _sign(name, mode)
+                case _:
+                    monitored = manifest.monitored
+                    old = old or (None if monitored is None else monitored.name)
+        return (None, 0) if old is None else (old, _sign(old, None))
 
     def _first_intact(
         self, which: str, steps: list[int], damaged: list[DamagedCheckpointError]
@@ -325,7 +383,11 @@ class Checkpoints:
         return Loaded(held, path, monitored, tuple(damaged))
 
     def _by_value(
-        self, steps: list[int], damaged: list[DamagedCheckpointError]
+        self,
+        steps: list[int],
+        damaged: list[DamagedCheckpointError],
+        name: str,
+        sign: int,
     ) -> list[tuple[int, float]]:
         """Return steps with their values, the best first and the newest first among equals."""
         values: list[tuple[int, float]] = []
@@ -335,9 +397,9 @@ class Checkpoints:
             except DamagedCheckpointError as error:
                 damaged.append(error)
             else:
-                if found and found.name == self._best and not math.isnan(found.value):
+                if found and found.name == name and not math.isnan(found.value):
                     values.append((step, found.value))
-        return sorted(values, key=lambda each: (self._sign * each[1], -each[0]))
+        return sorted(values, key=lambda each: (sign * each[1], -each[0]))
 
     def path_of(self, step: int) -> Path:
         """Return the directory of a checkpoint, which need not exist.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -478,12 +479,13 @@ def _environment(run: KeptRun) -> dict[str, str]:
     facts = {**run.facts, **((run.facts.get("resumed") or [{}])[-1])}
     command = facts.get("command") or []
     shown = {
-        "command": " ".join(str(word) for word in command),
+        "command": shlex.join(str(word) for word in command),
         "commit": facts.get("git_commit"),
         "backend": facts.get("backend"),
         **dict(_flat(facts.get("versions") or {})),
         **dict(_flat(facts.get("machine") or {})),
         "started": _when(run.facts.get("started")),
+        "resumed": _when(facts.get("when")),
         "ended": _when(run.facts.get("ended")),
         "stop reason": run.facts.get("stop_reason"),
         **{

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -23,8 +25,28 @@ else:
     _OfKeras = keras.callbacks.History
 
 
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best checkpoint of a run.
+
+    Attributes:
+        name: The value that decides: `best` of the `Run`, such as `"val_loss"`.
+        value: That value, as it was logged.
+        clock: The finished steps and epochs at which it was logged.
+        path: The directory of the checkpoint; `Run.restore(step, "best")` loads it.
+    """
+
+    name: str
+    value: float
+    clock: Clock
+    path: Path
+
+
 class History(Hook, _OfKeras):
     """The result of a training, which passes for Keras's own `History`.
+
+    Args:
+        find_best: Returns the best checkpoint so far; the others are attributes.
 
     Attributes:
         history: One exact value per epoch, by name; validation values are prefixed `val_`. If a
@@ -34,6 +56,8 @@ class History(Hook, _OfKeras):
             `"non-finite"`, or the reason given by a hook or callback.
         clock: The progress at its end.
         resumed_from: The progress at which a run was resumed; `None` if it was not.
+        best: The best checkpoint when training ended, with `Run(..., best=...)`; else `None`. See
+            `Best`.
         spent: Seconds spent waiting for `"data"`, on the `"device"`, in `"validation"`, `"saving"`
             and `"compiling"`; `"host"` is the rest. See `Ended`.
         plan: How the step was run, with the alternatives; print it.
@@ -48,6 +72,7 @@ class History(Hook, _OfKeras):
         findings: Sequence[Any] = (),
         resumed_from: Clock | None = None,
         stop_reason: str | None = None,
+        find_best: Callable[[], Best | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.history: dict[str, list[float]] = {}
@@ -55,9 +80,11 @@ class History(Hook, _OfKeras):
         self.stop_reason: str | None = stop_reason
         self.clock: Clock = resumed_from or Clock()
         self.resumed_from: Clock | None = resumed_from
+        self.best: Best | None = find_best()
         self.spent: Mapping[str, float] = {}
         self.plan: Any = plan
         self.findings: Sequence[Any] = findings
+        self._find_best = find_best
         self._partial: Mapping[str, float] = {}
 
     def on_record(self, event: Recorded) -> None:
@@ -73,6 +100,7 @@ class History(Hook, _OfKeras):
         self.clock = event.clock
         self.stop_reason = event.reason
         self.spent = event.spent
+        self.best = self._find_best()
 
     def state(self) -> Mapping[str, Any]:
         """Return the values so far; those of an unfinished epoch will be recorded again."""

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import multiprocessing
 import operator
 import os
 import platform
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,19 @@ def _utc_now() -> datetime:
 class RunDirectory(Hook):
     """Creates the directory of a new run, or reopens that of an old one, and keeps its `run.json`.
 
-    `run.json` stores the id of the run, what is needed to repeat it (versions, backend, seed,
-    command line, commit) and its outcome: `state` is `"running"` from the start of training until
-    it has ended in an orderly way, including errors, and `"ended"` afterwards. A killed process
-    leaves `"running"`. The file is replaced atomically: a reader sees the old or the new one.
+    `run.json` stores the id of the run, what is needed to repeat it (versions, backend, seed, the
+    whole command line, commit) and its outcome: `state` is `"running"` from the start of training
+    until it has ended in an orderly way, including errors, and `"ended"` afterwards. A killed
+    process leaves `"running"`. The file is replaced atomically: a reader sees the old or the new
+    one.
 
-    Each time the run is resumed, `resumed` gets an entry: the clock at which it resumed, the time,
-    and the versions, backend, machine, command and commit. `configuration` (the arguments of
-    `fit`), `stop_reason`, `error` (class, code and message), `clock`, `ended`, `seconds` and
-    `spent` (how they were spent) are those of the last part, and `findings` are those of all parts.
-    `compared` holds the settings of the last start, by path, and `changes` an entry for each start
-    whose settings were accepted to differ: the clock, when, and what `changed`.
+    `started` is when `fit` was called. Each time the run is resumed, `resumed` gets an entry: the
+    clock at which it resumed, when `fit` was called, and the versions, backend, machine, command
+    and commit. `configuration` (the arguments of `fit`), `stop_reason`, `error` (class, code and
+    message), `clock`, `ended`, `seconds` since the last call of `fit`, and `spent` (how they were
+    spent) are those of the last part, and `findings` are those of all parts. `compared` holds the
+    settings of the last start, by path, and `changes` an entry for each start whose settings were
+    accepted to differ: the clock, when, and what `changed`.
 
     Args:
         path: The directory; it and its parents are created if missing.
@@ -113,7 +116,8 @@ class RunDirectory(Hook):
         Raises:
             RunExistsError: If another process has started a run in this directory meanwhile.
         """
-        began, process = self._timestamp(), _process(self._backend, self._devices)
+        began = self._timestamp(seconds_ago=event.seconds)
+        process = _process(self._backend, self._devices)
         facts: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "id": uuid.uuid4().hex,
@@ -198,8 +202,9 @@ class RunDirectory(Hook):
         }
         replace_file(self.path / FILE_NAME, _encode(self._facts))
 
-    def _timestamp(self) -> str:
-        return self._now().astimezone(UTC).isoformat(timespec="seconds")
+    def _timestamp(self, seconds_ago: float = 0.0) -> str:
+        when = self._now() - timedelta(seconds=seconds_ago)
+        return when.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -273,9 +278,17 @@ def _process(backend: str | None, devices: Sequence[str]) -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count(),
             "devices": list(devices),
         },
-        "command": list(sys.argv),
+        "command": _command(),
         "git_commit": _git_commit(),
     }
+
+
+def _command() -> list[str]:
+    """Return the command line of this process, with the interpreter and its options."""
+    # A child that `multiprocessing` starts has one that says nothing; its `argv` is the parent's.
+    is_child = multiprocessing.parent_process() is not None
+    own = [] if is_child else sys.orig_argv
+    return list(own) or [sys.executable, *sys.argv]
 
 
 def _versions(backend: str | None) -> dict[str, str | None]:
