@@ -89,7 +89,7 @@ class Noise(pg.Supervised):
         return {"loss": keras.ops.mean(keras.ops.square(y_pred - y))}
 
 
-def train(path, watching, validation=None, hooks=(), **arguments):
+def train(path, watching, validation=None, hooks=(), make=Noise, **arguments):
     keras.utils.set_random_seed(7)
     x, y = rows(1)
 
@@ -100,7 +100,7 @@ def train(path, watching, validation=None, hooks=(), **arguments):
             noise = np.random.normal(size=(4, 3)) if i else 0.0
             yield (x[4 * i : 4 * i + 4] + noise).astype("float32"), y[4 * i : 4 * i + 4]
 
-    step = Noise()
+    step = make()
     # The loss may fall as it likes: it stops after three epochs without a higher one.
     stops = keras.callbacks.EarlyStopping("loss", mode="max", patience=2)
     arguments = {"epochs": EPOCHS, "execution": "eager", **arguments}
@@ -251,3 +251,21 @@ def test_a_deadline_at_the_last_step_of_an_epoch_does_not_wait_for_the_validatio
     assert stopped["reason"] == "deadline"
     assert "validation begins" not in watching.calls
     assert train(tmp_path / "run", Watching()) == straight
+
+
+def test_weights_that_a_callback_exchanges_for_a_validation_are_restored_where_it_is_left(tmp_path):
+    def averaging():
+        step = Noise()
+        step.optimizer = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5)
+        return step
+
+    def go(path, watching):
+        return train(path, watching, hooks=[keras.callbacks.SwapEMAWeights()], make=averaging)
+
+    calls = Watching()
+    straight = go(tmp_path / "straight", calls)
+    at = calls.calls.index("validation batch")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", Watching(at))
+
+    assert go(tmp_path / "run", Watching()) == straight
