@@ -12,6 +12,7 @@ from typing import Any
 from perigee import _backends
 from perigee._errors import (
     CheckpointSaveError,
+    DamagedCheckpointError,
     NoCheckpointError,
     RunArgumentError,
     RunExistsError,
@@ -20,8 +21,10 @@ from perigee._errors import (
 )
 from perigee._events.clock import Clock
 from perigee._events.protocols import Feed, Source
+from perigee._events.stored_shapes import loading
 from perigee._execution import Execution, Plan
 from perigee._runs.belongings import check_directory, set_aside
+from perigee._runs.facts import check_facts
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import snapshot, track
 from perigee._step.step import Step
@@ -29,6 +32,7 @@ from perigee.checkpoints import (
     Checkpoints,
     Loaded,
     RunLock,
+    content,
     load_arrays,
     random_state,
     set_random_state,
@@ -209,7 +213,8 @@ class OpenRun:
     def load_host_state(self) -> None:
         """Give the Step what it had saved of itself outside variables, if anything."""
         if self.loaded is not None and self.loaded.content.facts["host"] is not None:
-            self.step.load_host_state(self.loaded.content.facts["host"])
+            with loading(f"{type(self.step).__name__}.load_host_state"):
+                self.step.load_host_state(self.loaded.content.facts["host"])
 
     def load_what_is_built(self, *, is_new: bool = False) -> None:
         """Give the variables of the Step that there are, and had none yet, what was saved of them.
@@ -261,14 +266,20 @@ class OpenRun:
         for path, optimizer in tracked.optimizers.items():
             iterations = optimizer.iterations
             stored = loaded.content.arrays.get(keys.get(id(iterations), ""))
-            made = int(snapshot([iterations])[0])
-            if stored is not None and made > int(stored):
-                raise StepAheadError(str(loaded.path), path, made, int(stored))
+            if stored is None or stored.shape or stored.dtype.kind not in "iu":
+                continue  # what it is instead is said where it is loaded
+            made, saved = int(snapshot([iterations])[0]), int(stored)
+            if saved < 0:
+                reason = f"{path} has made {saved} updates in it"
+                raise DamagedCheckpointError(str(loaded.path), content.STATE, reason)
+            if made > saved:
+                raise StepAheadError(str(loaded.path), path, made, saved)
 
     def _load(self) -> Loaded | None:
         if self.checkpoints.steps():
             loaded = self.checkpoints.load("newest")
             warn_of_damage(loaded)
+            check_facts(loaded)
             return loaded
         if self.run.resume == "required":
             raise NoCheckpointError(str(self.checkpoints.directory), "newest", [], [])
