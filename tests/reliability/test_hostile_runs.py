@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     return folder, found
 
 
-@pytest.mark.spread(8, once=True)
+@pytest.mark.spread(6, once=True)
 @pytest.mark.parametrize("seed", dict.fromkeys(SEEDS))
 def test_a_hostile_directory_is_refused_with_a_code_or_harmless(seed, made, guard):
     folder, found = made

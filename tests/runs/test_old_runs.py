@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import keras
 import numpy as np
@@ -44,6 +45,21 @@ def test_a_run_of_an_earlier_version_trains_on_to_what_that_would_have_made(old,
     )
     resumed = json.loads((old / "run.json").read_text())["resumed"]
     assert [part["step"] for part in resumed] == [CUT_AT]
+
+
+def test_a_run_of_another_framework_says_what_is_not_exact_and_one_of_this_says_nothing(old, name):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        TRAININGS[name](old)
+
+    told = [str(warning.message) for warning in said if "PG430" in str(warning.message)]
+    backend = keras.backend.backend()
+    assert len(told) == (backend != "tensorflow")
+    for text in told:
+        assert f"the framework, tensorflow then and {backend} now" in text
+        assert "random numbers" in text and "chosen anew" in text
+    findings = json.loads((old / "run.json").read_text())["findings"]
+    assert [finding["code"] for finding in findings] == ["PG430"] * len(told)
 
 
 def test_what_they_come_to_depends_on_the_checkpoint(tmp_path, old, name):

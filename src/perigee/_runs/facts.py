@@ -69,7 +69,8 @@ def _facts(loop: Shape) -> Shape:
             "best": optional(number),
             "seed": optional(count(2**64)),
             "validations": count(),
-        }
+        },
+        {"devices": count()},
     )
 
 

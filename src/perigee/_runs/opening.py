@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
 from typing import Any
+
+import keras
 
 from perigee import _backends
 from perigee._errors import (
@@ -28,6 +31,7 @@ from perigee._runs.facts import check_facts
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import snapshot, track
 from perigee._step.step import Step
+from perigee._step.updates import internals
 from perigee.checkpoints import (
     Checkpoints,
     Loaded,
@@ -140,6 +144,41 @@ class OpenRun:
         if self.loaded.content.facts["backend"] != _backends.current().name:
             return None
         return Plan.remembered(self.loaded.content.facts["plan"])
+
+    @property
+    def devices(self) -> int:
+        """The number of devices on which the Step is trained together."""
+        replicas = internals(self.step).replicas
+        if replicas is not None:
+            return replicas.count
+        spread = keras.distribution.distribution()
+        return 1 if spread is None else math.prod(spread.device_mesh.shape)
+
+    def inexact(self) -> list[str]:
+        """Return why the run that was loaded resumes inexactly here: it was trained elsewhere."""
+        if self.loaded is None:
+            return []
+        facts, name, found = self.loaded.content.facts, _backends.current().name, list[str]()
+        if facts["backend"] != name:
+            found.append(
+                f"the framework, {facts['backend']} then and {name} now: each draws other random "
+                "numbers from the same seeds and rounds differently, and the way to run the step "
+                "is chosen anew"
+            )
+        then = facts.get("devices", self.devices)  # of a run of version 0.1, nobody knows
+        if then != self.devices:
+            found.append(
+                f"the devices, {then} then and {self.devices} now: sums are rounded in another "
+                "order"
+                # JAX computes over several devices what one would.
+                + (
+                    ""
+                    if name == "jax"
+                    else "; replicas draw their own random numbers, and take "
+                    "statistics, as in BatchNormalization, of their own rows"
+                )
+            )
+        return found
 
     def finished(self, epochs: int | None, steps: int | None) -> str | None:
         """Return why the run that was loaded has nothing left to train; `None` where it has.

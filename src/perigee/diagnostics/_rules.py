@@ -167,6 +167,7 @@ Moment = Literal[
     "kept validation",
     "kept program",
     "kept callbacks",
+    "moved",
     "saved",
     "data ended",
     "passed",
@@ -204,6 +205,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "kept program": {inexact_resume.check_program: "PG430"},
     # A training was saved: what of its callbacks could not be.
     "kept callbacks": {inexact_resume.check_callbacks: "PG430"},
+    # A run was opened: what of the place where it was trained is not exact here.
+    "moved": {inexact_resume.check_place: "PG430"},
     # A position in the data was saved: its kind, its bytes, how many are usual, what to do.
     "saved": {large_position.check: "PG431"},
     # Data that is drawn once has ended: which, its kind, where the training stands.
