@@ -131,12 +131,11 @@ def kill_often(
         before, remains = newest(path), _half_done(path)
         is_last = where == "in the last save"
         steps = (before or 0) + STEPS_BETWEEN if is_last else 10**6
-        dies_itself = where in ("in a validation", "in a callback")
-        more = (
-            (where, draw.randrange(6 if where == "in a validation" else 3)) if dies_itself else ()
-        )
-        with Child(folder, train, str(path), steps, None if is_last else 1, *more) as child:
-            if dies_itself:
+        saves = None if is_last else 1
+        calls = {"in a validation": 6, "in a callback": 3}.get(where, 1)
+        call = draw.randrange(calls)
+        with Child(folder, train, str(path), steps, saves, where, call) as child:
+            if calls > 1:  # it kills itself
                 child.ending()
             elif where == "anywhere":
                 _wait_anywhere(child, path, before, draw)
