@@ -163,7 +163,7 @@ class OpenRun:
             found.append(
                 f"the framework, {facts['backend']} then and {name} now: each draws other random "
                 "numbers from the same seeds and rounds differently, and the way to run the step "
-                "is chosen anew"
+                "is chosen again"
             )
         then = facts.get("devices", self.devices)  # of a run of version 0.1, nobody knows
         if then != self.devices:

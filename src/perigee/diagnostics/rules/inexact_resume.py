@@ -12,7 +12,7 @@ sets and dicts of them. Arguments of its class are left out, and so are attribut
 (which might name a file) or other objects. A callback with `state()` and `load_state(state)` keeps
 what the first returns, and nothing else.
 
-A run goes on under another framework, or on another number of devices, from the same weights,
+A run resumes under another framework, or on another number of devices, from the same weights,
 optimizer slots and data; then random numbers, such as those of dropout, are other ones.
 """
 
@@ -69,7 +69,7 @@ def check_program(program: Program) -> list[Finding]:
 
 
 def check_place(differences: Sequence[str]) -> list[Finding]:
-    """Report a run that goes on elsewhere than where it was trained."""
+    """Report a run that resumes elsewhere than where it was trained."""
     if not differences:
         return []
     return [
@@ -77,7 +77,7 @@ def check_place(differences: Sequence[str]) -> list[Finding]:
             code="PG430",
             name="InexactResume",
             severity="warning",
-            happened="The run goes on from its weights, its optimizers' state and its position in "
+            happened="The run resumes from its weights, its optimizers' state and its position in "
             "the data, but it was trained with others of these:",
             items=tuple(differences),
             expected="the framework and the number of devices that the run was trained with.",
