@@ -33,7 +33,7 @@ SHELL := bash
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo torch test test-all test-full test-rest smoke check checks fmt fmt-check lint \
-  types floors bench docs faults drawn keras wheels
+  types floors bench docs faults hostile drawn keras wheels
 .DEFAULT_GOAL := help
 
 help:
@@ -138,6 +138,10 @@ bench: $(INSTALLED) ## the benchmarks (25 minutes)
 
 faults: $(INSTALLED) ## which planted faults `check` finds, in all corpora (15 minutes)
 	$(BIN)/python -m tests.diagnostics.faults $(FAULTS)
+
+# `make hostile HOSTILE="--count 10 --seed 1000"` reads others.
+hostile: $(INSTALLED) ## run directories that mean harm, through all that reads them (5 minutes)
+	$(BIN)/python -m tests.reliability.hostile $(HOSTILE)
 
 # `make drawn DRAWN="--seed 3 --way supervised"` chooses.
 drawn: $(INSTALLED) ## ordinary programs, trained by `model.fit` and by Perigee (5 minutes)

@@ -45,6 +45,25 @@ def open_file(path: Path, flags: int) -> int:
     return descriptor
 
 
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """Return the bytes of a file, without following a link or waiting for a pipe.
+
+    Args:
+        path: The file.
+        most_bytes: The most that it may have.
+
+    Raises:
+        FileKindError: If there is a link, a directory or a device.
+        ValueError: If it is longer.
+        OSError: If it cannot be read.
+    """
+    with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it has more than {most_bytes:,} bytes")
+    return content
+
+
 def check_file(path: Path) -> None:
     """Refuse a link, a directory or a device in the place of a file.
 

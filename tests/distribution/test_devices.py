@@ -267,6 +267,8 @@ def test_a_run_goes_on_with_other_devices(tmp_path):
 
     again = fit(resumed, epochs=3, run=tmp_path / "run")
 
+    [told] = [finding for finding in again.findings if finding.code == "PG430"]
+    assert told.items == ("the devices, 4 then and 2 now: sums are rounded in another order",)
     np.testing.assert_allclose(again.history["loss"][-1], expected["loss"][-1], rtol=1e-5)
     for key, value in values_of(resumed).items():
         np.testing.assert_allclose(value, weights[key], rtol=1e-4, atol=1e-6, err_msg=key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -665,6 +667,12 @@ def test_a_run_goes_on_with_as_many_replicas_or_others(tmp_path, counts):
 
     resumed = trained(make, data, counts[1], steps=6, run=save, **arguments)
 
+    told = json.loads((halves / "run.json").read_text())["findings"]
+    items = [item for finding in told if finding["code"] == "PG430" for item in finding["items"]]
+    assert len(items) == (counts != (2, 2))
+    for item in items:
+        assert item.startswith(f"the devices, {counts[0]} then and {counts[1]} now: sums are")
+        assert "replicas draw their own random numbers" in item
     if counts == (2, 2):
         assert resumed["margin"] == straight["margin"]
         for key, value in straight.values.items():

@@ -21,7 +21,9 @@ BALLAST = 500_000
 STEPS_BETWEEN = 6
 """Steps that a training in the foreground has until it ends, and saves."""
 
-Where = Literal["anywhere", "in a background save", "in the last save"]
+Where = Literal[
+    "anywhere", "in a background save", "in the last save", "in a validation", "in a callback"
+]
 
 
 @dataclass
@@ -56,8 +58,37 @@ class Heavy(trainings.Everything):
         return logs
 
 
-def train(path: str, steps: int, saves: int | None) -> Any:
-    """Train up to a step, in which every variable and record depends on all before it."""
+class Dying(keras.callbacks.Callback):
+    """Kills its process in a validation or at the end of one, at the call of that number."""
+
+    def __init__(self, where: Where, call: int) -> None:
+        super().__init__()
+        self.where, self.calls_left = where, call
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._call("in a validation")
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._call("in a callback")
+
+    def _call(self, where: Where) -> None:
+        self.calls_left -= self.where == where
+        if self.calls_left < 0:
+            trainings.kill_this_process()
+
+
+def train(
+    path: str, steps: int, saves: int | None, where: Where = "anywhere", call: int = 0
+) -> Any:
+    """Train up to a step, in which every variable and record depends on all before it.
+
+    Args:
+        path: The directory of the run.
+        steps: Up to which step.
+        saves: Save every so many steps.
+        where: Where the process kills itself: in a validation or in a callback.
+        call: How many batches of validations, or ends of them, it survives.
+    """
     keras.utils.set_random_seed(3)
     step = Heavy()
     pg.fit(
@@ -66,7 +97,9 @@ def train(path: str, steps: int, saves: int | None) -> Any:
         steps=steps,
         batch_size=trainings.BATCH,
         execution="eager",
-        callbacks=[trainings.Remember(step, draws_from_numpy=True)],
+        callbacks=[trainings.Remember(step, draws_from_numpy=True), Dying(where, call)],
+        validation=trainings.rows(),
+        validate_every=pg.Every(steps=3),
         progress="off",
         run=pg.Run(
             path,
@@ -81,7 +114,7 @@ def train(path: str, steps: int, saves: int | None) -> Any:
         "records": [
             {k: repr(v) for k, v in line.items() if k != "seconds"}
             for line in read_json_lines(Path(path, "metrics.jsonl"))
-            if line["kind"] == "steps"
+            if line["kind"] in ("steps", "validation")
         ],
     }
 
@@ -98,8 +131,13 @@ def kill_often(
         before, remains = newest(path), _half_done(path)
         is_last = where == "in the last save"
         steps = (before or 0) + STEPS_BETWEEN if is_last else 10**6
-        with Child(folder, train, str(path), steps, None if is_last else 1) as child:
-            if where == "anywhere":
+        saves = None if is_last else 1
+        calls = {"in a validation": 6, "in a callback": 3}.get(where, 1)
+        call = draw.randrange(calls)
+        with Child(folder, train, str(path), steps, saves, where, call) as child:
+            if calls > 1:  # it kills itself
+                child.ending()
+            elif where == "anywhere":
                 _wait_anywhere(child, path, before, draw)
             else:
                 wanted = -1 if is_last else (before or 0) + draw.randrange(3)

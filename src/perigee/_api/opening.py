@@ -214,6 +214,8 @@ def opening(
             opened.check_execution(execution)
             seed = opened.seed if opened.seed is not None else seed
         findings = Findings(step, guards)
+        moved = [] if opened is None else opened.inexact()
+        findings.report(diagnostics.findings_of("moved", moved))
         yield Opened(step, execution, workers, seed, findings, signals, opened, stack)
 
 

@@ -44,6 +44,7 @@ from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.values import end_with
 from perigee._processes.workers import Workers
 from perigee._runs.changes import set_rates
+from perigee._runs.facts import OWN_LOOP
 from perigee._runs.keeping import KeptRun
 from perigee._runs.run import Run
 from perigee._step.averages import Column, Tally
@@ -528,7 +529,7 @@ class _Logs(Mapping[str, float]):
 class _OwnLoop:
     """Where batches come from as a run sees it: what there is to save is in the Step."""
 
-    kind = "a loop of your own"
+    kind = OWN_LOOP
     resumes: Resumes = "exactly"
     host_random: Any = None
 

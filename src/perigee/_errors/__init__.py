@@ -76,6 +76,7 @@ from perigee._errors.runs import RunInUseError as RunInUseError
 from perigee._errors.runs import StateMismatchError as StateMismatchError
 from perigee._errors.runs import StepAheadError as StepAheadError
 from perigee._errors.runs import StepNotBuiltError as StepNotBuiltError
+from perigee._errors.runs import StoredStateError as StoredStateError
 from perigee._errors.runs import UnknownArgumentError as UnknownArgumentError
 from perigee._errors.runs import WriterError as WriterError
 from perigee._errors.steps import ForeignKerasError as ForeignKerasError

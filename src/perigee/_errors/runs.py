@@ -274,6 +274,25 @@ class RandomStateError(PerigeeError, ValueError):
         )
 
 
+class StoredStateError(PerigeeError, ValueError):
+    """An object could not take back what a checkpoint holds of it.
+
+    A Step's `load_host_state`, and the `load_state` of a hook or a callback, are called with what
+    `host_state` or `state` returned when the training was saved. One of them has raised: the class
+    has changed since then, or the file. Nothing has been trained.
+    """
+
+    code = "PG528"
+
+    def __init__(self, called: str, reason: str) -> None:
+        self.called, self.reason = called, reason
+        super().__init__(
+            f"{called} could not take what the checkpoint holds: {reason}.",
+            expected="what the method that saves it returns today.",
+            fix="let it accept what was saved before, too; or use the class as it was then.",
+        )
+
+
 class LogShortError(PerigeeError, ValueError):
     """A log file of a run is shorter than it was when the checkpoint was saved.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from perigee._events.clock import Clock
 from perigee._events.schedule import Every
+from perigee._events.stored_shapes import loading
 
 if TYPE_CHECKING:
     from perigee._step.shown import Shown  # needs NumPy
@@ -230,7 +231,8 @@ class Hooks:
         for hook in self.hooks:
             own = saved.get(type(hook).__qualname__)
             if own:
-                hook.load_state(own.pop(0))
+                with loading(f"{type(hook).__qualname__}.load_state"):
+                    hook.load_state(own.pop(0))
 
     def record(self, event: Recorded) -> None:
         for hook in self.hooks:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from perigee._events.stored_shapes import loading
 from perigee._events.stored_values import (
     NotStorableError,
     Room,
@@ -128,7 +129,8 @@ class KeptCallback:
                 except (ValueError, RecursionError):
                     self.left_out["state()"] = _UNREADABLE
                     return
-                self._callback.load_state(value)
+                with loading(f"{self.name}.load_state"):
+                    self._callback.load_state(value)
             return
         is_old = "arguments" not in said
         for name, value in said.get("attributes", {}).items():

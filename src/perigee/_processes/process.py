@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from perigee._disk import read_file
+
 LOCK_NAME = "run.lock"
 
 _MOST_BYTES = 4096
@@ -49,8 +51,7 @@ class Process:
 def read_process(path: Path) -> Process | None:
     """Return the process that a file names; `None` if it names none."""
     try:
-        with path.open("rb") as file:
-            said = json.loads(file.read(_MOST_BYTES))
+        said = json.loads(read_file(path, _MOST_BYTES))
         pid, host, began = said["pid"], said["host"], said["began"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

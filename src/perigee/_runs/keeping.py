@@ -152,6 +152,7 @@ class KeptRun(Hook):
             "host": opened.step.host_state(),
             "plan": None if self._plan is None else self._plan.facts(),
             "backend": _backends.current().name,
+            "devices": opened.devices,
             "finished": finished,
             "best": self._best,
             "criterion": opened.checkpoints.criterion,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from os import fspath
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from perigee import _backends
 from perigee._errors import (
     CheckpointSaveError,
+    DamagedCheckpointError,
     DataChangedError,
     NoCheckpointError,
     RunArgumentError,
@@ -23,17 +27,21 @@ from perigee._errors import (
 from perigee._events.clock import Clock
 from perigee._events.events import BY_CALLBACK, INTERRUPTIONS
 from perigee._events.protocols import Feed, Source
+from perigee._events.stored_shapes import loading
 from perigee._execution import Execution, Plan
 from perigee._runs.belongings import check_directory, set_aside
 from perigee._runs.changes import adapted
+from perigee._runs.facts import check_facts
 from perigee._runs.finished import said_of_finished
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import Tracked, snapshot, track
 from perigee._step.step import Step
+from perigee._step.updates import internals
 from perigee.checkpoints import (
     Checkpoints,
     Loaded,
     RunLock,
+    content,
     load_arrays,
     random_state,
     set_random_state,
@@ -155,6 +163,41 @@ class OpenRun:
             return None
         monitored, clock, path = found
         return Best(monitored.name, monitored.value, clock, path)
+
+    @property
+    def devices(self) -> int:
+        """The number of devices on which the Step is trained together."""
+        replicas = internals(self.step).replicas
+        if replicas is not None:
+            return replicas.count
+        spread = keras.distribution.distribution()
+        return 1 if spread is None else math.prod(spread.device_mesh.shape)
+
+    def inexact(self) -> list[str]:
+        """Return why the run that was loaded resumes inexactly here: it was trained elsewhere."""
+        if self.loaded is None:
+            return []
+        facts, name, found = self.loaded.content.facts, _backends.current().name, list[str]()
+        if facts["backend"] != name:
+            found.append(
+                f"the framework, {facts['backend']} then and {name} now: each draws other random "
+                "numbers from the same seeds and rounds differently, and the way to run the step "
+                "is chosen again"
+            )
+        then = facts.get("devices", self.devices)  # of a run of version 0.1, nobody knows
+        if then != self.devices:
+            found.append(
+                f"the devices, {then} then and {self.devices} now: sums are rounded in another "
+                "order"
+                # JAX computes over several devices what one would.
+                + (
+                    ""
+                    if name == "jax"
+                    else "; replicas draw their own random numbers, and take "
+                    "statistics, as in BatchNormalization, of their own rows"
+                )
+            )
+        return found
 
     def finished(self, epochs: int | None, steps: int | None) -> str | None:
         """Return why the run that was loaded has nothing left to train; `None` where it has.
@@ -288,7 +331,8 @@ class OpenRun:
     def load_host_state(self) -> None:
         """Give the Step what it had saved of itself outside variables, if anything."""
         if self.loaded is not None and self.loaded.content.facts["host"] is not None:
-            self.step.load_host_state(self.loaded.content.facts["host"])
+            with loading(f"{type(self.step).__name__}.load_host_state"):
+                self.step.load_host_state(self.loaded.content.facts["host"])
 
     def load_what_is_built(self, *, is_new: bool = False) -> None:
         """Give the variables of the Step that there are, and had none yet, what was saved of them.
@@ -340,9 +384,14 @@ class OpenRun:
         for path, optimizer in tracked.optimizers.items():
             iterations = optimizer.iterations
             stored = loaded.content.arrays.get(keys.get(id(iterations), ""))
-            made = int(snapshot([iterations])[0])
-            if stored is not None and made > int(stored):
-                raise StepAheadError(str(loaded.path), path, made, int(stored))
+            if stored is None or stored.shape or stored.dtype.kind not in "iu":
+                continue  # what it is instead is said where it is loaded
+            made, saved = int(snapshot([iterations])[0]), int(stored)
+            if saved < 0:
+                reason = f"{path} has made {saved} updates in it"
+                raise DamagedCheckpointError(str(loaded.path), content.STATE, reason)
+            if made > saved:
+                raise StepAheadError(str(loaded.path), path, made, saved)
 
     def _load(self) -> Loaded | None:
         steps = self.checkpoints.steps()
@@ -350,6 +399,7 @@ class OpenRun:
         if steps and not is_failed:
             loaded = self.checkpoints.load("newest")
             warn_of_damage(loaded)
+            check_facts(loaded)
             return loaded
         if self.run.resume == "required":
             raise NoCheckpointError(str(self.checkpoints.directory), "newest", [], [])

@@ -17,6 +17,7 @@ from perigee._errors import (
     DamagedCheckpointError,
 )
 from perigee._events.clock import Clock
+from perigee._events.stored_shapes import MOST_STEPS
 from perigee.checkpoints import _files, _plain, _tensors
 from perigee.checkpoints._files import Stamp
 
@@ -309,7 +310,11 @@ def _clock(said: Any) -> Clock:
         raise ValueError("it has no clock")
     if not all(_is_count(number) for number in said.values()):
         raise ValueError("its clock has invalid counts")
-    return Clock(**said)
+    clock = Clock(**said)
+    # Each finished epoch has a step at least.
+    if clock.step >= MOST_STEPS or clock.epoch + clock.batch > clock.step:
+        raise ValueError("its clock shows what no training reaches")
+    return clock
 
 
 def _monitored(said: Any) -> Monitored | None:

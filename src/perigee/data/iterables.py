@@ -15,6 +15,7 @@ from perigee._errors import (
     NotResumableError,
 )
 from perigee._events.protocols import Position, Resumes
+from perigee._events.stored_shapes import loading
 from perigee._typing import Batch
 from perigee.data._batches import batch_converter
 from perigee.data._passes import END, PassFeed
@@ -157,7 +158,8 @@ class IterableFeed(PassFeed):
             return
         if not self._tells_its_state():
             raise DataStateError(self.kind, "it holds a data loader's state; this data has none")
-        self.data.load_state_dict(state["loader"])
+        with loading(f"{type(self.data).__name__}.load_state_dict"):
+            self.data.load_state_dict(state["loader"])
         self._jump(position)
         self._resumed = position
 

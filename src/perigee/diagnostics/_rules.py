@@ -171,6 +171,7 @@ Moment = Literal[
     "kept program",
     "kept callbacks",
     "resumed",
+    "moved",
     "saved",
     "data ended",
     "passed",
@@ -210,6 +211,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "kept callbacks": {inexact_resume.check_callbacks: "PG430"},
     # A run is resumed: what may change its training, as it was and is.
     "resumed": {program_edited.check: "PG432"},
+    # A run was opened: what of the place where it was trained is not exact here.
+    "moved": {inexact_resume.check_place: "PG430"},
     # A position in the data was saved: its kind, its bytes, how many are usual, what to do.
     "saved": {large_position.check: "PG431"},
     # Data that is drawn once has ended: which, its kind, where the training stands.

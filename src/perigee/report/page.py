@@ -384,7 +384,7 @@ def _spread(kept: Sequence[KeptSample], most: int) -> list[KeptSample]:
 
 def _figure(sample: KeptSample, name: str) -> str:
     if sample.is_image:
-        encoded = base64.b64encode(sample.path.read_bytes()).decode("ascii")
+        encoded = base64.b64encode(sample.image()).decode("ascii")
         said = escape(f"{name} at step {sample.step}", quote=True)
         shown = f'<img src="data:image/png;base64,{encoded}" alt="{said}">'
     else:
@@ -448,7 +448,7 @@ def _plans(runs: Sequence[KeptRun]) -> str:
             continue
         rows: list[str] = []
         for trial in plan.get("trials") or []:
-            is_chosen = (trial["mode"], trial["is_fused"]) == (plan["mode"], plan["is_fused"])
+            is_chosen = all(trial.get(key) == plan.get(key) for key in ("mode", "is_fused"))
             cost, ready = trial.get("microseconds"), trial.get("compile_seconds")
             rows.append(
                 f"<tr{' class=chosen' if is_chosen else ''}><td>{escape(_way(trial))}</td>"

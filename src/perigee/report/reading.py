@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from perigee._disk import check_file, check_folder, read_file
 from perigee._errors import NoRunError, RunFileError
 from perigee._events.better import better_mode
+from perigee._events.stored_shapes import (
+    Shape,
+    anything,
+    count,
+    dict_of,
+    duration,
+    fields,
+    list_of,
+    number,
+)
 from perigee._processes.process import LOCK_NAME, read_process
 from perigee.report.profile import PROFILE_NAME, profile_lines
 from perigee.writers.json_lines import FILE_NAME as METRICS_NAME
 from perigee.writers.json_lines import read_json_lines
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
 from perigee.writers.run_directory import read_run
+
+_MOST_BYTES = 64 * 2**20
+_DIGITS = re.compile("[0-9]{1,19}")
+_KINDS = ("epoch", "validation", "steps", "finding")
+_RECORD = fields(
+    {"step": count(), "epoch": count(), "seconds": duration, "values": dict_of(number)},
+    {"batch": count()},
+)
+_HISTOGRAMS = dict_of(fields({"edges": list_of(number, least=2), "counts": list_of(count(2**63))}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +65,25 @@ class KeptSample:
 
     def histograms(self) -> dict[str, tuple[list[float], list[int]]]:
         """Return the edges and counts of the bins, by the name of the tensor."""
-        found = json.loads(self.path.read_text(encoding="utf-8"))
+        found = self._read(_HISTOGRAMS)
         return {name: (each["edges"], each["counts"]) for name, each in found.items()}
 
     def texts(self) -> list[str]:
         """Return the texts."""
-        found = json.loads(self.path.read_text(encoding="utf-8"))
-        return [str(text) for text in found] if isinstance(found, list) else []
+        found = self._read(anything)
+        return [str(each) for each in found] if isinstance(found, list) else []
+
+    def image(self) -> bytes:
+        """Return the bytes of the image."""
+        return read_file(self.path, _MOST_BYTES)
+
+    def _read(self, shape: Shape) -> Any:
+        try:
+            found = json.loads(read_file(self.path, _MOST_BYTES))
+            shape(found, "it")
+        except (ValueError, RecursionError) as error:
+            raise RunFileError(str(self.path), str(error)) from error
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +188,7 @@ def read_kept(path: str | os.PathLike[str], name: str | None = None) -> KeptRun:
         raise NoRunError(str(path), [str(found) for found in find_runs(path)])
     metrics = path / METRICS_NAME
     try:
+        check_file(metrics)
         records = read_json_lines(metrics) if metrics.exists() else []
         records = [record for record in records if _is_record(record)]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -172,28 +206,37 @@ def read_kept(path: str | os.PathLike[str], name: str | None = None) -> KeptRun:
 def _profile(path: Path) -> Mapping[str, Any] | None:
     """Return the results of a profile; `None` if there are none, or they are invalid."""
     try:
-        facts = json.loads(path.read_bytes())
+        facts = json.loads(read_file(path, _MOST_BYTES))
+        anything(facts, "it")
         profile_lines(facts)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
+        return None
+    except RecursionError:
         return None
     return facts
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:
-    """Return whether a line is a record, not one that another program may have written."""
-    return (
-        isinstance(record.get("values"), dict)
-        and isinstance(record.get("kind"), str)
-        and all(isinstance(record.get(key), int | float) for key in ("step", "epoch", "seconds"))
-        and all(isinstance(value, int | float) for value in record["values"].values())
-    )
+    """Return whether a line is a record, not one that another program may have written.
+
+    Raises:
+        ValueError: If it is one of a run, with what no run writes.
+    """
+    kind = record.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS or "values" not in record:
+        return False
+    _RECORD(record, kind)
+    return True
 
 
 def _samples(folder: Path) -> dict[str, list[KeptSample]]:
     samples: dict[str, list[KeptSample]] = {}
+    check_folder(folder)
     for path in sorted(folder.glob("*/step-*.*")):
         step = path.stem.removeprefix("step-")
-        if step.isdigit() and path.suffix in (".png", ".json", ".histograms"):
+        if path.is_symlink() or path.parent.is_symlink():
+            continue
+        if _DIGITS.fullmatch(step) and path.suffix in (".png", ".json", ".histograms"):
             kept = samples.setdefault(unquote(path.parent.name), [])
             kept.append(KeptSample(int(step), path))
     return samples
@@ -219,7 +262,7 @@ def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
 def may_be_run(path: Path) -> bool:
     """Return whether a file of that name may be Perigee's; true if it is damaged."""
     try:
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        facts = json.loads(read_file(path, _MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
         return True
     return isinstance(facts, dict) and "format_version" in facts

@@ -41,6 +41,7 @@ def table(runs: Sequence[KeptRun], values: Sequence[str] = ()) -> str:
         for column in range(len(rows[0]))
         if column < 5 or any(row[column] != "-" for row in rows[1:])
     ]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = {column: max(len(row[column]) for row in rows) for column in kept}
     return "\n".join(
         "  ".join(
@@ -49,6 +50,11 @@ def table(runs: Sequence[KeptRun], values: Sequence[str] = ()) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters escaped, which a terminal would obey."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def usual_values(runs: Sequence[KeptRun]) -> list[str]:

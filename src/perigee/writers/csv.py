@@ -10,6 +10,7 @@ from typing import Any
 from perigee._disk import check_file
 from perigee._errors import LogExistsError, LogShortError
 from perigee._events.events import Ended, Hook, Recorded, Started
+from perigee._events.stored_shapes import count, fields, list_of, text
 from perigee.writers._appended import AppendedFile, is_lasting, warn_of_missing
 from perigee.writers._replaced import remove_remains, replace_file
 
@@ -99,7 +100,8 @@ class Csv(Hook):
         Raises:
             LogShortError: If the file has fewer rows or other columns than it had then.
         """
-        rows, columns = int(state["rows"]), list(state["columns"])
+        fields({"rows": count(), "columns": list_of(text)})(state, "csv")
+        rows, columns = state["rows"], list(state["columns"])
         if not self.path.exists():
             if rows:
                 warn_of_missing(self.path)

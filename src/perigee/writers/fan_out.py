@@ -8,6 +8,7 @@ from typing import Any
 from perigee._errors import WriterError
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Hooks, Recorded, Started
+from perigee._events.stored_shapes import anything, count, dict_of, fields
 from perigee.writers.run_directory import RunDirectory
 
 MOST_WAITING = 10_000
@@ -151,7 +152,8 @@ class _Guarded(Hook):
         return {"writer": self._state, "failed": self.failed, "lost": lost}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.failed, self.lost = int(state["failed"]), int(state["lost"])
+        fields({"writer": dict_of(anything), "failed": count(), "lost": count()})(state, self._name)
+        self.failed, self.lost = state["failed"], state["lost"]
         self._writer.load_state(state["writer"])
 
     def _write(self) -> None:

@@ -14,8 +14,10 @@ import keras
 from perigee._events.better import better_mode
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Recorded
+from perigee._events.stored_shapes import count, dict_of, fields, list_of, number
 from perigee.writers.terminal import format_value
 
+_STATE = fields({"history": dict_of(list_of(number)), "epoch": list_of(count())})
 _SPARK_WIDTH, _SPARK_HEIGHT = 120, 24
 
 
@@ -112,6 +114,9 @@ class History(Hook, _OfKeras):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from values that `state` returned."""
+        _STATE(state, "history")
+        if state["epoch"] != list(range(len(state["epoch"]))):
+            raise ValueError("its epochs are not numbered from 0")
         self.history = {name: list(values) for name, values in state["history"].items()}
         self.epoch = list(state["epoch"])
 

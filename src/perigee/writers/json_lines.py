@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perigee._errors import LogShortError
+from perigee._errors import LogShortError, RunFileError
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Recorded, Started
+from perigee._events.stored_shapes import count, fields
 from perigee.writers._appended import AppendedFile, check_length, is_lasting, make_own
 
 FILE_NAME = "metrics.jsonl"
@@ -91,7 +92,8 @@ class JsonLines(Hook):
         Raises:
             LogShortError: If the file is shorter than it was then, or was replaced.
         """
-        size_bytes = int(state["size_bytes"])
+        fields({"size_bytes": count(2**63)})(state, "metrics")
+        size_bytes: int = state["size_bytes"]
         self._cut_at = size_bytes if check_length(self.path, size_bytes) else 0
         if self._cut_at and self.path.read_bytes()[size_bytes - 1 : size_bytes] != b"\n":
             found = f"no end of a line after byte {size_bytes}"
@@ -175,7 +177,7 @@ def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise ValueError("not a JSON object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"Line {number} of {len(lines)}: {error}") from error
@@ -190,7 +192,10 @@ def _mend(path: Path) -> None:
     if not path.exists():
         return
     content = path.read_bytes()
-    _, size_bytes = _parse(content)
+    try:
+        _, size_bytes = _parse(content)
+    except ValueError as error:
+        raise RunFileError(str(path), str(error)) from error
     if size_bytes < len(content):
         os.truncate(path, size_bytes)
     elif content and not content.endswith(b"\n"):  # complete, except for its newline

@@ -14,9 +14,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from perigee._disk import read_file
 from perigee._errors import PerigeeError, RunExistsError, RunFileError
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Started
+from perigee._events.stored_shapes import (
+    anything,
+    boolean,
+    count,
+    dict_of,
+    duration,
+    fields,
+    list_of,
+    number,
+    one_of,
+    optional,
+    text,
+)
 from perigee._version import __version__
 from perigee.writers._replaced import remove_remains, replace_file
 
@@ -28,6 +42,52 @@ _GIT_TIMEOUT_SECS = 5.0
 _MOST_BYTES = 16 * 2**20
 _LONGEST_MESSAGE = 10_000
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")
+
+_TEXT = optional(text)
+_CLOCK = fields({}, dict.fromkeys(("step", "epoch", "batch"), count()))
+_PROCESS = {
+    "versions": dict_of(_TEXT),
+    "backend": _TEXT,
+    "machine": dict_of(anything),
+    "command": list_of(text),
+    "git_commit": _TEXT,
+}
+_FINDING = dict.fromkeys(("code", "name", "severity", "happened", "expected", "fix"), _TEXT)
+_TRIAL = {
+    "mode": text,
+    "is_fused": boolean,
+    "microseconds": optional(number),
+    "compile_seconds": optional(number),
+    "note": _TEXT,
+}
+_PLAN = {
+    "mode": text,
+    "is_fused": boolean,
+    "origin": text,
+    "trials": list_of(fields({}, _TRIAL)),
+}
+_FACTS = fields(
+    {"format_version": count()},
+    {
+        "id": text,
+        "seed": optional(count(2**64)),
+        **_PROCESS,
+        "plan": optional(fields({}, _PLAN)),
+        "started": _TEXT,
+        "resumed": list_of(fields({"step": count()}, {"when": _TEXT, **_PROCESS})),
+        "configuration": dict_of(anything),
+        "state": one_of("running", "ended"),
+        "ended": _TEXT,
+        "stop_reason": _TEXT,
+        "error": optional(fields({}, {"class": _TEXT, "code": _TEXT, "message": _TEXT})),
+        "seconds": optional(duration),
+        "spent": dict_of(duration),
+        "clock": _CLOCK,
+        "failures": dict_of(dict_of(count())),
+        "findings": list_of(fields({}, {**_FINDING, "items": list_of(text), "step": count()})),
+    },
+)
+"""What `run.json` holds. Later versions may add to it, and any of it may be missing."""
 
 
 def _utc_now() -> datetime:
@@ -215,22 +275,17 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
     Raises:
         RunFileError: If it is damaged, or of an unknown version.
+        FileKindError: If it is a link, a directory or a device.
         OSError: If it cannot be read.
     """
     target = Path(path) / FILE_NAME
     try:
-        with target.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+        facts = json.loads(read_file(target, _MOST_BYTES))
+        _FACTS(facts, "it")
+        if facts["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"its format version is {facts['format_version']}")
     except FileNotFoundError:
         return None
-    try:
-        if len(content) > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES} bytes")
-        facts = json.loads(content)
-        if not isinstance(facts, dict) or not isinstance(facts.get("resumed", []), list):
-            raise ValueError("it is not what a run writes")
-        if facts.get("format_version") != FORMAT_VERSION:
-            raise ValueError(f"its format version is {facts.get('format_version')!r}")
     except (ValueError, RecursionError) as error:
         raise RunFileError(str(target), str(error)) from error
     return facts

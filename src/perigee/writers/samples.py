@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from perigee._disk import check_folder, make_folder
 from perigee._events.events import Hook, Recorded, Started
+from perigee._events.stored_shapes import count, dict_of, fields, list_of, row, text
 from perigee.writers._appended import is_lasting
 from perigee.writers._replaced import replace_file
 
@@ -18,6 +19,7 @@ DIRECTORY_NAME = "samples"
 MOST_KEPT = 50
 """The most files per name; beyond it every second one is removed, but never the last."""
 
+_KEPT = dict_of(row(count(), list_of(row(count(), text))))
 _FILE = re.compile(r"step-([0-9]{8,19})\.(png|json|histograms)(\.[0-9a-f]{32}\.tmp)?")
 
 
@@ -75,10 +77,12 @@ class SampleFiles(Hook):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue with the files that existed at `state`, from the next start."""
+        fields({"kept": text})(state, "samples")
         stored = json.loads(state["kept"])
-        self._counts = {name: int(count) for name, (count, _) in stored.items()}
+        _KEPT(stored, "samples/kept")
+        self._counts = {name: seen for name, (seen, _) in stored.items()}
         self._kept = {
-            name: {int(index): str(file) for index, file in files if _is_inside(str(file))}
+            name: {index: file for index, file in files if _is_inside(file)}
             for name, (_, files) in stored.items()
         }
         self._lasting = self._encoded()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from perigee._disk import check_folder, make_folder
 from perigee._errors import MissingPackageError
 from perigee._events.events import Ended, Hook, Recorded, Started
+from perigee._events.stored_shapes import count, dict_of, fields
 from perigee.writers._appended import (
     AppendedFile,
     check_length,
@@ -138,13 +139,14 @@ class TensorBoard(Hook):
         Raises:
             LogShortError: If one of the files is shorter than it was then.
         """
+        fields({"size_bytes": dict_of(count(2**63))})(state, "events")
         names = self._names()  # no other file is touched
         self._kept = {}
         for name, size_bytes in state["size_bytes"].items():
             if name not in names:
                 warn_of_missing(self.path / name)
-            elif check_length(self.path / name, int(size_bytes)):
-                self._kept[name] = int(size_bytes)
+            elif check_length(self.path / name, size_bytes):
+                self._kept[name] = size_bytes
         self._is_cut_due = True
 
     def _write(self, directory: str, number: int, summary: Any, *, lasts: bool = True) -> None:

@@ -11,6 +11,9 @@ A Keras callback keeps what training changed in its attributes: numbers, arrays,
 sets and dicts of them. Arguments of its class are left out, and so are attributes that are text
 (which might name a file) or other objects. A callback with `state()` and `load_state(state)` keeps
 what the first returns, and nothing else.
+
+A run resumes under another framework, or on another number of devices, from the same weights,
+optimizer slots and data; then random numbers, such as those of dropout, are other ones.
 """
 
 from __future__ import annotations
@@ -61,6 +64,25 @@ def check_program(program: Program) -> list[Finding]:
             items=kinds,
             expected="random numbers that continue where they were when the run is resumed.",
             fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
+        )
+    ]
+
+
+def check_place(differences: Sequence[str]) -> list[Finding]:
+    """Report a run that resumes elsewhere than where it was trained."""
+    if not differences:
+        return []
+    return [
+        Finding(
+            code="PG430",
+            name="InexactResume",
+            severity="warning",
+            happened="The run resumes from its weights, its optimizers' state and its position in "
+            "the data, but it was trained with others of these:",
+            items=tuple(differences),
+            expected="the framework and the number of devices that the run was trained with.",
+            fix="nothing, if it need not equal a training without interruption; or resume it as "
+            "it was trained.",
         )
     ]
 
