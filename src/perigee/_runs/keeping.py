@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perigee import _backends
-from perigee._errors import CheckpointSaveError
+from perigee._errors import CheckpointSaveError, way_out
 from perigee._events.clock import Clock
-from perigee._events.events import Ended, Hook, Recorded
+from perigee._events.events import Ended, Hook, Recorded, StepsDone
 from perigee._events.protocols import Feed, Source
 from perigee._execution import Plan
 from perigee._execution.timing import now
@@ -60,6 +60,7 @@ class KeptRun(Hook):
         self._largest = LARGE_STATE_BYTES
         self._saved: tuple[Clock, str | None] | None = None
         self._last_save = now()
+        self._times_made = 0
         loaded = opened.loaded
         self._best: float | None = None if loaded is None else loaded.content.facts["best"]
         self._monitored: float | None = None
@@ -83,7 +84,7 @@ class KeptRun(Hook):
     def is_due(self, clock: Clock) -> bool:
         """Tell whether to save now."""
         every = self._opened.run.save_every
-        if self._is_better:
+        if self._is_better or self._times_made != self._opened.place.times_made:
             return True
         if every is None:
             return False
@@ -112,21 +113,39 @@ class KeptRun(Hook):
         if not opened.is_writer:
             self._is_better = False
             return
-        try:
-            opened.checkpoints.wait()
-        except CheckpointSaveError as error:  # of the one before; it does not keep this one back
-            self._failed(error, is_fatal=opened.run.strict)
+        self._finish(is_fatal=opened.run.strict)  # the one before; it does not keep this one back
+        self._times_made = opened.place.times_made
         try:
             if self._saved != (clock, finished):
                 content = self._content(clock, state(), finished)
                 monitored, self._monitored = self._monitored, None
                 opened.checkpoints.save(content, monitored, background=not is_last)
                 self._saved = clock, finished
-            if is_last:
-                opened.checkpoints.wait()
         except CheckpointSaveError as error:
             self._failed(error, is_fatal=is_last or opened.run.strict)
+        if is_last:
+            self._finish(is_fatal=True)
         self._is_better, self._last_save = False, now()
+
+    def _finish(self, is_fatal: bool) -> None:
+        """Wait for the save in progress, and report what failed in it."""
+        checkpoints, failures = self._opened.checkpoints, self._opened.failures
+        try:
+            checkpoints.wait()
+        except CheckpointSaveError as error:
+            self._failed(error, is_fatal)
+            return
+        if checkpoints.removal_error is None:
+            failures.works("old checkpoints")
+        else:
+            error, checkpoints.removal_error = checkpoints.removal_error, None
+            failures.failed(
+                "old checkpoints",
+                error,
+                f"Old checkpoints in {checkpoints.directory} could not be removed: {error}. "
+                f"That is tried again at each save. Fix: {way_out(error)}",
+            )
+            failures.tell()
 
     def _content(self, clock: Clock, loop: Mapping[str, Any], finished: str | None) -> Content:
         opened = self._opened
@@ -164,11 +183,17 @@ class KeptRun(Hook):
 
     def _failed(self, error: CheckpointSaveError, is_fatal: bool) -> None:
         self._saved = None
-        if self._writers is not None:
-            self._writers.count_failure("checkpoints")
+        failures = self._opened.failures
         if is_fatal:
+            failures.count("checkpoints")
             raise error
-        warnings.warn(f"{error}\nTraining continues.", RuntimeWarning, stacklevel=4)
+        failures.failed("checkpoints", error, f"{error}\nTraining continues.")
+        failures.tell()
+
+    def on_steps(self, event: StepsDone) -> None:
+        """Report a save that failed in the background."""
+        if self._opened.checkpoints.has_failed:
+            self._finish(is_fatal=self._opened.run.strict)
 
     def on_record(self, event: Recorded) -> None:
         """Take note of a value that is the best so far."""
@@ -212,7 +237,7 @@ def open_writers(
     if not opened.is_writer:
         return None
     directory = RunDirectory(
-        opened.path,
+        opened.place,
         backend=_backends.current().name,
         seed=opened.seed,
         more={"plan": None if plan is None else plan.facts()},
@@ -222,9 +247,24 @@ def open_writers(
         is_resumed=opened.loaded is not None,
     )
     writers: dict[str, Hook] = {
-        "metrics": JsonLines(opened.path),
-        "samples": SampleFiles(opened.path),
+        "metrics": JsonLines(opened.place),
+        "samples": SampleFiles(opened.place),
     }
     if opened.events is not None:
         writers["events"] = opened.events
-    return Writers(writers, directory=directory, is_strict=opened.run.strict)
+    times_made = 0
+
+    def check() -> bool:
+        nonlocal times_made
+        opened.find()
+        before, times_made = times_made, opened.place.times_made
+        return before != times_made
+
+    return Writers(
+        writers,
+        directory=directory,
+        is_strict=opened.run.strict,
+        failures=opened.failures,
+        check=check,
+        in_background=True,
+    )

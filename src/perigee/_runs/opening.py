@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perigee import _backends
+from perigee._disk import Place
 from perigee._errors import (
     CheckpointSaveError,
     NoCheckpointError,
@@ -21,6 +24,7 @@ from perigee._errors import (
 from perigee._events.clock import Clock
 from perigee._events.protocols import Feed, Source
 from perigee._execution import Execution, Plan
+from perigee._processes.process import LOCK_NAME
 from perigee._runs.belongings import check_directory, set_aside
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import snapshot, track
@@ -33,6 +37,7 @@ from perigee.checkpoints import (
     random_state,
     set_random_state,
 )
+from perigee.writers.failures import Failures
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
 from perigee.writers.tensorboard import TensorBoard
 
@@ -64,7 +69,8 @@ class OpenRun:
         run: What the user passed.
         step: The Step that is trained.
         seed: The seed for the order of the data: that of the run.
-        path: The directory.
+        place: The directory, which may move.
+        failures: What could not be written, counted.
         is_writer: Whether this process writes.
         checkpoints: Those of the run.
         loaded: The newest intact checkpoint, or `None` where the run is new.
@@ -89,15 +95,20 @@ class OpenRun:
         is_writer: bool = True,
     ) -> None:
         self.run, self.step, self.seed = run, step, seed
-        self.path = Path(fspath(run.path))
+        self.place = Place(fspath(run.path))
+        self.failures = Failures()
         self.is_writer = is_writer
         self._unloaded: Mapping[str, Any] | None = None
         if is_writer and check_directory(self.path) and run.resume == "never":
             raise RunExistsError(str(self.path), RUN_NAME)
         self._is_new = not self.path.exists()
-        self._lock = RunLock(self.path) if is_writer else None
+        self._lock = RunLock(self.place) if is_writer else None
         try:
-            self.checkpoints: Checkpoints = checkpoints_of(run, self._lock)
+            if is_writer:
+                self.place.hold(self._claim)
+            self.checkpoints: Checkpoints = checkpoints_of(
+                run, self._lock, self.place, self.find if is_writer else None
+            )
             self.loaded: Loaded | None = self._load()
             if self.loaded is not None:
                 saved = self.loaded.content.facts["seed"]
@@ -106,10 +117,35 @@ class OpenRun:
                 self.seed = saved
             # The package may be missing, which is said before anything is written.
             writes_events = run.tensorboard and is_writer
-            self.events: TensorBoard | None = TensorBoard(self.path) if writes_events else None
+            self.events: TensorBoard | None = TensorBoard(self.place) if writes_events else None
         except BaseException:
             self._release()
             raise
+
+    @property
+    def path(self) -> Path:
+        """The directory, wherever it is now."""
+        return self.place.path
+
+    def find(self) -> None:
+        """Find the directory where it was renamed, or make it again where it was deleted.
+
+        Raises:
+            OSError: If that is not possible.
+        """
+        found = self.place.check()
+        if found is not None:
+            self.failures.count("directory")
+            self.failures.say(found)
+
+    def _claim(self) -> None:
+        """Take the lock in a directory that was made again."""
+        others = set(os.listdir(self.path)) - {LOCK_NAME}
+        if others:
+            taken = "it was deleted in training, and something else is in its place"
+            raise FileExistsError(errno.EEXIST, taken, str(self.path))
+        assert self._lock is not None
+        self._lock.renew()
 
     @property
     def resumed_at(self) -> tuple[Clock, str | None] | None:
@@ -250,6 +286,7 @@ class OpenRun:
             self._release()
 
     def _release(self) -> None:
+        self.place.release()
         if self._lock is not None:
             # Without `run.json`, training never began.
             is_unused = self._is_new and not (self.path / RUN_NAME).exists()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perigee._disk import within
 from perigee._errors import LogShortError
 from perigee._events.events import Ended, Found, Hook, Recorded, Started
 from perigee.writers._appended import AppendedFile, check_length, is_lasting, make_own
@@ -39,10 +40,27 @@ class JsonLines(Hook):
     may_lag = True
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.path: Path = Path(directory) / FILE_NAME
-        self._file = AppendedFile(self.path)
+        self._file = AppendedFile(within(directory, FILE_NAME))
         self._kept_bytes = 0
         self._cut_at: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file, wherever its directory is now."""
+        return self._file.path
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the file was deleted in training."""
+        return self._file.is_missing
+
+    def restore(self) -> None:
+        """Make the file again, with all its lines, where it was deleted.
+
+        Raises:
+            OSError: If it cannot be made.
+        """
+        self._file.restore()
 
     def on_start(self, event: Started) -> None:
         """Open the file, so that a read-only directory is detected before step 1."""
