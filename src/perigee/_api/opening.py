@@ -98,7 +98,8 @@ class Opened:
 
     def history(self, plan: Plan | None, stop_reason: str | None = None) -> History:
         """Return the history of a training that begins, resumes, or has ended before."""
-        return History(plan, self.findings.found, self.resumed_at, stop_reason)
+        failures = None if self.run is None else self.run.failures.counts
+        return History(plan, self.findings.found, self.resumed_at, stop_reason, failures)
 
     def resume(self, training: Training, program: Program, finished: str | None) -> bool:
         """Load what the run has saved, if anything.

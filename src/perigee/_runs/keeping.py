@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from perigee.checkpoints import Content, arrays_of, random_state, set_random_sta
 from perigee.data import LARGE_STATE_BYTES, state_bytes
 from perigee.report import FILE_NAME as REPORT_NAME
 from perigee.report import write_report
+from perigee.writers import remove_remains
 from perigee.writers.fan_out import Writers
 from perigee.writers.json_lines import JsonLines
 from perigee.writers.run_directory import RunDirectory
@@ -60,6 +60,7 @@ class KeptRun(Hook):
         self._largest = LARGE_STATE_BYTES
         self._saved: tuple[Clock, str | None] | None = None
         self._last_save = now()
+        self._is_saving = False
         self._times_made = 0
         loaded = opened.loaded
         self._best: float | None = None if loaded is None else loaded.content.facts["best"]
@@ -78,6 +79,8 @@ class KeptRun(Hook):
 
     def begin(self) -> None:
         """Set the global generators of a resumed run as they were when it was saved."""
+        if self._writers is not None:
+            remove_remains(self._opened.path / REPORT_NAME)
         if self._opened.loaded is not None:
             set_random_state(self._draws.resumed)
 
@@ -120,7 +123,7 @@ class KeptRun(Hook):
                 content = self._content(clock, state(), finished)
                 monitored, self._monitored = self._monitored, None
                 opened.checkpoints.save(content, monitored, background=not is_last)
-                self._saved = clock, finished
+                self._saved, self._is_saving = (clock, finished), True
         except CheckpointSaveError as error:
             self._failed(error, is_fatal=is_last or opened.run.strict)
         if is_last:
@@ -135,6 +138,8 @@ class KeptRun(Hook):
         except CheckpointSaveError as error:
             self._failed(error, is_fatal)
             return
+        if self._is_saving:
+            failures.works("checkpoints")
         if checkpoints.removal_error is None:
             failures.works("old checkpoints")
         else:
@@ -182,7 +187,7 @@ class KeptRun(Hook):
             set_host_random(after)
 
     def _failed(self, error: CheckpointSaveError, is_fatal: bool) -> None:
-        self._saved = None
+        self._saved, self._is_saving = None, False
         failures = self._opened.failures
         if is_fatal:
             failures.count("checkpoints")
@@ -209,15 +214,19 @@ class KeptRun(Hook):
         """Write the report; a failure there is a warning, and no more."""
         if self._writers is None:
             return
+        failures = self._opened.failures
         try:
+            self._opened.find()
             write_report(self._opened.path)
+        except OSError as error:
+            failures.failed(REPORT_NAME, error, self._unwritten(error))
         except Exception as error:
-            warnings.warn(
-                f"{self._opened.path / REPORT_NAME} was not written: "
-                f"{type(error).__name__}: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            failures.say(self._unwritten(error))
+        failures.tell()
+
+    def _unwritten(self, error: Exception) -> str:
+        path = self._opened.path / REPORT_NAME
+        return f"{path} was not written: {type(error).__name__}: {error}"
 
 
 def open_writers(

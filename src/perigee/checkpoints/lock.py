@@ -86,7 +86,7 @@ class RunLock:
         if not self._is_held:
             return
         self._is_held = False
-        if removes and self._file is not None:
+        if removes and self._file is not None and self._is_named(self._file):
             self._path.unlink(missing_ok=True)  # who waits for this file looks for another one
         if self._file is not None:
             _held.discard(self._file)

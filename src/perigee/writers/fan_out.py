@@ -29,10 +29,7 @@ GRACE_SECS = 1.0
 @runtime_checkable
 class _Restorable(Protocol):
     @property
-    def path(self) -> Path: ...
-
-    @property
-    def is_missing(self) -> bool: ...
+    def missing(self) -> Path | None: ...
 
     def restore(self) -> None: ...
 
@@ -183,8 +180,8 @@ class Writers(Hook):
             self._failures.count("directory")
             self._failures.say(f"{missing} was deleted in training. It is written again.")
 
-    def _missing(self) -> str | None:
-        return next((str(file.path) for file in self._files if file.is_missing), None)
+    def _missing(self) -> Path | None:
+        return next(filter(None, (file.missing for file in self._files)), None)
 
 
 class _Guarded(Hook):
@@ -274,8 +271,11 @@ class _Guarded(Hook):
     def _close(self, event: Ended) -> None:
         try:
             self._prepare()
-        finally:
-            self._writer.on_end(event)
+        except OSError:
+            if not isinstance(self._writer, RunDirectory):  # which would write; these only close
+                self._writer.on_end(event)
+            raise
+        self._writer.on_end(event)
 
     def attempt(self, action: Callable[[], None]) -> None:
         """Do something; count an `OSError`, and keep a warning of it.

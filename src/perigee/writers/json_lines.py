@@ -50,9 +50,9 @@ class JsonLines(Hook):
         return self._file.path
 
     @property
-    def is_missing(self) -> bool:
-        """Whether the file was deleted in training."""
-        return self._file.is_missing
+    def missing(self) -> Path | None:
+        """The file, if it was deleted in training."""
+        return self.path if self._file.is_missing else None
 
     def restore(self) -> None:
         """Make the file again, with all its lines, where it was deleted.

@@ -106,9 +106,10 @@ class RunDirectory(Hook):
         return Path(self._place)
 
     @property
-    def is_missing(self) -> bool:
-        """Whether `run.json` was deleted in training."""
-        return self._is_started and not os.path.lexists(self.path / FILE_NAME)
+    def missing(self) -> Path | None:
+        """The path of `run.json`, if it was deleted in training."""
+        path = self.path / FILE_NAME
+        return path if self._is_started and not os.path.lexists(path) else None
 
     def restore(self) -> None:
         """Write `run.json` again if it was deleted.
@@ -116,7 +117,7 @@ class RunDirectory(Hook):
         Raises:
             OSError: If it cannot be written.
         """
-        if self.is_missing:
+        if self.missing is not None:
             self._replace()
 
     def _replace(self) -> None:

@@ -84,9 +84,9 @@ class TensorBoard(Hook):
         return Path(self._place)
 
     @property
-    def is_missing(self) -> bool:
-        """Whether a file of this process was deleted in training."""
-        return any(file.is_missing for file in self._files.values())
+    def missing(self) -> Path | None:
+        """A file of this process that was deleted in training, if any."""
+        return next((file.path for file in self._files.values() if file.is_missing), None)
 
     def restore(self) -> None:
         """Make the files of this process again, with all their events, where they were deleted.
