@@ -63,8 +63,11 @@ def _simplified(value: Any, path: str, arrays: dict[str, np.ndarray], levels: in
             for key, item in value.items()
         }
     if levels and isinstance(value, list | tuple):
-        if set(map(type, value)) == {float} and all(map(math.isfinite, value)):
-            return list(value)  # histories are long
+        kinds = set(map(type, value))  # histories are long, and so are states of generators
+        if kinds == {float} and all(map(math.isfinite, value)):
+            return list(value)
+        if kinds == {int} and max(map(abs, value)) < _MOST_INTEGER:
+            return list(value)
         return [
             _simplified(item, f"{path}/{index}", arrays, levels - 1)
             for index, item in enumerate(value)
