@@ -168,8 +168,8 @@ class Place(os.PathLike[str]):
                 raise FileNotFoundError(errno.ENOENT, "it was renamed or deleted", str(old))
             self._make()
             return (
-                f"{old} was deleted in training. It is made again, with the logs as far as they "
-                "are known and a new checkpoint; what else was there is lost."
+                f"{old} was deleted in training. It is made again, with its logs and "
+                "a new checkpoint; older checkpoints and samples are lost."
             )
 
     def _make(self) -> None:

@@ -18,7 +18,7 @@ from perigee.checkpoints import Content, arrays_of, random_state, set_random_sta
 from perigee.data import LARGE_STATE_BYTES, state_bytes
 from perigee.report import FILE_NAME as REPORT_NAME
 from perigee.report import write_report
-from perigee.writers import remove_remains
+from perigee.writers._replaced import remove_remains
 from perigee.writers.fan_out import Writers
 from perigee.writers.json_lines import JsonLines
 from perigee.writers.run_directory import RunDirectory
@@ -138,19 +138,21 @@ class KeptRun(Hook):
         except CheckpointSaveError as error:
             self._failed(error, is_fatal)
             return
-        if self._is_saving:
-            failures.works("checkpoints")
-        if checkpoints.removal_error is None:
+        if not self._is_saving:
+            return
+        self._is_saving = False
+        failures.works("checkpoints")
+        error = checkpoints.removal_error
+        if error is None:
             failures.works("old checkpoints")
-        else:
-            error, checkpoints.removal_error = checkpoints.removal_error, None
-            failures.failed(
-                "old checkpoints",
-                error,
-                f"Old checkpoints in {checkpoints.directory} could not be removed: {error}. "
-                f"That is tried again at each save. Fix: {way_out(error)}",
-            )
-            failures.tell()
+            return
+        failures.failed(
+            "old checkpoints",
+            error,
+            f"Old checkpoints in {checkpoints.directory} could not be removed: {error}. "
+            f"That is tried again at each save. Fix: {way_out(error)}",
+        )
+        failures.tell()
 
     def _content(self, clock: Clock, loop: Mapping[str, Any], finished: str | None) -> Content:
         opened = self._opened

@@ -1,6 +1,5 @@
 """Writers: hooks that show or store what training reports, one module per kind of output."""
 
-from perigee.writers._replaced import remove_remains as remove_remains
 from perigee.writers._replaced import replace_file as replace_file
 from perigee.writers.csv import Csv as Csv
 from perigee.writers.fan_out import Writers as Writers
