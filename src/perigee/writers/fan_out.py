@@ -12,7 +12,6 @@ from perigee._disk import new_thread
 from perigee._errors import WriterError, way_out
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Hooks, Recorded, Started, StepsDone
-from perigee._execution.timing import now
 from perigee.writers.failures import Failures
 from perigee.writers.run_directory import RunDirectory
 
@@ -97,12 +96,13 @@ class Writers(Hook):
         Hooks([self._run_file, *self._writers.values()]).start(event)
         if self._in_background:
             self._thread = new_thread("perigee-writers")
-        self._checked_at = now()
+        self._checked_at = event.seconds
 
     def on_steps(self, event: StepsDone) -> None:
         """Raise or warn of what failed in the thread meanwhile; look for the directory."""
         if self._thread is not None and self._check is not None:
-            if now() - self._checked_at > _CHECK_SECS:
+            if event.seconds - self._checked_at > _CHECK_SECS:
+                self._checked_at = event.seconds
                 self._run(self._look)
             self._failures.tell()
 
@@ -146,7 +146,6 @@ class Writers(Hook):
 
     def _run(self, action: Callable[[], None]) -> None:
         """Run an action, in the thread if there is one."""
-        self._checked_at = now()
         if self._thread is None:
             action()
         else:
