@@ -1,7 +1,7 @@
-"""What is paid for being told: display, JSON lines and TensorBoard at every 100 steps.
+"""What is paid for being told, and for being saved: all of it at every 100 steps.
 
-Timed from the end of the first epoch to that of the last: making the run's directory, and saving,
-which a run does when it ends, are no part of it.
+Timed from the end of the first epoch to that of the last: making the run's directory, and the save
+when it ends, are no part of it.
 
 python -m benchmarks.cost_of_writing --backend tensorflow
 """
@@ -60,12 +60,19 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     every = pg.Every(steps=EVERY_STEPS)
     never = pg.Every(steps=10**9)
 
-    def trained(progress: Any, is_kept: bool, has_tensorboard: bool) -> Callable[[], float]:
+    def trained(
+        progress: Any, is_kept: bool, has_tensorboard: bool, is_saved: bool = False
+    ) -> Callable[[], float]:
         step = workload.step()
 
         def run() -> float:
             place = Path(tempfile.mkdtemp(dir=folder)) / "run"
-            kept = pg.Run(place, record_every=every, save_every=never, tensorboard=has_tensorboard)
+            kept = pg.Run(
+                place,
+                record_every=every,
+                save_every=every if is_saved else never,
+                tensorboard=has_tensorboard,
+            )
             with contextlib.redirect_stdout(io.StringIO()):
                 return steady_seconds(
                     step,
@@ -83,6 +90,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "display": trained("bar", False, False),
         "display and JSON lines": trained("bar", True, False),
     }
+    runs["JSON lines"] = trained("off", True, False)
+    runs["JSON lines and checkpoints"] = trained("off", True, False, is_saved=True)
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     if has_tensorboard:
         runs["display, JSON lines and TensorBoard"] = trained("bar", True, True)

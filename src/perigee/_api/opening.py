@@ -133,7 +133,9 @@ class Opened:
     def history(self, plan: Plan | None, stop_reason: str | None = None) -> History:
         """Return the history of a training that begins, resumes, or has ended before."""
         find_best = (lambda: None) if self.run is None else self.run.best
-        return History(plan, self.findings.found, self.resumed_at, stop_reason, find_best)
+        failures = None if self.run is None else self.run.failures.counts
+        found, resumed_at = self.findings.found, self.resumed_at
+        return History(plan, found, resumed_at, stop_reason, find_best, failures)
 
     def resume(
         self, training: Training, program: Program, finished: str | None, start: Start | None

@@ -188,9 +188,7 @@ class CheckpointSaveError(PerigeeError, OSError):
             f"{path} ({size_bytes / 1e6:,.1f} MB) could not be written: {self.reason}.",
             expected="a directory that can be written to, with room for one more checkpoint than "
             "are kept.",
-            fix="free space there or keep fewer checkpoints."
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            else "make the directory writable, or choose another path for the run.",
+            fix=way_out(error),
         )
         self.errno = error.errno
 
@@ -346,6 +344,21 @@ class WriterError(PerigeeError, OSError):
             fix="free space, or make the path writable, and resume; or pass `strict=False` to "
             "continue without it.",
         )
+
+
+def way_out(error: OSError) -> str:
+    """Return what to do about an error of the system in writing."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free space there or keep fewer checkpoints."
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return (
+            "close files that are no longer used, or raise the limit on open files (`ulimit -n`)."
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+        return "put the directory of the run back in its place, or take away what stands there."
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "make the directory writable, or choose another path for the run."
+    return "check the disk, or choose another path for the run."
 
 
 class MissingPackageError(PerigeeError, ImportError):

@@ -17,6 +17,7 @@ from perigee._errors import (
     RunFileError,
 )
 from perigee._processes.process import LOCK_NAME
+from perigee._runs.run import CHECKPOINTS_NAME
 from perigee.checkpoints import Checkpoints, content
 from perigee.checkpoints.lock import check_lock
 from perigee.report import FILE_NAME as REPORT_NAME
@@ -26,8 +27,6 @@ from perigee.writers import samples, tensorboard
 from perigee.writers.json_lines import FILE_NAME as METRICS_NAME
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
 from perigee.writers.run_directory import read_run
-
-CHECKPOINTS_NAME = "checkpoints"
 
 _FOLDERS = (tensorboard.DIRECTORY_NAME, samples.DIRECTORY_NAME)
 _ABANDONED = "abandoned-"

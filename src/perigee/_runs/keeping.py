@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from perigee import _backends
-from perigee._errors import CheckpointSaveError
+from perigee._errors import CheckpointSaveError, way_out
 from perigee._events.clock import Clock
-from perigee._events.events import Ended, Hook, Recorded
+from perigee._events.events import Ended, Hook, Recorded, StepsDone
 from perigee._events.protocols import Begun, Source
 from perigee._execution import Plan
 from perigee._execution.timing import now
@@ -22,6 +21,7 @@ from perigee.checkpoints import Content, arrays_of, random_state, set_random_sta
 from perigee.data import LARGE_STATE_BYTES, state_bytes
 from perigee.report import FILE_NAME as REPORT_NAME
 from perigee.report import write_report
+from perigee.writers._replaced import remove_remains
 from perigee.writers.fan_out import Writers
 from perigee.writers.json_lines import JsonLines
 from perigee.writers.run_directory import RunDirectory
@@ -71,6 +71,8 @@ class KeptRun(Hook):
         self._last: Content | None = None
         self._measured: tuple[int, Mapping[str, Any]] = (-1, {})
         self._last_save = now()
+        self._is_saving = False
+        self._times_made = 0
         loaded = opened.loaded
         self._best: float | None = None if loaded is None else loaded.content.facts["best"]
         self._monitored: tuple[int, float] | None = None
@@ -88,13 +90,15 @@ class KeptRun(Hook):
 
     def begin(self) -> None:
         """Set the global generators of a resumed run as they were when it was saved."""
+        if self._writers is not None:
+            remove_remains(self._opened.path / REPORT_NAME)
         if self._opened.loaded is not None:
             set_random_state(self._draws.resumed)
 
     def is_due(self, clock: Clock) -> bool:
         """Tell whether to save now."""
         every = self._opened.run.save_every
-        if self._is_better:
+        if self._is_better or self._times_made != self._opened.place.times_made:
             return True
         if every is None:
             return False
@@ -123,10 +127,8 @@ class KeptRun(Hook):
         if not opened.is_writer:
             self._is_better = False
             return
-        try:
-            opened.checkpoints.wait()
-        except CheckpointSaveError as error:  # of the one before; it does not keep this one back
-            self._failed(error, is_fatal=opened.run.strict)
+        self._finish(is_fatal=opened.run.strict)  # the one before; it does not keep this one back
+        self._times_made = opened.place.times_made
         try:
             # What ends a training within an epoch is not in what is saved, but may log the best.
             is_saved = self._saved == (clock, finished)
@@ -136,12 +138,37 @@ class KeptRun(Hook):
                 content = self._as_measured(content)
                 monitored = self._monitored_at(clock.step)
                 opened.checkpoints.save(content, monitored, background=not is_last)
-                self._saved, self._last = (clock, finished), content if is_last else None
-            if is_last:
-                opened.checkpoints.wait()
+                self._saved, self._is_saving = (clock, finished), True
+                self._last = content if is_last else None
         except CheckpointSaveError as error:
             self._failed(error, is_fatal=is_last or opened.run.strict)
+        if is_last:
+            self._finish(is_fatal=True)
         self._is_better, self._last_save = False, now()
+
+    def _finish(self, is_fatal: bool) -> None:
+        """Wait for the save in progress, and report what failed in it."""
+        checkpoints, failures = self._opened.checkpoints, self._opened.failures
+        try:
+            checkpoints.wait()
+        except CheckpointSaveError as error:
+            self._failed(error, is_fatal)
+            return
+        if not self._is_saving:
+            return
+        self._is_saving = False
+        failures.works("checkpoints")
+        error = checkpoints.removal_error
+        if error is None:
+            failures.works("old checkpoints")
+            return
+        failures.failed(
+            "old checkpoints",
+            error,
+            f"Old checkpoints in {checkpoints.directory} could not be removed: {error}. "
+            f"That is tried again at each save. Fix: {way_out(error)}",
+        )
+        failures.tell()
 
     def _content(self, clock: Clock, loop: Mapping[str, Any], finished: str | None) -> Content:
         opened, tracked = self._opened, track(self._opened.step)
@@ -212,12 +239,18 @@ class KeptRun(Hook):
             set_host_random(after)
 
     def _failed(self, error: CheckpointSaveError, is_fatal: bool) -> None:
-        self._saved = None
-        if self._writers is not None:
-            self._writers.count_failure("checkpoints")
+        self._saved, self._is_saving = None, False
+        failures = self._opened.failures
         if is_fatal:
+            failures.count("checkpoints")
             raise error
-        warnings.warn(f"{error}\nTraining continues.", RuntimeWarning, stacklevel=4)
+        failures.failed("checkpoints", error, f"{error}\nTraining continues.")
+        failures.tell()
+
+    def on_steps(self, event: StepsDone) -> None:
+        """Report a save that failed in the background."""
+        if self._opened.checkpoints.has_failed:
+            self._finish(is_fatal=self._opened.run.strict)
 
     def on_record(self, event: Recorded) -> None:
         """Take note of a value that is the best so far."""
@@ -233,15 +266,19 @@ class KeptRun(Hook):
         """Write the report; a failure there is a warning, and no more."""
         if self._writers is None:
             return
+        failures = self._opened.failures
         try:
+            self._opened.find()
             write_report(self._opened.path)
+        except OSError as error:
+            failures.failed(REPORT_NAME, error, self._unwritten(error))
         except Exception as error:
-            warnings.warn(
-                f"{self._opened.path / REPORT_NAME} was not written: "
-                f"{type(error).__name__}: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            failures.say(self._unwritten(error))
+        failures.tell()
+
+    def _unwritten(self, error: Exception) -> str:
+        path = self._opened.path / REPORT_NAME
+        return f"{path} was not written: {type(error).__name__}: {error}"
 
 
 def open_writers(
@@ -261,7 +298,7 @@ def open_writers(
     if not opened.is_writer:
         return None
     directory = RunDirectory(
-        opened.path,
+        opened.place,
         backend=_backends.current().name,
         seed=opened.seed,
         more={"plan": None if plan is None else plan.facts()},
@@ -273,9 +310,24 @@ def open_writers(
         is_resumed=opened.loaded is not None,
     )
     writers: dict[str, Hook] = {
-        "metrics": JsonLines(opened.path, directory.changes_at),
-        "samples": SampleFiles(opened.path),
+        "metrics": JsonLines(opened.place, directory.changes_at),
+        "samples": SampleFiles(opened.place),
     }
     if opened.events is not None:
         writers["events"] = opened.events
-    return Writers(writers, directory=directory, is_strict=opened.run.strict)
+    times_made = 0
+
+    def check() -> bool:
+        nonlocal times_made
+        opened.find()
+        before, times_made = times_made, opened.place.times_made
+        return before != times_made
+
+    return Writers(
+        writers,
+        directory=directory,
+        is_strict=opened.run.strict,
+        failures=opened.failures,
+        check=check,
+        in_background=True,
+    )

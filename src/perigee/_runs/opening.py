@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 import keras
 
 from perigee import _backends
+from perigee._disk import Place
 from perigee._errors import (
     CheckpointSaveError,
     DamagedCheckpointError,
@@ -29,6 +32,7 @@ from perigee._events.events import BY_CALLBACK, INTERRUPTIONS
 from perigee._events.protocols import Feed, Source
 from perigee._events.stored_shapes import loading
 from perigee._execution import Execution, Plan
+from perigee._processes.process import LOCK_NAME
 from perigee._runs.belongings import check_directory, set_aside
 from perigee._runs.changes import adapted
 from perigee._runs.facts import check_facts
@@ -48,6 +52,7 @@ from perigee.checkpoints import (
 )
 from perigee.checkpoints.state import unlike
 from perigee.data import PassFeed
+from perigee.writers.failures import Failures
 from perigee.writers.history import Best
 from perigee.writers.run_directory import FILE_NAME as RUN_NAME
 from perigee.writers.run_directory import read_run
@@ -81,7 +86,8 @@ class OpenRun:
         run: What the user passed.
         step: The Step that is trained.
         seed: The seed for the order of the data: that of the run.
-        path: The directory.
+        place: The directory, which may move.
+        failures: What could not be written, counted.
         is_writer: Whether this process writes.
         checkpoints: Those of the run.
         loaded: The newest intact checkpoint, or `None` where the run is new.
@@ -107,16 +113,21 @@ class OpenRun:
         is_writer: bool = True,
     ) -> None:
         self.run, self.step, self.seed = run, step, seed
-        self.path = Path(fspath(run.path))
+        self.place = Place(fspath(run.path))
+        self.failures = Failures()
         self.is_writer = is_writer
         self._unloaded: Mapping[str, Any] | None = None
         self.other_data: DataChangedError | None = None
         if is_writer and check_directory(self.path) and run.resume == "never":
             raise RunExistsError(str(self.path), RUN_NAME)
         self._is_new = not self.path.exists()
-        self._lock = RunLock(self.path) if is_writer else None
+        self._lock = RunLock(self.place) if is_writer else None
         try:
-            self.checkpoints: Checkpoints = checkpoints_of(run, self._lock)
+            if is_writer:
+                self.place.hold(self._claim)
+            self.checkpoints: Checkpoints = checkpoints_of(
+                run, self._lock, self.place, self.find if is_writer else None
+            )
             self.loaded: Loaded | None = self._load()
             if self.loaded is not None:
                 saved = self.loaded.content.facts["seed"]
@@ -125,10 +136,35 @@ class OpenRun:
                 self.seed = saved
             # The package may be missing, which is said before anything is written.
             writes_events = run.tensorboard and is_writer
-            self.events: TensorBoard | None = TensorBoard(self.path) if writes_events else None
+            self.events: TensorBoard | None = TensorBoard(self.place) if writes_events else None
         except BaseException:
             self._release()
             raise
+
+    @property
+    def path(self) -> Path:
+        """The directory, wherever it is now."""
+        return self.place.path
+
+    def find(self) -> None:
+        """Find the directory where it was renamed, or make it again where it was deleted.
+
+        Raises:
+            OSError: If that is not possible.
+        """
+        found = self.place.check()
+        if found is not None:
+            self.failures.count("directory")
+            self.failures.say(found)
+
+    def _claim(self) -> None:
+        """Take the lock in a directory that was made again."""
+        others = set(os.listdir(self.path)) - {LOCK_NAME}
+        if others:
+            taken = "it was deleted in training, and something else is in its place"
+            raise FileExistsError(errno.EEXIST, taken, str(self.path))
+        assert self._lock is not None
+        self._lock.renew()
 
     @property
     def resumed_at(self) -> tuple[Clock, str | None] | None:
@@ -373,6 +409,7 @@ class OpenRun:
             self._release()
 
     def _release(self) -> None:
+        self.place.release()
         if self._lock is not None:
             # Without `run.json`, training never began.
             is_unused = self._is_new and not (self.path / RUN_NAME).exists()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Literal, get_args
 
+from perigee._disk import Place, within
 from perigee._errors import (
     ArgumentError,
     PerigeeError,
@@ -24,6 +25,8 @@ from perigee.report import read_kept, render
 
 Resume = Literal["auto", "never", "required", "past_stop"]
 OnChange = Literal["refuse", "accept"]
+
+CHECKPOINTS_NAME = "checkpoints"
 
 # `Path` makes one slash of two; these schemes are no names of directories.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|(gs|s3|s3a|hdfs|https?|abfss?|dbfs|file):/")
@@ -151,14 +154,27 @@ class Run:
         )
 
 
-def checkpoints_of(run: Run, lock: RunLock | None = None) -> Checkpoints:
-    """Return the checkpoints of a run, to be written by whoever holds the lock."""
+def checkpoints_of(
+    run: Run,
+    lock: RunLock | None = None,
+    place: Place | None = None,
+    check: Callable[[], object] | None = None,
+) -> Checkpoints:
+    """Return the checkpoints of a run, to be written by whoever holds the lock.
+
+    Args:
+        run: The run.
+        lock: The lock, where they are written.
+        place: The directory of the run, where it may move.
+        check: See `Checkpoints`.
+    """
     return Checkpoints(
-        Path(fspath(run.path)) / "checkpoints",
+        within(place or fspath(run.path), CHECKPOINTS_NAME),
         keep=run.keep,
         best=run.best,
         mode=run.mode,
         lock=lock,
+        check=check,
     )
 
 

@@ -7,6 +7,7 @@ JSON has neither arrays nor numbers that are not finite. They are written as obj
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,11 @@ _NOT_FINITE = ("nan", "inf", "-inf")
 def simplified(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     """Return a JSON copy of a value; copies of its arrays are stored in `arrays`.
 
-    NumPy scalars become numbers, tuples become lists.
+    NumPy scalars become numbers, tuples become lists. A future stays, and `to_json` waits for it.
 
     Args:
-        value: Strings, numbers, booleans, `None` and arrays, in dicts, lists and tuples.
+        value: Strings, numbers, booleans, `None`, arrays and futures of such values without
+            arrays, in dicts, lists and tuples.
         path: The path of the value, for errors.
         arrays: Receives the arrays, by number.
 
@@ -42,7 +44,7 @@ def simplified(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
 def _simplified(value: Any, path: str, arrays: dict[str, np.ndarray], levels: int) -> Any:
     if isinstance(value, np.bool_ | np.number):
         value = value.item()
-    if value is None or isinstance(value, str | bool):
+    if value is None or isinstance(value, str | bool | Future):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {_FLOAT: str(float(value))}
@@ -61,8 +63,11 @@ def _simplified(value: Any, path: str, arrays: dict[str, np.ndarray], levels: in
             for key, item in value.items()
         }
     if levels and isinstance(value, list | tuple):
-        if set(map(type, value)) == {float} and all(map(math.isfinite, value)):
-            return list(value)  # histories are long
+        kinds = set(map(type, value))  # histories are long, and so are states of generators
+        if kinds == {float} and all(map(math.isfinite, value)):
+            return list(value)
+        if kinds == {int} and max(map(abs, value)) < _MOST_INTEGER:
+            return list(value)
         return [
             _simplified(item, f"{path}/{index}", arrays, levels - 1)
             for index, item in enumerate(value)
@@ -103,8 +108,16 @@ def restored(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def to_json(value: Any) -> bytes:
-    """Return the canonical JSON of a value."""
-    return json.dumps(value, allow_nan=False).encode("ascii")
+    """Return the canonical JSON of a value, after waiting for its futures."""
+    return json.dumps(value, allow_nan=False, default=_result).encode("ascii")
+
+
+def _result(future: Future[Any]) -> Any:
+    arrays: dict[str, np.ndarray] = {}
+    value = simplified(future.result(), "a result", arrays)
+    if arrays:
+        raise CheckpointContentError("a result", "holds arrays")
+    return value
 
 
 def from_json(content: bytes) -> Any:

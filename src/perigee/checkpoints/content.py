@@ -146,7 +146,8 @@ def write(directory: Path, prepared: Prepared) -> None:
         OSError: If the system refuses; what was written remains.
         CheckpointContentError: If the facts without their arrays are too long to be read.
     """
-    (directory / "data").mkdir(parents=True)
+    directory.mkdir()  # no more than that: whatever is above may just be deleted
+    (directory / "data").mkdir()
     stamps = {
         name: asdict(_files.write_file(directory / name, prepared.parts(name)))
         for name in prepared.files

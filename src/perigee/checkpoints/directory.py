@@ -3,14 +3,16 @@
 import math
 import os
 import re
+import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from perigee._disk import flush_directory
+from perigee._disk import flush_directory, new_thread, within
 from perigee._errors import (
     ArgumentError,
     CheckpointSaveError,
@@ -28,6 +30,9 @@ _NAME = re.compile("step-[0-9]{8,19}")
 # The second forms are those of version 0.1.
 _UNFINISHED = re.compile(r"(unfinished|step)-[0-9]{8,19}\.[0-9a-f]{32}\.tmp")
 _REPLACED = re.compile(r"(replaced|step)-[0-9]{8,19}\.old")
+
+_GRACE_SECS = 1.0
+"""How long the directory may be missing before it is made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,11 @@ class Checkpoints:
         best: The name of a value, such as `"val_loss"`, by which to keep the best one as well.
         mode: Whether low or high values are better; `None` derives it from the name.
         lock: The lock of the writing process. If given, remains of killed processes are removed.
+        check: Called before each save, to find the directory above, which is then not created; may
+            raise an `OSError`.
+
+    Attributes:
+        removal_error: Why the last save could not remove old checkpoints; `None` where it could.
 
     Raises:
         ArgumentError: If `keep` is less than 1, or `mode` cannot be derived from the name.
@@ -77,17 +87,27 @@ class Checkpoints:
         best: str | None = None,
         mode: Mode | None = None,
         lock: RunLock | None = None,
+        check: Callable[[], object] | None = None,
     ) -> None:
         if keep is not None and keep < 1:
             raise ArgumentError("keep", str(keep), "1 or more.", "pass `None` to keep all.")
-        self.directory: Path = Path(directory)
+        self._place = within(directory)
         self._keep = keep
         self._best = best
         self._sign = 0 if best is None else _sign(best, mode)
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: Future[None] | None = None
+        self._is_writer = lock is not None
+        self._check = check
+        self._has_saved = False
+        self.removal_error: OSError | None = None
         if lock is not None:
             self._clear_remains()
+
+    @property
+    def directory(self) -> Path:
+        """The directory, wherever it is now."""
+        return Path(self._place)
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +129,8 @@ class Checkpoints:
 
         At most one save runs at a time: a further one waits for it. In the background, everything
         except `saved.arrays` is copied first and the rest happens in a thread; an error is raised
-        by the next call, which then does nothing else.
+        by the next call, which then does nothing else. It waits for the futures in the facts of
+        `saved` before the checkpoint gets its name.
 
         Args:
             saved: The content to save. Its arrays must not change until it is saved.
@@ -136,8 +157,8 @@ class Checkpoints:
         prepared = content.prepare(saved, named)
         step = saved.clock.step
         if background:
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="perigee-checkpoints")
+            self._thread = self._thread or new_thread("perigee-checkpoints")
+        if background and self._thread is not None:
             self._under_way = self._thread.submit(self._write, step, prepared)
         else:
             self._write(step, prepared)
@@ -149,6 +170,12 @@ class Checkpoints:
         if self._best is None:
             return None
         return {"name": self._best, "mode": "min" if self._sign > 0 else "max"}
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a save in the background has failed, which `wait` will raise."""
+        done = self._under_way
+        return done is not None and done.done() and done.exception() is not None
 
     def is_better(self, value: float, than: float | None) -> bool:
         """Return whether a value of `best` is better than another; NaN never is.
@@ -182,17 +209,36 @@ class Checkpoints:
                 self._thread = None
 
     def _write(self, step: int, prepared: Prepared) -> None:
-        place = self.path_of(step)
+        try:
+            if self._is_writer:
+                self._clear_unfinished()  # of a save that failed, if the system refused that too
+            try:
+                self._write_once(step, prepared)
+            except FileNotFoundError:  # the directory was deleted or renamed meanwhile
+                self._write_once(step, prepared)
+        except OSError as error:
+            path = str(self.path_of(step))
+            raise CheckpointSaveError(path, prepared.size_bytes, error) from error
+        self.removal_error = None
+        try:
+            self._remove_old(step)
+        except OSError as error:
+            self.removal_error = error
+
+    def _write_once(self, step: int, prepared: Prepared) -> None:
+        if self._check is not None:
+            self._check()
         beside = self._unfinished(step)
         try:
             if not self.directory.is_dir():
-                self.directory.mkdir(parents=True)
+                if self._check is not None and self._has_saved:
+                    time.sleep(_GRACE_SECS)  # the whole run is perhaps being deleted
+                    self._check()
+                self.directory.mkdir(parents=self._check is None, exist_ok=True)
                 flush_directory(self.directory.parent)
             content.write(beside, prepared)
-            self._publish(beside, place)
-            self._remove_old(step)
-        except OSError as error:
-            raise CheckpointSaveError(str(place), prepared.size_bytes, error) from error
+            self._publish(beside, self.path_of(step))
+            self._has_saved = True
         finally:
             # It still exists if something failed, including a keyboard interrupt.
             content.remove(beside)
@@ -247,6 +293,9 @@ class Checkpoints:
                 aside.rename(place)
             else:
                 content.remove(aside)
+        self._clear_unfinished()
+
+    def _clear_unfinished(self) -> None:
         for remains in self._named(_UNFINISHED):
             content.remove(remains)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from perigee._disk import check_file, open_file
+from perigee._disk import check_file, open_file, within
 from perigee._errors import FileKindError, RunInUseError
 from perigee._processes.process import LOCK_NAME, Process, read_process
 
@@ -40,13 +40,17 @@ class RunLock:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._path = Path(directory) / LOCK_NAME
+        self._place = within(directory, LOCK_NAME)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         check_lock(self._path)
         self._file = self._take_with_system()
         if self._file is None:
             self._take_with_file()
         self._is_held = True
+
+    @property
+    def _path(self) -> Path:
+        return Path(self._place)
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +63,20 @@ class RunLock:
     ) -> None:
         self.release()
 
+    def renew(self) -> None:
+        """Take the lock again in a directory that was made again.
+
+        Raises:
+            RunInUseError: If another process was faster.
+            OSError: If the file cannot be created.
+        """
+        if self._file is None:
+            self._take_with_file()
+            return
+        file, self._file = self._file, self._take_with_system()
+        _held.discard(file)
+        file.close()
+
     def release(self, *, removes: bool = False) -> None:
         """Release the lock; does nothing if it is not held.
 
@@ -68,7 +86,7 @@ class RunLock:
         if not self._is_held:
             return
         self._is_held = False
-        if removes and self._file is not None:
+        if removes and self._file is not None and self._is_named(self._file):
             self._path.unlink(missing_ok=True)  # who waits for this file looks for another one
         if self._file is not None:
             _held.discard(self._file)

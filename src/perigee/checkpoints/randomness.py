@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from perigee._errors import RandomStateError
-from perigee._listening import Call, Talk, listening
+from perigee._listening import Talk, listening
 from perigee._step.state import snapshot
 
 _TWISTER_WORDS = 624
@@ -85,18 +85,25 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 def _keras_generator() -> keras.random.SeedGenerator:
     """Return the generator from which Keras draws if no seed is given.
 
-    It has no public name. It is found by an unseeded draw: the call of `SeedGenerator.next`, a
-    public method, is intercepted here, so that the generator does not advance.
+    It has no public name. It is found by an unseeded draw that ends at the call of
+    `SeedGenerator.next`, a public method, so that nothing is drawn and no operation runs.
     """
-    seen: list[Any] = []
 
-    def next_seed(original: Any, generator: Any, ordered: bool = True) -> Talk:
-        seen.append(generator)
-        yield Call(lambda: generator.state.value * 1, (), {})
+    def ended(original: Any, generator: Any, ordered: bool = True) -> Talk:
+        raise _Found(generator)
+        yield  # what makes it a generator
 
-    with listening(keras.random.SeedGenerator, "next", next_seed):
-        keras.random.uniform((), seed=None)
-    return seen[0]
+    try:
+        with listening(keras.random.SeedGenerator, "next", ended):
+            keras.random.uniform((), seed=None)
+    except _Found as found:
+        return found.generator
+    raise RandomStateError("Keras", "not found: an unseeded draw asks no generator")
+
+
+class _Found(Exception):
+    def __init__(self, generator: keras.random.SeedGenerator) -> None:
+        self.generator = generator
 
 
 def _torch_state() -> Any:

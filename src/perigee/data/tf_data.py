@@ -1,12 +1,12 @@
 """`tf.data.Dataset`: batches from TensorFlow's own pipeline."""
 
+import contextlib
 import re
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Generator, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -317,21 +317,42 @@ def _written(iterator: Any) -> dict[str, Any]:
     """Return the two files that TensorFlow writes for an iterator, as arrays of bytes."""
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/iterator"
+    with _in_memory() as path:
         tf.train.Checkpoint(iterator=iterator).write(path)
-        return {name: _bytes(Path(path + end).read_bytes()) for name, end in _FILES.items()}
+        return {name: _content(path + end) for name, end in _FILES.items()}
 
 
 def _read(iterator: Any, files: Mapping[str, Any]) -> None:
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/iterator"
+    with _in_memory() as path:
         for name, end in _FILES.items():
-            Path(path + end).write_bytes(files[name].tobytes())
+            with tf.io.gfile.GFile(path + end, "wb") as file:
+                file.write(files[name].tobytes())
         status = tf.train.Checkpoint(iterator=iterator).read(path)
         status.assert_existing_objects_matched()
+
+
+@contextlib.contextmanager
+def _in_memory() -> Generator[str]:
+    """Yield a path for files of TensorFlow that stay in memory: no disk can fail a save here."""
+    import tensorflow as tf
+
+    folder = f"ram://perigee-{uuid.uuid4().hex}"
+    try:
+        yield f"{folder}/iterator"
+    finally:
+        for path in tf.io.gfile.glob(f"{folder}/*"):
+            tf.io.gfile.remove(path)
+        with contextlib.suppress(tf.errors.OpError):
+            tf.io.gfile.rmtree(folder)
+
+
+def _content(path: str) -> Any:
+    import tensorflow as tf
+
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return _bytes(file.read())
 
 
 def _bytes(content: bytes) -> Any:

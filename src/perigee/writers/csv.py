@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,21 @@ class Csv(Hook):
             self._replace([*self._columns, *new])
             self._file.open()
             self._is_replaced = False
+        self._restore()
         self._file.write(_encode([[cells.get(name, "") for name in self._columns]]))
         self._rows += 1
         if is_lasting(event):
             self._kept = self._rows, len(self._columns)
+
+    def _restore(self) -> None:
+        if self._file.is_missing:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file.restore()
+            warnings.warn(
+                f"{self.path} was deleted in training. It is made again with all its rows.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def on_end(self, event: Ended) -> None:
         """Close the file."""

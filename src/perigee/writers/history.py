@@ -64,6 +64,8 @@ class History(Hook, _OfKeras):
             and `"compiling"`; `"host"` is the rest. See `Ended`.
         plan: How the step was run, with the alternatives; print it.
         findings: Suspected problems of the step.
+        failures: By what could not be saved or logged, how often it `"failed"` and how many records
+            were `"lost"`; empty if all is on the disk.
     """
 
     may_lag = True
@@ -75,6 +77,7 @@ class History(Hook, _OfKeras):
         resumed_from: Clock | None = None,
         stop_reason: str | None = None,
         find_best: Callable[[], Best | None] = lambda: None,
+        failures: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         super().__init__()
         self.history: dict[str, list[float]] = {}
@@ -87,6 +90,7 @@ class History(Hook, _OfKeras):
         self.plan: Any = plan
         self.findings: Sequence[Any] = findings
         self._find_best = find_best
+        self.failures: Mapping[str, Mapping[str, int]] = {} if failures is None else failures
         self._partial: Mapping[str, float] = {}
 
     def on_record(self, event: Recorded) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perigee._disk import within
 from perigee._errors import LogShortError, RunFileError
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Recorded, Started
@@ -48,10 +49,27 @@ class JsonLines(Hook):
         changes_at: Callable[[Clock], Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._changes_at = changes_at
-        self.path: Path = Path(directory) / FILE_NAME
-        self._file = AppendedFile(self.path)
+        self._file = AppendedFile(within(directory, FILE_NAME))
         self._kept_bytes = 0
         self._cut_at: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file, wherever its directory is now."""
+        return self._file.path
+
+    @property
+    def missing(self) -> Path | None:
+        """The file, if it was deleted in training."""
+        return self.path if self._file.is_missing else None
+
+    def restore(self) -> None:
+        """Make the file again, with all its lines, where it was deleted.
+
+        Raises:
+            OSError: If it cannot be made.
+        """
+        self._file.restore()
 
     def on_start(self, event: Started) -> None:
         """Open the file, so that a read-only directory is detected before step 1."""

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from perigee._disk import read_file
+from perigee._disk import read_file, within
 from perigee._errors import PerigeeError, RunExistsError, RunFileError
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Found, Hook, Started
@@ -125,9 +125,8 @@ class RunDirectory(Hook):
         now: Returns the time, with its time zone.
 
     Attributes:
-        path: The directory.
-        failures: By the name of a writer, how often it failed and how many records were lost; to be
-            set before the end.
+        failures: By the name of a writer, how often it failed and how many records were lost, as
+            last written.
 
     Raises:
         RunExistsError: If there is already a run that is not resumed. Nothing is changed then.
@@ -150,7 +149,7 @@ class RunDirectory(Hook):
         is_resumed: bool = False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        self.path: Path = Path(path)
+        self._place = within(path)
         self.failures: Mapping[str, Mapping[str, int]] = {}
         self._backend = backend
         self._seed = None if seed is None else operator.index(seed)
@@ -169,6 +168,31 @@ class RunDirectory(Hook):
         self._is_resumed = is_resumed
         self._is_started = False
         self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def path(self) -> Path:
+        """The directory, wherever it is now."""
+        return Path(self._place)
+
+    @property
+    def missing(self) -> Path | None:
+        """The path of `run.json`, if it was deleted in training."""
+        path = self.path / FILE_NAME
+        return path if self._is_started and not os.path.lexists(path) else None
+
+    def restore(self) -> None:
+        """Write `run.json` again if it was deleted.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self.missing is not None:
+            self._replace()
+
+    def _replace(self) -> None:
+        assert self._facts is not None
+        self._facts["failures"] = {name: dict(counts) for name, counts in self.failures.items()}
+        replace_file(self.path / FILE_NAME, _encode(self._facts))
 
     def on_start(self, event: Started) -> None:
         """Write `run.json`.
@@ -216,7 +240,7 @@ class RunDirectory(Hook):
             return
         self._findings = [{**event.finding.facts(), "step": event.clock.step}]
         self._facts_of_findings(self._facts)
-        replace_file(self.path / FILE_NAME, _encode(self._facts))
+        self._replace()
 
     def _changes_until(self, clock: Clock, when: str) -> list[dict[str, Any]]:
         """Return what was accepted so far, with where the training stood.
@@ -258,9 +282,8 @@ class RunDirectory(Hook):
             "seconds": event.seconds,
             "spent": dict(event.spent),
             "clock": _clock(event.clock),
-            "failures": {name: dict(counts) for name, counts in self.failures.items()},
         }
-        replace_file(self.path / FILE_NAME, _encode(self._facts))
+        self._replace()
 
     def _timestamp(self, seconds_ago: float = 0.0) -> str:
         when = self._now() - timedelta(seconds=seconds_ago)

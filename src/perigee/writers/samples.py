@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from perigee._disk import check_folder, make_folder
+from perigee._disk import check_folder, make_folder, within
 from perigee._events.events import Hook, Recorded, Started
 from perigee._events.stored_shapes import count, dict_of, fields, list_of, row, text
 from perigee.writers._appended import is_lasting
@@ -36,12 +36,17 @@ class SampleFiles(Hook):
     may_lag = True
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.path: Path = Path(directory) / DIRECTORY_NAME
+        self._place = within(directory, DIRECTORY_NAME)
         # By name: how many there were, and for each that is kept its index and its file.
         self._counts: dict[str, int] = {}
         self._kept: dict[str, dict[int, str]] = {}
         self._lasting: str = self._encoded()
         self._is_cut_due = False
+
+    @property
+    def path(self) -> Path:
+        """The directory of the samples, wherever it is now."""
+        return Path(self._place)
 
     def on_start(self, event: Started) -> None:
         """Remove files from after the checkpoint from which the run resumes.

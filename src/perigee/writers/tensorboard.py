@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perigee._disk import check_folder, make_folder
+from perigee._disk import check_folder, make_folder, within
 from perigee._errors import MissingPackageError
 from perigee._events.events import Ended, Hook, Recorded, Started
 from perigee._events.stored_shapes import count, dict_of, fields
@@ -44,9 +44,8 @@ class TensorBoard(Hook):
     values of `train`, and the configuration is a text there. Samples of `pg.sample` are images or
     texts under their own names.
 
-    Each record is passed to the operating system at once, in one write, by the training thread:
-    0.05 ms, mostly for the checksum. TensorBoard's own asynchronous writer would lose its queue
-    when the process is killed, and would import TensorFlow if that is installed.
+    Each record is passed to the operating system in one write. TensorBoard's own asynchronous
+    writer would import TensorFlow if that is installed.
 
     A resumed run keeps exactly the events from before the checkpoint, without those of an
     interrupted epoch. It continues in a new file, which makes a running TensorBoard drop the later
@@ -70,7 +69,7 @@ class TensorBoard(Hook):
         *,
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path: Path = Path(directory) / DIRECTORY_NAME
+        self._place = within(directory, DIRECTORY_NAME)
         self._configuration = dict(configuration or {})
         self._package = _Package()
         self._files: dict[str, AppendedFile] = {}
@@ -79,6 +78,27 @@ class TensorBoard(Hook):
         self._void_from: int | None = None
         self._under_way: Recorded | None = None
         self._done: set[str] = set()
+
+    @property
+    def path(self) -> Path:
+        """The directory of the events, wherever it is now."""
+        return Path(self._place)
+
+    @property
+    def missing(self) -> Path | None:
+        """A file of this process that was deleted in training, if any."""
+        return next((file.path for file in self._files.values() if file.is_missing), None)
+
+    def restore(self) -> None:
+        """Make the files of this process again, with all their events, where they were deleted.
+
+        Raises:
+            OSError: If they cannot be made.
+        """
+        for directory, file in self._files.items():
+            make_folder(self.path)
+            make_folder(self.path / directory)
+            file.restore()
 
     def on_start(self, event: Started) -> None:
         """Open the file, so that a read-only directory is detected before step 1."""
@@ -168,7 +188,8 @@ class TensorBoard(Hook):
                 (name for name in self._names() if name.startswith(f"{directory}/")), default="0"
             )
             number = int("".join(filter(str.isdigit, last))) + 1
-            file = AppendedFile(folder / f"events.out.tfevents.{number:010d}{_SUFFIX}")
+            name = f"events.out.tfevents.{number:010d}{_SUFFIX}"
+            file = AppendedFile(within(self._place, directory, name))
             file.open()
             try:
                 file.write(self._package.header(self._void_from))
