@@ -87,7 +87,8 @@ def test_changed_arguments_hold_and_what_was_counted_is_kept(tmp_path):
     then = keras.callbacks.EarlyStopping("loss", patience=3, min_delta=1e9, mode="min")
 
     train(tmp_path / "run", first, epochs=2)
-    history = train(tmp_path / "run", then, epochs=20)
+    run = pg.Run(tmp_path / "run", on_change="accept")
+    history = train(run, then, epochs=20)
 
     assert first.wait == 1
     assert len(history.epoch) == 4  # the first is the best, and three follow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -231,10 +230,10 @@ def _named(predicted: Any) -> dict[str, np.ndarray]:
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays as `numpy.savez` does, under any names."""
-    from numpy.lib.format import write_array
+    """Write arrays by name; a name that is an argument of `numpy.savez` gets an underscore."""
+    import numpy as np
 
-    with zipfile.ZipFile(path, "x", allowZip64=True) as file:
-        for name, array in arrays.items():
-            with file.open(f"{name}.npy", "w", force_zip64=True) as part:
-                write_array(part, array, allow_pickle=False)
+    taken = ("file", "allow_pickle")
+    with path.open("xb") as file:
+        named: dict[str, Any] = {f"{n}_" if n in taken else n: a for n, a in arrays.items()}
+        np.savez(file, **named)

@@ -306,25 +306,14 @@ def _drawing(
     """Let a prediction draw from a stream of its own, and undo what it writes; see `predict`."""
     if goes_on and seed is None:
         return _undone_but_draws(program)
-    key = _prediction(step, program.rehearsal.tracked) if seed is None else seed
+    seeds = [state.tolist() for state in snapshot(program.rehearsal.tracked.of_kind("seed"))]
+    key = internals(step).count_prediction(seeds) if seed is None else seed
 
     def begin(tracked: Tracked) -> None:
         branch_seeds(tracked, key, is_seed=seed is not None)
         _backends.current().rewind_random_state(key)
 
     return _undone(program, begin)
-
-
-def _prediction(step: Step, tracked: Tracked) -> int:
-    """Return how many predictions there were before this one, since seeds were last drawn from.
-
-    A training that draws begins the count again, so that a resumed one predicts the same.
-    """
-    seeds = [state.tolist() for state in snapshot(tracked.of_kind("seed"))]
-    known, count = internals(step).predicted
-    count = count + 1 if known == seeds else 0
-    internals(step).predicted = seeds, count
-    return count
 
 
 @contextmanager

@@ -83,7 +83,17 @@ class Internals:
         self.said: dict[str, Any] = {}  # by the path of a run, what the program said of the Step
         self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
-        self.predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they were predicted with
+        self._predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they predicted
+
+    def count_prediction(self, seeds: Any) -> int:
+        """Return how many predictions there were before this one, since seeds were drawn from.
+
+        A training that draws begins the count again, so that a resumed one predicts the same.
+        """
+        known, count = self._predicted
+        count = count + 1 if known == seeds else 0
+        self._predicted = seeds, count
+        return count
 
     def scale_losses(self) -> None:
         """Keep a loss scale from now on."""
