@@ -373,8 +373,8 @@ def on_a_disk(disk, seconds_that_fail):
         small_disk.freeze(found["part"])
 
     def thaw():
-        small_disk.thaw(found["part"])
         found["steps"] = Checkpoints(part).steps()
+        small_disk.thaw(found["part"])
 
     history, said = train(path, At(step3=freeze, step15=thaw), keep=2)
     steps = Checkpoints(part).steps()
