@@ -296,6 +296,7 @@ def test_a_limit_of_the_system_is_said_once_and_counted_and_nothing_is_lost(
     path, found = tmp_path / "run", {}
 
     def impose():
+        time.sleep(0.5)  # the save in progress is complete
         found["before"] = Checkpoints(path / "checkpoints").steps()
         limit(kind, value)
 
@@ -367,12 +368,13 @@ def on_a_disk(disk, seconds_that_fail):
     part = path / "checkpoints"
 
     def freeze():
+        time.sleep(0.5)  # the save in progress is complete
         found["part"] = part / f"step-{2:08d}" if seconds_that_fail == "removal" else part
         small_disk.freeze(found["part"])
 
     def thaw():
-        small_disk.thaw(found["part"])
         found["steps"] = Checkpoints(part).steps()
+        small_disk.thaw(found["part"])
 
     history, said = train(path, At(step3=freeze, step15=thaw), keep=2)
     steps = Checkpoints(part).steps()

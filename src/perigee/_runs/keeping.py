@@ -166,7 +166,7 @@ class KeptRun(Hook):
             "old checkpoints",
             error,
             f"Old checkpoints in {checkpoints.directory} could not be removed: {error}. "
-            f"That is tried again at each save. Fix: {way_out(error)}",
+            f"Training continues, and each save tries again. Fix: {way_out(error)}",
         )
         failures.tell()
 

@@ -168,12 +168,10 @@ class Writers(Hook):
             return
         missing = None
         if not self._check():
-            missing = self._missing()
-            if not missing:
+            if self._missing() is None:
                 return
             time.sleep(GRACE_SECS)  # the whole directory is perhaps being deleted
-            if self._check():
-                missing = None
+            missing = None if self._check() else self._missing()
         for file in self._files:
             file.restore()
         if missing:
