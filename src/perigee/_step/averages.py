@@ -106,7 +106,7 @@ class Average:
         return object.__hash__(self)
 
     def pairs(self, examples: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return each term as (mean, count), shapes `()`, float32.
+        """Return each term as (mean, count), shapes `()`, float32 or float64.
 
         Args:
             examples: Number of examples of the batch, for terms without a count of their own.
@@ -186,7 +186,7 @@ def total_mean(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 def _mean_and_count(term: Term, examples: Tensor) -> tuple[Tensor, Tensor]:
     if term.count is None:
         return term.total, ops.cast(examples, "float32")
-    count = ops.cast(term.count, "float32")
+    count = ops.cast(term.count, _accumulation_dtype(term.count))
     divisor = ops.cast(ops.where(count == 0, ops.ones_like(count), count), term.total.dtype)
     return ops.where(count == 0, ops.zeros_like(term.total), term.total / divisor), count
 
