@@ -65,7 +65,11 @@ class Draw:
         layers += [Layer("pool")] if body == "bag" else []
         normalizes = self.chance(0.4) and not masks
         l2 = self.one(0.0, 2.0**-5)
-        layers.append(Layer("dense", (4,), self.one("tanh", "sigmoid", "softplus", "linear"), not normalizes, l2))
+        layers.append(
+            Layer(
+                "dense", (4,), self.one("tanh", "sigmoid", "softplus", "linear"), not normalizes, l2
+            )
+        )
         layers += [Layer("batchnorm", momentum=self.one(0.5, 0.875))] if normalizes else []
         layers += [Layer("dropout")] if self.chance(0.4) and body != "tokens" else []
         accumulate = 1 if way == "two averages" else self.one(1, 2, 3)
@@ -99,7 +103,9 @@ class Draw:
             epsilon=self.one(2.0**-10, 2.0**-7),
             amsgrad=self.chance(0.3),
             weight_decay=self.one(None, None, 0.125),
-            clip=self.one(None, ("clipvalue", limit / 4), ("clipnorm", limit), ("global_clipnorm", limit)),
+            clip=self.one(
+                None, ("clipvalue", limit / 4), ("clipnorm", limit), ("global_clipnorm", limit)
+            ),
             ema=ema,
             overwrites_every=None if ema is None else self.one(None, 3),
         )
@@ -142,15 +148,20 @@ class Draw:
                 of |= {"bias": self.random.normal(size=layer.size)} if layer.has_bias else {}
                 width = layer.size[0]
             elif layer.kind == "batchnorm":
-                of = {name: self.random.normal(size=width) for name in ("gamma", "beta", "moving_mean")}
+                of = {
+                    name: self.random.normal(size=width)
+                    for name in ("gamma", "beta", "moving_mean")
+                }
                 of["moving_variance"] = self.random.uniform(0.5, 2.0, width)
             found |= {f"{number}/{name}": value for name, value in of.items()}
         # What float32 holds exactly, so that both begin alike.
         return {name: value.astype("float32").astype(float) for name, value in found.items()}
 
-    def training(self, design: Design, sizes: Sequence[int], feed: str) -> Training:
+    def training(
+        self, design: Design, sizes: Sequence[int], counts: Sequence[int], feed: str
+    ) -> Training:
         """Draw a training."""
-        size, count = self.one(*sizes), int(self.random.integers(1, 25))
+        size, count = self.one(*sizes), self.one(*counts)
         per_pass = -(-count // size)
         per_epoch = self.one(None, None, int(self.random.integers(1, 7)))
         epochs = max(1, min(int(self.random.integers(1, 5)), MOST_STEPS // (per_epoch or per_pass)))
@@ -167,7 +178,11 @@ class Draw:
         data = self.rows(design, count, design.skips)
         validation = self.rows(design, self.one(1, 6, 7)) if self.chance(0.6) else None
         data, validation = (
-            rows and {k: v.astype("float32").astype(float) if v.dtype.kind == "f" else v for k, v in rows.items()}
+            rows
+            and {
+                k: v.astype("float32").astype(float) if v.dtype.kind == "f" else v
+                for k, v in rows.items()
+            }
             for rows in (data, validation)
         )
         total = steps or epochs * (per_epoch or per_pass)
@@ -176,18 +191,35 @@ class Draw:
         return Training(self.weights(design), data, validation, course, cut)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A design, how its steps run, and what was drawn of the data of its trainings."""
+
+    design: Design
+    mode: Any
+    steps_per_call: Any
+    feed: str
+    trainings: Sequence[Training]
+
+
+def drawn(seed: int, number: int, count: int) -> Drawn:
+    """Draw a design and `count` trainings, whose batches have few sizes, each compiled once."""
+    draw = Draw(seed, number)
+    design, feed = draw.design(), draw.one("arrays", "arrays", "list", "generator")
+    modes = {"tensorflow": ("graph",) * 14 + ("eager", "xla")}
+    mode, steps_per_call = draw.one(*modes.get(BACKEND, ("auto",))), draw.one("auto", 1, 3)
+    sizes = [int(draw.random.integers(1, 8))]
+    counts = [1, *(int(n) for n in draw.random.integers(2, 25, 5))]
+    each = [Draw(seed, number, n).training(design, sizes, counts, feed) for n in range(count)]
+    return Drawn(design, mode, steps_per_call, feed, each)
+
+
 def trainings(seed: int, number: int, count: int) -> Iterator[tuple[Design, Training, Outcome]]:
     """Draw a design, compile it once, and generate `count` trainings with what came of them."""
-    draw = Draw(seed, number)
-    design = draw.design()
-    feed = draw.one("arrays", "arrays", "list", "generator")
-    steps_per_call = draw.one("auto", 1, 3)
-    modes = {"tensorflow": ("graph",) * 12 + ("eager", "xla"), "jax": ("graph",), "torch": ("auto",)}
-    execution = pg.Execution(draw.one(*modes[BACKEND]), steps_per_call)
-    sizes = [int(draw.random.integers(1, 8))] * 2 if feed == "arrays" else [2, 3, 5, 8]
+    of = drawn(seed, number, count)
+    design, feed, execution = of.design, of.feed, pg.Execution(of.mode, of.steps_per_call)
     made = None
-    for index in range(count):
-        training = Draw(seed, number, index).training(design, sizes, feed)
+    for training in of.trainings:
         made = made or Trained(design, training.data, feed, execution)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of BatchNorm on micro-batches, and resumed generators
@@ -222,3 +254,14 @@ def difference(found: Outcome, expected: Outcome, tolerance: float) -> str:
         if not gap <= tolerance * scale:
             return f"{name} is off by {gap / scale:.1e}"
     return ""
+
+
+def compared(
+    design: Design, training: Training, outcome: Outcome, fault: str | None = None
+) -> str | None:
+    """Return where an outcome parts from the interpreter's; `None` where rounding decides."""
+    expected = interpreted(design, training, fault)
+    tolerance = TOLERANCES[keras.config.floatx()]
+    if expected.margin < tolerance:
+        return None
+    return difference(outcome, expected, tolerance)

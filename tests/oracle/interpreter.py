@@ -201,9 +201,7 @@ def _normalized(
     return y, (normal, scales, axes)
 
 
-def backward(
-    layers: Sequence[Layer], weights: Weights, run: Pass, gradient: np.ndarray
-) -> Weights:
+def backward(layers: Sequence[Layer], weights: Weights, run: Pass, gradient: np.ndarray) -> Weights:
     """Return the gradients, given that of the output; those of penalties and added terms too."""
     found: Weights = {}
     for number, kept in reversed(run.tape):
@@ -521,7 +519,9 @@ class Interpreter:
     def _measure(self, metrics: Tally, rows: Rows, output: np.ndarray) -> None:
         values, margin = measured(self.design.loss, rows["y"], output)
         self.outcome.margin = min(self.outcome.margin, margin)
-        mask = (rows["x"] != 0) * np.ones(values.shape) if self.design.masks else np.ones(values.shape)
+        mask = (
+            (rows["x"] != 0) * np.ones(values.shape) if self.design.masks else np.ones(values.shape)
+        )
         weighted = mask if self.design.way == "keras" else mask * rows["weight"]
         terms = []
         for name, weight in (("plain", mask), ("weighted", weighted)):

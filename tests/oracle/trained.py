@@ -259,7 +259,7 @@ class Trained:
                     heard.records.pop()
                 # As a new process would have it: nothing of the first part is left.
                 for variable in self.variables().values():
-                    variable.assign(keras.ops.zeros_like(variable))
+                    variable.assign(np.zeros(variable.shape))
             pg.fit(self.step, self._fed(data, course), **options)
         held = {name: keras.ops.convert_to_numpy(v) for name, v in self.variables().items()}
         return Outcome(heard.records, held)
@@ -275,7 +275,10 @@ class Trained:
         return [self._batch({k: v[at : at + size] for k, v in data.items()}) for at in starts]
 
     def _batch(self, data: Rows) -> Any:
-        data = {k: v.astype(keras.config.floatx()) if v.dtype.kind == "f" else v for k, v in data.items()}
+        data = {
+            k: v.astype(keras.config.floatx()) if v.dtype.kind == "f" else v
+            for k, v in data.items()
+        }
         if not self.design.way.startswith("keras"):
             return data
         inputs = {name: data[name] for name in ("x", "keep") if name in data}

@@ -13,7 +13,7 @@ from keras import ops
 from perigee import _backends
 from perigee._errors import InnerLossError, LossShapeError, LossTypeError
 from perigee._listening import Talk, listening
-from perigee._step.averages import Average, as_average, total_mean
+from perigee._step.averages import Average, accumulation_dtype, as_average, total_mean
 from perigee._step.frame import Frame, under_way
 from perigee._step.state import Holder
 from perigee._typing import Tensor
@@ -65,8 +65,8 @@ class ObjectiveCall:
             return []
         penalties = [v.regularizer(v) for v in variables if getattr(v, "regularizer", None)]
         terms = [ops.sum(term) for term in (*self._added, *penalties)]
-        dtype = keras.backend.result_type("float32", *(term.dtype for term in terms))
-        return [ops.cast(term, dtype) for term in terms]
+        dtypes = {accumulation_dtype(term) for term in terms}
+        return [ops.cast(term, max(dtypes)) for term in terms]
 
     @property
     def adds(self) -> bool:

@@ -13,6 +13,7 @@ from keras import ops
 from perigee import _backends
 from perigee._backends import Replicas
 from perigee._errors import AccumulationError, OptimizerVariablesError, ScopeError
+from perigee._step.averages import accumulation_dtype
 from perigee._step.batch_means import BatchMeans
 from perigee._step.frame import Frame, under_way
 from perigee._step.gradients import Gradients
@@ -195,12 +196,12 @@ class Accumulator:
     def __init__(self, optimizer: Any, variables: Sequence[Any]) -> None:
         self.optimizer = optimizer
         self.targets = list(variables)
-        dtypes = [keras.backend.result_type(v.dtype, "float32") for v in variables]
+        dtypes = [accumulation_dtype(variable) for variable in variables]
         self._sums = [
             _variable(np.zeros(tuple(v.shape), dtype), dtype, f"sum_{i}")
             for i, (v, dtype) in enumerate(zip(variables, dtypes, strict=True))
         ]
-        self._count = _variable(0.0, keras.backend.result_type(*dtypes), "count")
+        self._count = _variable(0.0, max(dtypes), "count")
 
     @property
     def variables(self) -> dict[str, Any]:
