@@ -64,10 +64,16 @@ def _number(rate: Any) -> float:
 
 
 def finalize(rehearsal: Rehearsal) -> None:
-    """Assign averaged weights (`use_ema`) to the variables, where Keras's `fit` does so."""
+    """Assign averaged weights (`use_ema`) to the variables, where Keras's `fit` does so.
+
+    It waits for the device. Averages over no update at all are zeros, and are left where they are.
+    """
     with _backends.current().as_one_device(rehearsal.tracked.variables):
         for path, variables in rehearsal.updated.items():
             optimizer = rehearsal.tracked.optimizers.get(path)
             is_own = path in rehearsal.raw.paths and not rehearsal.raw.is_of_keras
-            if optimizer is not None and not is_own:
+            if optimizer is None or is_own:
+                continue
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            if inner.use_ema and int(_backends.current().read(inner.iterations)) > 0:
                 optimizer.finalize_variable_values(list(variables))

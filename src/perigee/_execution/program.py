@@ -534,7 +534,8 @@ class Program:
         self.columns = tuple(columns)  # at once: replicas alternate within a step
         if self._accumulate > 1:
             internals(self._step).accumulated.assign_add(1)
-        row = ops.stack(cells) if cells else ops.zeros((0, 2))
+        # Counts and flags are float32, or what `floatx` says.
+        row = ops.cast(ops.stack(cells), "float32") if cells else ops.zeros((0, 2), "float32")
         return row if rows is None else self._of_all(row, batch, rows)
 
     def _of_all(self, row: Tensor, batch: Batch, rows: Tensor) -> Tensor:

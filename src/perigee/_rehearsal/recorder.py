@@ -208,7 +208,7 @@ class StepRecorder:
                 "clip in the optimizer (`global_clipnorm=...`), which sees the mean.",
             )
 
-    def measured(self, terms: Sequence[Term]) -> None:
+    def measured(self, terms: Sequence[Term], adds: bool) -> None:
         weighted = sum(term.is_weighted for term in terms)
         if self._is_split and any(t.is_weighted and t.count is None for t in terms):
             raise ReplicasError(
@@ -221,9 +221,10 @@ class StepRecorder:
                 "not the sum over the large batch",
                 "use a loss that is a mean, or omit `accumulate`.",
             )
-        if self._accumulates and weighted and len(terms) > 1:
+        if self._accumulates and weighted and (len(terms) > 1 or adds):
+            what = "layers add terms to the loss" if adds else "the loss adds terms"
             raise AccumulationError(
-                "the loss adds terms that are divided by different counts",
+                f"{what} that are divided by different counts",
                 "divide all terms by the same count, or omit `accumulate`.",
             )
 

@@ -106,7 +106,7 @@ class Average:
         return object.__hash__(self)
 
     def pairs(self, examples: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return each term as (mean, count), shapes `()`, float32.
+        """Return each term as (mean, count), shapes `()`, float32 or float64.
 
         Args:
             examples: Number of examples of the batch, for terms without a count of their own.
@@ -152,7 +152,7 @@ def mean(values: Tensor, weights: Tensor | None = None) -> Average:
     Returns:
         The pair (sum of weighted values, sum of weights), as an `Average`.
     """
-    values = ops.cast(values, _accumulation_dtype(values))
+    values = ops.cast(values, accumulation_dtype(values))
     if weights is None:
         # The number of values follows from their shape, so their sum and count stay proportional to
         # the number of examples.
@@ -168,7 +168,7 @@ def as_average(value: Tensor, examples: Tensor | None) -> Average:
     if isinstance(value, Average):
         return value
     value = ops.convert_to_tensor(value)
-    value = ops.cast(value, _accumulation_dtype(value))
+    value = ops.cast(value, accumulation_dtype(value))
     if len(value.shape) == 0:
         return Average([Term(value, None, is_weighted=False)])
     if examples is None:
@@ -186,12 +186,16 @@ def total_mean(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 def _mean_and_count(term: Term, examples: Tensor) -> tuple[Tensor, Tensor]:
     if term.count is None:
         return term.total, ops.cast(examples, "float32")
-    count = ops.cast(term.count, "float32")
+    count = ops.cast(term.count, accumulation_dtype(term.count))
     divisor = ops.cast(ops.where(count == 0, ops.ones_like(count), count), term.total.dtype)
     return ops.where(count == 0, ops.zeros_like(term.total), term.total / divisor), count
 
 
-def _accumulation_dtype(value: Any) -> str:
+def accumulation_dtype(value: Any) -> str:
+    """Return in which dtype to add up values, gradients or counts: float64 or float32.
+
+    Not `keras.backend.result_type`, which on torch makes float32 of float64.
+    """
     dtype = keras.backend.standardize_dtype(getattr(value, "dtype", "float32"))
     return "float64" if dtype == "float64" else "float32"
 

@@ -34,8 +34,8 @@ class Recorder(Protocol):
         """An optimizer is to apply `gradients`, under a condition or not."""
         ...
 
-    def measured(self, terms: Sequence[Term]) -> None:
-        """A loss of `terms` was measured."""
+    def measured(self, terms: Sequence[Term], adds: bool) -> None:
+        """A loss of `terms` was measured, to which layers add others or not."""
         ...
 
     def metric_of(self, returned: Any) -> str | None:

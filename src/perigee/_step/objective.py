@@ -13,7 +13,7 @@ from keras import ops
 from perigee import _backends
 from perigee._errors import InnerLossError, LossShapeError, LossTypeError
 from perigee._listening import Talk, listening
-from perigee._step.averages import Average, as_average, total_mean
+from perigee._step.averages import Average, accumulation_dtype, as_average, total_mean
 from perigee._step.frame import Frame, under_way
 from perigee._step.state import Holder
 from perigee._typing import Tensor
@@ -64,15 +64,35 @@ class ObjectiveCall:
         if not self._add_losses:
             return []
         penalties = [v.regularizer(v) for v in variables if getattr(v, "regularizer", None)]
-        return [ops.cast(ops.sum(term), "float32") for term in (*self._added, *penalties)]
+        terms = [ops.sum(term) for term in (*self._added, *penalties)]
+        dtypes = {accumulation_dtype(term) for term in terms}
+        return [ops.cast(term, max(dtypes)) for term in terms]
+
+    @property
+    def adds(self) -> bool:
+        """Whether layers have added terms that count."""
+        return self._add_losses and bool(self._added)
 
 
 def measured(
-    returned: Any, added: Sequence[Tensor], frame: Frame, is_inner: bool, scale: Tensor | None
+    returned: Any,
+    added: Sequence[Tensor],
+    frame: Frame,
+    is_inner: bool,
+    scale: Tensor | None,
+    has_means: bool = False,
 ) -> tuple[Tensor, Any]:
     """Return the scalar to differentiate, with the result: (returned, weight, scalar).
 
     If each replica has a share of the batch, the scalars of all replicas sum to the loss.
+
+    Args:
+        returned: What the objective returned.
+        added: Terms to add to the loss.
+        frame: The running step.
+        is_inner: Whether another objective is running.
+        scale: What to multiply the scalar with, or `None`.
+        has_means: Whether some of the terms are those of layers: means over the batch.
     """
     if is_inner:
         return inner_scalar(returned), (returned, None, None)
@@ -80,7 +100,7 @@ def measured(
     _check_loss(loss, frame.examples)
     average = as_average(loss, frame.examples)
     if frame.recorder is not None:
-        frame.recorder.measured(average.terms)
+        frame.recorder.measured(average.terms, has_means)
     examples = 1 if frame.examples is None else frame.examples
     pairs = average.pairs(examples)
     weight = pairs[0][1]
@@ -90,7 +110,7 @@ def measured(
     if added:
         extra = sum(added[1:], start=added[0])
         share = 1.0 if frame.all_examples is None else frame.share
-        scalar = scalar + ops.cast(extra * share, scalar.dtype)
+        scalar = scalar + ops.cast(extra, scalar.dtype) * ops.cast(share, scalar.dtype)
         reported = loss + (extra if isinstance(loss, Average) else ops.cast(extra, loss.dtype))
     scaled = scalar if scale is None else scalar * scale
     return scaled, ((reported, returned[1]) if has_aux else reported, weight, scalar)
@@ -116,7 +136,8 @@ def _shared(
     shared: list[tuple[Tensor, Tensor]] = []
     for (mean, count), whole in zip(pairs, everywhere, strict=True):
         # No gradient flows through a count, nor back over the replicas.
-        share = ops.stop_gradient(count / ops.where(whole == 0, ops.ones_like(whole), whole))
+        whole = ops.where(whole == 0, ops.ones_like(whole), whole)
+        share = ops.stop_gradient(count / ops.cast(whole, count.dtype))
         kept = ops.where(count == 0, ops.zeros_like(mean), mean)  # a mean over nothing is NaN
         shared.append((kept * ops.cast(share, kept.dtype), count))
     return shared, ops.stop_gradient(everywhere[0])

@@ -287,7 +287,7 @@ class Step(Holder):
             if frame.recorder is not None:
                 metrics.append(frame.recorder.metric_of(returned))
             factor = None if scale is None else scale.value
-            return measured(returned, added.terms(chosen), frame, is_inner, factor)
+            return measured(returned, added.terms(chosen), frame, is_inner, factor, added.adds)
 
         (returned, weight, loss), values, read = _backends.current().differentiate(function, chosen)
         if frame.recorder is not None:

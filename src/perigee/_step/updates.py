@@ -13,6 +13,7 @@ from keras import ops
 from perigee import _backends
 from perigee._backends import Replicas
 from perigee._errors import AccumulationError, OptimizerVariablesError, ScopeError
+from perigee._step.averages import accumulation_dtype
 from perigee._step.batch_means import BatchMeans
 from perigee._step.frame import Frame, under_way
 from perigee._step.gradients import Gradients
@@ -21,6 +22,7 @@ from perigee._typing import Tensor
 
 _INITIAL_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_GROWTH_STEPS = 2000
+_LEAST_WEIGHT = 1e-30
 
 
 def update(
@@ -206,11 +208,12 @@ class Accumulator:
     def __init__(self, optimizer: Any, variables: Sequence[Any]) -> None:
         self.optimizer = optimizer
         self.targets = list(variables)
+        dtypes = [accumulation_dtype(variable) for variable in variables]
         self._sums = [
-            _variable(np.zeros(tuple(v.shape), "float32"), "float32", f"sum_{i}")
-            for i, v in enumerate(variables)
+            _variable(np.zeros(tuple(v.shape), dtype), dtype, f"sum_{i}")
+            for i, (v, dtype) in enumerate(zip(variables, dtypes, strict=True))
         ]
-        self._count = _variable(0.0, "float32", "count")
+        self._count = _variable(0.0, max(dtypes), "count")
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -219,22 +222,26 @@ class Accumulator:
 
     def add(self, gradients: Gradients, when: Any) -> None:
         """Add the gradients of a micro-batch, unless `when` is false."""
-        weight = ops.cast(1.0 if gradients.weight is None else gradients.weight, "float32")
+        weight = ops.cast(1.0 if gradients.weight is None else gradients.weight, self._count.dtype)
+        # A batch whose weights are all 0 is one: alone it updates, by penalties if by nothing else.
+        weight = ops.maximum(weight, _LEAST_WEIGHT)
         sums = {id(v): total for v, total in zip(self.targets, self._sums, strict=True)}
         dense = _backends.current().dense
         for value, variable in zip(gradients.values, gradients.variables, strict=True):
-            share = ops.cast(dense(value), "float32") * weight
+            total = sums[id(variable)]
+            share = ops.cast(dense(value), total.dtype) * ops.cast(weight, total.dtype)
             if when is not None:  # not a product: a skipped gradient may be NaN
                 share = ops.where(when, share, ops.zeros_like(share))
-            sums[id(variable)].assign_add(share)
-        self._count.assign_add(weight if when is None else ops.where(when, weight, 0.0))
+            total.assign_add(share)
+        counted = weight if when is None else ops.where(when, weight, ops.zeros_like(weight))
+        self._count.assign_add(counted)
 
     def flush(self, step: Holder) -> None:
         """Apply the mean of what was added, if anything, and reset."""
         count = ops.convert_to_tensor(self._count)
-        divisor = ops.maximum(count, 1e-30)
+        divisor = ops.maximum(count, _LEAST_WEIGHT)
         means = [
-            ops.cast(ops.convert_to_tensor(total) / divisor, variable.dtype)
+            ops.cast(ops.convert_to_tensor(total) / ops.cast(divisor, total.dtype), variable.dtype)
             for total, variable in zip(self._sums, self.targets, strict=True)
         ]
         update(step, self.optimizer, means, self.targets, ops.greater(count, 0.0))
