@@ -39,7 +39,7 @@ _MET, _MET_BY_FEW = 1e-5, 1e-6
 """The part of a sum above which what should be 0 is no rounding; the same where few rows change."""
 
 _TIMES_NOISE, _TIMES_NOISE_BY_FEW = 30.0, 5.0
-"""The same as a multiple of the noise: see `_Run.noise` and `Exchange.grain`."""
+"""The same as a multiple of the noise: see `_Run.noise` and `_rounding`."""
 
 _NUDGE, _NUDGE_IN_HALF = 2.0**-21, 2.0**-9
 """The relative change of weights that rounds everything anew, in float32 and in half precision."""
@@ -107,15 +107,24 @@ class Exchange:
         return abs(self.rest) > least
 
 
-def grain(value: float) -> float:
-    """Return the last binary digit of a value; 0 for a whole number.
-
-    A difference of large numbers has no digits beyond theirs, nor has one in half precision.
-    """
+def _grain(value: float) -> float:
+    """Return the last binary digit of a value; 0 for a whole number, which says nothing."""
     if not np.isfinite(value) or value == int(value):
         return 0.0
     above, below = value.as_integer_ratio()
     return (above & -above) / below
+
+
+def _rounding(values: Sequence[float], grains: Sequence[float]) -> float:
+    """Return how exact values are, by their last digits.
+
+    A difference of large numbers has no digits beyond theirs, and one in half precision few.
+    """
+    known = [(abs(v), grain) for v, grain in zip(values, grains, strict=True) if grain]
+    if not known:
+        return 0.0
+    part = min(grain / size for size, grain in known)
+    return max(part * max(abs(v) for v in values), min(grain for _, grain in known))
 
 
 @contextmanager
@@ -258,7 +267,7 @@ class Rows:
         sizes = {tuple(getattr(leaf, "shape", ()))[:1] for leaf in leaves}
         if len(sizes) != 1 or sizes & {(), (0,)}:
             return None
-        ((size,),) = sizes
+        size = int(next(iter(sizes))[0])
         try:
             host = _backends.current().to_host(self._batch)
         except Exception:  # it lies on devices of other processes
@@ -381,9 +390,9 @@ class _Run:
         first[group] = both[group] = one
         second[others] = both[others] = other
         runs = [self.all_from(rows) for rows in (self.places, first, second, both)]
-        finest = min(run.grains[key] for run in runs)
         values = [run.sums[key] for run in runs]
-        return Exchange(*values, noise=max(self.noise[key], finest))
+        grains = [run.grains[key] for run in runs]
+        return Exchange(*values, noise=max(self.noise[key], _rounding(values, grains)))
 
     def apart(self, row: int, block: np.ndarray) -> int:
         """Return a row that is neither a given one nor in a block."""
@@ -442,7 +451,7 @@ class _Run:
         divisors = [1.0 if c is None else max(abs(self._base[c]), 1.0) for c in self._counts]
         pairs = list(zip(self._keys, values, divisors, strict=True))
         scaled = {key: value / divisor for key, value, divisor in pairs}
-        return _Values(scaled, {key: grain(value) / d for key, value, d in pairs}, kept)
+        return _Values(scaled, {key: _grain(value) / d for key, value, d in pairs}, kept)
 
     def _tensors(self, batch: Batch) -> tuple[list[Any], list[Any]]:
         objectives = _Objectives()
