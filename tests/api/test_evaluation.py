@@ -101,9 +101,7 @@ def test_each_prediction_has_draws_of_its_own(x):
 
     assert not np.array_equal(first, second)
     pg.evaluate(again, x)
-    assert [p.tolist() for p in (first, second)] == [
-        predicted(again, x).tolist() for _ in range(2)
-    ]
+    assert [p.tolist() for p in (first, second)] == [predicted(again, x).tolist() for _ in range(2)]
 
 
 def test_draws_within_a_prediction_differ_from_batch_to_batch(x):

@@ -42,7 +42,7 @@ _TIMES_NOISE, _TIMES_NOISE_BY_FEW = 30.0, 5.0
 """The same as a multiple of the noise: see `_Run.noise` and `_rounding`."""
 
 _NUDGE, _NUDGE_IN_HALF = 2.0**-21, 2.0**-9
-"""The relative change of weights that rounds everything anew, in float32 and in half precision."""
+"""The relative change of weights that changes all roundings, in float32 and in half precision."""
 
 _LEAST = 1e-9
 """What is less is no more than rounding, where values cancel."""
@@ -267,7 +267,7 @@ class Rows:
         sizes = {tuple(getattr(leaf, "shape", ()))[:1] for leaf in leaves}
         if len(sizes) != 1 or sizes & {(), (0,)}:
             return None
-        size = int(next(iter(sizes))[0])
+        size = int(leaves[0].shape[0])
         try:
             host = _backends.current().to_host(self._batch)
         except Exception:  # it lies on devices of other processes

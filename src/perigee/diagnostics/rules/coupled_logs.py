@@ -1,4 +1,4 @@
-"""PG237, CoupledLogs: a logged value of a part of a batch that is no mean over rows.
+"""PG237, CoupledLogs: a logged value of part of a batch that is not a mean over rows.
 
 With `accumulate`, and on several replicas of TensorFlow, what a step returns is averaged over
 micro-batches or shares. That is the value of the whole batch if it is a mean over rows; a root, a
