@@ -265,3 +265,29 @@ def test_a_step_is_run_at_most_ten_times_where_rows_do_not_meet(monkeypatch):
         == set()
     )
     assert len(runs) <= 9
+
+
+class InnerStep(pg.Step):
+    """A step of adaptation inside the objective, as in meta-learning."""
+
+    def __init__(self):
+        self.model = mlp(4, 1)
+        self.optimizer = keras.optimizers.SGD(0.1)
+
+    def train_step(self, batch):
+        x, y = batch
+
+        def objective():
+            slopes = self.gradients(
+                lambda: ops.mean(ops.square(self.model(x)[:, 0] - y)), self.model
+            )
+            return squares(self, x, y) + sum(ops.sum(ops.square(slope)) for slope in slopes)
+
+        return {"loss": self.minimize(objective, self.optimizer)}
+
+
+def test_a_step_inside_the_objective_is_of_a_micro_batch_but_not_of_a_share():
+    """Replicas combine its gradients from all shares."""
+    program = Program(InnerStep(), regression())
+    assert told(program, accumulate=2) == {"PG217"}
+    assert told(program, accumulate=1, is_split=True) == set()

@@ -24,6 +24,7 @@ from perigee._backends import Mode
 from perigee._listening import Call, Talk, listening
 from perigee._rehearsal.discovery import Rehearsal, undone
 from perigee._step.averages import as_average
+from perigee._step.frame import current_frame
 from perigee._step.frame import rehearsal as being_rehearsed
 from perigee._step.gradients import Gradients
 from perigee._step.samples import Sample
@@ -108,7 +109,7 @@ class Exchange:
 
 
 def _grain(value: float) -> float:
-    """Return the last binary digit of a value; 0 for a whole number, which says nothing."""
+    """Return the last binary digit of a value; 0 for an integer, which shows nothing."""
     if not np.isfinite(value) or value == int(value):
         return 0.0
     above, below = value.as_integer_ratio()
@@ -259,7 +260,10 @@ class Rows:
 
     @cached_property
     def _all(self) -> Mapping[Sum, Exchange]:
-        return {} if self._run is None else _met(self._run)
+        run = self._run
+        if run is None or (run.has_inner and self.accumulate == 1):
+            return {}  # replicas combine the gradients of inner steps themselves
+        return _met(run)
 
     def _made(self, still: Sequence[Any]) -> _Run | None:
         """Return the step on few rows, or on all if it takes no others."""
@@ -331,6 +335,7 @@ class _Run:
         repeated: The places with copies of two rows.
         kept: Variables that the step itself writes, to read them later.
         normalizing: Ids of layers of `BatchNormalization` that use statistics of the batch.
+        has_inner: Whether an objective differentiates another one for variables.
     """
 
     def __init__(
@@ -351,6 +356,7 @@ class _Run:
         )
         self.kept: list[Any] = _kept(rehearsal)
         self.normalizing: set[int] = set()
+        self.has_inner = False
         self._step, self._rehearsal, self._batch = step, rehearsal, batch
         self._still, self._nudge = {id(layer) for layer in still}, nudge
         self._known: dict[bytes, _Values] = {}
@@ -462,6 +468,7 @@ class _Run:
             returned, examples = call(
                 self._step, "train_step", batch, recorder=objectives, is_probed=True
             )
+        self.has_inner = objectives.has_inner
         self._keys.clear()
         self._counts.clear()
         sums: list[Any] = []
@@ -527,12 +534,15 @@ class _Objectives:
 
     def __init__(self) -> None:
         self.values: list[Any] = []
+        self.has_inner = False
 
     def derived(self, gradients: Gradients, adds_losses: bool) -> None:
         returned = gradients.returned
         self.values.append(returned[0] if isinstance(returned, tuple) else returned)
 
-    def differentiated(self, read: Sequence[Any]) -> None: ...
+    def differentiated(self, read: Sequence[Any]) -> None:
+        frame = current_frame()
+        self.has_inner |= frame is not None and frame.depth > 0
 
     def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None: ...
 
