@@ -40,6 +40,7 @@ from perigee._errors.gradients import VariablesArgumentError as VariablesArgumen
 from perigee._errors.losses import AccumulationError as AccumulationError
 from perigee._errors.losses import AverageError as AverageError
 from perigee._errors.losses import BroadcastError as BroadcastError
+from perigee._errors.losses import CoupledRowsError as CoupledRowsError
 from perigee._errors.losses import InnerLossError as InnerLossError
 from perigee._errors.losses import LabelEncodingError as LabelEncodingError
 from perigee._errors.losses import LabelRangeError as LabelRangeError

@@ -247,3 +247,37 @@ class PairingError(PerigeeError, ValueError):
             fix="give labels and predictions the same shape: `y[:, None]`, or "
             "`ops.squeeze(y_pred, -1)`.",
         )
+
+
+class CoupledRowsError(PerigeeError, ValueError):
+    """The loss of an example depends on the other rows of its batch, of which each part lacks some.
+
+    With `accumulate`, and on several replicas of TensorFlow, the step runs on parts of a batch. The
+    mean of their losses is the loss of the whole batch only if each row has a loss of its own. It
+    has none where rows are compared (contrastive losses, in-batch negatives, ranking), where values
+    are normalized over axis 0, and where a scalar is divided by a number that depends on the data,
+    such as the sum of a mask. It is checked on at most 16 rows of the first batch, by exchanging
+    their contents; for losses in which each row meets only a few others there is the finding PG236,
+    for `BatchNormalization` PG235.
+    """
+
+    code = "PG217"
+    shown_by = (
+        "the loss of one batch with the contents of two groups of rows exchanged: one group, the "
+        "other, and both. It may be meant to be one of the rows of a part"
+    )
+    can_be_ignored = True
+
+    def __init__(self, parts: str, before: float, one: float, other: float, both: float) -> None:
+        self.parts = parts
+        self.before, self.one, self.other, self.both = before, one, other, both
+        super().__init__(
+            "The loss of an example depends on the other rows of its batch. With other contents "
+            f"in one half of the rows it changes from {before:.6g} to {one:.6g}, with others in "
+            f"the other half to {other:.6g}, but with both to {both:.6g} instead of "
+            f"{one + other - before:.6g}.",
+            expected=f"a mean over rows, since a {parts} has only some of them.",
+            fix="if it is divided by a number that depends on the data, such as the sum of a "
+            "mask, return `pg.mean(values, weights)`; if rows are compared on purpose, let the "
+            "step have all of them at once, or turn this off if those of a part are enough.",
+        )

@@ -50,7 +50,7 @@ class Programs:
         is_alone: bool = True,
     ) -> None:
         self.step = step
-        self._findings, self._plan = findings, plan
+        self._findings, self._plan, self._accumulate = findings, plan, accumulate
         self._is_kept, self._is_alone = is_kept, is_alone
         self._checks = diagnostics.LossChecks()
         self._make: Callable[..., Program] = partial(
@@ -91,6 +91,7 @@ class Programs:
             return [
                 *diagnostics.findings_of("rehearsed", *about),
                 *diagnostics.findings_of("first batch", first),
+                *self._of_parts(found, first),
                 *fence.findings(),
             ]
 
@@ -98,6 +99,15 @@ class Programs:
         if self._is_alone and is_new:
             self.look_at_updates([found])
         return found
+
+    def _of_parts(self, found: Program, first: Batch) -> list[Finding]:
+        """Look at what parts of a batch cannot add up, where a program divides batches."""
+        is_of_one_process = found.is_split or not found.spans_processes
+        if not (found.accumulates or found.is_split) or not is_of_one_process:
+            return []
+        about = self.step, found.rehearsal, first, self._accumulate, found.is_split
+        with diagnostics.exchanging(*about) as rows:
+            return diagnostics.findings_of("divided", rows)
 
     def use(self, plan: Plan) -> None:
         """Run as a plan says from now on."""

@@ -183,6 +183,13 @@ def _names_of_layers() -> frozenset[str]:
 # The values that a Step holds.
 
 
+def _is_data(value: Any) -> bool:
+    """Tell whether a value matters only to code that reads it, as a number or an array does."""
+    return isinstance(
+        value, PLAIN | np.ndarray | list | tuple | set | frozenset | Mapping
+    ) or _backends.current().is_tensor(value)
+
+
 class _Walk:
     """Takes plain values out of objects.
 
@@ -201,7 +208,7 @@ class _Walk:
         for name, value in holder._held().items():
             if name == INTERNALS or name in assigned or name == "ignore_findings":
                 continue
-            if isinstance(value, PLAIN) and not self._matters(holder, name):
+            if _is_data(value) and not self._matters(holder, name):
                 continue
             if name.startswith("_") and not is_own_class(type(holder)):
                 continue

@@ -15,6 +15,7 @@ from perigee.diagnostics.fence import CODE as RULE_FAILED
 from perigee.diagnostics.fence import Fence, telling
 from perigee.diagnostics.rules import (
     activation_scale,
+    batch_statistics,
     batches_shuffled,
     broadcast_pairs,
     broadcast_targets,
@@ -22,6 +23,8 @@ from perigee.diagnostics.rules import (
     constant_data,
     constant_output,
     counted_once,
+    coupled_logs,
+    coupled_rows,
     data_ended,
     dead_units,
     decay_twice,
@@ -60,12 +63,14 @@ from perigee.diagnostics.rules import (
     nothing_trained,
     optimizer_state,
     padding_counts,
+    paired_rows,
     penalty_dominates,
     penalty_dropped,
     program_edited,
     rare_class,
     raw_updates,
     recompiled,
+    remembered_rows,
     repeated_rows,
     shared_rows,
     summed_parts,
@@ -161,6 +166,7 @@ OF_STEPS: Mapping[Rule, str] = {
 Moment = Literal[
     "rehearsed",
     "first batch",
+    "divided",
     "updates",
     "ran",
     "changed",
@@ -184,6 +190,14 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "rehearsed": {broadcast_pairs.check_rehearsal: "PG211"},
     # That batch, as tensors.
     "first batch": {undivided_batch.check: "PG761"},
+    # An update adds up parts of a batch: the step, run with its rows exchanged.
+    "divided": {
+        coupled_rows.check: "PG217",
+        paired_rows.check: "PG236",
+        batch_statistics.check: "PG235",
+        coupled_logs.check: "PG237",
+        remembered_rows.check: "PG238",
+    },
     # All that the Step updates is known: rehearsals on batches of whatever structure.
     "updates": {
         nothing_trained.check_rehearsals: "PG112",
@@ -263,6 +277,7 @@ def findings_of(moment: Moment, *about: Any) -> list[Finding]:
 
     Raises:
         PairingError: If the loss does not depend on which label belongs to which example.
+        CoupledRowsError: If an update adds up parts of a batch whose rows the loss compares.
     """
     fence = Fence()
     found = [finding for rule in OF_FIT[moment] for finding in fence.run(rule, *about)]

@@ -1,0 +1,32 @@
+"""PG236, PairedRows: a loss in which rows of a batch meet others of the same part only.
+
+Mixup and CutMix blend each row with another one of its batch, and losses of pairs take their
+negatives from the next row. With `accumulate`, and on several replicas of TensorFlow, a row meets
+only rows of its own micro-batch or share, so the loss is not quite that of one step on all rows.
+For augmentation that is usually meant. Where rows belong together in pairs, as 0 and 1, 2 and 3, it
+makes no difference as long as each part has whole pairs: better put a pair into one row.
+"""
+
+from __future__ import annotations
+
+from perigee._errors import CoupledRowsError
+from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._rows import Rows
+
+
+def check(rows: Rows) -> list[Finding]:
+    """Report an objective whose rows meet, unless it is refused or meant to be of a part."""
+    keys = [key for key in rows.meeting if key.kind == "objective"]
+    if not keys or CoupledRowsError.code in rows.step.ignore_findings:
+        return []
+    return [
+        Finding(
+            code="PG236",
+            name="PairedRows",
+            severity="warning",
+            happened=f"The loss of some rows depends on other rows of the same {rows.parts}, as "
+            "with mixup or negatives from the next row.",
+            expected="a loss of its own for each row, where an update is to equal one large batch.",
+            fix="ignore this if any rows of a part will do, as for augmentation.",
+        )
+    ]
