@@ -36,6 +36,9 @@ def main() -> int:
         return measure(Path(folder), chosen.part, chosen.seed)
 
 
+HOUR = 3600.0  # seconds; many faults are met in one process
+
+
 def measure(folder: Path, part: float, seed: int) -> int:
     """Do all of it, and print the table."""
     from benchmarks.reliability import faults
@@ -45,7 +48,7 @@ def measure(folder: Path, part: float, seed: int) -> int:
     def child(name: str, function: Any, *arguments: Any) -> Any:
         place = folder / name
         place.mkdir()
-        return run(place, function, str(place), *arguments).returned()
+        return run(place, function, str(place), *arguments, most_seconds=HOUR).returned()
 
     began = time.monotonic()
     share = lambda whole: max(1, round(whole * part))  # noqa: E731

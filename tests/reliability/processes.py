@@ -86,17 +86,22 @@ class Child:
     def output(self) -> str:
         return self._output.read_text()
 
-    def ending(self) -> Ending:
-        self._process.join(TIMEOUT_SECS)
+    def ending(self, most_seconds: float = TIMEOUT_SECS) -> Ending:
+        self._process.join(most_seconds)
         assert self._process.exitcode is not None, f"It still runs. {self.output()}"
         value = json.loads(self._value.read_text()) if self._value.exists() else None
         return Ending(self._process.exitcode, value, self.output())
 
 
-def run(folder: Path, function: Callable[..., Any], *arguments: Any) -> Ending:
+def run(
+    folder: Path,
+    function: Callable[..., Any],
+    *arguments: Any,
+    most_seconds: float = TIMEOUT_SECS,
+) -> Ending:
     """Run a function in a process of its own and wait for the end."""
     with Child(folder, function, *arguments) as child:
-        return child.ending()
+        return child.ending(most_seconds)
 
 
 def _run(value: str, output: str, function: Callable[..., Any], arguments: Any) -> None:
