@@ -239,6 +239,12 @@ def within(directory: str | os.PathLike[str], *names: str) -> os.PathLike[str]:
     return path
 
 
+def make_above(path: str | os.PathLike[str]) -> None:
+    """Create the directories above a path, unless it is below a `Place`, which does so itself."""
+    if not isinstance(path, Place | Within):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+
 def _path_of(descriptor: int) -> Path | None:
     """Return the path of an open directory, which may be deleted; `None` if it is not known."""
     try:

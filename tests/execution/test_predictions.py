@@ -27,8 +27,8 @@ def test_predictions_of_blocks_are_those_of_single_batches(kind, draws):
         data = as_data(kind, given)
         options = {"batch_size": BATCH} if kind == "arrays" else {}
         execution = pg.Execution(steps_per_call=steps_per_call)
-        found[steps_per_call] = pg.predict(step, data, execution=execution, **options)
-        first = pg.predict(step, data, execution=execution, steps=6, **options)
+        found[steps_per_call] = pg.predict(step, data, execution=execution, seed=1, **options)
+        first = pg.predict(step, data, execution=execution, steps=6, seed=1, **options)
         assert np.array_equal(first["y"], found[steps_per_call]["y"][: 6 * BATCH])
 
     assert found[1]["y"].shape == (32, FEATURES)

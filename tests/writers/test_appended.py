@@ -2,8 +2,12 @@
 
 import os
 
+import keras
+import numpy as np
 import pytest
 
+import perigee as pg
+from perigee import writers
 from perigee.writers._appended import AppendedFile
 
 
@@ -81,3 +85,26 @@ def test_what_lies_beyond_the_size_is_cut_off(file):
 def test_a_record_before_the_start_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="not open"):
         AppendedFile(tmp_path / "log").write(b"first\n")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda path: writers.Csv(path / "log.csv"),
+        lambda path: writers.JsonLines(path),
+        lambda path: writers.TensorBoard(path),
+        lambda path: writers.SampleFiles(path),
+    ],
+    ids=["Csv", "JsonLines", "TensorBoard", "SampleFiles"],
+)
+def test_a_writer_makes_the_directories_above_its_files(tmp_path, made):
+    class Measuring(pg.Step):
+        def train_step(self, batch):
+            image = pg.sample(image=keras.ops.zeros((4, 4, 3)))
+            return {"loss": keras.ops.mean(batch), "image": image}
+
+    writer = made(tmp_path / "logs" / "fit")
+
+    pg.fit(Measuring(), np.ones((4, 1), "float32"), callbacks=[writer], progress="off")
+
+    assert any(path.is_file() for path in (tmp_path / "logs" / "fit").rglob("*"))

@@ -7,7 +7,7 @@ import warnings
 from io import FileIO
 from pathlib import Path
 
-from perigee._disk import check_file, flush_directory, open_file, within
+from perigee._disk import check_file, flush_directory, make_above, open_file, within
 from perigee._errors import LogShortError
 from perigee._events.events import Recorded
 from perigee.writers._replaced import replace_file
@@ -25,7 +25,7 @@ class AppendedFile:
     records, which the system keeps while it is open.
 
     Args:
-        path: The file, in a directory that exists.
+        path: The file.
 
     Attributes:
         size_bytes: The size of the records in it, without a partial one.
@@ -51,6 +51,7 @@ class AppendedFile:
             OSError: If it cannot be opened.
         """
         self.close()
+        make_above(self._path)
         make_own(self.path)
         self._file = FileIO(open_file(self.path, _FLAGS), "a")
         if size_bytes is not None and os.fstat(self._file.fileno()).st_size > size_bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from perigee._disk import check_folder, make_folder, within
+from perigee._disk import check_folder, make_above, make_folder, within
 from perigee._events.events import Hook, Recorded, Started
 from perigee._events.stored_shapes import count, dict_of, fields, list_of, row, text
 from perigee.writers._appended import is_lasting
@@ -69,6 +69,7 @@ class SampleFiles(Hook):
             folder = quote(name, safe=" ").strip(".") or "_"
             file = f"{folder}/step-{event.clock.step:08d}{shown.suffix}"
             target = self.path / file
+            make_above(self._place)
             make_folder(self.path)
             make_folder(target.parent)
             replace_file(target, shown.content())

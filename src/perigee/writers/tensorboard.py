@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perigee._disk import check_folder, make_folder, within
+from perigee._disk import check_folder, make_above, make_folder, within
 from perigee._errors import MissingPackageError
 from perigee._events.events import Ended, Hook, Recorded, Started
 from perigee._events.stored_shapes import count, dict_of, fields
@@ -96,6 +96,7 @@ class TensorBoard(Hook):
             OSError: If they cannot be made.
         """
         for directory, file in self._files.items():
+            make_above(self._place)
             make_folder(self.path)
             make_folder(self.path / directory)
             file.restore()
@@ -182,6 +183,7 @@ class TensorBoard(Hook):
         """
         if directory not in self._files:
             folder = self.path / directory
+            make_above(self._place)
             make_folder(self.path)
             make_folder(folder)
             last = max(
