@@ -115,7 +115,7 @@ class Program:
         self._settled = _settled(rehearsal)
         self.stops: bool = nonfinite == "stop"
         self.skips: bool = nonfinite == "skip"
-        self.written = Written(step, rehearsal)
+        self.written: Written = Written(step, rehearsal)
         if self.stops:  # its steps may run before a training, to be timed
             self.written.begin()
         self._fingerprint = _fingerprint(step, rehearsal.volatile)

@@ -151,8 +151,9 @@ class Rows:
     def __init__(
         self, step: Step, rehearsal: Rehearsal, batch: Batch, accumulate: int, is_split: bool
     ) -> None:
-        self.step = step
-        self.accumulate, self.is_split = accumulate, is_split
+        self.step: Step = step
+        self.accumulate: int = accumulate
+        self.is_split: bool = is_split
         self._rehearsal, self._batch = rehearsal, batch
         layers = list(layers_of(rehearsal.tracked))
         halves = {"float16", "bfloat16"}
