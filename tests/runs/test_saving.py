@@ -151,6 +151,18 @@ def test_a_directory_that_is_deleted_is_made_again_without_a_record_or_a_save(tm
     assert history.failures["directory"]["failed"] == 1
 
 
+@pytest.mark.parametrize("vanish", [delete, lambda path: path.rename(path.parent / "old")])
+def test_checkpoints_that_vanish_alone_are_said_and_made_again(tmp_path, straight, vanish):
+    path = tmp_path / "run"
+
+    history, said = train(path, At(step6=lambda: vanish(path / "checkpoints")))
+
+    assert len(said) == 1 and "was deleted or renamed in training" in said[0]
+    assert str(path / "checkpoints") in said[0]
+    assert history.failures == failures(path) == {"directory": {"failed": 1, "lost": 0}}
+    check_whole(path, straight)
+
+
 def test_a_directory_that_is_renamed_is_followed(tmp_path, straight):
     path, new = tmp_path / "run", tmp_path / "elsewhere" / "better"
     new.parent.mkdir()

@@ -73,6 +73,7 @@ class KeptRun(Hook):
         self._last_save = now()
         self._is_saving = False
         self._times_made = 0
+        self._made = 0, 0  # at the last save: the directory of the run, that of its checkpoints
         loaded = opened.loaded
         self._best: float | None = None if loaded is None else loaded.content.facts["best"]
         self._monitored: tuple[int, float] | None = None
@@ -158,6 +159,15 @@ class KeptRun(Hook):
             return
         self._is_saving = False
         failures.works("checkpoints")
+        is_whole = self._opened.place.times_made == self._made[0]  # else the place has said it
+        if is_whole and checkpoints.times_made_again != self._made[1]:
+            failures.count("directory")
+            failures.say(
+                f"{checkpoints.directory} was deleted or renamed in training. It is made again; "
+                "older checkpoints are lost, or where it was renamed to."
+            )
+            failures.tell()
+        self._made = self._times_made, checkpoints.times_made_again
         error = checkpoints.removal_error
         if error is None:
             failures.works("old checkpoints")

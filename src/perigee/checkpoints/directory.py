@@ -74,6 +74,7 @@ class Checkpoints:
 
     Attributes:
         removal_error: Why the last save could not remove old checkpoints; `None` where it could.
+        times_made_again: How often a save found the directory missing after an earlier one.
 
     Raises:
         ArgumentError: If `keep` is less than 1, or `mode` cannot be derived from the name.
@@ -101,6 +102,7 @@ class Checkpoints:
         self._check = check
         self._has_saved = False
         self.removal_error: OSError | None = None
+        self.times_made_again = 0
         if lock is not None:
             self._clear_remains()
 
@@ -236,6 +238,7 @@ class Checkpoints:
                     self._check()
                 self.directory.mkdir(parents=self._check is None, exist_ok=True)
                 flush_directory(self.directory.parent)
+                self.times_made_again += self._has_saved
             content.write(beside, prepared)
             self._publish(beside, self.path_of(step))
             self._has_saved = True
