@@ -83,6 +83,14 @@ def failures(path):
     return facts["failures"]
 
 
+def wait_for(path, *names):
+    """Wait until a directory has entries of these names, however slow the machine is."""
+    end = time.monotonic() + 60
+    while not {*names} <= ({*os.listdir(path)} if path.is_dir() else set()):
+        assert time.monotonic() < end, f"{path} never got {names}"
+        time.sleep(0.05)
+
+
 def delete(path):
     """Delete a directory once no save is writing into it, which would fail the deletion."""
     time.sleep(0.5)
@@ -118,12 +126,13 @@ def test_a_directory_that_is_deleted_is_made_again_whole(tmp_path, straight):
     path, found = tmp_path / "run", {}
 
     def look():
+        wait_for(path, "checkpoints", "events")
         found["files"] = set(os.listdir(path))
         with pytest.raises(RunInUseError):
             RunLock(path)
 
-    def wait():  # more than it may take until that is found
-        time.sleep(2.5)
+    def wait():  # until that is found
+        wait_for(path, "run.json")
 
     history, said = train(
         path, At(step6=lambda: delete(path), step8=wait, step12=look), tensorboard=True
@@ -136,18 +145,17 @@ def test_a_directory_that_is_deleted_is_made_again_whole(tmp_path, straight):
 
 
 def test_a_directory_that_is_deleted_is_made_again_without_a_record_or_a_save(tmp_path):
-    path, found = tmp_path / "run", {}
-
-    def look():
-        found["files"] = set(os.listdir(path))
-
-    acts = {"step2": lambda: delete(path), "step3": lambda: time.sleep(1.2)}
-    acts |= {"step4": lambda: time.sleep(2.5), "step6": lambda: time.sleep(1), "step7": look}
+    path = tmp_path / "run"
+    acts = {
+        "step2": lambda: delete(path),
+        "step3": lambda: time.sleep(1.2),  # the writers look once a second
+        "step5": lambda: wait_for(path, "run.json", "metrics.jsonl"),
+        "step7": lambda: wait_for(path, "checkpoints"),  # a save was due at once
+    }
     every = pg.Every(steps=10**6)
     history, said = train(path, At(**acts), record_every=None, save_every=every, epochs=2)
 
     assert len(said) == 1 and "was deleted in training" in said[0]
-    assert {"run.json", "metrics.jsonl", "checkpoints"} <= found["files"]  # a save was due at once
     assert history.failures["directory"]["failed"] == 1
 
 
