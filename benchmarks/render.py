@@ -448,6 +448,16 @@ def _cost_of_check(result: Result) -> str:
     return f"{label}\n\n{_table(['', 'seconds', 'of the processor'], rows, 'lrr')}"
 
 
+def _reliability(result: Result) -> str:
+    rows = [
+        [name, *(met.get(key, "") for key in ("faults", "lost", "silent"))]
+        for name, met in result["faults"].items()
+        if met is not None  # where no disk can be mounted
+    ]
+    label = f"{TITLES[result['backend']]}, {result['seconds']:,} seconds in all:"
+    return f"{label}\n\n{_table(['', 'times', 'lost', 'silent'], rows, 'lrrr')}"
+
+
 def _functions(result: Result) -> str:
     ours = result["runs"][0]
     rows = [
@@ -550,6 +560,13 @@ _SECTIONS = {
         "The dense model trained by a tutorial's `train_step(x, y)` with a tape: given to "
         "`FunctionStep`, written as a Step, and in the tutorial's loop over `tf.data`.",
         _functions,
+    ),
+    "reliability": (
+        "What a training survives",
+        "A small training is killed, its files are damaged, its disk is full, its directory is "
+        "deleted or renamed. Lost is what had been saved and cannot be resumed as if nothing had "
+        "happened; silent is what was lost, or other than undisturbed, and was not said.",
+        _reliability,
     ),
     "replicas": (
         "Two replicas",

@@ -1,10 +1,11 @@
 """Everything that may happen to a training from outside, and what it cost, as a table.
 
-    python -m benchmarks.reliability [--part 1.0] [--backend tensorflow] [--seed 0]
+    python -m benchmarks.reliability [--part 1.0] [--backend tensorflow] [--seed 0] [--out FOLDER]
 
 300 kills (100 inside a save, 100 in a validation or a callback, 100 anywhere), 200 damaged files,
 20 full disks, and 20 run directories that are deleted or renamed in mid-training. `--part 0.1` does
-a tenth of each. Exits with 1 if anything was lost, or was not said.
+a tenth of each. Exits with 1 if anything was lost, or was not said. The whole is written to
+`benchmarks/results`, unless `--out` names another folder.
 """
 
 from __future__ import annotations
@@ -27,20 +28,30 @@ def main() -> int:
     parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"], default="tensorflow")
     parser.add_argument("--part", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     os.environ["KERAS_BACKEND"] = chosen.backend
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        return measure(Path(folder), chosen.part, chosen.seed)
+        began = time.monotonic()
+        table = measure(Path(folder), chosen.part, chosen.seed)
+        seconds = round(time.monotonic() - began)
+    if chosen.part == 1 or chosen.out:
+        from benchmarks.facts import facts, write
+
+        result = {"kind": "reliability", **facts(chosen.backend), "faults": table}
+        write({**result, "seconds": seconds}, f"reliability-{chosen.backend}", chosen.out)
+    print(f"{seconds} s")
+    return int(any(met and (met["lost"] or met["silent"]) for met in table.values()))
 
 
 HOUR = 3600.0  # seconds; many faults are met in one process
 
 
-def measure(folder: Path, part: float, seed: int) -> int:
-    """Do all of it, and print the table."""
+def measure(folder: Path, part: float, seed: int) -> dict[str, dict[str, int] | None]:
+    """Do all of it, print the table, and return it."""
     from benchmarks.reliability import faults
 
     from tests.reliability.processes import run
@@ -50,7 +61,6 @@ def measure(folder: Path, part: float, seed: int) -> int:
         place.mkdir()
         return run(place, function, str(place), *arguments, most_seconds=HOUR).returned()
 
-    began = time.monotonic()
     share = lambda whole: max(1, round(whole * part))  # noqa: E731
     with ThreadPoolExecutor(CHAINS) as pool:
         halves = [
@@ -77,8 +87,7 @@ def measure(folder: Path, part: float, seed: int) -> int:
             continue
         said = met.get("said", "")
         print(f"{name:34}{met['faults']:8}{met['lost']:8}{met['silent']:8}{said:>8}")
-    print(f"{time.monotonic() - began:.0f} s")
-    return int(any(met and (met["lost"] or met["silent"]) for met in table.values()))
+    return table
 
 
 def killed(folder: Path, part: float, seed: int) -> dict[str, Any]:
