@@ -61,6 +61,9 @@ def keras_fit(
 ) -> keras.callbacks.History:
     """Train a compiled model as `model.fit` does: same arguments, callbacks, history and weights.
 
+    Where its numbers are not those of the formulas, as for repeated rows of an `Embedding` on
+    TensorFlow, the weights are Keras's: see the page on numbers.
+
     >>> history = pg.keras_fit(model, x, y, epochs=5, validation_split=0.2)
 
     Args:

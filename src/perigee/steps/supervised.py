@@ -41,7 +41,10 @@ class Supervised(Step):
 
     It takes the arguments of `keras.Model.compile`, gives the results of `keras.Model.fit`, and is
     exact where `fit` is not: with a ragged last batch, masks or micro-batches each value is the
-    mean over everything that it covers. Several optimizers can share the model.
+    mean over everything that it covers. On TensorFlow, rows of an `Embedding` that a batch uses
+    several times train by the sum of their gradients, as the formulas of Adam and the like say and
+    as on the other frameworks; `fit` there squares each use. Several optimizers can share the
+    model.
 
     A batch is `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`. With several outputs, `y` and the
     weights are lists or dicts like the outputs; one array of weights, of shape `(batch,)`, applies
