@@ -30,6 +30,7 @@ from tests.diagnostics.rows import (
     squares,
     with_layers,
 )
+from tests.diagnostics.rows_of_others import COUPLED, SEPARATE
 
 OF_PARTS = {"PG217", "PG235", "PG236", "PG237", "PG238"}
 PAIRED = {"PG236"}
@@ -291,3 +292,16 @@ def test_a_step_inside_the_objective_is_of_a_micro_batch_but_not_of_a_share():
     program = Program(InnerStep(), regression())
     assert told(program, accumulate=2) == {"PG217"}
     assert told(program, accumulate=1, is_split=True) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.corpus
+@pytest.mark.parametrize("made", [*COUPLED, *SEPARATE], ids=lambda made: made.__name__)
+def test_programs_by_someone_who_did_not_know_the_rules(made):
+    keras.utils.set_random_seed(0)
+    x, *more = data if isinstance(data := made.data(), tuple) else (data,)
+    batch = keras.tree.map_structure(lambda leaf: leaf[:16], (x, *more) if more else x)
+
+    found = told(Program(made(), batch))
+
+    assert bool(found & OF_PARTS) == (made in COUPLED)
