@@ -10,6 +10,7 @@ from keras import ops
 import perigee as pg
 from perigee._errors import NonFiniteError
 from perigee._execution import finite
+from tests.distribution.strategies import mirrored
 
 BACKEND = keras.backend.backend()
 MODES = {"tensorflow": ("graph", "xla", "eager"), "jax": ("graph", "eager"), "torch": ("eager",)}
@@ -208,10 +209,7 @@ def test_large_values_are_finite(dtype):
 
 @pytest.mark.only_tensorflow
 def test_replicas_are_looked_at():
-    import tensorflow as tf
-
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with mirrored(2).scope():
         step = Root()
         with pytest.raises(NonFiniteError, match="kernel"):
             train(step, rows(8, zeros_at=[4, 5]), batch_size=2)

@@ -1,5 +1,6 @@
 """The documentation says what the code says, and its links lead somewhere."""
 
+import os
 import posixpath
 import re
 import runpy
@@ -125,13 +126,40 @@ def test_links_within_the_repository_lead_to_files(page):
         "prepare.md",
         "from_orbit_and_lightning.md",
         "tools.md",
-        "numbers.md",
     ],
 )
 def test_the_code_on_a_page_runs(name):
     assert "python" in {language for language, _, _ in blocks_of(name)}
 
     run_page(name)
+
+
+_PAGE_OF_NUMBERS = """
+import os
+if os.environ["KERAS_BACKEND"] == "tensorflow":
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.project.pages import run_page
+
+run_page("numbers.md")
+"""
+
+
+@pytest.mark.process
+def test_the_page_of_numbers_runs():
+    """In a process of its own: TensorFlow mixes up two strategies of two replicas."""
+    found = subprocess.run(
+        [sys.executable, "-c", _PAGE_OF_NUMBERS],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert found.returncode == 0, found.stderr
 
 
 def test_the_page_of_reasons_runs_and_prints_what_it_shows():

@@ -60,7 +60,8 @@ def test_a_run_of_another_framework_says_what_is_not_exact_and_one_of_this_says_
         assert f"the framework, tensorflow then and {backend} now" in text
         assert "random numbers" in text and "chosen again" in text
     findings = json.loads((old / "run.json").read_text())["findings"]
-    assert [finding["code"] for finding in findings] == ["PG430"] * len(told)
+    codes = [finding["code"] for finding in findings]
+    assert codes.count("PG430") == len(told)
 
 
 def test_what_they_come_to_depends_on_the_checkpoint(tmp_path, old, name):

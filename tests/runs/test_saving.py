@@ -159,7 +159,7 @@ def test_a_directory_that_is_deleted_is_made_again_without_a_record_or_a_save(tm
     assert history.failures["directory"]["failed"] == 1
 
 
-@pytest.mark.parametrize("vanish", [delete, lambda path: path.rename(path.parent / "old")])
+@pytest.mark.parametrize("vanish", [delete, lambda path: path.rename(path.parent.parent / "old")])
 def test_checkpoints_that_vanish_alone_are_said_and_made_again(tmp_path, straight, vanish):
     path = tmp_path / "run"
 

@@ -209,9 +209,10 @@ def test_an_empty_file_has_no_records(tmp_path):
     assert read_json_lines(write(tmp_path)) == []
 
 
-def test_a_missing_directory_is_known_at_the_start(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        JsonLines(tmp_path / "missing").on_start(started())
+def test_a_directory_that_cannot_be_made_is_known_at_the_start(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(OSError, match="taken"):
+        JsonLines(tmp_path / "taken").on_start(started())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")

@@ -40,11 +40,12 @@ def _callback(value: object, path: str) -> None:
     (row(text, dict_of(anything)) if isinstance(value, list) else shape)(value, path)
 
 
+_GUARDS = fields(dict.fromkeys(("divergence", "stall", "starvation", "stuck"), anything))
 _HOOKS = list_of(row(text, dict_of(anything)))
 _LOOP = {"epoch": _TALLY, "window": _TALLY, "hooks": _HOOKS}
 _LOOP_OF_FIT = fields(
     {**_LOOP, "callbacks": optional(list_of(_callback))},
-    {"validated": _VALIDATED, "guards": optional(dict_of(anything))},
+    {"validated": _VALIDATED, "guards": optional(_GUARDS)},
 )
 _LOOP_OF_USER = fields(
     {**_LOOP, "own": _TALLY, "ending": optional(dict_of(number))},
