@@ -3,6 +3,7 @@
 `python -m tests.oracle` draws many more of them.
 """
 
+from contextlib import contextmanager
 from functools import cache
 
 import keras
@@ -42,16 +43,25 @@ def test_a_planted_fault_is_found(fault):
     assert any(found)
 
 
+@contextmanager
+def in_float64():
+    """Let Keras make everything in float64; its policy stays what it was at its first use."""
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
+
+
 @pytest.mark.only_tensorflow
 @pytest.mark.slow
 def test_in_float64_they_agree_far_more_closely():
-    floatx = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    try:
+    with in_float64():
         for design, training, outcome in drawn.trainings(SEED, 0, PER_DESIGN):
             assert not drawn.compared(design, training, outcome), f"{design}\n{training.course}"
-    finally:
-        keras.config.set_floatx(floatx)
 
 
 # What it has found.
@@ -99,16 +109,12 @@ def test_terms_that_layers_add_to_a_weighted_average_cannot_be_accumulated():
 
 @pytest.mark.only_tensorflow
 def test_steps_in_float64_that_skip_can_be_compiled_in_blocks():
-    floatx = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    try:
+    with in_float64():
         design = Design((Layer("dense", (2,)),), "mse", "scalar", (SGD,), skips=True)
         made = Trained(
             design, data := drawn.Draw(3).rows(design, 8), "arrays", pg.Execution("graph", 3)
         )
         weights = drawn.Draw(3).weights(design)
         outcome = made.train(weights, data, None, drawn.Course(2, epochs=1), None)
-    finally:
-        keras.config.set_floatx(floatx)
 
     assert outcome.records[-1][2]["skipped_steps"] == 0
