@@ -102,7 +102,7 @@ class Checkpoints:
         self._check = check
         self._has_saved = False
         self.removal_error: OSError | None = None
-        self.times_made_again = 0
+        self.times_made_again: int = 0
         if lock is not None:
             self._clear_remains()
 
