@@ -1,5 +1,6 @@
 """Whatever happens to the disk or the directory, training continues, and says and counts it."""
 
+import gc
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import keras
@@ -91,14 +92,23 @@ def wait_for(path, *names):
         time.sleep(0.05)
 
 
+def wait_for_saves():
+    """Wait until no save of a training of this process is in progress, whatever came of it."""
+    for each in gc.get_objects():
+        if isinstance(each, Checkpoints) and each._under_way is not None:
+            wait([each._under_way])
+
+
 def delete(path):
     """Delete a directory once no save is writing into it, which would fail the deletion."""
-    time.sleep(0.5)
+    wait_for_saves()
     shutil.rmtree(path)
 
 
 def remains(path):
-    return [each.name for each in path.rglob("*") if each.suffix in (".tmp", ".old")]
+    """Return what unfinished saves left; a save in progress may remove it meanwhile."""
+    names = [name for _, folders, files in os.walk(path) for name in [*folders, *files]]
+    return [name for name in names if name.endswith((".tmp", ".old"))]
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +141,11 @@ def test_a_directory_that_is_deleted_is_made_again_whole(tmp_path, straight):
         with pytest.raises(RunInUseError):
             RunLock(path)
 
-    def wait():  # until that is found
+    def until_found():
         wait_for(path, "run.json")
 
     history, said = train(
-        path, At(step6=lambda: delete(path), step8=wait, step12=look), tensorboard=True
+        path, At(step6=lambda: delete(path), step8=until_found, step12=look), tensorboard=True
     )
 
     assert [text.startswith(f"{path} was deleted in training") for text in said] == [True]
@@ -316,14 +326,13 @@ def test_a_limit_of_the_system_is_said_once_and_counted_and_nothing_is_lost(
     path, found = tmp_path / "run", {}
 
     def impose():
-        time.sleep(0.5)  # the save in progress is complete
+        wait_for_saves()
         found["before"] = Checkpoints(path / "checkpoints").steps()
         limit(kind, value)
 
     def lift():
         limit(kind, None)
         found["after"] = Checkpoints(path / "checkpoints").steps()
-        found["remains"] = remains(path / "checkpoints")
 
     import resource
 
@@ -354,9 +363,6 @@ def test_a_cause_that_comes_again_after_it_was_over_is_said_again(tmp_path):
 def test_a_strict_run_ends_at_the_first_failure_without_waiting_for_the_next_save(tmp_path):
     ended = []
 
-    def sleep():  # the save of step 4 fails meanwhile
-        time.sleep(0.5)
-
     def impose():
         limit("RLIMIT_FSIZE", 200)
 
@@ -370,7 +376,7 @@ def test_a_strict_run_ends_at_the_first_failure_without_waiting_for_the_next_sav
         with pytest.raises(CheckpointSaveError, match="File too large"):
             train(
                 tmp_path / "run",
-                At(step3=impose, step5=sleep),
+                At(step3=impose, step5=wait_for_saves),  # that of step 4 fails
                 Last(),
                 strict=True,
                 record_every=None,
@@ -388,7 +394,7 @@ def on_a_disk(disk, seconds_that_fail):
     part = path / "checkpoints"
 
     def freeze():
-        time.sleep(0.5)  # the save in progress is complete
+        wait_for_saves()
         found["part"] = part / f"step-{2:08d}" if seconds_that_fail == "removal" else part
         small_disk.freeze(found["part"])
 
