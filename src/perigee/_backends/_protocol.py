@@ -42,6 +42,7 @@ class Capabilities:
             that runs once is faster if compiled as a whole.
         passes_state: Whether hand-written steps are usually functions that take the state of a
             training and return the next one.
+        shares_memory: Whether, on a CPU, the host reads tensors without a copy.
     """
 
     modes: tuple[Mode, ...]
@@ -52,6 +53,7 @@ class Capabilities:
     streams: bool
     compiles_operations: bool
     passes_state: bool
+    shares_memory: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,7 +464,8 @@ class Backend(Protocol):
         most: int,
         dtypes: Tree,
         goes_on: Callable[[Tree], Tensor] | None,
-    ) -> Callable[[Batch, Tensor, Tensor], Tree]:
+        end: Callable[[], Tree],
+    ) -> Callable[[Batch, Tensor, Tensor], tuple[Tree, Tree]]:
         """Return a function, to be compiled, that runs `function` on many batches in turn.
 
         Args:
@@ -473,13 +476,14 @@ class Backend(Protocol):
             dtypes: A tree like that of the results, with the names of their dtypes.
             goes_on: Takes a result and returns a boolean scalar: whether another batch follows.
                 `None` runs them all.
+            end: Called once, after the last batch.
 
         Returns:
             A function of arrays (a tree with one common first axis), the first batch and the
             number of batches (scalars, int32). All batches are full, except the last one of the
             arrays if `Capabilities.fuses_ragged_end` has the mode and the results keep one shape.
-            It returns the results along a new first axis of length `most`; those beyond the number
-            of batches are undefined.
+            It returns the results along a new first axis of length `most`, of which those beyond
+            the number of batches are undefined, and the result of `end`.
         """
         ...
 
@@ -487,7 +491,8 @@ class Backend(Protocol):
         self,
         function: Callable[[Batch], Tensor],
         goes_on: Callable[[Tensor], Tensor] | None,
-    ) -> Callable[[Any, Any, Tensor], tuple[Tensor, Tensor]]:
+        end: Callable[[], Tree],
+    ) -> Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tree]]:
         """Return a function, to be compiled, that runs `function` on the batches of an iterator.
 
         Only if `Capabilities.streams`.
@@ -495,12 +500,13 @@ class Backend(Protocol):
         Args:
             function: Takes a batch and returns a float32 tensor of one shape.
             goes_on: As in `sliced`.
+            end: As in `sliced`.
 
         Returns:
             A function of an iterator, a batch that was already taken from it (as an optional of the
             framework, which may be empty) and the number of batches. It returns the results along a
-            new first axis, and their number: fewer if the iterator ended, or if `goes_on` ended the
-            loop.
+            new first axis, their number (fewer if the iterator ended, or if `goes_on` ended the
+            loop), and the result of `end`.
         """
         ...
 

@@ -200,11 +200,16 @@ class Hooks:
         for hook in self.hooks:
             hook.on_start(event)
 
-    def steps(self, event: StepsDone) -> None:
+    def steps(self, event: StepsDone) -> bool:
+        """Notify each hook that is due; return whether one of them is not Perigee's own."""
+        is_others = False
         for hook in self.hooks:
             if hook.every is None or hook.every.is_due(event.clock):
                 with self.during(hook, event):
                     hook.on_steps(event)
+                whose = type(hook).on_steps.__module__.partition(".")[0]
+                is_others = is_others or whose != __package__.partition(".")[0]
+        return is_others
 
     @property
     def may_lag(self) -> bool:

@@ -6,7 +6,7 @@ a ReLU, a `maximum` or a mask after a NaN can hide it for good.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -62,6 +62,17 @@ class Written:
             self._known, self._look = variables, _looker(variables)
         return [v for v, is_finite in zip(variables, self._look(), strict=True) if not is_finite]
 
+    def total(self) -> Tensor:
+        """Return, within compiled code, a scalar that is finite only if all of them are.
+
+        It is a sum: one that overflows says nothing about the variables. Where looking at them from
+        the host costs no copy, it is NaN: reductions take long to compile.
+        """
+        if _reads_without_copies():
+            return ops.convert_to_tensor(float("nan"))
+        sums = [ops.sum(ops.cast(variable, "float32")) for variable in self._looked_at()]
+        return ops.sum(ops.stack(sums)) if sums else ops.zeros(())
+
     def cell(self) -> Tensor:
         """Return, within a step, the value and the count of the column `STATE`."""
         tensors = [ops.convert_to_tensor(variable) for variable in self._looked_at()]
@@ -109,12 +120,14 @@ def first_bad_value(variable: Any) -> float:
 def _looker(variables: Sequence[Any]) -> Callable[[], np.ndarray]:
     """Return a function that returns for each variable whether it is finite.
 
-    On a CPU, NumPy reads the memory of the framework; compiling a function for it would take longer
-    than all its calls. Elsewhere, one call on the device answers for all.
+    On a CPU, NumPy reads the memory of the framework, or copies it; compiling a function for it
+    would take longer than all its calls. Elsewhere, one call on the device answers for all.
     """
     backend = _backends.current()
+    if _reads_without_copies():
+        return lambda: _are_finite(backend.to_host([v.value for v in variables]))
     if _is_on_cpu():
-        return lambda: np.array([_is_finite(backend.read(v)) for v in variables], bool)
+        return lambda: _are_finite(map(backend.read, variables))
 
     def look() -> Tensor:
         tensors = [ops.convert_to_tensor(variable) for variable in variables]
@@ -128,11 +141,18 @@ def _is_on_cpu() -> bool:
     return all(name.lower() == "cpu" for name in _backends.current().device_names())
 
 
-def _is_finite(value: np.ndarray) -> bool:
+def _reads_without_copies() -> bool:
+    return _backends.current().capabilities.shares_memory and _is_on_cpu()
+
+
+def _are_finite(values: Iterable[np.ndarray]) -> np.ndarray:
     with np.errstate(all="ignore"):
-        numbers = _as_numbers(value)
-        # A sum needs no memory. It is not finite if any value is not, and else almost always is.
-        return bool(np.isfinite(np.add.reduce(numbers, axis=None)) or np.isfinite(numbers).all())
+        return np.array([_is_finite(_as_numbers(value)) for value in values], bool)
+
+
+def _is_finite(numbers: np.ndarray) -> bool:
+    # A sum needs no memory. It is not finite if any value is not, and else almost always is.
+    return bool(np.isfinite(np.add.reduce(numbers, axis=None)) or np.isfinite(numbers).all())
 
 
 def _as_numbers(value: np.ndarray) -> np.ndarray:

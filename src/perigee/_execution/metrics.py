@@ -12,7 +12,7 @@ from keras import ops
 from perigee import _backends
 from perigee._execution.program import Program
 from perigee._rehearsal.discovery import Rehearsal
-from perigee._typing import Tensor
+from perigee._typing import Tensor, Tree
 
 
 def rows_on_host(rows: Sequence[Tensor]) -> np.ndarray:
@@ -22,7 +22,7 @@ def rows_on_host(rows: Sequence[Tensor]) -> np.ndarray:
 
 def logged_metrics(rehearsal: Rehearsal) -> dict[str, float]:
     """Read every metric that the step updates. It waits for the device."""
-    return _read(rehearsal.metrics)
+    return _read(rehearsal.metrics, {})
 
 
 def updated_metrics(program: Program, means: Mapping[str, float]) -> dict[str, float]:
@@ -42,14 +42,15 @@ def updated_metrics(program: Program, means: Mapping[str, float]) -> dict[str, f
             name: metric
             for name, metric in program.rehearsal.metrics.items()
             if name not in beside or beside[name] & means.keys()
-        }
+        },
+        program.results,
     )
 
 
-def _read(metrics: Mapping[str, keras.Metric]) -> dict[str, float]:
+def _read(metrics: Mapping[str, keras.Metric], known: Mapping[str, Tree]) -> dict[str, float]:
     values: dict[str, float] = {}
     for name, metric in metrics.items():
-        values |= _flat(name, metric.result())
+        values |= _flat(name, known[name] if name in known else metric.result())
     return values
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -116,7 +116,8 @@ class Program:
         self.stops: bool = nonfinite == "stop"
         self.skips: bool = nonfinite == "skip"
         self.written: Written = Written(step, rehearsal)
-        if self.stops:  # its steps may run before a training, to be timed
+        self._end: Tree | None = None
+        if method == "train_step":  # its steps may run before a training, to be timed
             self.written.begin()
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
         self._numbers_outside = NumbersOutside(step, method)
@@ -251,12 +252,38 @@ class Program:
 
     def begin(self) -> None:
         """Note, before a training, what of the state is not finite: that is not held against it."""
-        if self.written.begin() and self.stops:
-            self._compiled.clear()  # the steps themselves look at the others
+        self.forget_end()
+        if self.written.begin():
+            self._compiled.clear()  # it looks at the others
 
     def reset_metrics(self) -> None:
         """Reset the metrics of the Step, for another pass."""
         reset_metrics(self._step)
+        self.forget_end()
+
+    def no_longer_finite(self) -> Sequence[Any]:
+        """Return the variables that were finite and are not. It waits for the device."""
+        if self._end is not None:
+            self._end = _backends.current().to_host(self._end)
+            if np.isfinite(self._end[0]):
+                return []
+        return self.written.no_longer_finite()
+
+    @property
+    def results(self) -> Mapping[str, Tree]:
+        """The results of metrics after the block that ran last, on the host.
+
+        Of those that compiled code can compute, and only until something else may change them. It
+        waits for the device.
+        """
+        if self._end is None:
+            return {}
+        self._end = _backends.current().to_host(self._end)
+        return self._end[1]
+
+    def forget_end(self) -> None:
+        """Forget what the last block told of its end: something else may have changed it since."""
+        self._end = None
 
     @property
     def batch_means(self) -> list[str]:
@@ -280,6 +307,7 @@ class Program:
             The row of logged values, shape `(columns, 2)`: means and counts, on the device; for
             `predict_step`, its result.
         """
+        self.forget_end()
         return self._watched(self._single(), batch)
 
     def run_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Tensor:
@@ -298,12 +326,21 @@ class Program:
             The rows of logged values, shape `(at least count, columns, 2)`, on the device.
         """
         length = self._length(count)
-        return self._watched(self.compiled_block(batch_size), arrays, np.int32(first), length)
+        compiled = self.compiled_block(batch_size)
+        return self._ended(self._watched(compiled, arrays, np.int32(first), length))
 
     def begin_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Pending:
         """Begin `run_block`; the result returns the rows."""
         compiled, length = self.compiled_block(batch_size), self._length(count)
-        return self._watched(compiled, arrays, np.int32(first), length, run=compiled.begin)
+        self.forget_end()
+        pending = self._watched(compiled, arrays, np.int32(first), length, run=compiled.begin)
+        return _Pending(pending, self._ended)
+
+    def _ended(self, result: tuple[Tree, Tree]) -> Tree:
+        """Take note of the end of a block, and return the rest."""
+        rows, end = result
+        self._end = end or None
+        return rows
 
     def run_stream(self, iterator: Any, ahead: Any, count: int) -> tuple[Tensor, Tensor]:
         """Run the method on up to `count` batches drawn from an iterator, in one call.
@@ -318,9 +355,11 @@ class Program:
         """
         backend = _backends.current()
         compiled = self._kept(
-            ("stream", self.plan.mode), lambda: backend.streamed(self._row_of_block, self._until())
+            ("stream", self.plan.mode),
+            lambda: backend.streamed(self._row_of_block, self._until(), self._at_end),
         )
-        return self._run(compiled, iterator, ahead, self._length(count))[0]
+        rows, done, end = self._run(compiled, iterator, ahead, self._length(count))[0]
+        return self._ended((rows, end)), done
 
     def _length(self, count: int) -> np.int32:
         """Return the length of a block in the type that compiled code takes.
@@ -334,6 +373,7 @@ class Program:
 
     def flush(self) -> None:
         """Apply the gradients that were accumulated, if any."""
+        self.forget_end()
         self._run(self._kept(("flush", self.plan.mode), lambda: self._flush_all))
 
     def samples(self) -> dict[str, Shown]:
@@ -493,6 +533,7 @@ class Program:
                 self.most_steps,
                 dtypes,
                 self._until(),
+                self._at_end,
             ),
         )
 
@@ -631,6 +672,22 @@ class Program:
             return None
         return lambda row: _backends.current().all_finite([row[:, 0]])
 
+    def _at_end(self) -> Tree:
+        """Return, at the end of a block, what tells whether all is finite, and metrics' results.
+
+        To ask afterwards would cost more than many steps. Nothing is told of several replicas,
+        whose variables are added up only outside, and of metrics that are not Keras's own: Python
+        may compute their results.
+        """
+        if self._method != "train_step" or self._replicas is not None or self.spans_processes:
+            return ()
+        results = {
+            name: metric.result()
+            for name, metric in self.rehearsal.metrics.items()
+            if type(metric).__module__.partition(".")[0] == "keras"
+        }
+        return self.written.total(), results
+
     def _predict(self, batch: Batch) -> Tree:
         def predict(batch: Batch, rows: Tensor | None) -> Tree:
             del rows
@@ -647,6 +704,22 @@ class Program:
             return ops.zeros(())
 
         return flush((), None) if self._replicas is None else self._replicas.run(flush, ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A block that was begun, and what takes in its result."""
+
+    pending: Pending
+    take: Callable[[Any], Tree]
+
+    def done(self) -> bool:
+        """See `Pending.done`."""
+        return self.pending.done()
+
+    def result(self) -> Tree:
+        """See `Pending.result`."""
+        return self.take(self.pending.result())
 
 
 def _predictions_a_block(predicted: Tree) -> int:

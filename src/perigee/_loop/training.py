@@ -393,6 +393,7 @@ class Training:
             self._take_in(rows, epoch, began)
         if called is not None:
             self._end_batches(called, epoch, is_done)
+            epoch.program.forget_end()
         if not is_done:
             return self._continues()
         self._reach_boundary(epoch)
@@ -552,6 +553,8 @@ class Training:
                 self.saving.measuring(self.clock)
             with self.stopwatch.spending("validation"):
                 measured = self.validation(self._is_interrupted)
+            if self._epoch is not None:
+                self._epoch.program.forget_end()
             if measured is None:
                 restore(exchanged, before)
                 if self.callbacks:
@@ -597,7 +600,8 @@ class Training:
             self._record("steps", {**values, **rates}, seconds=seconds)
 
     def _notify_of_steps(self, count: int, epoch: _Epoch, seconds: float) -> None:
-        self.hooks.steps(StepsDone(self.clock, count, self._reader(epoch), self._ask, seconds))
+        if self.hooks.steps(StepsDone(self.clock, count, self._reader(epoch), self._ask, seconds)):
+            epoch.program.forget_end()
 
     def _reader(self, epoch: _Epoch) -> Callable[[], Mapping[str, float]]:
         program, values = epoch.program, epoch.values

@@ -86,7 +86,7 @@ class Values:
         """Look at the state after the last of some steps, as `look` does."""
         if self._nonfinite == "skip" or self.stop is not None:
             return
-        bad = self._program.written.no_longer_finite()
+        bad = self._program.no_longer_finite()
         if bad:
             self._end_for_state(bad, steps, clock.step)
 

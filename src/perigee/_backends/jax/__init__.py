@@ -25,6 +25,7 @@ BACKEND = Room(
         streams=False,
         compiles_operations=True,
         passes_state=True,
+        shares_memory=True,
     ),
     tensors,
     gradients,

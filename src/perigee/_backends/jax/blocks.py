@@ -25,7 +25,8 @@ def sliced(
     most: int,
     dtypes: Tree,
     goes_on: Callable[[Tree], Tensor] | None,
-) -> Callable[..., Tree]:
+    end: Callable[[], Tree],
+) -> Callable[..., tuple[Tree, Tree]]:
     """See `Backend.sliced`.
 
     Slices, not rows gathered by index: XLA merges a gather into the matrix product that follows,
@@ -57,7 +58,7 @@ def sliced(
             return None
         return jax.tree_util.tree_map(lambda array: array[start:], arrays)
 
-    def run(arrays: Tree, first: Tensor, count: Tensor) -> Tree:
+    def run(arrays: Tree, first: Tensor, count: Tensor) -> tuple[Tree, Tree]:
         outer = innermost()
         assert outer is not None  # compiled functions run in one
         variables = outer.variables
@@ -103,7 +104,7 @@ def sliced(
         *_, values, results = carried
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return results
+        return results, end()
 
     def place(arrays: Tree) -> Tree:
         rows = jax.tree_util.tree_map(
@@ -133,16 +134,18 @@ def _rows(arrays: Tree) -> int:
 class _Sliced:
     """A loop over batches, and the placement of the arrays that it slices."""
 
-    run: Callable[..., Tree]
+    run: Callable[..., tuple[Tree, Tree]]
     place: Callable[[Tree], Tree]
 
-    def __call__(self, arrays: Tree, first: Tensor, count: Tensor) -> Tree:
+    def __call__(self, arrays: Tree, first: Tensor, count: Tensor) -> tuple[Tree, Tree]:
         """Run it."""
         return self.run(arrays, first, count)
 
 
 def streamed(
-    function: Callable[[Tree], Tensor], goes_on: Callable[[Tensor], Tensor] | None
-) -> Callable[..., tuple[Tensor, Tensor]]:
+    function: Callable[[Tree], Tensor],
+    goes_on: Callable[[Tensor], Tensor] | None,
+    end: Callable[[], Tree],
+) -> Callable[..., tuple[Tensor, Tensor, Tree]]:
     """See `Backend.streamed`: never used."""
     raise NotImplementedError

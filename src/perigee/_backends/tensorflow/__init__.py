@@ -26,6 +26,7 @@ BACKEND = Room(
         streams=True,
         compiles_operations=False,
         passes_state=False,
+        shares_memory=False,
     ),
     tensors,
     gradients,

@@ -21,7 +21,8 @@ def sliced(
     most: int,
     dtypes: Tree,
     goes_on: Callable[[Tree], Tensor] | None,
-) -> Callable[..., Tree]:
+    end: Callable[[], Tree],
+) -> Callable[..., tuple[Tree, Tree]]:
     """See `Backend.sliced`.
 
     A graph leaves the size of a batch undefined, so that the last one of the arrays may have fewer
@@ -29,7 +30,7 @@ def sliced(
     """
     more = [] if goes_on is None else [goes_on]
 
-    def run(arrays: Tree, first: Tensor, count: Tensor) -> Tree:
+    def run(arrays: Tree, first: Tensor, count: Tensor) -> tuple[Tree, Tree]:
         results = [tf.TensorArray(dtype, size=most) for dtype in keras.tree.flatten(dtypes)]
 
         def cut(array: Tensor | None, start: Tensor) -> Tensor | None:
@@ -54,7 +55,7 @@ def sliced(
         # for each, unless it changes in the loop.
         begin = [first, results, *(tf.constant(True) for _ in more)]
         _, results, *_ = tf.while_loop(is_more, body, begin, parallel_iterations=1)
-        return keras.tree.pack_sequence_as(dtypes, [array.stack() for array in results])
+        return keras.tree.pack_sequence_as(dtypes, [array.stack() for array in results]), end()
 
     return run
 
@@ -74,8 +75,10 @@ def _len(array: Tensor) -> Tensor:
 
 
 def streamed(
-    function: Callable[[Tree], Tensor], goes_on: Callable[[Tensor], Tensor] | None
-) -> Callable[..., tuple[Tensor, Tensor]]:
+    function: Callable[[Tree], Tensor],
+    goes_on: Callable[[Tensor], Tensor] | None,
+    end: Callable[[], Tree],
+) -> Callable[..., tuple[Tensor, Tensor, Tree]]:
     """See `Backend.streamed`: the graph draws from the iterator.
 
     It never draws beyond the last batch that is run, so that the iterator's own checkpoint is that
@@ -83,7 +86,9 @@ def streamed(
     """
     more = [] if goes_on is None else [goes_on]
 
-    def run(iterator: tf.data.Iterator, ahead: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    def run(
+        iterator: tf.data.Iterator, ahead: Tensor, count: Tensor
+    ) -> tuple[Tensor, Tensor, Tree]:
         rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True)
         following = tf.cond(ahead.has_value(), lambda: ahead, iterator.get_next_as_optional)
 
@@ -102,6 +107,6 @@ def streamed(
             [tf.constant(0), following, rows],
             parallel_iterations=1,
         )
-        return rows.stack(), done
+        return rows.stack(), done, end()
 
     return run

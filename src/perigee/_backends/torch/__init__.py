@@ -17,6 +17,7 @@ BACKEND = Room(
         streams=False,
         compiles_operations=False,
         passes_state=False,
+        shares_memory=True,
     ),
     tensors,
     gradients,

@@ -128,14 +128,17 @@ def sliced(
     most: int,
     dtypes: Tree,
     goes_on: Callable[[Tree], Tensor] | None,
-) -> Callable[..., Tree]:
+    end: Callable[[], Tree],
+) -> Callable[..., tuple[Tree, Tree]]:
     """See `Backend.sliced`: never used, as torch runs op by op."""
     raise NotImplementedError
 
 
 def streamed(
-    function: Callable[[Tree], Tensor], goes_on: Callable[[Tensor], Tensor] | None
-) -> Callable[..., tuple[Tensor, Tensor]]:
+    function: Callable[[Tree], Tensor],
+    goes_on: Callable[[Tensor], Tensor] | None,
+    end: Callable[[], Tree],
+) -> Callable[..., tuple[Tensor, Tensor, Tree]]:
     """See `Backend.streamed`: never used."""
     raise NotImplementedError
 
