@@ -207,8 +207,7 @@ class Hooks:
             if hook.every is None or hook.every.is_due(event.clock):
                 with self.during(hook, event):
                     hook.on_steps(event)
-                whose = type(hook).on_steps.__module__.partition(".")[0]
-                is_others = is_others or whose != __package__.partition(".")[0]
+                is_others = is_others or not type(hook).on_steps.__module__.startswith("perigee.")
         return is_others
 
     @property

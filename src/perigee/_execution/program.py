@@ -116,7 +116,7 @@ class Program:
         self.stops: bool = nonfinite == "stop"
         self.skips: bool = nonfinite == "skip"
         self.written: Written = Written(step, rehearsal)
-        self._end: Tree | None = None
+        self._end: Any = None
         if method == "train_step":  # its steps may run before a training, to be timed
             self.written.begin()
         self._fingerprint = _fingerprint(step, rehearsal.volatile)
@@ -263,10 +263,9 @@ class Program:
 
     def no_longer_finite(self) -> Sequence[Any]:
         """Return the variables that were finite and are not. It waits for the device."""
-        if self._end is not None:
-            self._end = _backends.current().to_host(self._end)
-            if np.isfinite(self._end[0]):
-                return []
+        told = self._told()
+        if told is not None and np.isfinite(told[0]):
+            return []
         return self.written.no_longer_finite()
 
     @property
@@ -276,10 +275,13 @@ class Program:
         Of those that compiled code can compute, and only until something else may change them. It
         waits for the device.
         """
-        if self._end is None:
-            return {}
-        self._end = _backends.current().to_host(self._end)
-        return self._end[1]
+        told = self._told()
+        return {} if told is None else told[1]
+
+    def _told(self) -> tuple[np.ndarray, Mapping[str, Tree]] | None:
+        if self._end is not None:
+            self._end = _backends.current().to_host(self._end)
+        return self._end
 
     def forget_end(self) -> None:
         """Forget what the last block told of its end: something else may have changed it since."""
