@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,7 @@ def _encode(
     nonfinite = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
     record: dict[str, Any] = {
         "kind": kind,
-        "step": event.clock.step,
-        "epoch": event.clock.epoch,
-        "batch": event.clock.batch,
+        **asdict(event.clock),
         "seconds": 0.0 if isinstance(event, Started) else event.seconds,
         "values": {name: None if name in nonfinite else value for name, value in values.items()},
         **more,
