@@ -51,6 +51,7 @@ class KerasCallbacks:
         interval: int = 1,
         is_kept: bool = False,
     ) -> None:
+        self._step: Any = step
         # `KerasStep` provides its model itself.
         self._model: Any = getattr(step, "seen_by_callbacks", None) or _Facade(step)
         self._callbacks = list(callbacks)
