@@ -306,10 +306,7 @@ def _assigned_in(kind: type) -> Generator[str]:
             method = method.__func__
         if isinstance(method, property):
             method = method.fget
-        code = (
-            getattr(inspect.unwrap(method), "__code__", None)
-            if inspect.isfunction(method)
-            else None
-        )
-        found = () if code is None else instructions(code)
-        yield from (str(name) for operation, name in found if operation == "STORE_ATTR")
+        if inspect.isfunction(method):
+            code = getattr(inspect.unwrap(method), "__code__", None)
+            found = () if code is None else instructions(code)
+            yield from (str(name) for operation, name in found if operation == "STORE_ATTR")
