@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from perigee._events.callbacks import KerasCallbacks
-from perigee.steps.keras_step import KerasStep
 
 
 class CallbacksOfModel(KerasCallbacks):
     """Keras callbacks, with what a metric computes as one value, such as a score for each class."""
-
-    def __init__(
-        self,
-        callbacks: Sequence[Any],
-        step: KerasStep,
-        params: Mapping[str, Any],
-        interval: int,
-        is_kept: bool = False,
-    ) -> None:
-        super().__init__(callbacks, step, params, interval, is_kept)
-        self._step = step
 
     def test_batch_end(self, index: int, logs: Mapping[str, Any]) -> None:
         super().test_batch_end(index, self.joined(logs))

@@ -23,6 +23,7 @@ from perigee._loop.training import Training
 from perigee._processes.workers import Workers
 from perigee._runs.changes import record_of, set_rates
 from perigee._runs.comparing import Start, compared, remember, said_by
+from perigee._runs.finished import said_of_finished
 from perigee._runs.keeping import KeptRun, open_writers
 from perigee._runs.opening import Draws, OpenRun
 from perigee._runs.run import Run
@@ -167,8 +168,9 @@ class Opened:
             reason: Why.
             stopping: The classes of the callbacks that may have stopped it.
         """
-        assert self.run is not None
-        said = self.run.said_of_finished(reason, stopping)
+        run, clock = self.run, self.resumed_at
+        assert run is not None and clock is not None
+        said = said_of_finished(str(run.path), clock, reason, run.ended, stopping)
         warnings.warn(said, RuntimeWarning, stacklevel=levels_to_caller())
 
     def hold_signals(self) -> None:

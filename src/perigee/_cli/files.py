@@ -494,10 +494,10 @@ class _Fits:
     def _given(self, given: dict[str, Any]) -> Any:
         from perigee._api.keras_fit import given_to_fit
 
-        line = self._line()
-        return self._reached(
-            given["model"], lambda: Target(*given_to_fit(**_known(given)), line=line)
-        )
+        # The others are about the length of the training and its display.
+        known = inspect.signature(given_to_fit).parameters
+        taken, line = {k: v for k, v in given.items() if k in known}, self._line()
+        return self._reached(given["model"], lambda: Target(*given_to_fit(**taken), line=line))
 
     def _reached(self, step: Any, target: Callable[[], Target]) -> Any:
         if not self.is_meant(step):
@@ -534,23 +534,6 @@ def _on_batch(model: Any, given: dict[str, Any], line: int) -> Target:
     parts = [given.get(name) for name in ("x", "y", "sample_weight")]
     batch = keras.utils.pack_x_y_sample_weight(*parts)
     return Target(KerasStep(model, class_weight=given.get("class_weight")), [batch], line=line)
-
-
-def _known(given: dict[str, Any]) -> dict[str, Any]:
-    """Drop arguments about the length of training and its display."""
-    names = (
-        "model",
-        "x",
-        "y",
-        "batch_size",
-        "validation_split",
-        "validation_data",
-        "class_weight",
-        "sample_weight",
-        "steps_per_epoch",
-        "ignore_findings",
-    )
-    return {name: given[name] for name in names if name in given}
 
 
 def _undo(holder: Any, name: str) -> Callable[[], None]:

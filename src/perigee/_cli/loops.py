@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,9 +24,6 @@ _PERIGEE = Path(__file__).parents[1]
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE
 _VARIADIC_CODE = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-_Passed: TypeAlias = dict[str, Callable[[], Any]]
-"""Arguments by name, each as what gives it."""
 
 
 class UnclearError(Exception):
@@ -337,7 +334,7 @@ def _given(frame: types.FrameType) -> tuple[list[Any], dict[str, Any]]:
         parameters = inspect.signature(_function(frame), follow_wrapped=False).parameters
         for name, parameter in parameters.items():
             if name in passed and (name in changes or _rows(values.get(name))):
-                values[name] = passed[name]()
+                values[name] = passed[name]
             elif name in changes and parameter.default is not parameter.empty:
                 values[name] = parameter.default
             elif name in changes:
@@ -350,74 +347,46 @@ def _given(frame: types.FrameType) -> tuple[list[Any], dict[str, Any]]:
     return _arguments(code, values)
 
 
-def _passed(frame: types.FrameType) -> _Passed:
-    """Return what gives the arguments that the caller passes, by name; empty if unknown."""
-    code, caller = frame.f_code, frame.f_back
-    args: list[Callable[[], Any]] = []
-    kwargs: _Passed = {}
-    if caller is not None and _is_own(caller):
-        args, kwargs = _written(caller, code)
-    while caller is not None and not _is_own(caller):
-        if _is_strategy(caller):
-            args, kwargs = _of_first_replica(caller)
-            break
+def _passed(frame: types.FrameType) -> Mapping[str, Any]:
+    """Return the arguments that the caller passes, by name; empty if unknown."""
+    caller = frame.f_back
+    while caller is not None and not _is_own(caller) and not _is_strategy(caller):
         caller = caller.f_back
-    return dict(zip(code.co_varnames[: code.co_argcount], args, strict=False)) | kwargs
+    if caller is None:
+        return {}
+    if _is_own(caller):
+        call = node_of(caller) if caller is frame.f_back else None
+        # A function that another call makes is not made again.
+        if not isinstance(call, ast.Call) or any(
+            isinstance(n, ast.Call) for n in ast.walk(call.func)
+        ):
+            return {}
+        function, args, kwargs = _evaluated(caller, call)
+    else:
+        function, args, kwargs = _of_first_replica(caller)
+    if code_of(function) is not frame.f_code:
+        return {}
+    given = inspect.signature(function).bind(*args, **kwargs)
+    given.apply_defaults()  # also of a partial function
+    return given.arguments
 
 
-def _written(
-    caller: types.FrameType, code: types.CodeType
-) -> tuple[list[Callable[[], Any]], _Passed]:
-    """Return what evaluates the arguments in the source of a call; nothing if it is no such."""
-    call = node_of(caller)
-    if not isinstance(call, ast.Call) or _has_call(call.func):
-        return [], {}
-    value = functools.partial(_evaluated, caller)
-    args: list[Callable[[], Any]] = []
-    kwargs: _Passed = {}
-    for given in call.args:
-        if isinstance(given, ast.Starred):
-            args += _known(value(given.value))
-        else:
-            args.append(functools.partial(value, given))
-    for keyword in call.keywords:
-        if keyword.arg is None:
-            kwargs |= _named(value(keyword.value))
-        else:
-            kwargs[keyword.arg] = functools.partial(value, keyword.value)
-    function: Any = value(call.func)
-    while isinstance(function, functools.partial):
-        outer: functools.partial[Any] = function
-        args, kwargs = [*_known(outer.args), *args], {**_named(outer.keywords), **kwargs}
-        function = outer.func
-    if inspect.ismethod(function):
-        args, function = [*_known([function.__self__]), *args], function.__func__
-    return (args, kwargs) if getattr(function, "__code__", None) is code else ([], {})
+def _evaluated(frame: types.FrameType, call: ast.Call) -> tuple[Any, Sequence[Any], dict[str, Any]]:
+    """Return the function and the arguments of a call in the source of a frame."""
+    taken = ast.Name("perigee_taken", ast.Load())
+    expression = ast.Expression(ast.Call(taken, [call.func, *call.args], call.keywords))
+    code = compile(ast.fix_missing_locations(expression), "<arguments>", "eval")
+    return eval(code, {**frame.f_globals, taken.id: _taken}, frame.f_locals)
 
 
-def _has_call(expression: ast.expr) -> bool:
-    return any(isinstance(node, ast.Call) for node in ast.walk(expression))
+def _taken(
+    function: Any, /, *args: Any, **kwargs: Any
+) -> tuple[Any, Sequence[Any], dict[str, Any]]:
+    return function, args, kwargs
 
 
-def _evaluated(frame: types.FrameType, expression: ast.expr) -> Any:
-    code = compile(ast.Expression(expression), "<argument>", "eval")
-    return eval(code, frame.f_globals, frame.f_locals)
-
-
-def _known(values: Iterable[Any]) -> list[Callable[[], Any]]:
-    return [functools.partial(_same, value) for value in values]
-
-
-def _named(values: Mapping[str, Any]) -> _Passed:
-    return dict(zip(values, _known(values.values()), strict=True))
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _of_first_replica(frame: types.FrameType) -> tuple[list[Callable[[], Any]], _Passed]:
-    """Return what a strategy passes to the function of its first replica."""
+def _of_first_replica(frame: types.FrameType) -> tuple[Any, Sequence[Any], dict[str, Any]]:
+    """Return what a strategy runs, with the arguments of its first replica."""
     strategy, args = frame.f_locals["self"], frame.f_locals["args"]
     kwargs = frame.f_locals.get("kwargs") or {}
 
@@ -425,7 +394,7 @@ def _of_first_replica(frame: types.FrameType) -> tuple[list[Callable[[], Any]], 
         return strategy.experimental_local_results(value)[0]
 
     args, kwargs = keras.tree.map_structure(first, (tuple(args), dict(kwargs)))
-    return _known(args), _named(kwargs)
+    return frame.f_locals["fn"], args, kwargs
 
 
 # Tensors.

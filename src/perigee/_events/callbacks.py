@@ -25,7 +25,23 @@ _TRAIN_BATCH_HOOKS = (
 
 
 class KerasCallbacks:
-    """A list of Keras callbacks; see `perigee._events.protocols.Callbacks`."""
+    """A list of Keras callbacks.
+
+    Args:
+        callbacks: The callbacks.
+        step: The Step that is trained.
+        params: What they find in `params`.
+        interval: The number of batches between two calls of a hook of batches.
+        is_kept: Whether their state is saved.
+
+    Attributes:
+        wants_batches: Whether one of them observes single batches of a training.
+        wants_test_batches: The same of a validation; their logs are means since it began.
+        wants_predict_batches: The same of a prediction.
+        may_change_weights: Whether one of them may change weights between a validation and the next
+            save.
+        interval: As given.
+    """
 
     def __init__(
         self,
@@ -35,6 +51,7 @@ class KerasCallbacks:
         interval: int = 1,
         is_kept: bool = False,
     ) -> None:
+        self._step: Any = step
         # `KerasStep` provides its model itself.
         self._model: Any = getattr(step, "seen_by_callbacks", None) or _Facade(step)
         self._callbacks = list(callbacks)
@@ -107,6 +124,7 @@ class KerasCallbacks:
         self._list.on_test_end(dict(logs))
 
     def test_left(self) -> None:
+        """A validation was left, and runs again when the training is resumed."""
         self._left = self._before_test
 
     def predict_begin(self) -> None:
@@ -141,11 +159,17 @@ class KerasCallbacks:
         """Restore what `state` returned when training begins, in the callbacks still there.
 
         Files that were written before the restart are then appended to.
+
+        Args:
+            state: What was returned.
+            is_past_stop: Whether a callback had stopped the training, which continues nevertheless:
+                those that may have done so start from scratch.
         """
         self._saved = state if isinstance(state, list) else []
         self._is_past_stop = is_past_stop
 
     def stopping(self) -> list[str]:
+        """Return the classes of those that may stop a training."""
         return [kept.name for kept in self._kept if kept.stops]
 
     def left_out(self) -> list[str]:

@@ -8,7 +8,6 @@ nor text, which might name a file.
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
 import sys
@@ -16,7 +15,6 @@ from collections import defaultdict, deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import PurePath
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from perigee._events.stored_values import (
     rebuilt,
     stored,
 )
+from perigee._step.bytecode import instructions
 
 _UNREADABLE = "what the checkpoint holds of it cannot be read"
 _OF_EVERY_CALLBACK = ("_model", "params")
@@ -308,14 +307,6 @@ def _assigned_in(kind: type) -> Generator[str]:
         if isinstance(method, property):
             method = method.fget
         if inspect.isfunction(method):
-            for code in _codes(getattr(inspect.unwrap(method), "__code__", None)):
-                instructions = dis.get_instructions(code)
-                yield from (i.argval for i in instructions if i.opname == "STORE_ATTR")
-
-
-def _codes(code: CodeType | None) -> Generator[CodeType]:
-    if code is not None:
-        yield code
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                yield from _codes(constant)
+            code = getattr(inspect.unwrap(method), "__code__", None)
+            found = () if code is None else instructions(code)
+            yield from (str(name) for operation, name in found if operation == "STORE_ATTR")

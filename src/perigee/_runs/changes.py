@@ -251,30 +251,24 @@ def _shown(value: Any) -> str:
 # The same Step again, which training has changed in the meantime.
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What the program said of a Step when it was trained before, and how that left it.
+def as_said(found: Program, said: Program, left: Program) -> Program:
+    """Return what a program says of a Step: what an earlier training has changed does not count.
 
-    Attributes:
-        said: What the program said.
-        left: The same values when the training had ended: hooks may have changed some.
+    Args:
+        found: What it says now.
+        said: What it said when the Step was trained before.
+        left: The same when that training had ended: hooks may have changed some.
     """
 
-    said: Program
-    left: Program
+    def merged(said: Any, left: Any, now: Any) -> dict[str, Value]:
+        meant = {p: said.get(p) if _are_equal(left.get(p), v) else v for p, v in now.items()}
+        return {path: value for path, value in meant.items() if value is not None}
 
-    def now(self, found: Program) -> Program:
-        """Return what the program says now: what training has changed does not count."""
-
-        def merged(said: Any, left: Any, now: Any) -> dict[str, Value]:
-            meant = {p: said.get(p) if _are_equal(left.get(p), v) else v for p, v in now.items()}
-            return {path: value for path, value in meant.items() if value is not None}
-
-        return replace(
-            found,
-            compared=merged(self.said.compared, self.left.compared, found.compared),
-            named=merged(self.said.named, self.left.named, found.named),
-        )
+    return replace(
+        found,
+        compared=merged(said.compared, left.compared, found.compared),
+        named=merged(said.named, left.named, found.named),
+    )
 
 
 # Learning rates: variables of optimizers, which the program sets, and callbacks lower.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perigee._errors import RunArgumentError, RunChangedError, StateMismatchError
-from perigee._runs.changes import Changes, Record, Remembered, changes_between, stated_rates
+from perigee._runs.changes import Changes, Record, as_said, changes_between, stated_rates
 from perigee._runs.opening import OpenRun
 from perigee._runs.program import Program, program_of
 from perigee._step.updates import internals
@@ -109,13 +109,12 @@ def said_by(opened: OpenRun, callbacks: Sequence[Any]) -> Program:
     """
     found = program_of(opened.step, callbacks)
     before = internals(opened.step).said.get(_key(opened))
-    return found if before is None else before.now(found)
+    return found if before is None else as_said(found, *before)
 
 
 def remember(opened: OpenRun, callbacks: Sequence[Any], said: Program) -> None:
     """Remember how training has left a Step, which may be passed to the same run again."""
-    left = program_of(opened.step, callbacks)
-    internals(opened.step).said[_key(opened)] = Remembered(said, left)
+    internals(opened.step).said[_key(opened)] = said, program_of(opened.step, callbacks)
 
 
 def _key(opened: OpenRun) -> str:

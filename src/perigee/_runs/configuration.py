@@ -8,6 +8,7 @@ from typing import Any
 
 from perigee._events.protocols import Source
 from perigee._rehearsal.discovery import Rehearsal
+from perigee._runs.program import config_of
 from perigee._step.step import Step
 
 _LONGEST_TEXT = 200
@@ -43,7 +44,7 @@ def configuration(
                 "class": type(optimizer).__name__,
                 **{
                     name: _plain(value)
-                    for name, value in _config_of(optimizer).items()
+                    for name, value in (config_of(optimizer) or {}).items()
                     if name != "name" and _tells(value)
                 },
             }
@@ -55,13 +56,6 @@ def configuration(
         },
         "arguments": {name: _plain(v) for name, v in asked.items() if v is not None},
     }
-
-
-def _config_of(optimizer: Any) -> Mapping[str, Any]:
-    try:
-        return optimizer.get_config()
-    except NotImplementedError:  # a schedule of the user's need not have one
-        return {}
 
 
 def _parameters(variables: Any) -> int:

@@ -90,7 +90,7 @@ class KeptRun(Hook):
         return self._opened.origin
 
     def begin(self) -> None:
-        """Set the global generators of a resumed run as they were when it was saved."""
+        """Set the global generators of a resumed run as they were saved; before the first step."""
         if self._writers is not None:
             remove_remains(self._opened.path / REPORT_NAME)
         if self._opened.loaded is not None:
@@ -119,7 +119,14 @@ class KeptRun(Hook):
         finished: str | None,
         is_last: bool = False,
     ) -> None:
-        """Save, in the background unless it is the last time.
+        """Save, unless this same state is saved already without a better value logged since.
+
+        Args:
+            clock: The progress of the training.
+            state: Returns the state of the loop.
+            finished: Why the training is complete, or `None`.
+            is_last: Whether the process is about to end: then the checkpoint is on the disk on
+                return. Otherwise it is written in the background.
 
         Raises:
             CheckpointSaveError: If the last save fails; of another, only where the run is strict.
@@ -227,7 +234,11 @@ class KeptRun(Hook):
         )
 
     def measuring(self, clock: Clock | None) -> None:
-        """Take note of the weights that are about to be measured; forget them without a clock."""
+        """Take note of the weights that are about to be measured, which may not be those saved.
+
+        Args:
+            clock: The progress of the training; `None` where a validation is left before its end.
+        """
         if clock is None:
             self._measured = -1, {}
         elif self._opened.is_writer:

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
@@ -36,7 +36,6 @@ from perigee._processes.process import LOCK_NAME
 from perigee._runs.belongings import check_directory, set_aside
 from perigee._runs.changes import adapted
 from perigee._runs.facts import check_facts
-from perigee._runs.finished import said_of_finished
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import Tracked, snapshot, track
 from perigee._step.step import Step
@@ -264,17 +263,6 @@ class OpenRun:
         facts = _facts(self.path)
         ended, reason = facts.get("ended"), facts.get("stop_reason")
         return ended if isinstance(ended, str) and reason not in INTERRUPTIONS else None
-
-    def said_of_finished(self, reason: str, stopping: Sequence[str]) -> str:
-        """Return what there is to say of the run that was loaded, and has nothing left to train.
-
-        Args:
-            reason: Why.
-            stopping: The classes of the callbacks that may have stopped it.
-        """
-        assert self.loaded is not None
-        clock = self.loaded.content.clock
-        return said_of_finished(str(self.path), clock, reason, self.ended, stopping)
 
     def check_execution(self, execution: Execution) -> None:
         """Refuse another way to run the step than that of the run.

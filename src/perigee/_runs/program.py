@@ -335,7 +335,7 @@ class _Walk:
         """Take the class and the configuration of an object of Keras's."""
         self._found[path] = type(value).__name__
         inner = getattr(value, "inner_optimizer", None)
-        config = _config_of(value)
+        config = config_of(value)
         if config is None:
             config = {k: v for k, v in vars(value).items() if isinstance(v, PLAIN)}
             if isinstance(value, keras.optimizers.Optimizer):
@@ -393,7 +393,7 @@ class _Walk:
             return
         self._seen.add(id(layer))
         self._found[path] = type(layer).__name__
-        config = config or _config_of(layer) or {}
+        config = config or config_of(layer) or {}
         inner, told = list(_layers_in(layer)), dict[str, Mapping[str, Any]]()
         if isinstance(layer, keras.Model) and isinstance(config.get("layers"), list):
             self._wired(config, path)
@@ -462,7 +462,8 @@ def _is_layer(value: Any) -> bool:
     return isinstance(value, keras.Layer)
 
 
-def _config_of(value: Any) -> Mapping[str, Any] | None:
+def config_of(value: Any) -> Mapping[str, Any] | None:
+    """Return what Keras says of an object of its own or of a user's class; `None` if nothing."""
     try:
         config = value.get_config()
     except Exception:  # of a user's class it may raise anything

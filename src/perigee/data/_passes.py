@@ -76,7 +76,7 @@ class PassFeed(ABC):
 
     @property
     def is_over(self) -> bool:
-        """Whether no batch is left and the data cannot be restarted."""
+        """Whether no batch is left and the data cannot be restarted, such as a generator object."""
         return False
 
     @property
@@ -86,12 +86,12 @@ class PassFeed(ABC):
 
     @property
     def resumes(self) -> Resumes:
-        """How well `load_state` restores the position."""
+        """How well `load_state` will restore the position, known before anything is drawn."""
         return self._resumption()[0]
 
     @property
     def resumes_because(self) -> str:
-        """The reason, as the end of a sentence."""
+        """The reason, as the end of a sentence: "The data resumes by replay, as ..."."""
         return self._resumption()[1]
 
     @abstractmethod
@@ -150,7 +150,7 @@ class PassFeed(ABC):
         return None if batch is END else batch
 
     def look_ahead(self, most: int) -> bool:
-        """Prefetch one more batch of the pass for `draw`, unless `most` are waiting.
+        """Prefetch one more batch of the pass for `draw`, while the device works.
 
         An error of the data is raised by the draw that would have raised it.
 
@@ -158,7 +158,7 @@ class PassFeed(ABC):
             most: The most batches that may wait to be drawn.
 
         Returns:
-            Whether a batch was taken.
+            Whether a batch was taken; not if `most` wait, nor beyond the pass.
         """
         if len(self._ahead) >= most or self._failed is not None:
             return False
@@ -189,10 +189,10 @@ class PassFeed(ABC):
         return None
 
     def prepare_pass(self) -> None:  # noqa: B027
-        """Prepare the next pass if possible, without visible effect."""
+        """Prepare the next pass, while the device works on the end of this one."""
 
     def skip(self, count: int) -> None:
-        """Advance by `count` batches in the pass, without drawing them.
+        """Advance by `count` batches in the pass, which code that holds the arrays has drawn.
 
         Args:
             count: Batches, at least 0.
@@ -201,11 +201,14 @@ class PassFeed(ABC):
 
     @property
     def is_stream(self) -> bool:
-        """Whether `stream` returns an iterator of the framework."""
+        """Whether compiled code can draw from an iterator of the framework; see `stream`."""
         return False
 
     def stream(self) -> tuple[Any, Any] | None:
-        """Return an iterator of the framework, or `None` if `draw` must be called next."""
+        """Return an iterator of the framework, or `None` if `draw` must be called next.
+
+        With it comes the batch that was already taken from it, as an optional, which may be empty.
+        """
         return None
 
     def advance(self, count: int, is_over: bool) -> None:
@@ -282,7 +285,8 @@ class PassFeed(ABC):
     def state(self) -> dict[str, Any]:
         """Return the position and, under `"data"`, what must match for it to be valid.
 
-        The position is that of drawn batches, not of prefetched ones.
+        The position is that of drawn batches, not of prefetched ones. It is a tree of dicts with
+        strings as keys and of lists, whose leaves are plain values and NumPy arrays.
         """
         return {
             "kind": self.kind,

@@ -8,7 +8,7 @@ from html import escape
 from textwrap import shorten
 from typing import Any, Literal
 
-from perigee._errors import compose, listed
+from perigee._errors import PerigeeError, compose, listed
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -61,6 +61,19 @@ class Finding:
             "expected": self.expected,
             "fix": self.fix,
         }
+
+
+def of_error(error: PerigeeError, severity: Literal["error", "warning"] = "error") -> Finding:
+    """Return an error about a program as a finding."""
+    return Finding(
+        code=error.code,
+        name=type(error).__name__,
+        severity=severity,
+        happened=error.happened,
+        expected=error.expected,
+        fix=error.fix,
+        items=error.items,
+    )
 
 
 def _marked(text: str) -> str:

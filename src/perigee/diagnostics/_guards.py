@@ -44,7 +44,7 @@ GUARDS: Mapping[str, str] = {
 
 
 class Guards:
-    """Watches a training; see `perigee._events.protocols.Guards`.
+    """Watches a training, using values that the host reads anyway; reports a finding once.
 
     A guard that fails ends nothing: it is reported once and then turned off.
 
@@ -77,7 +77,15 @@ class Guards:
     def origin(
         self, program: Program, name: str, value: float, step: int, within: range | None
     ) -> Finding | None:
-        """Return where a value that is not finite began; `None` if unknown."""
+        """Return where a value that is not finite began; `None` if unknown.
+
+        Args:
+            program: The program that ran.
+            name: The name of a logged value or of a variable.
+            value: NaN or an infinity.
+            step: The step that logged it.
+            within: For a variable, the steps one of which wrote it.
+        """
         if self._origins is None:
             return None
         if within is not None:
@@ -85,7 +93,13 @@ class Guards:
         return self._guarded("PG701", self._origins.find, program, name, value, step)
 
     def rows(self, columns: Sequence[Column], rows: np.ndarray, clock: Clock) -> list[Finding]:
-        """Examine rows that were read; `clock` is after the last of them."""
+        """Examine rows that were read.
+
+        Args:
+            columns: Their columns.
+            rows: Means and counts, shape `(steps, columns, 2)`.
+            clock: The progress after the last of them.
+        """
         first = clock.step - len(rows) + 1
         losses = cache(lambda: self._losses(columns, rows, first))
         found: list[Finding] = []

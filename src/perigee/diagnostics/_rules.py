@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from typing import Any, Literal
 
 from perigee._errors import PerigeeError, keeping_refusals
+from perigee._rehearsal.discovery import Rehearsal
 from perigee.diagnostics._evidence import Evidence
-from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._finding import Finding, of_error
 from perigee.diagnostics._guards import GUARDS
 from perigee.diagnostics._report import sorted_out
 from perigee.diagnostics._trying import OF_TRIALS
@@ -93,6 +95,12 @@ from perigee.diagnostics.rules import (
 Rule = Callable[[Evidence], list[Finding]]
 """Tables map each rule to the code of what it finds or raises."""
 
+
+def _of_rehearsals(rule: Callable[[Sequence[Rehearsal]], list[Finding]]) -> Rule:
+    """Return a rule that needs nothing but the rehearsals."""
+    return wraps(rule)(lambda evidence: rule(evidence.rehearsals))
+
+
 OF_DATA: Mapping[Rule, str] = {
     not_finite.check: "PG320",
     constant_data.check: "PG322",
@@ -111,10 +119,10 @@ FIRST: Mapping[Rule, str] = {unknown_ids.check: "PG326"}
 OF_STEPS: Mapping[Rule, str] = {
     label_ranges.check: "PG205",
     rare_class.check: "PG331",
-    nothing_trained.check: "PG112",
+    _of_rehearsals(nothing_trained.check_rehearsals): "PG112",
     unused_layers.check: "PG101",
-    raw_updates.check_shared: "PG104",
-    raw_updates.check_apart: "PG105",
+    _of_rehearsals(raw_updates.check_shared): "PG104",
+    _of_rehearsals(raw_updates.check_apart): "PG105",
     gradients_exchanged.check: "PG121",
     summed_parts.check: "PG129",
     unscaled_inputs.check: "PG321",
@@ -153,7 +161,7 @@ OF_STEPS: Mapping[Rule, str] = {
     penalty_dropped.check: "PG229",
     optimizer_state.check: "PG125",
     learning_rate.check: "PG124",
-    uncovered_variables.check: "PG110",
+    _of_rehearsals(uncovered_variables.check_rehearsals): "PG110",
     metric_not_updated.check: "PG232",
     mean_of_batch_means.check: "PG231",
     metric_not_reset.check: "PG234",
@@ -203,8 +211,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
         nothing_trained.check_rehearsals: "PG112",
         uncovered_variables.check_rehearsals: "PG110",
         unused_layers.check_rehearsals: "PG101",
-        raw_updates.check_shared_in: "PG104",
-        raw_updates.check_apart_in: "PG105",
+        raw_updates.check_shared: "PG104",
+        raw_updates.check_apart: "PG105",
         gradients_exchanged.check_rehearsals: "PG121",
     },
     # A program has run.
@@ -302,7 +310,7 @@ def examine(evidence: Evidence) -> list[Finding]:
         except Exception:
             if not refused:  # otherwise the refusal is the cause
                 raise
-    found += [_as_finding(error) for error in refused]
+    found += [of_error(error) for error in refused]
     if is_recorded:
         unknown = _run(FIRST, evidence, fence)
         told = {error.code for error in refused}
@@ -334,17 +342,5 @@ def _run(rules: Iterable[Rule], evidence: Evidence, fence: Fence) -> list[Findin
         try:
             found += fence.run(rule, evidence)
         except PerigeeError as error:
-            found.append(_as_finding(error))
+            found.append(of_error(error))
     return list(dict.fromkeys(found))
-
-
-def _as_finding(error: PerigeeError) -> Finding:
-    return Finding(
-        code=error.code,
-        name=type(error).__name__,
-        severity="error",
-        happened=error.happened,
-        expected=error.expected,
-        fix=error.fix,
-        items=error.items,
-    )

@@ -15,7 +15,7 @@ from perigee.report.charts import Chart, Line, bars
 from perigee.report.curves import PARTS, curves_of, joined
 from perigee.report.profile import profile_lines
 from perigee.report.reading import KeptRun, KeptSample
-from perigee.report.table import usual_values
+from perigee.report.table import row_of, usual_values
 from perigee.writers.terminal import format_duration, format_value
 
 _HERE = Path(__file__).parent
@@ -181,18 +181,11 @@ def _comparison(runs: Sequence[KeptRun]) -> str:
         heads += [f"{name}, last", f"{name}, best"]
     rows: list[str] = []
     for number, run in enumerate(runs):
-        seconds, clock = run.seconds, run.clock
+        name, state, *numbers = map(escape, row_of(run, names))
         cells = [
-            f'<td><span class="swatch c{number % 8}"></span>{escape(run.name)}</td>',
-            f"<td>{escape(run.state)}</td>",
-            _number(str(clock.get("epoch", 0))),
-            _number(str(clock.get("step", 0))),
-            _number("" if seconds is None else format_duration(seconds)),
+            f'<td><span class="swatch c{number % 8}"></span>{name}</td><td>{state}</td>',
+            *(f'<td class="number">{each}</td>' for each in numbers),
         ]
-        for name in names:
-            last, best = run.values(name)[-1:], run.best(name)
-            cells.append(_number(format_value(last[0]) if last else ""))
-            cells.append(_number("" if best is None else format_value(best)))
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(
         f"<th{' class=number' if index > 1 else ''}>{escape(name)}</th>"

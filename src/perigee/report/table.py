@@ -22,20 +22,7 @@ def table(runs: Sequence[KeptRun], values: Sequence[str] = ()) -> str:
     rows = [["run", "state", "epochs", "steps", "time"]]
     for name in names:
         rows[0] += [name, f"best {name}"]
-    for run in runs:
-        seconds = run.seconds
-        row = [
-            run.name,
-            run.state,
-            str(run.clock.get("epoch", 0)),
-            str(run.clock.get("step", 0)),
-            "-" if seconds is None else format_duration(seconds),
-        ]
-        for name in names:
-            last, best = run.values(name)[-1:], run.best(name)
-            row += [format_value(last[0]) if last else "-"]
-            row += ["-" if best is None else format_value(best)]
-        rows.append(row)
+    rows += [[cell or "-" for cell in row_of(run, names)] for run in runs]
     kept = [
         column
         for column in range(len(rows[0]))
@@ -50,6 +37,20 @@ def table(runs: Sequence[KeptRun], values: Sequence[str] = ()) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def row_of(run: KeptRun, names: Sequence[str]) -> list[str]:
+    """Return the cells of a run: name, state, epochs, steps, time, and of each value last and best.
+
+    What is not known is empty.
+    """
+    seconds = run.seconds
+    row = [run.name, run.state, str(run.clock.get("epoch", 0)), str(run.clock.get("step", 0))]
+    row.append("" if seconds is None else format_duration(seconds))
+    for name in names:
+        last, best = run.values(name)[-1:], run.best(name)
+        row += [format_value(last[0]) if last else "", "" if best is None else format_value(best)]
+    return row
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,8 @@ class Csv(Hook):
 
     def on_record(self, event: Recorded) -> None:
         """Append one row."""
-        clock = event.clock
-        cells: dict[str, Any] = {
-            "kind": event.scope,
-            "step": clock.step,
-            "epoch": clock.epoch,
-            "batch": clock.batch,
-            "seconds": event.seconds,
-        }
+        cells: dict[str, Any] = {"kind": event.scope, **asdict(event.clock)}
+        cells["seconds"] = event.seconds
         for name, value in event.values.items():
             cells[_column(name)] = float(value)
         new = [name for name in cells if name not in self._columns]

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +78,22 @@ class JsonLines(Hook):
             _mend(self.path)
         self._file.open(self._cut_at)
         for change in [] if self._changes_at is None else self._changes_at(event.clock):
-            line = _encode_change(event, change)
+            what = {"when": change.get("when"), "changed": change.get("changed")}
+            line = _encode("changes", event, {}, **what)
             if line not in self.path.read_bytes():
                 self._file.write(line)
         self._kept_bytes, self._cut_at = self._file.size_bytes, None
 
     def on_record(self, event: Recorded) -> None:
         """Append one line."""
-        self._file.write(_encode(event))
+        self._file.write(_encode(event.scope, event, event.values))
         if is_lasting(event):
             self._kept_bytes = self._file.size_bytes
 
     def on_finding(self, event: Found) -> None:
         """Append one line of kind `"finding"`."""
         is_kept = self._kept_bytes == self._file.size_bytes
-        self._file.write(_encode_finding(event))
+        self._file.write(_encode("finding", event, {}, finding=event.finding.facts()))
         if is_kept:
             self._kept_bytes = self._file.size_bytes
 
@@ -140,46 +142,21 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
-def _encode(event: Recorded) -> bytes:
-    values = {name: float(value) for name, value in event.values.items()}
+def _encode(
+    kind: str, event: Started | Recorded | Found, values: Mapping[str, float], **more: Any
+) -> bytes:
+    """Return a line; JSON has no number that is not finite."""
+    values = {name: float(value) for name, value in values.items()}
     nonfinite = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
     record: dict[str, Any] = {
-        "kind": event.scope,
-        "step": event.clock.step,
-        "epoch": event.clock.epoch,
-        "batch": event.clock.batch,
-        "seconds": event.seconds,
+        "kind": kind,
+        **asdict(event.clock),
+        "seconds": 0.0 if isinstance(event, Started) else event.seconds,
         "values": {name: None if name in nonfinite else value for name, value in values.items()},
+        **more,
     }
     if nonfinite:
         record["nonfinite"] = nonfinite
-    return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
-
-
-def _encode_finding(event: Found) -> bytes:
-    record: dict[str, Any] = {
-        "kind": "finding",
-        "step": event.clock.step,
-        "epoch": event.clock.epoch,
-        "batch": event.clock.batch,
-        "seconds": event.seconds,
-        "values": {},
-        "finding": event.finding.facts(),
-    }
-    return json.dumps(record).encode("ascii") + b"\n"
-
-
-def _encode_change(event: Started, change: Mapping[str, Any]) -> bytes:
-    record: dict[str, Any] = {
-        "kind": "changes",
-        "step": event.clock.step,
-        "epoch": event.clock.epoch,
-        "batch": event.clock.batch,
-        "seconds": 0.0,
-        "values": {},
-        "when": change.get("when"),
-        "changed": change.get("changed"),
-    }
     return json.dumps(record).encode("ascii") + b"\n"
 
 

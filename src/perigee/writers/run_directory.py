@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -220,14 +221,14 @@ class RunDirectory(Hook):
             "error": None,
             "seconds": None,
             "spent": {},
-            "clock": _clock(event.clock),
+            "clock": asdict(event.clock),
             "failures": {},
         }
         self._facts_of_findings(facts)
         target = self.path / FILE_NAME
         remove_remains(target)
         if self._facts is not None or self._is_resumed:
-            again = {**_clock(event.clock), "when": began, **process}
+            again = {**asdict(event.clock), "when": began, **process}
             facts["resumed"] = [*facts["resumed"], again]
             replace_file(target, _encode(facts))
         else:
@@ -251,9 +252,9 @@ class RunDirectory(Hook):
         changes = [dict(c) for c in known if isinstance(c, dict)] if isinstance(known, list) else []
         for change in changes:
             if not isinstance(change.get("step"), int) or change["step"] > clock.step:
-                change |= _clock(clock)
+                change |= asdict(clock)
         if self._changes:
-            changes.append({**_clock(clock), "when": when, "changed": self._changes})
+            changes.append({**asdict(clock), "when": when, "changed": self._changes})
         return changes
 
     def changes_at(self, clock: Clock) -> list[dict[str, Any]]:
@@ -281,7 +282,7 @@ class RunDirectory(Hook):
             "error": _error(event.reason),
             "seconds": event.seconds,
             "spent": dict(event.spent),
-            "clock": _clock(event.clock),
+            "clock": asdict(event.clock),
         }
         self._replace()
 
@@ -340,10 +341,6 @@ def _create(beside: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise RunExistsError(str(target.parent), target.name) from None
         os.replace(beside, target)
-
-
-def _clock(clock: Clock) -> dict[str, int]:
-    return {"step": clock.step, "epoch": clock.epoch, "batch": clock.batch}
 
 
 def _process(backend: str | None, devices: Sequence[str]) -> dict[str, Any]:

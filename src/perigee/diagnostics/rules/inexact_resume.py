@@ -52,56 +52,49 @@ def check_feed(feed: Feed, what: str = "data") -> list[Finding]:
 
 def check_program(program: Program) -> list[Finding]:
     """Report operations whose random state no checkpoint can hold."""
-    kinds = tuple(program.hidden_state())
-    if not kinds:
-        return []
-    return [
-        Finding(
-            code="PG430",
-            name="InexactResume",
-            severity="warning",
-            happened="The step draws random numbers by operations whose state cannot be saved:",
-            items=kinds,
-            expected="random numbers that continue where they were when the run is resumed.",
-            fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
-        )
-    ]
+    return _warning(
+        "The step draws random numbers by operations whose state cannot be saved:",
+        program.hidden_state(),
+        expected="random numbers that continue where they were when the run is resumed.",
+        fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
+    )
 
 
 def check_place(differences: Sequence[str]) -> list[Finding]:
     """Report a run that resumes elsewhere than where it was trained."""
-    if not differences:
-        return []
-    return [
-        Finding(
-            code="PG430",
-            name="InexactResume",
-            severity="warning",
-            happened="The run resumes from its weights, its optimizers' state and its position in "
-            "the data, but it was trained with others of these:",
-            items=tuple(differences),
-            expected="the framework and the number of devices that the run was trained with.",
-            fix="nothing, if it need not equal a training without interruption; or resume it as "
-            "it was trained.",
-        )
-    ]
+    return _warning(
+        "The run resumes from its weights, its optimizers' state and its position in the data, but "
+        "it was trained with others of these:",
+        differences,
+        expected="the framework and the number of devices that the run was trained with.",
+        fix="nothing, if it need not equal a training without interruption; or resume it as it was "
+        "trained.",
+    )
 
 
 def check_callbacks(left_out: Sequence[str]) -> list[Finding]:
     """Report what training has changed in callbacks, and a resumed run does not restore."""
-    if not left_out:
+    return _warning(
+        "Training has changed attributes of callbacks that a resumed run does not restore:",
+        left_out,
+        expected="numbers, arrays, and lists, tuples, sets and dicts of them, in attributes "
+        "without the name of an argument of the class.",
+        fix="return what must survive from a method `state(self)` of the callback, and take "
+        "it back in `load_state(self, state)`.",
+    )
+
+
+def _warning(happened: str, items: Sequence[str], expected: str, fix: str) -> list[Finding]:
+    if not items:
         return []
     return [
         Finding(
             code="PG430",
             name="InexactResume",
             severity="warning",
-            happened="Training has changed attributes of callbacks that a resumed run does not "
-            "restore:",
-            items=tuple(left_out),
-            expected="numbers, arrays, and lists, tuples, sets and dicts of them, in attributes "
-            "without the name of an argument of the class.",
-            fix="return what must survive from a method `state(self)` of the callback, and take "
-            "it back in `load_state(self, state)`.",
+            happened=happened,
+            items=tuple(items),
+            expected=expected,
+            fix=fix,
         )
     ]

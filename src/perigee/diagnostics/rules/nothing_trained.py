@@ -12,16 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perigee._rehearsal.discovery import Rehearsal
-from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _OF_MEASURING = ("metric", "seed", "non_trainable")
 """What a step may write that measures a batch without training on it."""
-
-
-def check(evidence: Evidence) -> list[Finding]:
-    """Examine what a step wrote."""
-    return check_rehearsals(evidence.rehearsals)
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:

@@ -10,21 +10,10 @@ from collections.abc import Sequence
 
 from perigee._errors import OptimizerSetError, SharedVariableError
 from perigee._rehearsal.discovery import Rehearsal
-from perigee.diagnostics._evidence import Evidence
-from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._finding import Finding, of_error
 
 
-def check_shared(evidence: Evidence) -> list[Finding]:
-    """Find variables that two optimizers update."""
-    return check_shared_in(evidence.rehearsals)
-
-
-def check_apart(evidence: Evidence) -> list[Finding]:
-    """Find optimizers that are applied to different sets of variables."""
-    return check_apart_in(evidence.rehearsals)
-
-
-def check_shared_in(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+def check_shared(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     """Find variables that two optimizers update.
 
     Args:
@@ -34,11 +23,11 @@ def check_shared_in(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     for one in rehearsals:
         for twice in one.raw.shared:
             names = one.tracked.names_of(twice.variables[0])
-            found[twice.paths] = _warning(SharedVariableError(names, *twice.paths))
+            found[twice.paths] = of_error(SharedVariableError(names, *twice.paths), "warning")
     return list(found.values())
 
 
-def check_apart_in(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+def check_apart(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     """Find optimizers that are applied to different sets of variables.
 
     Only those whose updates depend on how often they were applied.
@@ -50,17 +39,5 @@ def check_apart_in(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     for one in rehearsals:
         for twice in one.raw.apart:
             sets = [one.tracked.names_of(variables) for variables in twice.variables]
-            found[twice.paths] = _warning(OptimizerSetError(*twice.paths, *sets))
+            found[twice.paths] = of_error(OptimizerSetError(*twice.paths, *sets), "warning")
     return list(found.values())
-
-
-def _warning(error: SharedVariableError | OptimizerSetError) -> Finding:
-    return Finding(
-        code=error.code,
-        name=type(error).__name__,
-        severity="warning",
-        happened=error.happened,
-        items=error.items,
-        expected=error.expected,
-        fix=error.fix,
-    )

@@ -16,13 +16,7 @@ import keras
 
 from perigee._rehearsal.discovery import Rehearsal
 from perigee._step.state import nested_layers
-from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-
-
-def check(evidence: Evidence) -> list[Finding]:
-    """Find trainable variables that nothing updates."""
-    return check_rehearsals(evidence.rehearsals)
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:

@@ -6,26 +6,36 @@ first layers do not change. Use ReLUs, normalization or residual connections.
 
 from __future__ import annotations
 
+import numpy as np
+
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._kernels import kernels
 
 _SMALLEST, _FEWEST = 1e-4, 3
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare the gradient of the first kernel of each update with that of the last one."""
-    for found in kernels(evidence):
-        if len(found) < _FEWEST or not 0 < found[0].size < _SMALLEST * found[-1].size:
+    for update in evidence.training.updates:
+        if len(update.gradients) != len(update.variables):
             continue
-        ratio = found[0].size / found[-1].size
+        kernels = [
+            (evidence.tracked.name_of(variable), gradient)
+            for variable, gradient in zip(update.variables, update.gradients, strict=True)
+            if gradient.ndim > 1 and "embedding" not in variable.path
+        ]
+        if len(kernels) < _FEWEST:
+            continue
+        (first, _), (last, _) = ends = kernels[0], kernels[-1]
+        small, large = (np.sqrt(np.mean(np.square(g.astype("float64")))) for _, g in ends)
+        if not 0 < small < _SMALLEST * large:
+            continue
         return [
             Finding(
                 code="PG130",
                 name="VanishingGradients",
                 severity="warning",
-                happened=f"The gradient of {found[0].name!r} is {ratio:.1e} of that of "
-                f"{found[-1].name!r}.",
+                happened=f"The gradient of {first!r} is {small / large:.1e} of that of {last!r}.",
                 expected=f"gradients of similar size, within a factor of {1 / _SMALLEST:.0e}.",
                 fix='use "relu" in place of sigmoid and tanh, normalization layers, or '
                 "residual connections.",
