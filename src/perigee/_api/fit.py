@@ -331,7 +331,7 @@ def _validation(
     _check_drawn_once(course, data, steps)
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept validation", feed))
-    programs = Programs(opened.step, "test_step", opened.execution)
+    programs = Programs(opened.step, "test_step", opened.execution, findings=opened.findings)
     return Validation(programs, feed, opened.blocks(feed), limited_steps(steps), callbacks)
 
 

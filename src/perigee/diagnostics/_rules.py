@@ -33,6 +33,7 @@ from perigee.diagnostics.rules import (
     eager_function,
     evaluation_draws,
     examples_mixed,
+    examples_unknown,
     exploding_gradients,
     frozen_changed,
     frozen_number,
@@ -159,6 +160,7 @@ OF_STEPS: Mapping[Rule, str] = {
     metric_not_reset.check: "PG234",
     metric_misfit.check: "PG230",
     mean_of_means.check: "PG216",
+    examples_unknown.check: "PG239",
     classes_as_numbers.check: "PG227",
 }
 """Rules about the Step's behavior on a batch."""
@@ -166,6 +168,7 @@ OF_STEPS: Mapping[Rule, str] = {
 Moment = Literal[
     "rehearsed",
     "first batch",
+    "weighted",
     "divided",
     "updates",
     "ran",
@@ -190,6 +193,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "rehearsed": {broadcast_pairs.check_rehearsal: "PG211"},
     # That batch, as tensors.
     "first batch": {undivided_batch.check: "PG761"},
+    # The same of any method: the Step, the rehearsal, the batch.
+    "weighted": {examples_unknown.check_step: "PG239"},
     # An update adds up parts of a batch: the step, run with its rows exchanged.
     "divided": {
         coupled_rows.check: "PG217",
