@@ -432,7 +432,7 @@ class Callbacks(Protocol):
         ...
 
     def test_left(self) -> None:
-        """A validation was left, and runs again when the training is resumed."""
+        """A validation was left, or ended by an error: it runs again when training is resumed."""
         ...
 
     def predict_begin(self) -> None:
@@ -453,6 +453,10 @@ class Callbacks(Protocol):
 
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """An epoch has ended."""
+        ...
+
+    def swap_back(self) -> None:
+        """Undo swaps of weights and averages (`SwapEMAWeights`) that last beyond an epoch."""
         ...
 
     def train_end(self, logs: Mapping[str, float]) -> None:
