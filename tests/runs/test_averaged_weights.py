@@ -371,3 +371,66 @@ def test_an_error_in_a_validation_leaves_the_weights_that_train(callbacks):
     twin = Program(supervised, "averaged", {}, lambda: given)  # the same one, once more
     _, history = train(twin, None, epochs=2, step=step)
     assert history.history["val_loss"] == pytest.approx(by_hand().averaged[1:], rel=1e-4)
+
+
+# Where they are not one and the same, a finding says so.
+
+
+def codes(history):
+    return [finding.code for finding in history.findings]
+
+
+def best_weights():
+    return keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)
+
+
+@pytest.mark.filterwarnings("ignore:AveragesApart")
+@pytest.mark.parametrize(
+    ("callbacks", "expected"),
+    [
+        (lambda: [*swap(), best_weights()], ["PG240"]),
+        (lambda: [best_weights(), *swap_on_epoch()], ["PG240"]),
+        (lambda: [*swap_on_epoch(), best_weights()], []),
+        (lambda: [best_weights()], []),
+        (lambda: [*swap(), keras.callbacks.EarlyStopping("val_loss", patience=9)], []),
+    ],
+)
+def test_callbacks_that_keep_other_weights_than_were_measured_are_reported(callbacks, expected):
+    program = Program(supervised, "", None, callbacks)
+
+    step, history = train(program, None)
+
+    assert codes(history) == expected
+    assert (measured(step) == pytest.approx(min(history.history["val_loss"]))) == (not expected)
+
+
+def test_a_training_that_begins_with_the_averages_of_another_one_is_reported(tmp_path):
+    program, step = PROGRAMS["supervised"], supervised()
+
+    _, first = train(program, None, epochs=1, step=step)
+    with pytest.warns(pg.PerigeeWarning, match=r"PG240[\s\S]*run="):
+        _, second = train(program, None, epochs=1, step=step)
+
+    assert (codes(first), codes(second)) == ([], ["PG240"])
+    assert second.history["val_loss"] != pytest.approx(by_hand().raw[1:2], rel=1e-2)
+
+
+def test_a_run_continues_in_the_same_process_from_the_weights_that_train(tmp_path):
+    program, step = PROGRAMS["supervised"], supervised()
+
+    for epochs in (1, 2):
+        _, history = train(program, tmp_path / "run", epochs=epochs, step=step)
+
+    assert codes(history) == []
+    assert history.history["val_loss"] == pytest.approx(by_hand().raw[:2], rel=1e-4)
+
+
+def test_the_averages_of_a_run_without_swaps_can_be_used(straight):
+    path, trained, _ = straight("supervised")
+    step = supervised()
+
+    step.optimizer.build(step.model.trainable_variables)
+    pg.Run(path).restore(step)
+    step.optimizer.finalize_variable_values(step.model.trainable_variables)
+
+    np.testing.assert_array_equal(step.model.get_weights(), trained.model.get_weights())

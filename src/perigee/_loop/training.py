@@ -173,7 +173,8 @@ class Training:
         if not self.programs.step._is_as_written:
             if self.callbacks:
                 self.callbacks.swap_back()
-            finalize(program.rehearsal)
+            if finalize(program.rehearsal):
+                internals(self.programs.step).end_with_averages()
 
     def load_state(
         self,

@@ -15,6 +15,7 @@ from perigee.diagnostics.fence import CODE as RULE_FAILED
 from perigee.diagnostics.fence import Fence, telling
 from perigee.diagnostics.rules import (
     activation_scale,
+    averages_apart,
     batch_statistics,
     batches_shuffled,
     broadcast_pairs,
@@ -169,6 +170,7 @@ Moment = Literal[
     "rehearsed",
     "first batch",
     "weighted",
+    "averages",
     "divided",
     "updates",
     "ran",
@@ -216,6 +218,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "ran": {recompiled.check: "PG420", frozen_number.check: "PG446"},
     # The Step has changed: how often since it was first compiled, and its attributes that did.
     "changed": {recompiled.check_changes: "PG420"},
+    # Training begins: Keras's callbacks, and whether it begins with averages of an earlier one.
+    "averages": {averages_apart.check: "PG240"},
     # A hook is given.
     "hook": {hook_of_keras.check: "PG448"},
     # A hook has set variables: its class, the steps for which it was called, their names.
