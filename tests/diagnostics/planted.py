@@ -63,6 +63,23 @@ class Forgetful(Own):
         return {"loss": self.loss(y, y_pred)}
 
 
+def beside(more):
+    """Return batches of 16 rows of a regression, with something that is not of the same length."""
+    x, y = numbers()
+    return [(x[i : i + 16], y[i : i + 16], more) for i in range(0, 64, 16)]
+
+
+def toward(y, y_pred, more):
+    return ops.mean(squares(y, y_pred)) + ops.mean(more)
+
+
+class Counted(Own):
+    """Tells how many examples a batch has."""
+
+    def num_examples(self, batch):
+        return ops.shape(batch[0])[0]
+
+
 class ByHand(Own):
     """Applies optimizers itself.
 
@@ -546,6 +563,10 @@ SICK: dict[str, dict[str, Any]] = {
             classes(),
         ),
     },
+    "PG239": {
+        "shorter": lambda: (Own(small(1), toward), beside(np.zeros((4, 1), "float32"))),
+        "longer": lambda: (Own(small(1), toward), beside(np.zeros((99, 1), "float32"))),
+    },
     "PG320": {
         "input": lambda: (supervised(small(1), "mse"), with_bad(numbers(), 0, 60, np.nan)),
         "target": lambda: (compiled(small(1), "mse"), with_bad(numbers(), 1, 7, np.inf)),
@@ -818,6 +839,9 @@ def in_three_ways(name, network, loss, values, data, metric=None, own=Own):
 
 
 HEALTHY: dict[str, Any] = {
+    "beside rows": lambda: (Own(small(1), toward), beside(np.zeros((16, 1), "float32"))),
+    "beside a number": lambda: (Own(small(1), toward), beside(np.float32(0.0))),
+    "counted": lambda: (Counted(small(1), toward), beside(np.zeros((4, 1), "float32"))),
     **in_three_ways("numbers", lambda: small(1), lambda: "mse", squares, numbers),
     **in_three_ways("three", lambda: small(3), lambda: "mse", squares, three),
     **in_three_ways("classes", lambda: small(3), sparse, sparse_values, classes, accuracy),
@@ -1004,6 +1028,7 @@ SIBLINGS = {
     "PG232": (*_ways("classes"), "values", "compiled within"),
     "PG233": (*_ways("classes"), *_ways("normalized")),
     "PG234": _ways("classes"),
+    "PG239": ("beside rows", "beside a number", "counted"),
     "PG320": _ways("numbers"),
     "PG321": (*_ways("numbers"), "scaled inside"),
     "PG322": (*_ways("numbers"), *_ways("classes")),

@@ -24,6 +24,7 @@ from perigee._events.callbacks import KerasCallbacks
 from perigee._events.protocols import Feed
 from perigee._execution import Blocks, Choice, Execution
 from perigee._loop import evaluation
+from perigee._loop.findings import Findings
 from perigee._loop.programs import Programs
 from perigee._processes.workers import Workers
 from perigee._step.frame import Method
@@ -140,7 +141,7 @@ def _a_pass(
         if not called:  # one of them may end the pass
             check_finite(feed, "steps", steps)
         execution, interval = as_compiled(step, execution)
-        programs = Programs(step, method, execution)
+        programs = Programs(step, method, execution, findings=Findings(step))
         workers = Workers(step)
         blocks = Blocks(feed, workers.most_steps(execution.most_steps))
         adapted = None

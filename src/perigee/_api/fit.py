@@ -55,6 +55,7 @@ from perigee._runs.keeping import KeptRun
 from perigee._runs.opening import Draws
 from perigee._runs.run import Run
 from perigee._step.step import Step
+from perigee._step.updates import internals
 from perigee._typing import Shuffle
 from perigee.data import open_feed
 from perigee.writers.history import History
@@ -152,7 +153,7 @@ def fit(
     with opening(step, run, execution, has_order=True, seed=seed, guards=wanted) as opened:
         reopen = functools.partial(_open, data, opened.seed, batch_size, shuffle)
         feed, draws = _restored(opened, reopen)
-        adapted = _adapted(callbacks, keras_callbacks, step, course, feed, interval, bool(run))
+        adapted = _adapted(opened, callbacks, keras_callbacks, course, feed, interval)
         programs = _programs(opened, course, hooks, arguments["execution"])
         program = _rehearsed(opened, programs, feed)  # a bad step is refused before all else
         measured = _validation(opened, course, validation, validation_steps, batch_size, adapted)
@@ -250,28 +251,34 @@ def _restored(opened: Opened, reopen: Callable[[], Feed]) -> tuple[Feed, Draws |
 
 
 def _adapted(
+    opened: Opened,
     given: Any,
     callbacks: Sequence[Any],
-    step: Step,
     course: Course,
     feed: Feed,
     interval: int,
-    is_kept: bool,
 ) -> KerasCallbacks | None:
-    """Return what calls Keras's callbacks; `None` where there are none.
+    """Look at Keras's callbacks, and return what calls them; `None` where there are none.
 
     Raises:
         InfiniteDataError: If an epoch would never end, and no callback observes batches to end it.
     """
+    _look_at_averages(opened, callbacks)
     adapted = None
     if callbacks:
         steps = course.steps_per_epoch or feed.length
         make = getattr(given, "adapted", KerasCallbacks)  # `keras_fit` has its own
         params = {"epochs": course.epochs, "steps": steps, "verbose": 0}
-        adapted = make(callbacks, step, params, interval, is_kept)
+        adapted = make(callbacks, opened.step, params, interval, opened.run is not None)
     if course.epochs is not None and (adapted is None or not adapted.wants_batches):
         check_finite(feed, "steps_per_epoch", course.steps_per_epoch)
     return adapted
+
+
+def _look_at_averages(opened: Opened, callbacks: Sequence[Any]) -> None:
+    is_resumed = opened.run is not None and opened.run.loaded is not None
+    is_again = internals(opened.step).begin_training() and not is_resumed
+    opened.findings.report(diagnostics.findings_of("averages", callbacks, is_again))
 
 
 def _programs(
@@ -331,7 +338,7 @@ def _validation(
     _check_drawn_once(course, data, steps)
     if opened.run is not None:
         opened.findings.report(diagnostics.findings_of("kept validation", feed))
-    programs = Programs(opened.step, "test_step", opened.execution)
+    programs = Programs(opened.step, "test_step", opened.execution, findings=opened.findings)
     return Validation(programs, feed, opened.blocks(feed), limited_steps(steps), callbacks)
 
 

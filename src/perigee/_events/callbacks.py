@@ -61,6 +61,11 @@ class KerasCallbacks:
         self.wants_predict_batches = any(_overrides(c, _PREDICT_BATCH_HOOKS) for c in callbacks)
         self.may_change_weights = any(map(_may_change_weights, callbacks))
         self.interval = interval
+        self._swapping = [c for c in callbacks if isinstance(c, keras.callbacks.SwapEMAWeights)]
+        for callback in self._swapping:
+            # In the last epoch it drops the weights that training continues from, and in an early
+            # end keeps these instead of the averages. So none is the last one; see `swap_back`.
+            callback.set_params({**params, "epochs": 0})
         self._kept = [KeptCallback(callback) for callback in callbacks] if is_kept else []
         self._saved: Any = None
         self._is_past_stop = False
@@ -126,6 +131,8 @@ class KerasCallbacks:
     def test_left(self) -> None:
         """A validation was left, and runs again when the training is resumed."""
         self._left = self._before_test
+        for callback in self._swapping:
+            callback.on_test_end()
 
     def predict_begin(self) -> None:
         self._model.stop_predicting = False
@@ -142,6 +149,10 @@ class KerasCallbacks:
 
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         self._list.on_epoch_end(epoch, dict(logs))
+
+    def swap_back(self) -> None:
+        for callback in self._swapping:
+            callback.on_epoch_begin(0)
 
     def train_end(self, logs: Mapping[str, float]) -> None:
         self._list.on_train_end(dict(logs))

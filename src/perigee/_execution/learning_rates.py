@@ -63,11 +63,15 @@ def _number(rate: Any) -> float:
     return float(backend.to_host(ops.convert_to_tensor(rate)))
 
 
-def finalize(rehearsal: Rehearsal) -> None:
+def finalize(rehearsal: Rehearsal) -> bool:
     """Assign averaged weights (`use_ema`) to the variables, where Keras's `fit` does so.
 
     It waits for the device. Averages over no update at all are zeros, and are left where they are.
+
+    Returns:
+        Whether any were assigned.
     """
+    is_any = False
     with _backends.current().as_one_device(rehearsal.tracked.variables):
         for path, variables in rehearsal.updated.items():
             optimizer = rehearsal.tracked.optimizers.get(path)
@@ -77,3 +81,5 @@ def finalize(rehearsal: Rehearsal) -> None:
             inner = getattr(optimizer, "inner_optimizer", optimizer)
             if inner.use_ema and int(_backends.current().read(inner.iterations)) > 0:
                 optimizer.finalize_variable_values(list(variables))
+                is_any = True
+    return is_any

@@ -465,7 +465,7 @@ class Program:
             pairs = zip(before, arrays, strict=False)
             changed = [f"{new}, was {old}" for old, new in pairs if old != new]
             axes = sum(
-                len(set(of_axis)) > 1 for known in seen for of_axis in zip(*known, strict=True)
+                len(set(of_axis)) > 1 for known in seen for of_axis in zip(*known, strict=False)
             )
             change = "; ".join(changed) or "other values that are not arrays"
             self.retraces.append(Retrace(compiled.traces, axes, change))

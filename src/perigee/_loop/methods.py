@@ -62,7 +62,7 @@ class Methods:
                 is_kept=run is not None,
                 is_alone=False,
             ),
-            "test_step": Programs(step, "test_step", execution, plan=plan),
+            "test_step": Programs(step, "test_step", execution, findings=findings, plan=plan),
             "predict_step": Programs(step, "predict_step", execution, plan=plan),
         }
         self._known: dict[Key, Program] = {}

@@ -22,7 +22,8 @@ class Programs:
         step: The Step.
         method: Which of its methods.
         execution: How it runs.
-        findings: Where to report what is found; `None` looks for nothing.
+        findings: Where to report what is found; `None` looks for nothing. A method that does not
+            train is only searched for what makes its averages inexact.
         accumulate: Micro-batches an update.
         nonfinite: What happens when a returned value or the state is not finite.
         watches: What hooks want to know of the updates.
@@ -50,6 +51,7 @@ class Programs:
         is_alone: bool = True,
     ) -> None:
         self.step = step
+        self._method: Method = method
         self._findings, self._plan, self._accumulate = findings, plan, accumulate
         self._is_kept, self._is_alone = is_kept, is_alone
         self._checks = diagnostics.LossChecks()
@@ -77,10 +79,13 @@ class Programs:
             found = self._make(batch=batch)
         if self._plan is not None:  # also of a Step that has changed
             found.use(self._plan)
-        if self._findings is None:
+        is_new = self._last is not found
+        if is_new:
+            about = self.step, found.rehearsal, batch
+            self.report(diagnostics.findings_of("weighted", *about))
+        if self._findings is None or self._method != "train_step":
             self._last = found
             return found
-        is_new = self._last is not found
         if not is_new:
             self.look_back()  # it has run an epoch
         self._last = found

@@ -163,14 +163,18 @@ class Training:
 
     def conclude(self, program: Program) -> None:
         """Leave the Step as the end of a training left it, which was saved just before."""
-        self._finalize(program)
         if self.callbacks:
             self.callbacks.train_begin()
+        self._finalize(program)
+        if self.callbacks:
             self.callbacks.train_end({})
 
     def _finalize(self, program: Program) -> None:
         if not self.programs.step._is_as_written:
-            finalize(program.rehearsal)
+            if self.callbacks:
+                self.callbacks.swap_back()
+            if finalize(program.rehearsal):
+                internals(self.programs.step).end_with_averages()
 
     def load_state(
         self,
@@ -544,29 +548,36 @@ class Training:
                 self._stop_for("validation data", self.validation.feed)
                 return {}
             exchanged = track(self.programs.step).variables if self._may_exchange_weights else []
-            before = snapshot(exchanged)
-            if self.callbacks:
-                self.callbacks.test_begin()
-            # What is left of accumulated gradients at the end of training is not in what is saved.
-            is_left_over = bool(self.clock.batch % self.course.accumulate)
-            if self.saving and (is_left_over or self._may_exchange_weights):
-                self.saving.measuring(self.clock)
-            with self.stopwatch.spending("validation"):
-                measured = self.validation(self._is_interrupted)
-            if self._epoch is not None:
-                self._epoch.program.forget_end()
+            before, measured = snapshot(exchanged), None
+            try:
+                measured = self._measure(self.validation)
+            finally:
+                if measured is None:  # it was left, or an error ended it
+                    if self.callbacks:
+                        self.callbacks.test_left()
+                    restore(exchanged, before)
             if measured is None:
-                restore(exchanged, before)
-                if self.callbacks:
-                    self.callbacks.test_left()
                 if self.saving:
                     self.saving.measuring(None)
                 return None
             values = measured
-            if self.callbacks:
-                self.callbacks.test_end(values)
             self.progress = self.progress.with_validation(values)
         return {self.validation.name_of(name): value for name, value in values.items()}
+
+    def _measure(self, validation: Validation) -> dict[str, float] | None:
+        if self.callbacks:
+            self.callbacks.test_begin()
+        # What is left of accumulated gradients at the end of training is not in what is saved.
+        is_left_over = bool(self.clock.batch % self.course.accumulate)
+        if self.saving and (is_left_over or self._may_exchange_weights):
+            self.saving.measuring(self.clock)
+        with self.stopwatch.spending("validation"):
+            measured = validation(self._is_interrupted)
+        if self._epoch is not None:
+            self._epoch.program.forget_end()
+        if self.callbacks and measured is not None:
+            self.callbacks.test_end(measured)
+        return measured
 
     def _is_interrupted(self, batches: int) -> bool:
         """Tell whether a signal has come, some batches into a validation."""

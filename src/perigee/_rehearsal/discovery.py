@@ -61,6 +61,8 @@ class Rehearsal:
         kinds: For each returned name, `"mean"` for an average over the steps, `"last"` if the
             value already covers the pass so far (it depends on metric state), or `"aside"` if it is
             not logged, since a metric has its name.
+        of_examples: The averages among these that the number of examples of a batch weights, since
+            they have no count of their own.
         metrics: Metrics that the step updates, by the name under which they are logged.
         beside: For metrics that only some steps update, phases of `alternate`: the names of what
             these phases log, whose counts tell whether one of them ran.
@@ -80,6 +82,7 @@ class Rehearsal:
 
     tracked: Tracked
     kinds: Mapping[str, Literal["mean", "last", "aside"]]
+    of_examples: Set[str]
     metrics: Mapping[str, keras.Metric]
     beside: Mapping[str, Set[str]]
     updated: Mapping[str, Sequence[Any]]
@@ -152,11 +155,13 @@ def rehearse(
         else:
             kinds = _kinds(step, method, batch, recorder, built, computes)
             _check_names(step, method, kinds, recorder, built)
+        of_examples = {name for name in recorder.of_examples if kinds.get(name) == "mean"}
         metrics = _logged_names(recorder, built)
         beside = {name: recorder.beside.get(id(metric)) for name, metric in metrics.items()}
         return Rehearsal(
             tracked=built,
             kinds=kinds,
+            of_examples=of_examples,
             metrics=metrics,
             beside={name: names for name, names in beside.items() if names},
             updated={built.path_of(o): v for o, v in recorder.updates},

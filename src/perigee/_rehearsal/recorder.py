@@ -22,7 +22,7 @@ from perigee._errors import (
 )
 from perigee._listening import Call, Listener, Talk, listening
 from perigee._rehearsal.raw_updates import RawRecorder, RawUpdates
-from perigee._step.averages import Term
+from perigee._step.averages import Average, Term
 from perigee._step.batch_means import is_batch_mean
 from perigee._step.frame import current_frame
 from perigee._step.gradients import Gradients
@@ -101,6 +101,7 @@ class StepRecorder:
         self.is_global_seed: Callable[[Any], bool] = lambda _: False
         self.has_results = False
         self.is_result: dict[str, bool] = {}
+        self.of_examples: set[str] = set()
         self.samples: dict[str, Sample] = {}
         self._names: dict[int, str] = {}
         self._results: list[tuple[keras.Metric, Any]] = []
@@ -296,6 +297,7 @@ class StepRecorder:
             name: id(value) in results for name, value in logs.items() if name not in self.samples
         }
         self.results = {name: results[id(v)] for name, v in logs.items() if id(v) in results}
+        self.of_examples = {name for name in self.is_result if _is_of_examples(logs[name])}
         self._results.clear()
         if self._witness is not None:
             self._witness.returned(logs)
@@ -407,6 +409,11 @@ class StepRecorder:
             self.unheld[id(variable)] = variable
             return False
         return True
+
+
+def _is_of_examples(value: Any) -> bool:
+    """Tell whether a returned value is weighted by the number of examples, not by its own count."""
+    return not isinstance(value, Average) or any(term.count is None for term in value.terms)
 
 
 def _refuse_inexact(loss: keras.losses.Loss, y_pred: Any) -> None:

@@ -26,6 +26,7 @@ from perigee._step.gradients import Gradients, as_gradients, trainable_variables
 from perigee._step.keras_names import instead_of
 from perigee._step.losses import shown
 from perigee._step.objective import ObjectiveCall, inner_scalar, measured
+from perigee._step.rows import arrays_of_rows
 from perigee._step.samples import Sample
 from perigee._step.state import Holder, Tracked, nested_layers, track
 from perigee._step.updates import internals, update
@@ -140,7 +141,8 @@ class Step(Holder):
     def num_examples(self, batch: Batch) -> Tensor | int | None:
         """Return the number of examples of a batch, by which its averages are weighted.
 
-        Override it if the common first axis of all arrays is not the count.
+        Override it if the common first axis of all arrays is not the count. Texts, numbers and
+        other objects in a batch do not count.
 
         Args:
             batch: One batch, in the structure of the data.
@@ -149,16 +151,9 @@ class Step(Holder):
             A scalar; `None` if the arrays of the batch have no common first axis, so that each step
             has weight 1.
         """
-        sizes, static = [], set()
-        for leaf in keras.tree.flatten(batch):
-            if leaf is None:
-                continue
-            if len(getattr(leaf, "shape", ())) == 0:
-                return None
-            static.add(leaf.shape[0])
-            sizes.append(ops.shape(leaf)[0])
-        known = {size for size in static if size is not None}
-        return sizes[0] if sizes and len(known) <= 1 else None
+        arrays = arrays_of_rows(batch)
+        known = {array.shape[0] for array in arrays} - {None}
+        return ops.shape(arrays[0])[0] if arrays and len(known) <= 1 else None
 
     @property
     def rehearsing(self) -> bool:

@@ -85,6 +85,7 @@ class Internals:
         self.said: dict[str, Any] = {}  # by the path of a run, what the program said of the Step
         self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
+        self._has_averages = False
         self._predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they predicted
 
     def count_prediction(self, seeds: Any) -> int:
@@ -96,6 +97,15 @@ class Internals:
         count = count + 1 if known == seeds else 0
         self._predicted = seeds, count
         return count
+
+    def begin_training(self) -> bool:
+        """Return whether the training before this one ended by assigning averaged weights."""
+        had_averages, self._has_averages = self._has_averages, False
+        return had_averages
+
+    def end_with_averages(self) -> None:
+        """Take note that averaged weights are assigned."""
+        self._has_averages = True
 
     def scale_losses(self) -> None:
         """Keep a loss scale from now on."""

@@ -17,6 +17,7 @@ from perigee.diagnostics.fence import CODE as RULE_FAILED
 from perigee.diagnostics.fence import Fence, telling
 from perigee.diagnostics.rules import (
     activation_scale,
+    averages_apart,
     batch_statistics,
     batches_shuffled,
     broadcast_pairs,
@@ -35,6 +36,7 @@ from perigee.diagnostics.rules import (
     eager_function,
     evaluation_draws,
     examples_mixed,
+    examples_unknown,
     exploding_gradients,
     frozen_changed,
     frozen_number,
@@ -167,6 +169,7 @@ OF_STEPS: Mapping[Rule, str] = {
     metric_not_reset.check: "PG234",
     metric_misfit.check: "PG230",
     mean_of_means.check: "PG216",
+    examples_unknown.check: "PG239",
     classes_as_numbers.check: "PG227",
 }
 """Rules about the Step's behavior on a batch."""
@@ -174,6 +177,8 @@ OF_STEPS: Mapping[Rule, str] = {
 Moment = Literal[
     "rehearsed",
     "first batch",
+    "weighted",
+    "averages",
     "divided",
     "updates",
     "ran",
@@ -198,6 +203,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "rehearsed": {broadcast_pairs.check_rehearsal: "PG211"},
     # That batch, as tensors.
     "first batch": {undivided_batch.check: "PG761"},
+    # The same of any method: the Step, the rehearsal, the batch.
+    "weighted": {examples_unknown.check_step: "PG239"},
     # An update adds up parts of a batch: the step, run with its rows exchanged.
     "divided": {
         coupled_rows.check: "PG217",
@@ -219,6 +226,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
     "ran": {recompiled.check: "PG420", frozen_number.check: "PG446"},
     # The Step has changed: how often since it was first compiled, and its attributes that did.
     "changed": {recompiled.check_changes: "PG420"},
+    # Training begins: Keras's callbacks, and whether it begins with averages of an earlier one.
+    "averages": {averages_apart.check: "PG240"},
     # A hook is given.
     "hook": {hook_of_keras.check: "PG448"},
     # A hook has set variables: its class, the steps for which it was called, their names.

@@ -125,12 +125,10 @@ class KerasStep(Step):
 
     @_plain
     def num_examples(self, batch: Batch) -> Tensor | int | None:
-        """Return the first size of the first input, as Keras does."""
+        """Return the first size of the first input that is an array, as Keras does."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        for leaf in keras.tree.flatten(x):
-            if leaf is not None:
-                return ops.shape(leaf)[0] if len(getattr(leaf, "shape", ())) else None
-        return None
+        arrays = (leaf for leaf in keras.tree.flatten(x) if len(getattr(leaf, "shape", ())) > 0)
+        return next((ops.shape(array)[0] for array in arrays), None)
 
     @property
     def is_compiled_eager(self) -> bool:

@@ -1,6 +1,7 @@
 # pyright: basic
 """Tensors of TensorFlow, to and from the host."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from perigee._backends._placement import refuse_keras_distribution
+from perigee._errors import DataTypeError
 from perigee._typing import Batch, Tensor, Tree
 
 
@@ -22,7 +24,13 @@ def _tensor(value: Any) -> Any:
         return value
     if isinstance(value, np.integer):  # converting numbers as arrays takes ten times as long
         return tf.constant(int(value), value.dtype)
-    return tf.convert_to_tensor(value)
+    try:
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError):
+        if not dataclasses.is_dataclass(value):
+            raise
+        fix = "make it a `NamedTuple`, or pass `dataclasses.asdict(...)`."
+        raise DataTypeError(f"{type(value).__name__}, a dataclass,", fix) from None
 
 
 _ARGUMENTS = (
