@@ -32,6 +32,7 @@ from perigee._errors import (
 from perigee._errors.advice import advise
 from perigee._events.events import RUNNING
 from perigee._listening import Talk, listening
+from perigee._rehearsal.own_gradients import held_by, misses_a_graph, takes_gradients
 from perigee._rehearsal.raw_updates import RawUpdates
 from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
@@ -118,6 +119,33 @@ def rehearse(
     Returns:
         The facts. Lazy layers and optimizers are built afterwards, which is the only effect.
     """
+    own = internals_of(step)
+    if _backends.current().capabilities.modes[0] == "eager":
+        own.modules = _backends.current().modules(
+            [*layers_of(track(step)), *held_by(step).values()]
+        )
+        if takes_gradients(step, method):
+            own.recorded.add(method)
+    arguments = step, method, batch, observers, accumulate, computes, witness
+    try:
+        return _rehearsed(*arguments)
+    except RuntimeError as error:
+        # Code of others, which is not read, took gradients.
+        if method in own.recorded or not misses_a_graph(error):
+            raise
+        own.recorded.add(method)
+    return _rehearsed(*arguments)
+
+
+def _rehearsed(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    observers: Sequence[Observer],
+    accumulate: int,
+    computes: bool,
+    witness: Witness | None,
+) -> Rehearsal:
     with rehearsal(), in_scope(step):
         step._before_rehearsal(method, batch)
         before = track(step)
@@ -397,10 +425,15 @@ def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Seque
     for path, optimizer in tracked.optimizers.items():
         is_unseen = id(optimizer) not in asked and id(optimizer.iterations) in changed
         if is_unseen or path in recorder.raw.paths:
-            raise AccumulationError(
-                f"the step itself applies {path!r}, which updates at each micro-batch",
-                f"{AS_MINIMIZE} Or omit `accumulate`.",
-            )
+            _refuse_raw(f"the step itself applies {path!r}, which updates at each micro-batch")
+    for path in recorder.raw.paths - tracked.optimizers.keys():
+        _refuse_raw(f"the step itself calls `{path}.step()`, which updates at each micro-batch")
+    if recorder.raw.is_kept and not asked:
+        _refuse_raw("the step itself calls `backward`, whose gradients are not those of the mean")
+
+
+def _refuse_raw(why: str) -> None:
+    raise AccumulationError(why, f"{AS_MINIMIZE} Or omit `accumulate`.")
 
 
 def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import keras
@@ -21,6 +22,7 @@ from perigee._errors import (
     UnusedVariablesError,
     VariablesArgumentError,
 )
+from perigee._listening import listening
 from perigee._step.frame import Frame, Method, Recorder, Watch, is_rehearsal, under_way
 from perigee._step.gradients import Gradients, as_gradients, trainable_variables
 from perigee._step.keras_names import instead_of
@@ -454,11 +456,16 @@ def call(
     if rows is not None:
         frame.all_rows = rows
         frame.all_examples = _all_examples(step, examples, rows)
+    backend, own = _backends.current(), internals(step)
+    modules = own.modules if method != "train_step" else ()
+    mode = backend.in_inference(listening, modules) if modules else nullcontext()
     token = under_way.set(frame)
     try:
-        with internals(step).batch_means.listening(examples):
-            returned = _backends.current().user_code(getattr(step, method))(batch)
-        scale = internals(step).loss_scale
+        with own.batch_means.listening(examples), mode:
+            function = backend.user_code(getattr(step, method))
+            is_recorded = method in own.recorded
+            returned = backend.recorded(function, batch) if is_recorded else function(batch)
+        scale = own.loss_scale
         if scale is not None and frame.finite:
             scale.adapt(frame.finite)
     finally:

@@ -85,6 +85,8 @@ class Internals:
         self.said: dict[str, Any] = {}  # by the path of a run, what the program said of the Step
         self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
+        self.recorded: set[str] = set()  # methods that take gradients themselves
+        self.modules: list[Any] = []  # the framework's own, which `test_step` uses in inference
         self._predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they predicted
 
     def count_prediction(self, seeds: Any) -> int:

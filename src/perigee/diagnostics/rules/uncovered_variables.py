@@ -31,10 +31,13 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     Args:
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
     """
-    if not any(one.updated for one in rehearsals) or any(map(_may_update_more, rehearsals)):
+    untrained = [name for one in rehearsals for name in one.raw.untrained]
+    is_updated = any(one.updated or one.raw.moved for one in rehearsals)
+    if not (is_updated or untrained) or any(map(_may_update_more, rehearsals)):
         return []
     covered = {id(v) for one in rehearsals for variables in one.updated.values() for v in variables}
     covered |= {id(v) for one in rehearsals for v in (*one.carried, *one.raw.unreached)}
+    covered |= {key for one in rehearsals for key in one.raw.moved}
     if any(one.raw.paths for one in rehearsals):  # it may assign them itself, as an average
         covered |= {id(v) for one in rehearsals for v in one.written}
         covered |= _left_alone(rehearsals, covered)
@@ -43,6 +46,7 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     uncovered = tuple(
         e.name for e in kinds if e.variable.trainable and id(e.variable) not in covered
     )
+    uncovered = (*(uncovered if is_updated else ()), *dict.fromkeys(untrained))
     if not uncovered:
         return []
     return [
