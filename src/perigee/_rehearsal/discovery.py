@@ -19,6 +19,7 @@ from perigee import _backends
 from perigee._backends import Mode
 from perigee._errors import (
     AS_MINIMIZE,
+    AS_MINIMIZE_OF_TORCH,
     AccumulationError,
     KeptTensorError,
     LogNameError,
@@ -425,15 +426,17 @@ def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Seque
     for path, optimizer in tracked.optimizers.items():
         is_unseen = id(optimizer) not in asked and id(optimizer.iterations) in changed
         if is_unseen or path in recorder.raw.paths:
-            _refuse_raw(f"the step itself applies {path!r}, which updates at each micro-batch")
+            _refuse_raw(f"the step itself applies {path!r}", AS_MINIMIZE)
     for path in recorder.raw.paths - tracked.optimizers.keys():
-        _refuse_raw(f"the step itself calls `{path}.step()`, which updates at each micro-batch")
+        _refuse_raw(f"the step itself calls `{path}.step()`", AS_MINIMIZE_OF_TORCH)
     if recorder.raw.is_kept and not asked:
-        _refuse_raw("the step itself calls `backward`, whose gradients are not those of the mean")
+        _refuse_raw("the step itself calls `backward` and updates", AS_MINIMIZE_OF_TORCH)
 
 
-def _refuse_raw(why: str) -> None:
-    raise AccumulationError(why, f"{AS_MINIMIZE} Or omit `accumulate`.")
+def _refuse_raw(what: str, fix: str) -> None:
+    raise AccumulationError(
+        f"{what}, which updates at each micro-batch", f"{fix} Or omit `accumulate`."
+    )
 
 
 def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from perigee._step.bytecode import names_in
 from perigee._step.frame import Method
@@ -24,7 +24,8 @@ def takes_gradients(step: Step, method: Method) -> bool:
     function = step._function(method)
     if function is None:
         return False
-    names = (names_in(each.__code__) for each in Reach([function]).now().functions)
+    others = {*get_args(Method)} - {method}
+    names = (names_in(each.__code__) for each in Reach([function], others).now().functions)
     return any(_TAKING & (each.attributes | each.outside) for each in names)
 
 

@@ -133,7 +133,8 @@ def trainable_variables(given: Any) -> list[Any]:
     chosen: dict[int, Any] = {}
     for item in keras.tree.flatten(given):
         if not isinstance(item, keras.Layer | keras.Variable):
-            raise VariablesArgumentError(f"{type(item).__name__} was given")
+            is_module = hasattr(item, "named_parameters")
+            raise VariablesArgumentError(f"{type(item).__name__} was given", is_module=is_module)
         is_layer = isinstance(item, keras.Layer)
         found = backend.unfrozen(item.trainable_variables) if is_layer else [item]
         chosen |= {id(v): v for v in found}

@@ -240,7 +240,7 @@ class Step(Holder):
             LossShapeError: If the loss is neither a scalar nor one value per example.
             LossTypeError: If the loss is not a floating tensor.
         """
-        _refuse_other_than_optimizer(optimizer)
+        _refuse_other_than_optimizer(self, optimizer)
         gradients = self.gradients(objective, variables, add_losses=add_losses)
         self.apply(optimizer, gradients)
         return gradients.returned
@@ -328,7 +328,7 @@ class Step(Holder):
             OptimizerVariablesError: If the optimizer was built for other variables.
             OptimizerAccumulationError: If the optimizer accumulates gradients itself.
         """
-        _refuse_other_than_optimizer(optimizer)
+        _refuse_other_than_optimizer(self, optimizer)
         gradients = as_gradients(gradients)
         _refuse_unused(self, gradients.variables, gradients.values)
         frame = under_way.get()
@@ -519,9 +519,21 @@ def check_signature(step: Step, method: str) -> None:
         raise StepSignatureError(method, names, is_bound) from None
 
 
-def _refuse_other_than_optimizer(given: Any) -> None:
+def _refuse_other_than_optimizer(step: Step, given: Any) -> None:
     if isinstance(given, keras.optimizers.Optimizer):
         return
+    if hasattr(given, "param_groups"):  # an optimizer of torch's
+        names = (name for name, value in vars(step).items() if value is given)
+        name = next((f"self.{name}" for name in names), "optimizer")
+        kinds = {kind.lower(): kind for kind in dir(keras.optimizers)}
+        like = kinds.get(type(given).__name__.lower(), "Adam")
+        raise ArgumentError(
+            "optimizer",
+            shown(given),
+            "an optimizer of Keras's that the Step holds.",
+            f"write `{name}.zero_grad()`, `loss.backward()` and `{name}.step()` in place of this "
+            f"line, or make it `keras.optimizers.{like}({given.param_groups[0]['lr']})`.",
+        )
     if isinstance(given, str):
         fix = f"make it in `__init__`: `self.optimizer = keras.optimizers.get({given!r})`."
     elif isinstance(given, type):
