@@ -17,7 +17,8 @@ class UnusedVariablesError(PerigeeError, ValueError):
     optimizer on the wrong set of variables.
 
     For a step that applies its optimizers itself, and for a Keras model, it is a warning, which
-    `ignore_findings` turns off.
+    `ignore_findings` turns off. So it is for an optimizer of torch whose `step` is called though
+    none of its parameters has a gradient: `backward` was forgotten, or `zero_grad` came after it.
     """
 
     code = "PG101"

@@ -72,8 +72,8 @@ def names_of(held: Mapping[str, Any]) -> dict[int, str]:
     """Return the names of a framework's parameters, by id."""
     names: dict[int, str] = {}
     for path, value in held.items():
-        inside = getattr(value, "named_parameters", None)
-        found = inside() if callable(inside) and not isinstance(value, type) else ()
+        has_parameters = hasattr(value, "named_parameters") and not isinstance(value, type)
+        found = value.named_parameters() if has_parameters else ()
         for name, parameter in [*found, ("", value)]:
             names.setdefault(id(parameter), f"{path}/{name}" if name else path)
     return names

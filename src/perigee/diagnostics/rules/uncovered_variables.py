@@ -4,7 +4,8 @@ It keeps its initial value, as if it were frozen, while `model.summary()` lists 
 Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. A step
 that applies optimizers itself is checked if it applies all that it holds; a model that it leaves
 alone as a whole is taken as meant if no gradient tape recorded it, or if it is like one that is
-trained: a teacher, a target network.
+trained: a teacher, a target network. On torch it also names parameters that belong to no variable
+of Keras, if the loss depends on them and neither an optimizer has them nor the step changes them.
 With batches of several structures, an update on any of them counts.
 """
 
@@ -58,7 +59,8 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
             items=uncovered,
             expected="trainable variables are trained; others are frozen.",
             fix="set `trainable = False` on what should stay constant, or pass the variables to "
-            "an optimizer.",
+            "an optimizer."
+            + (" For a parameter of torch it is `requires_grad_(False)`." if untrained else ""),
         )
     ]
 
