@@ -505,6 +505,21 @@ def test_an_optimizer_without_gradients_is_named():
     assert not findings(quiet, "PG101")
 
 
+def test_a_backward_without_an_update_is_named():
+    def forgetful(s, batch):
+        loss = loss_of(s.model, batch)
+        s.opt.zero_grad()
+        loss.backward()
+        return loss
+
+    held = parts()
+    del held["keras_sgd"]
+
+    (found,) = findings(Plain(forgetful, **held), "PG112")
+
+    assert "`optimizer.step()` after `loss.backward()`" in found.fix
+
+
 def test_parameters_without_a_gradient_are_named():
     def partly(s, batch):
         with torch.no_grad():

@@ -122,9 +122,8 @@ def rehearse(
     """
     own = internals_of(step)
     if _backends.current().capabilities.modes[0] == "eager":
-        own.modules = _backends.current().modules(
-            [*layers_of(track(step)), *held_by(step).values()]
-        )
+        held = [*layers_of(track(step)), *held_by(step).values()]
+        own.hold_modules(_backends.current().modules(held))
         if takes_gradients(step, method):
             own.recorded.add(method)
     arguments = step, method, batch, observers, accumulate, computes, witness

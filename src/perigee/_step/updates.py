@@ -99,6 +99,10 @@ class Internals:
         self._predicted = seeds, count
         return count
 
+    def hold_modules(self, modules: Sequence[Any]) -> None:
+        """Use these modules of the framework in inference mode where nothing is trained."""
+        self.modules = list(modules)
+
     def scale_losses(self) -> None:
         """Keep a loss scale from now on."""
         self.loss_scale = self.loss_scale or LossScale()
