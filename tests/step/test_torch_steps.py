@@ -144,7 +144,7 @@ def penalized(s, batch):
 def hidden_backward(s, batch):
     loss = loss_of(s.model, batch)
     s.opt.zero_grad()
-    getattr(loss, "back" + "ward")()  # as in code of others, which is not read
+    getattr(loss, "".join(("back", "ward")))()  # as in code of others, which is not read
     s.opt.step()
     return loss
 
@@ -369,6 +369,18 @@ def test_nothing_that_is_returned_or_logged_keeps_a_graph():
 
     assert step.most == 0
     assert len(_Marked.alive) == 0
+
+
+def test_predictions_have_no_graph():
+    class Predicting(Attacked):
+        def predict_step(self, batch):
+            slopes = super().predict_step(batch)
+            return {"slopes": slopes, "outputs": self.model(batch[0])}
+
+    with pg.prepare(Predicting(), progress="off") as trainer:
+        predicted = trainer.predict_step((X, Y))
+
+    assert [tensor.requires_grad for tensor in predicted.values()] == [False, False]
 
 
 # Frozen parameters.
