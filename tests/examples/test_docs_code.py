@@ -5,8 +5,13 @@ import pytest
 from tests.project.pages import blocks_of, run_page
 
 
-@pytest.mark.only_tensorflow
-@pytest.mark.parametrize("page", ["from_a_hand_written_loop.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param("from_a_hand_written_loop.md", marks=pytest.mark.only_tensorflow),
+        pytest.param("torch.md", marks=pytest.mark.only_torch),
+    ],
+)
 def test_the_code_of_a_page_runs_and_prints_what_it_shows(page):
     shown = run_page(page)
 

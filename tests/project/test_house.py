@@ -181,8 +181,8 @@ def classes(path: Path) -> list[ast.ClassDef]:
     return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
-OF_KERAS = {"trainable", "stop_training", "path", "fit"}
-"""Attributes of Keras's objects, and of `sys`, that objects of ours happen to have too."""
+OF_KERAS = {"trainable", "training", "stop_training", "path", "fit"}
+"""Attributes of Keras's objects, torch's and `sys`, that objects of ours happen to have too."""
 OF_USERS = {"ignore_findings", "class_weight"}
 """Public attributes of a Step, which users assign as well."""
 

@@ -58,19 +58,21 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Differentiated:
-    """What user code asked a gradient tape for.
+    """What user code asked a gradient tape for, or torch.
 
     Attributes:
         target: What was differentiated.
         sources: What for, flat.
         gradients: A gradient for each of them, or `None`.
         read: The framework's own trainable variables that the tape recorded.
+        is_kept: Whether the gradients are added to those that the variables themselves hold.
     """
 
     target: Any
     sources: Sequence[Any]
     gradients: Sequence[Any]
     read: Sequence[Any]
+    is_kept: bool = False
 
 
 class Pending(Protocol):
@@ -259,6 +261,45 @@ class Backend(Protocol):
         self, function: Callable[..., Tensor], tensors: Sequence[Tensor]
     ) -> list[Tensor | None]:
         """Differentiate the scalar `function(*tensors)` with respect to its arguments."""
+        ...
+
+    def recorded(self, function: Callable[..., Tree], *arguments: Any) -> Tree:
+        """Call user code that takes gradients itself, and return its result without a graph.
+
+        Only torch must record for it; tapes and transformations record on their own.
+        """
+        ...
+
+    def unfrozen(self, variables: Sequence[Any]) -> list[Any]:
+        """Return the Keras variables that the framework itself does not freeze."""
+        ...
+
+    def modules(self, held: Iterable[Any]) -> list[Any]:
+        """Return the framework's own modules that act differently in training.
+
+        Args:
+            held: Keras layers and anything else; those inside layers are found, too.
+        """
+        ...
+
+    def in_inference(self, hear: Hear, modules: Sequence[Any]) -> AbstractContextManager[None]:
+        """Put modules into inference mode; when the context closes, each is as it was.
+
+        Args:
+            hear: Listens to methods of Keras.
+            modules: What `modules` returned.
+        """
+        ...
+
+    def steps(
+        self, look: Callable[[Any, Sequence[tuple[Any, Any]]], None]
+    ) -> AbstractContextManager[None]:
+        """Observe the framework's own optimizers, for as long as the context is open.
+
+        Args:
+            look: Called with an optimizer before it makes an update, and with the framework's
+                variables that it has, each with its gradient or `None`.
+        """
         ...
 
     def update_if(

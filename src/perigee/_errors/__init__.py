@@ -13,6 +13,7 @@ from perigee._errors._tree import keeping_refusals as keeping_refusals
 from perigee._errors._tree import listed as listed
 from perigee._errors._tree import refuse as refuse
 from perigee._errors.advice import AS_MINIMIZE as AS_MINIMIZE
+from perigee._errors.advice import AS_MINIMIZE_OF_TORCH as AS_MINIMIZE_OF_TORCH
 from perigee._errors.data import ArrayLengthError as ArrayLengthError
 from perigee._errors.data import BatchChangedError as BatchChangedError
 from perigee._errors.data import DataChangedError as DataChangedError

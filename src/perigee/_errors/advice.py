@@ -13,6 +13,13 @@ AS_MINIMIZE = (
 )
 """How a gradient tape becomes `minimize`, in a Step."""
 
+AS_MINIMIZE_OF_TORCH = (
+    "hold an optimizer of Keras's, `self.optimizer = keras.optimizers.SGD(0.01)`, and write "
+    "`self.minimize(objective, self.optimizer, self.model)` in place of `backward` and `step`, "
+    "where `objective()` calls the model and returns the loss."
+)
+"""How a hand-written backward becomes `minimize`, in a Step."""
+
 _SIGNS = ("out of memory", "oom when allocating", "can't allocate memory", "resource_exhausted")
 
 
@@ -94,9 +101,9 @@ _ADVICE: Mapping[str, Callable[[BaseException, str], bool]] = {
             _reads(error, "numpy", "shape", "dtype") or type(error).__name__ in _WITHOUT_VALUES
         )
     ),
-    "Perigee differentiates on torch: make a layer of a module, `self.model = "
-    "keras.layers.TorchModuleWrapper(module)`, take an optimizer of Keras's, and write "
-    "`self.minimize(objective, self.optimizer, self.model)`.": (
+    "What is differentiated was not recorded: compute it in the same method as `backward`, from "
+    "parameters that require gradients, without `torch.no_grad()`, `detach()`, `.item()` or NumPy "
+    "in between. Where other code calls `backward`, write `with torch.enable_grad():` around.": (
         lambda error, step: "does not require grad and does not have a grad_fn" in str(error)
     ),
 }

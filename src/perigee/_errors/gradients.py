@@ -17,7 +17,8 @@ class UnusedVariablesError(PerigeeError, ValueError):
     optimizer on the wrong set of variables.
 
     For a step that applies its optimizers itself, and for a Keras model, it is a warning, which
-    `ignore_findings` turns off.
+    `ignore_findings` turns off. So it is for an optimizer of torch whose `step` is called though
+    none of its parameters has a gradient: `backward` was forgotten, or `zero_grad` came after it.
     """
 
     code = "PG101"
@@ -204,14 +205,17 @@ class VariablesArgumentError(PerigeeError, ValueError):
     code = "PG107"
     shown_by = "the argument itself"
 
-    def __init__(self, given: str, candidates: Sequence[str] = ()) -> None:
+    def __init__(self, given: str, candidates: Sequence[str] = (), is_module: bool = False) -> None:
         self.given, self.candidates = given, tuple(candidates)
         super().__init__(
             f"The variables to differentiate for are not clear: {given}.",
             items=self.candidates,
             expected="a model, a layer, or a list of built `keras.Variable`s; it may be omitted "
             "for a Step that holds exactly one model.",
-            fix="pass `variables=self.model` (or the list of variables that this optimizer "
+            fix="make a layer of torch's module, in `__init__`, and pass that: "
+            "`self.model = keras.layers.TorchModuleWrapper(module)`."
+            if is_module
+            else "pass `variables=self.model` (or the list of variables that this optimizer "
             "trains).",
         )
 

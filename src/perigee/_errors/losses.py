@@ -195,7 +195,11 @@ class RegularizationTwiceError(PerigeeError, ValueError):
 
 
 class AccumulationError(PerigeeError, ValueError):
-    """`accumulate` was requested for a step where it cannot equal the large batch."""
+    """`accumulate` was requested for a step where it cannot equal the large batch.
+
+    So it is where a step applies its optimizers itself, or calls `backward` and `step` on torch:
+    they would update at each micro-batch.
+    """
 
     code = "PG209"
     shown_by = "updates, losses and reads of the step that micro-batches cannot repeat"

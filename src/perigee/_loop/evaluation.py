@@ -294,7 +294,8 @@ def _undone(program: Program, begin: Callable[[Tracked], None] = rewind_seeds) -
         program: What the pass runs.
         begin: Sets where random draws begin; they are undone too.
     """
-    with preserved(_touched(program), host=False):
+    gradients = _backends.current().gradients_restored(program.rehearsal.tracked.variables)
+    with preserved(_touched(program), host=False), gradients:
         _backends.current().rewind_random_state()
         begin(program.rehearsal.tracked)
         yield
@@ -322,7 +323,8 @@ def _undone_but_draws(program: Program) -> Generator[None]:
     touched = [v for v in _touched(program) if id(v) not in seeds]
     values = snapshot(touched)
     try:
-        yield
+        with _backends.current().gradients_restored(program.rehearsal.tracked.variables):
+            yield
     finally:
         restore(touched, values)
 

@@ -19,6 +19,7 @@ from perigee import _backends
 from perigee._backends import Mode
 from perigee._errors import (
     AS_MINIMIZE,
+    AS_MINIMIZE_OF_TORCH,
     AccumulationError,
     KeptTensorError,
     LogNameError,
@@ -32,6 +33,7 @@ from perigee._errors import (
 from perigee._errors.advice import advise
 from perigee._events.events import RUNNING
 from perigee._listening import Talk, listening
+from perigee._rehearsal.own_gradients import held_by, misses_a_graph, takes_gradients
 from perigee._rehearsal.raw_updates import RawUpdates
 from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
@@ -121,6 +123,32 @@ def rehearse(
     Returns:
         The facts. Lazy layers and optimizers are built afterwards, which is the only effect.
     """
+    own = internals_of(step)
+    if _backends.current().capabilities.modes[0] == "eager":
+        held = [*layers_of(track(step)), *held_by(step).values()]
+        own.hold_modules(_backends.current().modules(held))
+        if takes_gradients(step, method):
+            own.recorded.add(method)
+    arguments = step, method, batch, observers, accumulate, computes, witness
+    try:
+        return _rehearsed(*arguments)
+    except RuntimeError as error:
+        # Code of others, which is not read, took gradients.
+        if method in own.recorded or not misses_a_graph(error):
+            raise
+        own.recorded.add(method)
+    return _rehearsed(*arguments)
+
+
+def _rehearsed(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    observers: Sequence[Observer],
+    accumulate: int,
+    computes: bool,
+    witness: Witness | None,
+) -> Rehearsal:
     with rehearsal(), in_scope(step):
         step._before_rehearsal(method, batch)
         before = track(step)
@@ -402,10 +430,17 @@ def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Seque
     for path, optimizer in tracked.optimizers.items():
         is_unseen = id(optimizer) not in asked and id(optimizer.iterations) in changed
         if is_unseen or path in recorder.raw.paths:
-            raise AccumulationError(
-                f"the step itself applies {path!r}, which updates at each micro-batch",
-                f"{AS_MINIMIZE} Or omit `accumulate`.",
-            )
+            _refuse_raw(f"the step itself applies {path!r}", AS_MINIMIZE)
+    for path in recorder.raw.paths - tracked.optimizers.keys():
+        _refuse_raw(f"the step itself calls `{path}.step()`", AS_MINIMIZE_OF_TORCH)
+    if recorder.raw.is_kept and not asked:
+        _refuse_raw("the step itself calls `backward` and updates", AS_MINIMIZE_OF_TORCH)
+
+
+def _refuse_raw(what: str, fix: str) -> None:
+    raise AccumulationError(
+        f"{what}, which updates at each micro-batch", f"{fix} Or omit `accumulate`."
+    )
 
 
 def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:

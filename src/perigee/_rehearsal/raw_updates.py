@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from typing import Any
 
 import keras
+import numpy as np
 
 from perigee import _backends
 from perigee._backends import Differentiated
 from perigee._errors import AS_MINIMIZE, LossNotScaledError, ReplicasError, refuse
 from perigee._listening import Call, Talk, listening
+from perigee._rehearsal.own_gradients import held_by, names_of, path_in, with_optimizers
 from perigee._step.frame import Watch, current_frame
 from perigee._step.gradients import Gradients
 from perigee._step.state import Tracked, track
@@ -48,6 +50,13 @@ class RawUpdates:
         exchanged: Variables that are updated by the gradient of another one.
         apart: Optimizers that are applied to different sets of variables.
         shared: Variables that two optimizers update.
+        moved: The framework's own variables that its own optimizers have, by id.
+        idle: Optimizers of the framework itself, by path, that were to make an update though none
+            of their variables has a gradient.
+        untrained: Names of the framework's own variables that an objective depends on, though they
+            do not change and no optimizer has them.
+        names: Names of the framework's own variables, by id.
+        is_kept: Whether gradients were left in the variables themselves, outside any objective.
     """
 
     paths: frozenset[str] = frozenset()
@@ -58,6 +67,11 @@ class RawUpdates:
     exchanged: Sequence[Any] = ()
     apart: Sequence[Twice] = ()
     shared: Sequence[Twice] = ()
+    moved: frozenset[int] = frozenset()
+    idle: Sequence[str] = ()
+    untrained: Sequence[str] = ()
+    names: Mapping[int, str] = field(default_factory=dict[int, str])
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +115,9 @@ class RawRecorder:
         self._scaled: set[int] = set()
         self._known: dict[int, Any] = {}
         self._is_within = False
+        self._stepped: list[_Applied] = []  # by optimizers of the framework itself
+        self._foreign: dict[int, tuple[Any, Any]] = {}  # read, but no variable's; with their values
+        self._is_kept = False
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
 
@@ -109,6 +126,7 @@ class RawRecorder:
         """Listen to the optimizers and to tapes, for as long as the context is open."""
         with ExitStack() as stack:
             stack.enter_context(_backends.current().tapes(listening, self._derives))
+            stack.enter_context(_backends.current().steps(self._steps))
             for optimizer in self._tracked.optimizers.values():
                 for name, hears in (
                     ("apply", self._applies),
@@ -141,8 +159,24 @@ class RawRecorder:
                 ids = {id(v) for v in known}
                 known += [v for v in variables if id(v) not in ids]
         raw = {id(one.optimizer) for one in self._applied}
+        # Only where torch runs: elsewhere nothing is foreign.
+        held = held_by(self._step) if self._foreign or self._stepped else {}
+        names = names_of(held)
+        by_path = {path_in(held, one.optimizer): one for one in self._stepped}
+        moved = {id(v) for one in self._stepped for v in one.variables} | with_optimizers(held)
         return RawUpdates(
-            paths=frozenset(tracked.path_of(one.optimizer) for one in self._applied),
+            paths=frozenset({*(tracked.path_of(one.optimizer) for one in self._applied), *by_path}),
+            moved=frozenset(
+                moved | {id(v) for v in tracked.variables if moved and id(v.value) in moved}
+            ),
+            idle=[path for path, one in by_path.items() if not one.moved],
+            untrained=[
+                names.get(key) or f"a parameter {tuple(value.shape)}"
+                for key, (value, before) in self._foreign.items()
+                if key not in moved and np.array_equal(before, _host_copy(value), equal_nan=True)
+            ],
+            names=names,
+            is_kept=self._is_kept,
             is_of_keras=self._step._keras_model is not None,
             hides_scale=any(divides(one.optimizer) for one in self._applied),
             read=None if self._read is None else frozenset(self._read),
@@ -160,8 +194,12 @@ class RawRecorder:
     # Calls.
 
     def _derives(self, asked: Differentiated) -> None:
-        read = map(self._keras_variable, asked.read)
-        self._read = {id(v) for v in read if v is not None} | (self._read or set())
+        frame = current_frame()
+        self._is_kept |= asked.is_kept and frame is not None and not frame.depth
+        known = [(each, self._keras_variable(each)) for each in asked.read]
+        self._read = {id(v) for _, v in known if v is not None} | (self._read or set())
+        for each in (each for each, v in known if v is None):
+            self._foreign.setdefault(id(each), (each, _host_copy(each)))
         flat = zip(asked.sources, asked.gradients, strict=True)
         pairs = [(self._keras_variable(source), gradient) for source, gradient in flat]
         pairs = [(variable, gradient) for variable, gradient in pairs if variable is not None]
@@ -190,6 +228,13 @@ class RawRecorder:
             # It is built for the union of its variables when the rehearsal is over.
             call = Call(lambda: None, (), {})
         yield from self._within(call)
+
+    def _steps(self, optimizer: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
+        if current_frame() is not None:
+            known = [(self._keras_variable(each), each) for each, _ in pairs]
+            variables = [each if variable is None else variable for variable, each in known]
+            gradients = [gradient for _, gradient in pairs]
+            self._stepped.append(_Applied(optimizer, gradients, variables))
 
     def _applies_stateless(
         self,
@@ -250,8 +295,8 @@ class RawRecorder:
 
     def _keras_variable(self, source: Any) -> Any | None:
         """Return the variable for which a tape differentiates; `None` if the Step holds none."""
-        if not hasattr(source, "assign"):
-            return None  # a tensor
+        if _backends.current().is_tensor(source):
+            return None
         if id(source) not in self._known:
             copies = _backends.current().copies
             held = track(self._step).variables
@@ -272,8 +317,9 @@ class RawRecorder:
 
     def _unreached(self, tracked: Tracked, updates: Sequence[tuple[Any, list[Any]]]) -> list[Any]:
         raw = {id(one.optimizer) for one in self._applied}
-        given = {id(v): v for one in self._applied for v in one.variables}
-        moved = {id(v) for one in self._applied for v in one.moved}
+        busy = [*self._applied, *(one for one in self._stepped if one.moved)]
+        given = {id(v): v for one in busy for v in one.variables}
+        moved = {id(v) for one in busy for v in one.moved}
         moved |= {id(v) for optimizer, vs in updates if id(optimizer) not in raw for v in vs}
         applied = {id(optimizer) for optimizer, _ in updates}
         if all(id(optimizer) in applied for optimizer in tracked.optimizers.values()):
@@ -284,7 +330,12 @@ class RawRecorder:
                         moved.add(id(variable))
                     elif variable.trainable:
                         given[id(variable)] = variable
-        return [v for key, v in given.items() if key not in moved]
+        kept = [v for key, v in given.items() if key not in moved]
+        frozen = {id(v) for v in kept if isinstance(v, keras.Variable)}
+        frozen -= {
+            id(v) for v in _backends.current().unfrozen([v for v in kept if id(v) in frozen])
+        }
+        return [v for v in kept if id(v) not in frozen]
 
     def _exchanged(self) -> list[Any]:
         """Return variables that got the very gradient that a tape computed for another one.
@@ -336,6 +387,10 @@ class RawRecorder:
 
         both = moved(one, ours) & moved(other, theirs)
         return [v for v in ours if id(v) in both]
+
+
+def _host_copy(value: Any) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(value))
 
 
 def _can_wait(optimizer: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,11 +129,14 @@ def trainable_variables(given: Any) -> list[Any]:
     Raises:
         VariablesArgumentError: If something else is given, or there is none.
     """
+    backend = _backends.current()
     chosen: dict[int, Any] = {}
     for item in keras.tree.flatten(given):
         if not isinstance(item, keras.Layer | keras.Variable):
-            raise VariablesArgumentError(f"{type(item).__name__} was given")
-        found = item.trainable_variables if isinstance(item, keras.Layer) else [item]
+            is_module = hasattr(item, "named_parameters")
+            raise VariablesArgumentError(f"{type(item).__name__} was given", is_module=is_module)
+        is_layer = isinstance(item, keras.Layer)
+        found = backend.unfrozen(item.trainable_variables) if is_layer else [item]
         chosen |= {id(v): v for v in found}
     if not chosen:
         raise VariablesArgumentError(
@@ -167,22 +170,3 @@ def as_gradients(given: Any) -> Gradients:
         )
     values, variables = [g for g, _ in pairs], [v for _, v in pairs]
     return Gradients(values, variables, is_altered=True)
-
-
-def recorded(function: Callable[[], Any]) -> Any:
-    """Run a function that takes its own gradients, recording for it if the framework must."""
-    if _backends.current().capabilities.modes[0] != "eager":
-        return function()
-    returned: list[Any] = []
-
-    def run() -> tuple[Tensor, None]:
-        returned.append(function())
-        return ops.zeros(()), None
-
-    _backends.current().differentiate(run, [])
-    return returned[0]
-
-
-def stopped(value: Any) -> Any:
-    """Detach a value from its computation, if the framework keeps it."""
-    return value.detach() if getattr(value, "requires_grad", False) else value

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import EnumType
@@ -74,22 +74,26 @@ class Reach:
 
     Args:
         functions: The outermost functions, in order.
+        skipped: Names of methods that are not called.
     """
 
-    def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
-        self._functions = [*functions]
+    def __init__(
+        self, functions: Iterable[Callable[..., Any]], skipped: Collection[str] = ()
+    ) -> None:
+        self._functions, self._skipped = [*functions], skipped
         self._search: _Search | None = None
 
     def now(self) -> Reached:
         """Return what they reach; searched again only if something on the way was replaced."""
         if self._search is None or not self._search.lookups.are_same():
-            self._search = _Search(self._functions)
+            self._search = _Search(self._functions, self._skipped)
         return self._search.found
 
 
 class _Search:
-    def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
+    def __init__(self, functions: Iterable[Callable[..., Any]], skipped: Collection[str]) -> None:
         self.found = Reached()
+        self._skipped = skipped
         self.lookups = Lookups()
         self._waiting: deque[tuple[FunctionType, _Bound]] = deque()
         self._begun: set[tuple[int, tuple[tuple[str, int], ...]]] = set()
@@ -340,7 +344,8 @@ class _Search:
         kind: type = owner if isinstance(owner, type) else owner.__class__
         for base in filter(is_own_class, kind.__mro__):
             for name in sorted(vars(base).keys() & (self._attributes | called_by_bases(kind))):
-                if owner is not kind and name in ("__init__", "__new__"):
+                is_made = owner is not kind and name in ("__init__", "__new__")
+                if is_made or name in self._skipped:
                     continue
                 member = self.lookups.named(names_of(base), name)
                 for method, is_bound in functions_of(member):

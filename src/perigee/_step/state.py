@@ -144,7 +144,7 @@ def fingerprint(root: Holder) -> tuple[Any, ...]:
     """
     search = _searched(root)
     variables = [
-        (e.key, id(e.variable), bool(e.variable.trainable))
+        (e.key, id(e.variable), bool(e.variable.trainable), e.kind)
         for e in search.entries
         if not e.key.startswith(_BESIDE)  # those of one method do not change another
     ]
@@ -231,7 +231,7 @@ class _Search:
             return
         self._seen.add(id(layer))
         self.models[path] = layer
-        trainable = {id(v) for v in layer.trainable_variables}
+        trainable = {id(v) for v in _backends.current().unfrozen(layer.trainable_variables)}
         weights = {id(v) for v in layer.weights}
         for index, variable in enumerate(layer.variables):
             kind: Kind = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import keras
@@ -21,6 +22,7 @@ from perigee._errors import (
     UnusedVariablesError,
     VariablesArgumentError,
 )
+from perigee._listening import listening
 from perigee._step.frame import Frame, Method, Recorder, Watch, is_rehearsal, under_way
 from perigee._step.gradients import Gradients, as_gradients, trainable_variables
 from perigee._step.keras_names import instead_of
@@ -233,7 +235,7 @@ class Step(Holder):
             LossShapeError: If the loss is neither a scalar nor one value per example.
             LossTypeError: If the loss is not a floating tensor.
         """
-        _refuse_other_than_optimizer(optimizer)
+        _refuse_other_than_optimizer(self, optimizer)
         gradients = self.gradients(objective, variables, add_losses=add_losses)
         self.apply(optimizer, gradients)
         return gradients.returned
@@ -321,7 +323,7 @@ class Step(Holder):
             OptimizerVariablesError: If the optimizer was built for other variables.
             OptimizerAccumulationError: If the optimizer accumulates gradients itself.
         """
-        _refuse_other_than_optimizer(optimizer)
+        _refuse_other_than_optimizer(self, optimizer)
         gradients = as_gradients(gradients)
         _refuse_unused(self, gradients.variables, gradients.values)
         frame = under_way.get()
@@ -449,11 +451,16 @@ def call(
     if rows is not None:
         frame.all_rows = rows
         frame.all_examples = _all_examples(step, examples, rows)
+    backend, own = _backends.current(), internals(step)
+    modules = own.modules if method != "train_step" else ()
+    mode = backend.in_inference(listening, modules) if modules else nullcontext()
     token = under_way.set(frame)
     try:
-        with internals(step).batch_means.listening(examples):
-            returned = _backends.current().user_code(getattr(step, method))(batch)
-        scale = internals(step).loss_scale
+        with own.batch_means.listening(examples), mode:
+            function = backend.user_code(getattr(step, method))
+            is_recorded = method in own.recorded
+            returned = backend.recorded(function, batch) if is_recorded else function(batch)
+        scale = own.loss_scale
         if scale is not None and frame.finite:
             scale.adapt(frame.finite)
     finally:
@@ -507,9 +514,21 @@ def check_signature(step: Step, method: str) -> None:
         raise StepSignatureError(method, names, is_bound) from None
 
 
-def _refuse_other_than_optimizer(given: Any) -> None:
+def _refuse_other_than_optimizer(step: Step, given: Any) -> None:
     if isinstance(given, keras.optimizers.Optimizer):
         return
+    if hasattr(given, "param_groups"):  # an optimizer of torch's
+        names = (name for name, value in vars(step).items() if value is given)
+        name = next((f"self.{name}" for name in names), "optimizer")
+        kinds = {kind.lower(): kind for kind in dir(keras.optimizers)}
+        like = kinds.get(type(given).__name__.lower(), "Adam")
+        raise ArgumentError(
+            "optimizer",
+            shown(given),
+            "an optimizer of Keras's that the Step holds.",
+            f"write `{name}.zero_grad()`, `loss.backward()` and `{name}.step()` in place of this "
+            f"line, or make it `keras.optimizers.{like}({given.param_groups[0]['lr']})`.",
+        )
     if isinstance(given, str):
         fix = f"make it in `__init__`: `self.optimizer = keras.optimizers.get({given!r})`."
     elif isinstance(given, type):

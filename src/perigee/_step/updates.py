@@ -86,6 +86,8 @@ class Internals:
         self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
         self._has_averages = False
+        self.recorded: set[str] = set()  # methods that take gradients themselves
+        self.modules: list[Any] = []  # the framework's own, which `test_step` uses in inference
         self._predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they predicted
 
     def count_prediction(self, seeds: Any) -> int:
@@ -106,6 +108,10 @@ class Internals:
     def end_with_averages(self) -> None:
         """Take note that averaged weights are assigned."""
         self._has_averages = True
+
+    def hold_modules(self, modules: Sequence[Any]) -> None:
+        """Use these modules of the framework in inference mode where nothing is trained."""
+        self.modules = list(modules)
 
     def scale_losses(self) -> None:
         """Keep a loss scale from now on."""

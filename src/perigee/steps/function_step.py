@@ -24,7 +24,6 @@ from perigee._errors.advice import AS_STEP
 from perigee._step.averages import Average
 from perigee._step.bytecode import instructions
 from perigee._step.frame import Method, current_frame
-from perigee._step.gradients import recorded, stopped
 from perigee._step.losses import shown
 from perigee._step.reached import Reach
 from perigee._step.state import track
@@ -105,7 +104,7 @@ class FunctionStep(Step):
         Returns:
             What it returned, as a dict.
         """
-        return recorded(lambda: _logs(self._called("train_step", batch)))
+        return _logs(self._called("train_step", batch))
 
     @_plain
     def test_step(self, batch: Batch) -> dict[str, Any]:
@@ -311,10 +310,10 @@ def _logs(returned: Any) -> Any:
     if returned is None:
         return {}
     if isinstance(returned, Mapping):
-        return {name: stopped(value) for name, value in returned.items()}
+        return dict(returned)
     if isinstance(returned, tuple) and returned and _is_scalar(returned[0]):
-        return {"loss": stopped(returned[0])}
-    return {"loss": stopped(returned)} if _is_scalar(returned) else returned
+        return {"loss": returned[0]}
+    return {"loss": returned} if _is_scalar(returned) else returned
 
 
 def _is_scalar(value: Any) -> bool:

@@ -21,7 +21,6 @@ from perigee._errors import (
 from perigee._listening import Call, Returned, Talk, listening
 from perigee._rehearsal.recorder import StepRecorder
 from perigee._step.frame import Method, current_frame
-from perigee._step.gradients import recorded, stopped
 from perigee._step.keras_names import model_of
 from perigee._step.state import nested_layers, unlisted_state
 from perigee._step.step import Step
@@ -200,7 +199,7 @@ class KerasStep(Step):
         recorder = _recorder()
         if recorder is not None:
             recorder.metrics.clear()  # the model itself returns what is logged
-        return {name: stopped(value) for name, value in logs.items()}
+        return logs
 
     def _run(self, method: Method, batch: Batch) -> Any:
         """Run a method of the model as the framework requires."""
@@ -214,7 +213,7 @@ class KerasStep(Step):
             if model.training != is_training:
                 model.train(is_training)
             if is_training:
-                return recorded(lambda: model.train_step(batch))
+                return _backends.current().recorded(model.train_step, batch)
         function = getattr(model, method)
         inlined = _backends.current().inlined(function)
         if inlined is not function:

@@ -4,7 +4,7 @@
 from perigee._backends import _alone, _placement
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
-from perigee._backends.torch import compiling, gradients, profiling, tensors
+from perigee._backends.torch import compiling, gradients, modules, profiling, tensors
 
 BACKEND = Room(
     "torch",
@@ -21,6 +21,7 @@ BACKEND = Room(
     ),
     tensors,
     gradients,
+    modules,
     compiling,
     profiling,
     _alone,

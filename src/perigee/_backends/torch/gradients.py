@@ -3,17 +3,30 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 import torch
 
+# By this name it is not heard: see `tapes`.
+from torch.autograd import grad as _own_grad
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from perigee._backends._protocol import Differentiated
+from perigee._listening import Hear, Talk
 from perigee._typing import Tensor, Tree
 
 _depth = 0
 """The number of functions being differentiated around the running code."""
+
+_look: ContextVar[Callable[[Differentiated], None] | None] = ContextVar(
+    "perigee_look", default=None
+)
+"""Called with what is differentiated, during a rehearsal."""
 
 
 @contextmanager
@@ -74,6 +87,9 @@ def differentiate(
     values = [variable.value for variable in variables]
     with _recording() as is_inner, _followed(values):
         scalar, rest = function()
+        look = None if is_inner else _look.get()
+        if look is not None:
+            look(Differentiated(scalar, (), (), _parameters_of([scalar])))
         gradients = _gradients(scalar, values, is_inner)
     return rest if is_inner else _detached(rest), gradients, []
 
@@ -91,6 +107,73 @@ def _followed(values: Sequence[Tensor]) -> Generator[None]:
             value.requires_grad_(False)
 
 
+@contextmanager
+def tapes(hear: Hear, look: Callable[[Differentiated], None]) -> Generator[None]:
+    """See `Backend.tapes`: `backward` and `grad` of torch itself.
+
+    The parameters that Perigee's own objectives read are reported too, without sources.
+    """
+
+    def grad(original: Any, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Talk:
+        sources = [inputs] if torch.is_tensor(inputs) else list(inputs)
+        is_of_weights = any(isinstance(source, torch.nn.Parameter) for source in sources)
+        read = _parameters_of(outputs) if is_of_weights else []
+        found = yield
+        look(Differentiated(outputs, sources, list(found), read))
+
+    def backward(original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Talk:
+        read = _parameters_of(tensors)
+        yield
+        look(Differentiated(tensors, read, [value.grad for value in read], read, is_kept=True))
+
+    token = _look.set(look)
+    try:
+        # `Tensor.backward` calls it, too.
+        with hear(torch.autograd, "backward", backward), hear(torch.autograd, "grad", grad):
+            yield
+    finally:
+        _look.reset(token)
+
+
+def _parameters_of(tensors: Any) -> list[Any]:
+    """Return the parameters that tensors were computed from, by the graph that torch recorded."""
+    tensors = [tensors] if torch.is_tensor(tensors) else list(tensors)
+    found = {id(t): t for t in tensors if t.is_leaf and t.requires_grad}
+    waiting = [t.grad_fn for t in tensors]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        found |= {} if leaf is None else {id(leaf): leaf}
+        waiting += [after for after, _ in node.next_functions]
+    return [leaf for leaf in found.values() if isinstance(leaf, torch.nn.Parameter)]
+
+
+@contextmanager
+def steps(look: Callable[[Any, Sequence[tuple[Any, Any]]], None]) -> Generator[None]:
+    """See `Backend.steps`; seen after the update, since a closure may compute the gradients."""
+    thread = threading.get_ident()
+
+    def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() == thread:
+            values = [value for group in optimizer.param_groups for value in group["params"]]
+            look(optimizer, [(value, value.grad) for value in values if value.requires_grad])
+
+    handle = register_optimizer_step_post_hook(stepped)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def unfrozen(variables: Sequence[Any]) -> list[Any]:
+    """See `Backend.unfrozen`: `requires_grad_(False)` freezes as `trainable = False` does."""
+    return [variable for variable in variables if variable.value.requires_grad]
+
+
 def differentiate_inputs(
     function: Callable[..., Tensor], tensors: Sequence[Tensor]
 ) -> list[Tensor | None]:
@@ -104,16 +187,22 @@ def differentiate_inputs(
 def _gradients(scalar: Tensor, values: Sequence[Tensor], is_inner: bool) -> list[Tensor | None]:
     if not scalar.requires_grad:
         return [None for _ in values]
-    return list(torch.autograd.grad(scalar, values, create_graph=is_inner, allow_unused=True))
+    return list(_own_grad(scalar, values, create_graph=is_inner, allow_unused=True))
+
+
+def recorded(function: Callable[..., Tree], *arguments: Any) -> Tree:
+    """See `Backend.recorded`."""
+    with torch.enable_grad():
+        return _detached(function(*arguments))
 
 
 def _detached(tree: Tree) -> Tree:
-    """Detach the tensors of a tree."""
+    """Detach the tensors of a tree from their graph; those without one stay the same objects."""
     if hasattr(tree, "tree_flatten"):
         parts, rest = tree.tree_flatten()
         return type(tree).tree_unflatten(rest, _detached(parts))
     if isinstance(tree, torch.Tensor):
-        return tree.detach()
+        return tree.detach() if tree.requires_grad else tree
     flat = keras.tree.flatten(tree)
     if len(flat) == 1 and flat[0] is tree:
         return tree

@@ -4,7 +4,8 @@ The Step holds trainable variables and an optimizer, but on the first batch `tra
 applied the optimizer nor changed a weight: usually `minimize` was forgotten. The loss is still
 logged, and does not fall. Not reported if a step counts or remembers something, in a variable or an
 attribute, since an update may follow later; nor if all weights are frozen or there is no optimizer,
-since such a step may only measure. With batches of several structures, all of them are checked.
+since such a step may only measure. So it is on torch for a step that calls `backward` and no
+optimizer's `step`. With batches of several structures, all of them are checked.
 """
 
 from __future__ import annotations
@@ -28,18 +29,22 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
         return []
     tracked = rehearsals[-1].tracked
     trainable = [entry.name for entry in tracked.entries if entry.kind == "trainable"]
-    if not trainable or not tracked.optimizers:
+    is_backward = any(one.raw.is_kept for one in rehearsals)
+    if not trainable or not (tracked.optimizers or is_backward):
         return []
+    held = f" ({', '.join(tracked.optimizers)})" if tracked.optimizers else ""
     return [
         Finding(
             code="PG112",
             name="NothingTrained",
             severity="warning",
             happened=f"`train_step` changes none of {len(trainable)} trainable variables, and "
-            f"applies no optimizer ({', '.join(tracked.optimizers)}):",
+            f"applies no optimizer{held}:",
             items=tuple(trainable),
             expected="a step that updates what it trains.",
-            fix="compute the loss in a function and pass it to `self.minimize(objective, "
+            fix="call `optimizer.step()` after `loss.backward()`."
+            if is_backward
+            else "compute the loss in a function and pass it to `self.minimize(objective, "
             "optimizer, model)`.",
         )
     ]

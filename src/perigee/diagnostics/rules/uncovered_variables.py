@@ -4,7 +4,8 @@ It keeps its initial value, as if it were frozen, while `model.summary()` lists 
 Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. A step
 that applies optimizers itself is checked if it applies all that it holds; a model that it leaves
 alone as a whole is taken as meant if no gradient tape recorded it, or if it is like one that is
-trained: a teacher, a target network.
+trained: a teacher, a target network. On torch it also names parameters that belong to no variable
+of Keras, if the loss depends on them and neither an optimizer has them nor the step changes them.
 With batches of several structures, an update on any of them counts.
 """
 
@@ -25,10 +26,13 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     Args:
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
     """
-    if not any(one.updated for one in rehearsals) or any(map(_may_update_more, rehearsals)):
+    untrained = [name for one in rehearsals for name in one.raw.untrained]
+    is_updated = any(one.updated or one.raw.moved for one in rehearsals)
+    if not (is_updated or untrained) or any(map(_may_update_more, rehearsals)):
         return []
     covered = {id(v) for one in rehearsals for variables in one.updated.values() for v in variables}
     covered |= {id(v) for one in rehearsals for v in (*one.carried, *one.raw.unreached)}
+    covered |= {key for one in rehearsals for key in one.raw.moved}
     if any(one.raw.paths for one in rehearsals):  # it may assign them itself, as an average
         covered |= {id(v) for one in rehearsals for v in one.written}
         covered |= _left_alone(rehearsals, covered)
@@ -37,6 +41,7 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     uncovered = tuple(
         e.name for e in kinds if e.variable.trainable and id(e.variable) not in covered
     )
+    uncovered = (*(uncovered if is_updated else ()), *dict.fromkeys(untrained))
     if not uncovered:
         return []
     return [
@@ -48,7 +53,8 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
             items=uncovered,
             expected="trainable variables are trained; others are frozen.",
             fix="set `trainable = False` on what should stay constant, or pass the variables to "
-            "an optimizer.",
+            "an optimizer."
+            + (" For a parameter of torch it is `requires_grad_(False)`." if untrained else ""),
         )
     ]
 

@@ -6,7 +6,7 @@ gradients that are `None` says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -34,7 +34,7 @@ def check(evidence: Evidence) -> list[Finding]:
             pairs = zip(update.variables, update.gradients, strict=True)
             zero = {id(v): v for v, gradient in pairs if not np.any(gradient)}
             unreached |= {key: v for key, v in zero.items() if key in _of_silent_layers(evidence)}
-    return _finding(evidence.tracked.names_of(list(unreached.values())))
+    return [*_idle(evidence.rehearsals), *_finding(_names(unreached, evidence.rehearsals))]
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
@@ -43,8 +43,30 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     Args:
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
     """
-    unreached = list(_unreached(rehearsals).values())
-    return _finding(rehearsals[-1].tracked.names_of(unreached)) if unreached else []
+    unreached = _unreached(rehearsals)
+    return [*_idle(rehearsals), *(_finding(_names(unreached, rehearsals)) if unreached else [])]
+
+
+def _names(found: Mapping[int, Any], rehearsals: Sequence[Rehearsal]) -> list[str]:
+    known = {key: name for one in rehearsals for key, name in one.raw.names.items()}
+    name_of = rehearsals[-1].tracked.name_of
+    return [known.get(key) or name_of(variable) for key, variable in found.items()]
+
+
+def _idle(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+    """Find optimizers of the framework itself that make an update without any gradient."""
+    idle = {path for one in rehearsals for path in one.raw.idle}
+    return [
+        Finding(
+            code="PG101",
+            name="UnusedVariablesError",
+            severity="warning",
+            happened=f"`{path}.step()` changes nothing: none of its parameters has a gradient.",
+            expected="gradients in the parameters that an optimizer updates.",
+            fix=f"call `{path}.zero_grad()` and then `loss.backward()` before it.",
+        )
+        for path in sorted(idle)
+    ]
 
 
 def _unreached(rehearsals: Sequence[Rehearsal]) -> dict[int, Any]:
