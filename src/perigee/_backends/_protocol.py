@@ -42,6 +42,8 @@ class Capabilities:
             that runs once is faster if compiled as a whole.
         passes_state: Whether hand-written steps are usually functions that take the state of a
             training and return the next one.
+        keeps_values: Whether a function that the user compiles keeps the values of the variables
+            that it reads without getting them as arguments.
     """
 
     modes: tuple[Mode, ...]
@@ -52,6 +54,7 @@ class Capabilities:
     streams: bool
     compiles_operations: bool
     passes_state: bool
+    keeps_values: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +322,26 @@ class Backend(Protocol):
         """
         ...
 
+    def is_compiled_apart(self, value: Any) -> bool:
+        """Return whether the user compiled a function, which keeps the values of variables."""
+        ...
+
+    def retrace(self, function: Any) -> None:
+        """Let a function that `is_compiled_apart` be traced again at its next call."""
+        ...
+
+    def is_leak(self, error: Exception) -> bool:
+        """Return whether an error is due to a value that left the trace to which it belongs."""
+        ...
+
+    def naming_layers(self, hear: Hear) -> AbstractContextManager[None]:
+        """Note on the errors of the framework's own debugging in which layer they arose.
+
+        Args:
+            hear: Listens to methods of Keras.
+        """
+        ...
+
     def is_for_xla(self, value: Any) -> bool:
         """Return whether the user had a function compiled by XLA."""
         ...
@@ -339,6 +362,17 @@ class Backend(Protocol):
             computes: Whether to compute values; if false, a framework that can trace observes
                 nothing.
         """
+        ...
+
+    def eagerly(self) -> AbstractContextManager[None]:
+        """Rehearse, and run probes, op by op with all values at hand, while the context is open.
+
+        For steps that are to run eagerly, on a framework that would trace them.
+        """
+        ...
+
+    def needs_values(self, error: Exception) -> bool:
+        """Return whether an error says that code needs values, which it has not while traced."""
         ...
 
     def gradients_restored(self, variables: Sequence[Any]) -> AbstractContextManager[None]:

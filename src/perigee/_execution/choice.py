@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,6 +72,10 @@ class Execution:
                 f"pass one of {offered}.",
             )
         return self.mode
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Open while a step is prepared: an eager one is not traced before it runs, either."""
+        return _backends.current().eagerly() if self.mode == "eager" else nullcontext()
 
     @property
     def fuses(self) -> bool | None:

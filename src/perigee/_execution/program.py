@@ -170,7 +170,10 @@ class Program:
             first = _backends.current().tensors(batch)
             _refuse_shares(step, batch, asked)
             _refuse_other_scopes(step)
-            rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
+            with execution.preparing():
+                rehearsal = rehearse(
+                    step, method, first, observers=observers, accumulate=accumulate
+                )
             _refuse_other_scopes(step)
             is_raw = bool(rehearsal.raw.paths) and not rehearsal.raw.is_of_keras
             if nonfinite == "skip" and (is_raw or not rehearsal.updated):

@@ -52,6 +52,7 @@ class Programs:
         self.step = step
         self._findings, self._plan, self._accumulate = findings, plan, accumulate
         self._is_kept, self._is_alone = is_kept, is_alone
+        self._execution = execution
         self._checks = diagnostics.LossChecks()
         self._make: Callable[..., Program] = partial(
             Program.of,
@@ -68,7 +69,7 @@ class Programs:
 
     def __call__(self, batch: Batch) -> Program:
         """Return the program for batches like this one."""
-        with compiling():
+        with compiling(), self._execution.preparing():
             return self._program(batch)
 
     def _program(self, batch: Batch) -> Program:

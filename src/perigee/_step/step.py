@@ -14,6 +14,7 @@ from perigee import _backends
 from perigee._errors import (
     AccumulationError,
     ArgumentError,
+    LeakedStateError,
     MissingMethodError,
     OptimizerAccumulationError,
     StepAttributeError,
@@ -21,6 +22,8 @@ from perigee._errors import (
     UnusedVariablesError,
     VariablesArgumentError,
 )
+from perigee._listening import listening
+from perigee._step.compiled_apart import CompiledApart
 from perigee._step.frame import Frame, Method, Recorder, Watch, is_rehearsal, under_way
 from perigee._step.gradients import Gradients, as_gradients, trainable_variables
 from perigee._step.keras_names import instead_of
@@ -454,16 +457,34 @@ def call(
     if rows is not None:
         frame.all_rows = rows
         frame.all_examples = _all_examples(step, examples, rows)
+    apart = _compiled_apart(step, method)
+    if apart is not None:
+        apart.renew()
     token = under_way.set(frame)
     try:
-        with internals(step).batch_means.listening(examples):
+        own = internals(step).batch_means.listening(examples)
+        with own, _backends.current().naming_layers(listening):
             returned = _backends.current().user_code(getattr(step, method))(batch)
         scale = internals(step).loss_scale
         if scale is not None and frame.finite:
             scale.adapt(frame.finite)
+    except Exception as error:
+        if apart is not None and _backends.current().is_leak(error) and apart.now():
+            raise LeakedStateError(functions=[*apart.now()]) from error
+        raise
     finally:
         under_way.reset(token)
     return returned, ops.cast(1 if examples is None else examples, "float32")
+
+
+def _compiled_apart(step: Step, method: Method) -> CompiledApart | None:
+    """Return what finds functions compiled apart; `None` where these read variables as they run."""
+    if not _backends.current().capabilities.keeps_values:
+        return None
+    known = internals(step).apart
+    if method not in known:
+        known[method] = CompiledApart(step._function(method) or getattr(step, method))
+    return known[method]
 
 
 def _all_examples(step: Step, examples: Any, rows: Tensor) -> Tensor:
@@ -562,7 +583,10 @@ def _refuse_unused(
 ) -> None:
     unused = [v for v, value in zip(variables, values, strict=True) if value is None]
     if unused:
-        raise UnusedVariablesError(track(step).names_of(unused), len(variables), metric)
+        frame = under_way.get()
+        apart = None if frame is None else _compiled_apart(step, frame.method)
+        compiled = () if apart is None else [*apart.now()]
+        raise UnusedVariablesError(track(step).names_of(unused), len(variables), metric, compiled)
 
 
 def _is_tensors(variables: Any) -> bool:

@@ -85,6 +85,7 @@ class Internals:
         self.said: dict[str, Any] = {}  # by the path of a run, what the program said of the Step
         self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
+        self.apart: dict[str, Any] = {}  # by method, what finds functions compiled apart
         self._predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they predicted
 
     def count_prediction(self, seeds: Any) -> int:

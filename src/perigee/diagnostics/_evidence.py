@@ -53,6 +53,7 @@ class Evidence:
         training: What `train_step` does on the first batch.
         numbers: Numeric attributes that it changes, by path.
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
+        is_eager: Whether the step can only run eagerly.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Evidence:
         self.batch: Batch = _backends.current().tensors(batches[0])
         self.training: Recording = Recording()
         self.numbers: set[str] = set()
+        self.is_eager: bool = False
         self.rehearsals: list[Rehearsal] = []
         self._others = others
         self._inferences: dict[tuple[int, str], _Inference] = {}

@@ -25,6 +25,7 @@ BACKEND = Room(
         streams=False,
         compiles_operations=True,
         passes_state=True,
+        keeps_values=True,
     ),
     tensors,
     gradients,
