@@ -4,7 +4,7 @@ A backend differentiates, compiles and moves tensors. It iterates only over data
 it, opens no files except requested traces, and logs nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -44,6 +44,8 @@ class Capabilities:
             training and return the next one.
         keeps_values: Whether a function that the user compiles keeps the values of the variables
             that it reads without getting them as arguments.
+        has_zero_gradients: Whether user code gets zeros, and not `None`, as gradients of what a
+            loss does not depend on.
     """
 
     modes: tuple[Mode, ...]
@@ -55,6 +57,7 @@ class Capabilities:
     compiles_operations: bool
     passes_state: bool
     keeps_values: bool = False
+    has_zero_gradients: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,11 +438,28 @@ class Backend(Protocol):
         """
         ...
 
+    def drawing(self, hear: Hear, look: Callable[[Any], None]) -> AbstractContextManager[None]:
+        """Observe draws from keys that are passed by hand, for as long as the context is open.
+
+        Args:
+            hear: Listens to methods.
+            look: Called with each key that is drawn from.
+        """
+        ...
+
     def as_keras_variable(self, value: Any) -> Any | None:
         """Return a framework variable wrapped like a Keras variable: the same wrapper each time.
 
         It represents the variable among those of a Step. `None` for everything else.
         """
+        ...
+
+    def tensors_in(self, value: Any) -> Mapping[str, Tensor]:
+        """Return the tensors in an object of a class that the framework takes apart, by path."""
+        ...
+
+    def holds_keys(self, value: Any) -> bool:
+        """Return whether a tensor holds keys of random numbers, in a type of their own."""
         ...
 
     def is_container(self, kind: type) -> bool:

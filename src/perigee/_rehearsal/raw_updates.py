@@ -48,6 +48,8 @@ class RawUpdates:
         exchanged: Variables that are updated by the gradient of another one.
         apart: Optimizers that are applied to different sets of variables.
         shared: Variables that two optimizers update.
+        zeroed: Variables of updates all of whose gradients are 0, where a gradient that is missing
+            would be 0, too.
     """
 
     paths: frozenset[str] = frozenset()
@@ -58,6 +60,7 @@ class RawUpdates:
     exchanged: Sequence[Any] = ()
     apart: Sequence[Twice] = ()
     shared: Sequence[Twice] = ()
+    zeroed: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class RawRecorder:
         self._unscaled: dict[int, Any] = {}
         self._scaled: set[int] = set()
         self._known: dict[int, Any] = {}
+        self._zeroed: list[Any] = []
         self._is_within = False
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
@@ -148,6 +152,7 @@ class RawRecorder:
             read=None if self._read is None else frozenset(self._read),
             unreached=self._unreached(tracked, updates),
             exchanged=self._exchanged(),
+            zeroed=self._zeroed,
             apart=self._apart(tracked),
             shared=[
                 Twice((tracked.path_of(one), tracked.path_of(other)), (both,))
@@ -241,6 +246,12 @@ class RawRecorder:
             gradients = [...] * len(variables)
         update = _Applied(optimizer, gradients, variables)
         self._applied.append(update)
+        values = [g for g in gradients if g is not None and g is not ...]
+        if values and _backends.current().capabilities.has_zero_gradients:
+            largest = keras.ops.stack([keras.ops.max(keras.ops.abs(value)) for value in values])
+            _backends.current().observe(
+                [largest], lambda sizes: self._zeroed.extend(() if sizes.any() else variables)
+            )
         return update
 
     def _default(self) -> Sequence[Any]:

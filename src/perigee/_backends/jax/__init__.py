@@ -26,6 +26,7 @@ BACKEND = Room(
         compiles_operations=True,
         passes_state=True,
         keeps_values=True,
+        has_zero_gradients=True,
     ),
     tensors,
     gradients,

@@ -125,6 +125,25 @@ def _computed_at_once(original: Any, *args: Any, **kwargs: Any) -> Talk:
         yield
 
 
+_DRAWING = ("bernoulli", "categorical", "choice", "dirichlet", "exponential", "gamma", "gumbel")
+_DRAWING += ("laplace", "normal", "permutation", "poisson", "rademacher", "randint")
+_DRAWING += ("truncated_normal", "uniform")
+
+
+@contextmanager
+def drawing(hear: Hear, look: Callable[[Any], None]) -> Generator[None]:
+    """See `Backend.drawing`; keys that are split or folded are other keys."""
+
+    def draws(original: Any, key: Any, *args: Any, **kwargs: Any) -> Talk:
+        look(key)
+        yield
+
+    with ExitStack() as stack:
+        for name in _DRAWING:
+            stack.enter_context(hear(jax.random, name, draws))
+        yield
+
+
 @contextmanager
 def eagerly() -> Generator[None]:
     """See `Backend.eagerly`."""
