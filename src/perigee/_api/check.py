@@ -122,8 +122,7 @@ def check(
         except Exception as error:
             if not _backends.current().needs_values(error):
                 raise
-            evidence.is_eager = True
-            with _backends.current().eagerly():
+            with evidence.eagerly():
                 findings = found()
     return Report(tuple(finding for finding in findings if finding.code not in ignored))
 

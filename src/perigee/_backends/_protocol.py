@@ -330,7 +330,7 @@ class Backend(Protocol):
         ...
 
     def retrace(self, function: Any) -> None:
-        """Let a function that `is_compiled_apart` be traced again at its next call."""
+        """Let a function that `is_compiled_apart` be retraced at its next call."""
         ...
 
     def is_leak(self, error: Exception) -> bool:

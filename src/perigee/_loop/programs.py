@@ -7,6 +7,7 @@ from functools import partial
 
 from perigee import _backends, diagnostics
 from perigee._execution import Execution, Nonfinite, Plan, Program, compiling
+from perigee._execution.choice import preparing
 from perigee._loop.findings import Findings
 from perigee._step.frame import Method
 from perigee._step.shown import Shown
@@ -69,7 +70,7 @@ class Programs:
 
     def __call__(self, batch: Batch) -> Program:
         """Return the program for batches like this one."""
-        with compiling(), self._execution.preparing():
+        with compiling(), preparing(self._execution):
             return self._program(batch)
 
     def _program(self, batch: Batch) -> Program:

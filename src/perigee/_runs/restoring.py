@@ -196,7 +196,7 @@ def _build(step: Step, loaded: Loaded, needed: _Needed, strict: bool) -> None:
             why = "the shapes in the checkpoint cannot be read"
             continue
         try:
-            _build(step, method, batch)
+            _rehearsed(step, method, batch)
         except Exception as error:  # of user code, for which such a batch is new
             why = f"`{method}` raised {type(error).__name__} on a batch of zeros: {error}"
         if not _is_incomplete(step, needed, strict):
@@ -206,7 +206,7 @@ def _build(step: Step, loaded: Loaded, needed: _Needed, strict: bool) -> None:
         raise StepNotBuiltError(str(loaded.path), unbuilt, why)
 
 
-def _build(step: Step, method: Method, batch: Batch) -> None:
+def _rehearsed(step: Step, method: Method, batch: Batch) -> None:
     """Build what a method builds; eagerly, if it cannot be traced."""
     backend = _backends.current()
     try:

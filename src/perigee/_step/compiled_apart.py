@@ -37,7 +37,7 @@ class CompiledApart:
         }
 
     def renew(self) -> None:
-        """Let them be traced again at their next call."""
+        """Let them be retraced at their next call."""
         for value in self.now().values():
             _backends.current().retrace(value)
 

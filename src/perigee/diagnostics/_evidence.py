@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,6 +86,13 @@ class Evidence:
         self._others = others
         self._inferences: dict[tuple[int, str], _Inference] = {}
         self._checks = labels.LossChecks()
+
+    @contextmanager
+    def eagerly(self) -> Generator[None]:
+        """Run the step op by op for as long as the context is open: it needs values."""
+        self.is_eager = True
+        with _backends.current().eagerly():
+            yield
 
     def rehearse(self) -> None:
         """Run `train_step` twice: the first run builds what is not built yet.

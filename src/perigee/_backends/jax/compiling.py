@@ -80,7 +80,7 @@ def is_leak(error: Exception) -> bool:
 
 def naming_layers(hear: Hear) -> AbstractContextManager[None]:
     """See `Backend.naming_layers`: `jax_debug_nans` and `jax_debug_infs` name an operation."""
-    if not (jax.config.jax_debug_nans or jax.config.jax_debug_infs):
+    if not any(getattr(jax.config, f"jax_debug_{what}", False) for what in ("nans", "infs")):
         return nullcontext()
     return hear(keras.Layer, "__call__", _names_layer)
 

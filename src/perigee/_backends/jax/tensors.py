@@ -80,7 +80,7 @@ def tensors_in(value: Any) -> Mapping[str, Tensor]:
 
 def holds_keys(value: Any) -> bool:
     """See `Backend.holds_keys`: `jax.random.key` makes them."""
-    return jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def dense(gradient: Tensor) -> Tensor:
