@@ -136,7 +136,7 @@ def test_a_training_after_it_is_the_training_without_it(way):
 
 @pytest.mark.only_jax
 def test_what_is_compiled_is_compiled_for_several_rules():
-    rehearsals, traces_of_a_rehearsal, sizes_of_probes = 2, 2, 2
+    rehearsals, sizes_of_probes = 2, 2
     calls = []
 
     def loss(y, y_pred):
@@ -148,7 +148,7 @@ def test_what_is_compiled_is_compiled_for_several_rules():
 
     pg.check(Training(small(1), loss), numbers(), batch_size=16)
 
-    assert len(calls) == rehearsals * traces_of_a_rehearsal + sizes_of_probes
+    assert len(calls) == rehearsals + sizes_of_probes
     assert {shape[0] for shape in calls} == {16, 32}
 
 

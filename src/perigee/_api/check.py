@@ -18,7 +18,7 @@ from perigee._step.step import Step
 from perigee._step.updates import internals
 from perigee._typing import Batch
 from perigee.data import open_feed, signature
-from perigee.diagnostics import Evidence, Report, examine, rows_of, try_out
+from perigee.diagnostics import Evidence, Finding, Report, examine, rows_of, try_out
 from perigee.steps.keras_step import KerasStep, check_compiled
 
 Level: TypeAlias = Literal["default", "full"]
@@ -110,10 +110,21 @@ def check(
             evaluated=evaluated[0] if evaluated else None,
             others=others,
         )
-        found = examine(evidence)
-        if level == "full":
-            found = try_out(evidence, found, lambda: _endless(data, batches, batch_size))
-    return Report(tuple(finding for finding in found if finding.code not in ignored))
+
+        def found() -> list[Finding]:
+            found = examine(evidence)
+            if level == "full":
+                found = try_out(evidence, found, lambda: _endless(data, batches, batch_size))
+            return found
+
+        try:
+            findings = found()
+        except Exception as error:
+            if not _backends.current().needs_values(error):
+                raise
+            with evidence.eagerly():
+                findings = found()
+    return Report(tuple(finding for finding in findings if finding.code not in ignored))
 
 
 def _batches(data: Any, batch_size: int | None) -> list[Batch]:

@@ -4,7 +4,7 @@ A backend differentiates, compiles and moves tensors. It iterates only over data
 it, opens no files except requested traces, and logs nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -43,6 +43,10 @@ class Capabilities:
         passes_state: Whether hand-written steps are usually functions that take the state of a
             training and return the next one.
         shares_memory: Whether, on a CPU, the host reads tensors without a copy.
+        keeps_values: Whether a function that the user compiles keeps the values of the variables
+            that it reads without getting them as arguments.
+        has_zero_gradients: Whether user code gets zeros, and not `None`, as gradients of what a
+            loss does not depend on.
     """
 
     modes: tuple[Mode, ...]
@@ -54,6 +58,8 @@ class Capabilities:
     compiles_operations: bool
     passes_state: bool
     shares_memory: bool
+    keeps_values: bool = False
+    has_zero_gradients: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +368,26 @@ class Backend(Protocol):
         """
         ...
 
+    def is_compiled_apart(self, value: Any) -> bool:
+        """Return whether the user compiled a function, which keeps the values of variables."""
+        ...
+
+    def retrace(self, function: Any) -> None:
+        """Let a function that `is_compiled_apart` be retraced at its next call."""
+        ...
+
+    def is_leak(self, error: Exception) -> bool:
+        """Return whether an error is due to a value that left the trace to which it belongs."""
+        ...
+
+    def naming_layers(self, hear: Hear) -> AbstractContextManager[None]:
+        """Note on the errors of the framework's own debugging in which layer they arose.
+
+        Args:
+            hear: Listens to methods of Keras.
+        """
+        ...
+
     def is_for_xla(self, value: Any) -> bool:
         """Return whether the user had a function compiled by XLA."""
         ...
@@ -382,6 +408,17 @@ class Backend(Protocol):
             computes: Whether to compute values; if false, a framework that can trace observes
                 nothing.
         """
+        ...
+
+    def eagerly(self) -> AbstractContextManager[None]:
+        """Rehearse, and run probes, op by op with all values at hand, while the context is open.
+
+        For steps that are to run eagerly, on a framework that would trace them.
+        """
+        ...
+
+    def needs_values(self, error: Exception) -> bool:
+        """Return whether an error says that code needs values, which it has not while traced."""
         ...
 
     def gradients_restored(self, variables: Sequence[Any]) -> AbstractContextManager[None]:
@@ -444,11 +481,28 @@ class Backend(Protocol):
         """
         ...
 
+    def drawing(self, hear: Hear, look: Callable[[Any], None]) -> AbstractContextManager[None]:
+        """Observe draws from keys that are passed by hand, for as long as the context is open.
+
+        Args:
+            hear: Listens to methods.
+            look: Called with each key that is drawn from.
+        """
+        ...
+
     def as_keras_variable(self, value: Any) -> Any | None:
         """Return a framework variable wrapped like a Keras variable: the same wrapper each time.
 
         It represents the variable among those of a Step. `None` for everything else.
         """
+        ...
+
+    def tensors_in(self, value: Any) -> Mapping[str, Tensor]:
+        """Return the tensors in an object of a class that the framework takes apart, by path."""
+        ...
+
+    def holds_keys(self, value: Any) -> bool:
+        """Return whether a tensor holds keys of random numbers, in a type of their own."""
         ...
 
     def is_container(self, kind: type) -> bool:

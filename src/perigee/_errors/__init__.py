@@ -29,6 +29,7 @@ from perigee._errors.devices import DistributionMissingError as DistributionMiss
 from perigee._errors.devices import DistributionUnsupportedError as DistributionUnsupportedError
 from perigee._errors.devices import SplitOverProcessesError as SplitOverProcessesError
 from perigee._errors.gradients import GradientCountError as GradientCountError
+from perigee._errors.gradients import LeakedStateError as LeakedStateError
 from perigee._errors.gradients import OptimizerAccumulationError as OptimizerAccumulationError
 from perigee._errors.gradients import OptimizerSetError as OptimizerSetError
 from perigee._errors.gradients import OptimizerVariablesError as OptimizerVariablesError

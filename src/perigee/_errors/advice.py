@@ -70,6 +70,9 @@ _WITHOUT_VALUES = (
 )
 """Errors of JAX."""
 
+_OF_VALUES = ("Slice entries must be static integers", "Tracer.__format__")
+"""What others of its errors say."""
+
 AS_STEP = """where a state is passed in and returned, write a Step, which holds it:
   class Train(pg.Step):
       def __init__(self, model, optimizer):
@@ -98,7 +101,9 @@ _ADVICE: Mapping[str, Callable[[BaseException, str], bool]] = {
     "A compiled step has no values: return tensors as they are, without `float()` and `.numpy()`, "
     'and decide with `keras.ops.where` or `keras.ops.cond`; or pass `execution="eager"`.': (
         lambda error, step: (
-            _reads(error, "numpy", "shape", "dtype") or type(error).__name__ in _WITHOUT_VALUES
+            _reads(error, "numpy", "shape", "dtype")
+            or type(error).__name__ in _WITHOUT_VALUES
+            or any(text in str(error) for text in _OF_VALUES)
         )
     ),
     "What is differentiated was not recorded: compute it in the same method as `backward`, from "

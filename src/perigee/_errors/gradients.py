@@ -24,21 +24,91 @@ class UnusedVariablesError(PerigeeError, ValueError):
     code = "PG101"
     shown_by = "a gradient that is `None` for a variable that the update names"
 
-    def __init__(self, unused: Sequence[str], total: int, metric: str | None = None) -> None:
+    def __init__(
+        self,
+        unused: Sequence[str],
+        total: int,
+        metric: str | None = None,
+        compiled: Sequence[str] = (),
+    ) -> None:
         self.unused = tuple(unused)
         self.total = total
-        self.metric = metric
+        self.metric, self.compiled = metric, tuple(compiled)
+        fix = (
+            "compute the loss from the output of the model call made inside the objective, "
+            "without argmax, NumPy or integer casts in between, or pass `variables=` with only "
+            "the ones that this optimizer trains."
+        )
+        if metric is not None:
+            fix = (
+                f"{metric!r} is a metric, whose result is read from its counts: return a loss, "
+                "such as `keras.losses.MeanSquaredError()(y, y_pred)`, and update the metric "
+                "besides."
+            )
+        elif compiled:
+            fix = f"{_uncompiled(self.compiled)} Or {fix}"
         super().__init__(
             f"No gradient reached {len(self.unused)} of {total} trainable variables:",
             items=self.unused,
             expected="the objective depends on each variable that it is differentiated for.",
-            fix="compute the loss from the output of the model call made inside the objective, "
-            "without argmax, NumPy or integer casts in between, or pass `variables=` with only "
-            "the ones that this optimizer trains."
-            if metric is None
-            else f"{metric!r} is a metric, whose result is read from its counts: return a loss, "
-            "such as `keras.losses.MeanSquaredError()(y, y_pred)`, and update the metric besides.",
+            fix=fix,
         )
+
+
+def _uncompiled(functions: Sequence[str]) -> str:
+    """Return what to do with functions that are compiled by JAX and read variables."""
+    names = ", ".join(f"`{name.replace('/', '.')}`" for name in functions)
+    return (
+        f"call {names} without `jax.jit`: compiled apart, a function keeps the weights that it "
+        "read at its first call, and the step is compiled as a whole."
+    )
+
+
+class LeakedStateError(PerigeeError, RuntimeError):
+    """State leaves a function that JAX transforms otherwise than as its result.
+
+    Inside `jax.jit`, `jax.checkpoint`, `jax.lax.scan`, `jax.lax.cond`, `jax.vmap` or `jax.grad`,
+    what is computed belongs to the trace of that function. A layer that changes its state there
+    (the seed of Dropout, the statistics of `BatchNormalization`, a recurrent layer's state) would
+    assign a value of a trace that has ended. Layers without such state need nothing.
+
+    `stateless_call` takes the state as an argument and returns the next one. In `jax.lax.scan`, the
+    state is carried: `(state, y) = ...` in the body. Across `jax.vmap`, choose the state of one
+    example, or use `GroupNormalization`, which has none.
+
+    A function that is compiled by `jax.jit` and reads a model that it does not get as an argument
+    keeps the values of its first call. A step is compiled as a whole, so it needs no `jit` inside.
+    """
+
+    code = "PG113"
+    shown_by = "JAX's own error about a value that was used after its trace had ended"
+
+    def __init__(self, variables: Sequence[str] = (), functions: Sequence[str] = ()) -> None:
+        self.variables, self.functions = tuple(variables), tuple(functions)
+        if variables:
+            happened = (
+                f"{len(self.variables)} variables are changed inside a function that JAX "
+                "transforms, and their new values cannot leave it:"
+            )
+            fix = _STATELESS
+        else:
+            happened = "A function compiled by `jax.jit` reads variables of another trace:"
+            fix = _uncompiled(self.functions)
+        super().__init__(
+            happened,
+            items=self.variables or self.functions,
+            expected="a transformed function that gets state as an argument and returns the next.",
+            fix=fix,
+        )
+
+
+_STATELESS = """pass the state in and out, with `stateless_call`:
+  weights = [v.value for v in model.trainable_variables]
+  state = [v.value for v in model.non_trainable_variables]
+  y_pred, state = jax.checkpoint(
+      lambda w, s, x: model.stateless_call(w, s, x, training=True))(weights, state, x)
+  for variable, value in zip(model.non_trainable_variables, state):
+      variable.assign(value)"""
 
 
 class UntrackedVariablesError(PerigeeError, ValueError):

@@ -1,6 +1,6 @@
 """Errors about Steps and what their methods return (PG4xx)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perigee._errors._tree import PerigeeError
 from perigee._errors.advice import AS_STEP
@@ -217,21 +217,42 @@ class KeptTensorError(PerigeeError, TypeError):
     """The step keeps tensors as attributes of the Step.
 
     A compiled step runs its Python code once, so the attribute would hold a symbolic tensor of that
-    trace: it never has a value, and using it is an error.
+    trace: it never has a value, and using it is an error. Kept eagerly, it would be in no
+    checkpoint, and a validation would not restore it.
+
+    State that a step replaces is held by variables, and random keys by a seed generator. The state
+    of an optimizer of Optax is a tree of arrays: hold a variable for each.
     """
 
     code = "PG410"
     shown_by = "an attribute of the Step that the step set to a tensor"
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], held: Mapping[str, str] | None = None) -> None:
         self.paths = tuple(paths)
+        lines = [_HELD_BY[kind].replace("NAME", name) for name, kind in (held or {}).items()]
         super().__init__(
             f"The step keeps {len(self.paths)} tensors as attributes:",
             items=self.paths,
             expected="a step returns tensors, and keeps state in variables.",
-            fix="return the value, or hold a `keras.Variable(..., trainable=False)` made in "
-            "`__init__` and `assign` to it.",
+            fix="\n".join(dict.fromkeys(lines)) or _HELD_BY["unknown"],
         )
+
+
+_HELD_BY = {
+    "array": """hold it by a variable, at the end of `__init__`, and assign to it in the step:
+  self.NAME = keras.Variable(self.NAME, trainable=False)
+  self.NAME.assign(...)  # in place of `self.NAME = ...`""",
+    "keys": """hold a seed generator in place of the key, and draw keys from it in the step:
+  self.NAME = keras.random.SeedGenerator(0)
+  key = self.NAME.next()  # in place of `jax.random.split`""",
+    "tree": """hold it by variables, at the end of `__init__`, read and assign them in the step:
+  self.NAME = jax.tree.map(lambda x: keras.Variable(x, trainable=False), self.NAME)
+  before = jax.tree.map(lambda v: v.value, self.NAME)  # to read it
+  jax.tree.map(lambda v, new: v.assign(new), self.NAME, ...)  # in place of `self.NAME = ...`""",
+    "unknown": "return the value, or hold a `keras.Variable(..., trainable=False)` made in "
+    "`__init__` and `assign` to it.",
+}
+"""What to write for an attribute, by what it was."""
 
 
 class OptimizerGroupsError(PerigeeError, ValueError):

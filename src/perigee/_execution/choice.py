@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,8 +23,10 @@ class Execution:
 
     Attributes:
         mode: `"graph"` compiles it, `"xla"` compiles it with XLA, `"eager"` runs it as plain
-            Python, for debugging; `"auto"` measures which is fastest on this machine, and uses the
-            framework's default if the training is too short for measuring to pay off.
+            Python, for debugging: from the first call, the rehearsal included, tensors have values.
+            Inside an objective on JAX, `jax.grad` hides them from `float()` and NumPy, but `if`,
+            `int()` and `.item()` work. `"auto"` measures which is fastest on this machine, and uses
+            the framework's default if the training is too short for measuring to pay off.
         steps_per_call: The most steps in one call, from 1 to 256; 1 makes one call per step.
             `"auto"` makes calls of about a quarter of a second.
     """
@@ -85,3 +88,8 @@ class Execution:
     def most_steps(self) -> int | None:
         """The most steps per call; `None` to adapt it."""
         return None if self.steps_per_call == "auto" else self.steps_per_call
+
+
+def preparing(execution: Execution) -> AbstractContextManager[None]:
+    """Open while a step is prepared: an eager one is not traced before it runs, either."""
+    return _backends.current().eagerly() if execution.mode == "eager" else nullcontext()

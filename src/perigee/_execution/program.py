@@ -16,7 +16,7 @@ from keras import ops
 from perigee import _backends
 from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
 from perigee._errors import AS_MINIMIZE, ArgumentError, PerigeeError, ReplicasError, ScopeError
-from perigee._execution.choice import Execution
+from perigee._execution.choice import Execution, preparing
 from perigee._execution.compiling import count_as_compiling
 from perigee._execution.finite import STATE, Written, where_it_was_finite
 from perigee._execution.plan import Plan
@@ -171,7 +171,10 @@ class Program:
             first = _backends.current().tensors(batch)
             _refuse_shares(step, batch, asked)
             _refuse_other_scopes(step)
-            rehearsal = rehearse(step, method, first, observers=observers, accumulate=accumulate)
+            with preparing(execution):
+                rehearsal = rehearse(
+                    step, method, first, observers=observers, accumulate=accumulate
+                )
             _refuse_other_scopes(step)
             is_raw = bool(rehearsal.raw.paths) and not rehearsal.raw.is_of_keras
             if nonfinite == "skip" and (is_raw or not rehearsal.updated):

@@ -7,6 +7,7 @@ from functools import partial
 
 from perigee import _backends, diagnostics
 from perigee._execution import Execution, Nonfinite, Plan, Program, compiling
+from perigee._execution.choice import preparing
 from perigee._loop.findings import Findings
 from perigee._step.frame import Method
 from perigee._step.shown import Shown
@@ -54,6 +55,7 @@ class Programs:
         self._method: Method = method
         self._findings, self._plan, self._accumulate = findings, plan, accumulate
         self._is_kept, self._is_alone = is_kept, is_alone
+        self._execution = execution
         self._checks = diagnostics.LossChecks()
         self._make: Callable[..., Program] = partial(
             Program.of,
@@ -70,7 +72,7 @@ class Programs:
 
     def __call__(self, batch: Batch) -> Program:
         """Return the program for batches like this one."""
-        with compiling():
+        with compiling(), preparing(self._execution):
             return self._program(batch)
 
     def _program(self, batch: Batch) -> Program:

@@ -80,6 +80,7 @@ class Rehearsal:
             result.
         samples: The slots of samples for the host, by the names under which they are returned.
         raw: The updates that the step makes itself.
+        keys: Attribute paths of random keys that the step draws from, and does not replace.
     """
 
     tracked: Tracked
@@ -97,6 +98,7 @@ class Rehearsal:
     results: Mapping[str, tuple[keras.Metric, int]]
     samples: Mapping[str, Slot]
     raw: RawUpdates
+    keys: Set[str]
 
 
 def rehearse(
@@ -151,7 +153,7 @@ def _rehearsed(
 ) -> Rehearsal:
     with rehearsal(), in_scope(step):
         step._before_rehearsal(method, batch)
-        before = track(step)
+        before, attributes_before = track(step), dict(vars(step))
         _prepare_loss_scale(step, before)
         recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
         watching = _backends.current().watch(listening, layers_of(before))
@@ -163,7 +165,7 @@ def _rehearsed(
             after = track(step)
             _refuse_made(after, undo)
             _refuse_unheld(step, after, recorder)
-            _refuse_kept_tensors(before, after)
+            _refuse_kept_tensors(step, before, after, attributes_before)
             written = _written(before, after, recorder, undo)
             recorder.refuse_untrained(written)
         if _is_split(step):
@@ -202,6 +204,7 @@ def _rehearsed(
             results=recorder.results,
             samples={name: Slot(value) for name, value in recorder.samples.items()},
             raw=recorder.raw,
+            keys=recorder.keys,
         )
 
 
@@ -443,16 +446,37 @@ def _refuse_raw(what: str, fix: str) -> None:
     )
 
 
-def _refuse_kept_tensors(before: Tracked, after: Tracked) -> None:
-    """Refuse tensors that the step kept as attributes, if steps are compiled.
+def _refuse_kept_tensors(
+    step: Step, before: Tracked, after: Tracked, attributes: Mapping[str, Any]
+) -> None:
+    """Refuse tensors that the step kept as attributes, if steps are compiled; restores these.
 
     Compiled, such an attribute is set once, to a symbolic tensor.
     """
     if _backends.current().capabilities.modes[0] == "eager":
         return
     kept = [path for path, value in after.tensors.items() if before.tensors.get(path) is not value]
-    if kept:
-        raise KeptTensorError(kept)
+    if not kept:
+        return
+    roots = list(dict.fromkeys(path.partition("/")[0] for path in kept))
+    for name in roots:
+        if name in attributes:
+            setattr(step, name, attributes[name])
+    held = {} if step._is_as_written else {name: attributes.get(name) for name in roots}
+    raise KeptTensorError(kept, {name: _kept_as(value) for name, value in held.items()})
+
+
+def _kept_as(value: Any) -> Literal["array", "keys", "tree", "unknown"]:
+    """Return what an attribute was before a step set it."""
+    backend = _backends.current()
+    if backend.is_tensor(value):
+        return "keys" if backend.holds_keys(value) else "array"
+    is_tree = isinstance(value, list | tuple | Mapping) or bool(backend.tensors_in(value))
+    flat = [leaf for leaf in keras.tree.flatten(value) if leaf is not None] if is_tree else []
+    leaves = [*backend.tensors_in(value).values()] or flat
+    if not leaves or not all(backend.is_tensor(leaf) for leaf in leaves):
+        return "unknown"
+    return "unknown" if any(map(backend.holds_keys, leaves)) else "tree"
 
 
 def _check_logs(method: Method, returned: Any) -> None:

@@ -57,6 +57,8 @@ class RawUpdates:
             do not change and no optimizer has them.
         names: Names of the framework's own variables, by id.
         is_kept: Whether gradients were left in the variables themselves, outside any objective.
+        zeroed: Variables of updates all of whose gradients are 0, where a gradient that is missing
+            would be 0, too.
     """
 
     paths: frozenset[str] = frozenset()
@@ -72,6 +74,7 @@ class RawUpdates:
     untrained: Sequence[str] = ()
     names: Mapping[int, str] = field(default_factory=dict[int, str])
     is_kept: bool = False
+    zeroed: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ class RawRecorder:
         self._unscaled: dict[int, Any] = {}
         self._scaled: set[int] = set()
         self._known: dict[int, Any] = {}
+        self._zeroed: list[Any] = []
         self._is_within = False
         self._stepped: list[_Applied] = []  # by optimizers of the framework itself
         self._foreign: dict[int, tuple[Any, Any]] = {}  # read, but no variable's; with their values
@@ -182,6 +186,7 @@ class RawRecorder:
             read=None if self._read is None else frozenset(self._read),
             unreached=self._unreached(tracked, updates),
             exchanged=self._exchanged(),
+            zeroed=self._zeroed,
             apart=self._apart(tracked),
             shared=[
                 Twice((tracked.path_of(one), tracked.path_of(other)), (both,))
@@ -286,6 +291,12 @@ class RawRecorder:
             gradients = [...] * len(variables)
         update = _Applied(optimizer, gradients, variables)
         self._applied.append(update)
+        values = [g for g in gradients if g is not None and g is not ...]
+        if values and _backends.current().capabilities.has_zero_gradients:
+            largest = keras.ops.stack([keras.ops.max(keras.ops.abs(value)) for value in values])
+            _backends.current().observe(
+                [largest], lambda sizes: self._zeroed.extend(() if sizes.any() else variables)
+            )
         return update
 
     def _default(self) -> Sequence[Any]:

@@ -99,6 +99,7 @@ class StepRecorder:
         self._is_assigning = False
         self.made: Sequence[Any] = ()
         self.is_global_seed: Callable[[Any], bool] = lambda _: False
+        self.keys: set[str] = set()
         self.has_results = False
         self.is_result: dict[str, bool] = {}
         self.of_examples: set[str] = set()
@@ -328,7 +329,11 @@ class StepRecorder:
             for owner, name, listener in heard:
                 stack.enter_context(listening(owner, name, listener))
             stack.enter_context(self._raw.listening())
+            stack.enter_context(_backends.current().drawing(listening, self._draws))
             yield
+
+    def _draws(self, key: Any) -> None:
+        self.keys |= {path for path, held in self._tracked.tensors.items() if held is key}
 
     def _loss_call(
         self, original: Any, loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any

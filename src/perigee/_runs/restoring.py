@@ -196,7 +196,7 @@ def _build(step: Step, loaded: Loaded, needed: _Needed, strict: bool) -> None:
             why = "the shapes in the checkpoint cannot be read"
             continue
         try:
-            rehearse(step, method, _backends.current().tensors(batch), computes=False)
+            _rehearsed(step, method, batch)
         except Exception as error:  # of user code, for which such a batch is new
             why = f"`{method}` raised {type(error).__name__} on a batch of zeros: {error}"
         if not _is_incomplete(step, needed, strict):
@@ -204,6 +204,18 @@ def _build(step: Step, loaded: Loaded, needed: _Needed, strict: bool) -> None:
     unbuilt = _unbuilt_layers(track(step))
     if unbuilt:
         raise StepNotBuiltError(str(loaded.path), unbuilt, why)
+
+
+def _rehearsed(step: Step, method: Method, batch: Batch) -> None:
+    """Build what a method builds; eagerly, if it cannot be traced."""
+    backend = _backends.current()
+    try:
+        rehearse(step, method, backend.tensors(batch), computes=False)
+    except Exception as error:
+        if not backend.needs_values(error):
+            raise
+        with backend.eagerly():
+            rehearse(step, method, backend.tensors(batch), computes=False)
 
 
 def _is_incomplete(step: Step, needed: _Needed, strict: bool) -> bool:

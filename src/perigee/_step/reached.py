@@ -59,10 +59,12 @@ class Reached:
         values: Objects and plain values by name: the name in the outermost function that uses one,
             first in code order, with attributes after slashes. One object has one name.
         functions: The users' own functions that may run, each once.
+        compiled: Functions that the user compiled apart from the step, by name.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     functions: list[FunctionType] = field(default_factory=list)
+    compiled: dict[str, Any] = field(default_factory=dict)
 
 
 class Reach:
@@ -124,6 +126,8 @@ class _Search:
 
     def _follow(self, value: Any, place: str, bound: _Bound = ()) -> bool:
         """Search a function, or what stands for one; returns whether it is one."""
+        if _backends.current().is_compiled_apart(value):
+            self.found.compiled.setdefault(place, value)
         value = _backends.current().inlined(value)
         if isinstance(value, partial):
             names = [*positional(value.func)]

@@ -210,6 +210,9 @@ class _Search:
             self.plain[path] = id(value)
             if _holding(value.__class__) in ("dataclass", "object"):
                 self._object(value, path)
+            else:
+                for name, tensor in _backends.current().tensors_in(value).items():
+                    self.tensors[_join(path, name)] = tensor
 
     def _object(self, value: Any, path: str) -> None:
         """Search an object of a user's class for what the Step holds through it.

@@ -15,6 +15,7 @@ from perigee import _backends
 from perigee._errors import (
     AccumulationError,
     ArgumentError,
+    LeakedStateError,
     MissingMethodError,
     OptimizerAccumulationError,
     StepAttributeError,
@@ -23,6 +24,7 @@ from perigee._errors import (
     VariablesArgumentError,
 )
 from perigee._listening import listening
+from perigee._step.compiled_apart import CompiledApart
 from perigee._step.frame import Frame, Method, Recorder, Watch, is_rehearsal, under_way
 from perigee._step.gradients import Gradients, as_gradients, trainable_variables
 from perigee._step.keras_names import instead_of
@@ -454,18 +456,35 @@ def call(
     backend, own = _backends.current(), internals(step)
     modules = own.modules if method != "train_step" else ()
     mode = backend.in_inference(listening, modules) if modules else nullcontext()
+    apart = _compiled_apart(step, method)
+    if apart is not None:
+        apart.renew()
     token = under_way.set(frame)
     try:
-        with own.batch_means.listening(examples), mode:
+        with own.batch_means.listening(examples), mode, backend.naming_layers(listening):
             function = backend.user_code(getattr(step, method))
             is_recorded = method in own.recorded
             returned = backend.recorded(function, batch) if is_recorded else function(batch)
         scale = own.loss_scale
         if scale is not None and frame.finite:
             scale.adapt(frame.finite)
+    except Exception as error:
+        if apart is not None and _backends.current().is_leak(error) and apart.now():
+            raise LeakedStateError(functions=[*apart.now()]) from error
+        raise
     finally:
         under_way.reset(token)
     return returned, ops.cast(1 if examples is None else examples, "float32")
+
+
+def _compiled_apart(step: Step, method: Method) -> CompiledApart | None:
+    """Return what finds functions compiled apart; `None` where these read variables as they run."""
+    if not _backends.current().capabilities.keeps_values:
+        return None
+    known = internals(step).apart
+    if method not in known:
+        known[method] = CompiledApart(step._function(method) or getattr(step, method))
+    return known[method]
 
 
 def _all_examples(step: Step, examples: Any, rows: Tensor) -> Tensor:
@@ -576,7 +595,10 @@ def _refuse_unused(
 ) -> None:
     unused = [v for v, value in zip(variables, values, strict=True) if value is None]
     if unused:
-        raise UnusedVariablesError(track(step).names_of(unused), len(variables), metric)
+        frame = under_way.get()
+        apart = None if frame is None else _compiled_apart(step, frame.method)
+        compiled = () if apart is None else [*apart.now()]
+        raise UnusedVariablesError(track(step).names_of(unused), len(variables), metric, compiled)
 
 
 def _is_tensors(variables: Any) -> bool:

@@ -88,6 +88,7 @@ class Internals:
         self._has_averages = False
         self.recorded: set[str] = set()  # methods that take gradients themselves
         self.modules: list[Any] = []  # the framework's own, which `test_step` uses in inference
+        self.apart: dict[str, Any] = {}  # by method, what finds functions compiled apart
         self._predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they predicted
 
     def count_prediction(self, seeds: Any) -> int:

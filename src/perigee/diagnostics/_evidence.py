@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,6 +54,7 @@ class Evidence:
         training: What `train_step` does on the first batch.
         numbers: Numeric attributes that it changes, by path.
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
+        is_eager: Whether the step can only run eagerly.
     """
 
     def __init__(
@@ -79,10 +81,18 @@ class Evidence:
         self.batch: Batch = _backends.current().tensors(batches[0])
         self.training: Recording = Recording()
         self.numbers: set[str] = set()
+        self.is_eager: bool = False
         self.rehearsals: list[Rehearsal] = []
         self._others = others
         self._inferences: dict[tuple[int, str], _Inference] = {}
         self._checks = labels.LossChecks()
+
+    @contextmanager
+    def eagerly(self) -> Generator[None]:
+        """Run the step op by op for as long as the context is open: it needs values."""
+        self.is_eager = True
+        with _backends.current().eagerly():
+            yield
 
     def rehearse(self) -> None:
         """Run `train_step` twice: the first run builds what is not built yet.

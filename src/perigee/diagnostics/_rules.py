@@ -221,6 +221,8 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
         raw_updates.check_shared: "PG104",
         raw_updates.check_apart: "PG105",
         gradients_exchanged.check_rehearsals: "PG121",
+        zero_gradients.check_rehearsals: "PG120",
+        drawn_once.check_rehearsals: "PG444",
     },
     # A program has run.
     "ran": {recompiled.check: "PG420", frozen_number.check: "PG446"},

@@ -12,7 +12,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._events.protocols import Feed
-from perigee._execution import Blocks, Program, constant_rate
+from perigee._execution import Blocks, Plan, Program, constant_rate
 from perigee._execution.timing import now
 from perigee._step.state import preserved, snapshot
 from perigee.diagnostics._evidence import Evidence
@@ -80,7 +80,10 @@ class Trials:
         assert evidence.training.rehearsal is not None
         counts_examples = evidence.step.num_examples(evidence.batch) is not None
         rehearsal = evidence.training.rehearsal
-        return Program(evidence.step, "train_step", rehearsal, 1, counts_examples, "raise")
+        program = Program(evidence.step, "train_step", rehearsal, 1, counts_examples, "raise")
+        if evidence.is_eager:
+            program.use(Plan.usual(rehearsal.loops_well, "eager"))
+        return program
 
     def _train(self, steps: int, factor: float) -> Trial:
         trial, tracked = Trial(), self.evidence.tracked

@@ -26,6 +26,8 @@ BACKEND = Room(
         compiles_operations=True,
         passes_state=True,
         shares_memory=True,
+        keeps_values=True,
+        has_zero_gradients=True,
     ),
     tensors,
     gradients,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -21,7 +21,7 @@ from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.jax import placement
 from perigee._backends.jax.processes import local_values
 from perigee._backends.jax.profiling import operations_in
-from perigee._backends.jax.scopes import Scope
+from perigee._backends.jax.scopes import Scope, no_leaks, refuse_leaks
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
 from perigee._listening import Hear, Talk
@@ -35,6 +35,17 @@ _Observed: TypeAlias = list[tuple[Callable[..., None], list[np.ndarray]]]
 
 _observed: ContextVar[_Observed | None] = ContextVar("perigee_observed", default=None)
 """Observed tensors of the current rehearsal, passed on when their values are known."""
+
+_is_eager: ContextVar[bool] = ContextVar("perigee_is_eager", default=False)
+"""Whether rehearsals and probes run op by op."""
+
+_IN_LAYER = "In the layer"
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 def plain(function: _F) -> _F:
@@ -50,6 +61,37 @@ def compiler() -> str | None:
 def user_code(function: _F) -> _F:
     """See `Backend.user_code`: JAX rewrites no code."""
     return function
+
+
+def is_compiled_apart(value: Any) -> bool:
+    """See `Backend.is_compiled_apart`."""
+    return isinstance(value, jax.stages.Wrapped) and hasattr(value, "clear_cache")
+
+
+def retrace(function: Any) -> None:
+    """See `Backend.retrace`."""
+    function.clear_cache()
+
+
+def is_leak(error: Exception) -> bool:
+    """See `Backend.is_leak`."""
+    return isinstance(error, jax.errors.UnexpectedTracerError)
+
+
+def naming_layers(hear: Hear) -> AbstractContextManager[None]:
+    """See `Backend.naming_layers`: `jax_debug_nans` and `jax_debug_infs` name an operation."""
+    if not any(getattr(jax.config, f"jax_debug_{what}", False) for what in ("nans", "infs")):
+        return nullcontext()
+    return hear(keras.Layer, "__call__", _names_layer)
+
+
+def _names_layer(original: Any, layer: keras.Layer, *args: Any, **kwargs: Any) -> Talk:
+    try:
+        yield
+    except FloatingPointError as error:
+        if not any(note.startswith(_IN_LAYER) for note in getattr(error, "__notes__", ())):
+            error.add_note(f"{_IN_LAYER} {layer.name!r} ({type(layer).__name__}).")
+        raise
 
 
 def is_for_xla(value: Any) -> bool:
@@ -73,13 +115,50 @@ def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
         for layer in layers:
             if not layer.built:
                 stack.enter_context(hear(layer, "build", _computed_at_once))
-        yield stack.enter_context(watch_keras_variables(hear, change_in_place=False))
+        watching = watch_keras_variables(hear, change_in_place=_is_eager.get())
+        yield stack.enter_context(watching)
 
 
 def _computed_at_once(original: Any, *args: Any, **kwargs: Any) -> Talk:
     """Build a layer without tracing: building depends on shapes alone."""
     with jax.ensure_compile_time_eval():
         yield
+
+
+_DRAWING = ("bernoulli", "categorical", "choice", "dirichlet", "exponential", "gamma", "gumbel")
+_DRAWING += ("laplace", "normal", "permutation", "poisson", "rademacher", "randint")
+_DRAWING += ("truncated_normal", "uniform")
+
+
+@contextmanager
+def drawing(hear: Hear, look: Callable[[Any], None]) -> Generator[None]:
+    """See `Backend.drawing`; keys that are split or folded are other keys."""
+
+    def draws(original: Any, key: Any, *args: Any, **kwargs: Any) -> Talk:
+        look(key)
+        yield
+
+    with ExitStack() as stack:
+        for name in _DRAWING:
+            stack.enter_context(hear(jax.random, name, draws))
+        yield
+
+
+@contextmanager
+def eagerly() -> Generator[None]:
+    """See `Backend.eagerly`."""
+    token = _is_eager.set(True)
+    try:
+        yield
+    finally:
+        _is_eager.reset(token)
+
+
+def needs_values(error: Exception) -> bool:
+    """See `Backend.needs_values`; formatting a number, and slicing by it, are bare errors."""
+    text = str(error)
+    is_bare = "Tracer.__format__" in text or "Slice entries must be static" in text
+    return is_bare or isinstance(error, _NEEDS_VALUES)
 
 
 def is_rehearsing() -> bool:
@@ -91,28 +170,47 @@ def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bo
     """See `Backend.rehearse`: compiled as a whole, since single operations take longer.
 
     Variables keep their values: what the function assigns stays in the scope. Only what is observed
-    is computed; the compiler drops the rest.
+    is computed; the compiler drops the rest. Eagerly, it simply runs.
     """
+    scope = Scope(is_checked=True)
 
-    def pure(values: Sequence[Tensor]) -> None:
-        with Scope(zip(variables, values, strict=True)):
+    def pure(values: Sequence[Tensor]) -> list[Tensor]:
+        nonlocal scope
+        scope = Scope(zip(variables, values, strict=True), is_checked=True)
+        with scope:
             function()
+        # One that belongs to a trace that has ended becomes an input that nothing gives.
+        return [scope.value_of(variable) for variable in scope.inside.values()]
 
     observed: _Observed = []
     token = _observed.set(observed)
     try:
-        # Variables created inside get their values when the outer scope ends, outside the trace.
-        with keras.StatelessScope():
-            values = local_values(variables)
-            traced = jax.jit(pure).trace(values)
-            if computes:
-                traced.lower().compile(_brief_options())(values)
+        if _is_eager.get():
+            with no_leaks(variables):
+                function()
+            loops_well = True
+        else:
+            # Variables created inside get their values when the outer scope ends, outside the
+            # trace.
+            with keras.StatelessScope():
+                values = local_values(variables)
+                traced = jax.jit(pure).trace(values)
+                given = jax.tree_util.tree_leaves(traced.in_avals)
+                if scope.inside and len(traced.jaxpr.in_avals) != len(given):
+                    try:
+                        jax.jit(pure)(values)
+                    except jax.errors.UnexpectedTracerError as error:
+                        refuse_leaks([*scope.inside.values()], error)
+                        raise
+                if computes:
+                    traced.lower().compile(_brief_options())(values)
+            loops_well = jax.default_backend() != "cpu" or not _convolves(traced.jaxpr)
         jax.effects_barrier()
     finally:
         _observed.reset(token)
     for look, arrays in observed:
         look(*arrays)
-    return jax.default_backend() != "cpu" or not _convolves(traced.jaxpr)
+    return loops_well
 
 
 def _convolves(jaxpr: Any) -> bool:
@@ -155,6 +253,8 @@ def compile(
     States are ordinary variables: every size is known, and nothing is overwritten in place.
     """
     del states
+    if is_probe and _is_eager.get():
+        mode = "eager"
     return Function(function, variables, mode, is_probe)
 
 

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
 from perigee._backends.jax import compiling
-from perigee._backends.jax.scopes import Scope
+from perigee._backends.jax.scopes import Scope, innermost
 from perigee._typing import Tensor, Tree
 
 
@@ -23,9 +23,8 @@ def differentiate(
     """See `Backend.differentiate`; JAX has no variables of its own."""
     trace = _Trace(lambda values: function(), variables)
     values = [variable.value for variable in variables]
-    gradients, carried = jax.grad(trace, has_aux=True)(values)
-    rest = trace.hand_out(carried)
-    return rest, _without_unreached(trace, values, gradients), []
+    rest, gradients = _derived(trace, values)
+    return rest, gradients, []
 
 
 def differentiate_inputs(
@@ -33,10 +32,28 @@ def differentiate_inputs(
 ) -> list[Tensor | None]:
     """See `Backend.differentiate_inputs`."""
     trace = _Trace(lambda values: (function(*values), None), ())
-    values = [jnp.asarray(tensor) for tensor in tensors]
-    gradients, carried = jax.grad(trace, has_aux=True)(values)
-    trace.hand_out(carried)
-    return _without_unreached(trace, values, gradients)
+    return _derived(trace, [jnp.asarray(tensor) for tensor in tensors])[1]
+
+
+def _derived(trace: _Trace, values: Sequence[Tensor]) -> tuple[Tree, list[Tensor | None]]:
+    """Return what the code of a trace returned, and its gradients.
+
+    In a rehearsal, the gradient is `None` for values that the scalar does not depend on: JAX
+    returns zeros. The transposition rule of an identity around each value shows whether a gradient
+    is a structural zero; neither zeros in the numbers (a dead unit, a factor of 0) nor dependencies
+    in the traced program show it.
+    """
+    if not compiling.is_rehearsing():
+        gradients, carried = jax.grad(trace, has_aux=True)(values)
+        return trace.hand_out(carried), list(gradients)
+    reached = [False] * len(values)
+
+    def tagged(values: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return trace([_tag(index, reached)(value) for index, value in enumerate(values)])
+
+    gradients, carried = jax.grad(tagged, has_aux=True)(values)
+    found = [g if is_reached else None for g, is_reached in zip(gradients, reached, strict=True)]
+    return trace.hand_out(carried), found
 
 
 class _Trace:
@@ -53,9 +70,10 @@ class _Trace:
 
     def __call__(self, values: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         mapping = zip(self._variables, values, strict=False)
-        with Scope(mapping, differentiates=True) as scope:
+        is_checked = compiling.is_rehearsing()
+        with Scope(mapping, differentiates=True, is_checked=is_checked) as scope:
             scalar, rest = self._function(values)
-        self._assigned = list(scope.assigned.values())
+        self._assigned, self._inside = list(scope.assigned.values()), scope.inside
         self._rest = Split(rest)
         return scalar, [*self._rest.tensors, *(scope.value_of(v) for v in self._assigned)]
 
@@ -64,6 +82,9 @@ class _Trace:
         count = len(self._rest.tensors)
         for variable, value in zip(self._assigned, carried[count:], strict=True):
             variable.assign(value)
+        outer = innermost()
+        if outer is not None:
+            outer.inside |= self._inside
         return self._rest.joined(carried[:count])
 
 
@@ -95,26 +116,6 @@ def _register(value: Any) -> bool:
     return False
 
 
-def _without_unreached(
-    trace: _Trace, values: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """Return `None` for values that the scalar does not depend on: JAX returns zeros.
-
-    Only in a rehearsal: the extra trace costs time. The transposition rule of an identity around
-    each value shows whether a gradient is a structural zero; neither zeros in the numbers (a dead
-    unit, a factor of 0) nor dependencies in the traced program show it.
-    """
-    if not compiling.is_rehearsing():
-        return list(gradients)
-    reached = [False] * len(values)
-
-    def tagged(values: Sequence[Tensor]) -> Tensor:
-        return trace([_tag(index, reached)(value) for index, value in enumerate(values)])[0]
-
-    jax.eval_shape(jax.grad(tagged), list(values))
-    return [g if is_reached else None for g, is_reached in zip(gradients, reached, strict=True)]
-
-
 def _tag(index: int, reached: list[bool]) -> Callable[[Tensor], Tensor]:
     @jax.custom_vjp
     def identity(x: Tensor) -> Tensor:
@@ -133,6 +134,10 @@ def _tag(index: int, reached: list[bool]) -> Callable[[Tensor], Tensor]:
 
 def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:
     """See `Backend.update_if`."""
+    if not isinstance(condition, Tracer):  # eagerly
+        if condition:
+            update()
+        return
 
     def run(values: Sequence[Tensor]) -> list[Tensor]:
         with Scope(zip(variables, values, strict=True)) as scope:

@@ -1,7 +1,7 @@
 # pyright: basic
 """Arrays of JAX, to and from the host."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -64,6 +64,23 @@ def to_host(tree: Tree) -> Tree:
 def is_tensor(value: Any) -> bool:
     """See `Backend.is_tensor`; includes arrays that are being traced."""
     return isinstance(value, jax.Array)
+
+
+def tensors_in(value: Any) -> Mapping[str, Tensor]:
+    """See `Backend.tensors_in`: pytrees, such as the states of Optax."""
+    if jax.tree_util.all_leaves([value]):
+        return {}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(value)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in leaves
+        if isinstance(leaf, jax.Array)
+    }
+
+
+def holds_keys(value: Any) -> bool:
+    """See `Backend.holds_keys`: `jax.random.key` makes them."""
+    return jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -52,6 +52,23 @@ def _never(original: Any, condition: Any) -> Talk:
     yield Call(original, (False,), {})
 
 
+def drawing(hear: Hear, look: Callable[[Any], None]) -> AbstractContextManager[None]:
+    """See `Backend.drawing`: there are no keys."""
+    del hear, look
+    return nullcontext()
+
+
+def eagerly() -> AbstractContextManager[None]:
+    """See `Backend.eagerly`: a rehearsal runs op by op anyway."""
+    return nullcontext()
+
+
+def needs_values(error: Exception) -> bool:
+    """See `Backend.needs_values`: a rehearsal runs op by op."""
+    del error
+    return False
+
+
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
     """See `Backend.rehearse`: eagerly, so that errors of user code are raised unchanged."""
     with as_one_device(variables):
@@ -202,6 +219,29 @@ def _as_specified(spec: Any, value: Any) -> Any:
             "change the signature, or the data.",
         )
     return value if value.dtype == spec.dtype else tf.cast(value, spec.dtype)
+
+
+def is_compiled_apart(value: Any) -> bool:
+    """See `Backend.is_compiled_apart`: compiled functions read variables when they run."""
+    del value
+    return False
+
+
+def retrace(function: Any) -> None:
+    """See `Backend.retrace`: there are no such functions."""
+    del function
+
+
+def is_leak(error: Exception) -> bool:
+    """See `Backend.is_leak`: the framework's own error says what to do."""
+    del error
+    return False
+
+
+def naming_layers(hear: Hear) -> AbstractContextManager[None]:
+    """See `Backend.naming_layers`: Keras names the layer."""
+    del hear
+    return nullcontext()
 
 
 def is_for_xla(value: Any) -> bool:

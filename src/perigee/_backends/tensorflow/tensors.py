@@ -2,7 +2,7 @@
 """Tensors of TensorFlow, to and from the host."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -58,6 +58,18 @@ def to_host(tree: Tree) -> Tree:
 def is_tensor(value: Any) -> bool:
     """See `Backend.is_tensor`."""
     return isinstance(value, tf.Tensor)
+
+
+def tensors_in(value: Any) -> Mapping[str, Tensor]:
+    """See `Backend.tensors_in`: only containers of Python's are taken apart."""
+    del value
+    return {}
+
+
+def holds_keys(value: Any) -> bool:
+    """See `Backend.holds_keys`: there is no such type."""
+    del value
+    return False
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import keras
@@ -40,6 +40,29 @@ def user_code(function: _F) -> _F:
     return function
 
 
+def is_compiled_apart(value: Any) -> bool:
+    """See `Backend.is_compiled_apart`: compiled functions read variables when they run."""
+    del value
+    return False
+
+
+def retrace(function: Any) -> None:
+    """See `Backend.retrace`: there are no such functions."""
+    del function
+
+
+def is_leak(error: Exception) -> bool:
+    """See `Backend.is_leak`: the framework's own error says what to do."""
+    del error
+    return False
+
+
+def naming_layers(hear: Hear) -> AbstractContextManager[None]:
+    """See `Backend.naming_layers`: Keras names the layer."""
+    del hear
+    return nullcontext()
+
+
 def is_for_xla(value: Any) -> bool:
     """See `Backend.is_for_xla`: there is no such choice."""
     del value
@@ -70,6 +93,17 @@ def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
         with torch.no_grad():
             for key, buffer in buffers.items():
                 buffer.copy_(before[key])
+
+
+def eagerly() -> AbstractContextManager[None]:
+    """See `Backend.eagerly`: everything runs op by op anyway."""
+    return nullcontext()
+
+
+def needs_values(error: Exception) -> bool:
+    """See `Backend.needs_values`: everything runs op by op."""
+    del error
+    return False
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:

@@ -1,7 +1,7 @@
 # pyright: basic
 """Tensors of torch, to and from the host."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -40,6 +40,18 @@ def _numpy(value: Tensor) -> np.ndarray:
 def is_tensor(value: Any) -> bool:
     """See `Backend.is_tensor`; parameters belong to variables."""
     return torch.is_tensor(value) and not isinstance(value, torch.nn.Parameter)
+
+
+def tensors_in(value: Any) -> Mapping[str, Tensor]:
+    """See `Backend.tensors_in`: only containers of Python's are taken apart."""
+    del value
+    return {}
+
+
+def holds_keys(value: Any) -> bool:
+    """See `Backend.holds_keys`: there is no such type."""
+    del value
+    return False
 
 
 def dense(gradient: Tensor) -> Tensor:

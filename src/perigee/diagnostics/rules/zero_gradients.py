@@ -2,10 +2,16 @@
 
 Nothing will ever be learned. In float16, gradients below 6e-8 become 0; otherwise the loss does not
 depend on the weights, as after a rounding, or all units after them are dead.
+
+On JAX, `jax.value_and_grad` gives zeros for weights that the call of the model does not use: then
+`fit` reports it, too, unless a step counts or remembers something, and may update later.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from perigee._rehearsal.discovery import Rehearsal
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -36,3 +42,33 @@ def check(evidence: Evidence) -> list[Finding]:
             )
         )
     return found
+
+
+def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
+    """Find updates whose gradients are all 0, by a step that takes and applies them itself.
+
+    Args:
+        rehearsals: Rehearsals of `train_step`, one for each batch structure.
+    """
+    if not rehearsals or not all(map(_is_zeroed, rehearsals)):
+        return []
+    last = rehearsals[-1]
+    return [
+        Finding(
+            code="PG120",
+            name="ZeroGradients",
+            severity="warning",
+            happened=f"All gradients of {len(last.raw.zeroed)} variables are exactly 0:",
+            items=tuple(last.tracked.names_of(last.raw.zeroed)),
+            expected="gradients that are not all 0.",
+            fix="differentiate what the model computes from the weights that are passed, "
+            "`model.stateless_call(weights, state, x)`, or write `loss = self.minimize(objective, "
+            "self.optimizer, self.model)`.",
+        )
+    ]
+
+
+def _is_zeroed(rehearsal: Rehearsal) -> bool:
+    kinds = {id(entry.variable): entry.kind for entry in rehearsal.tracked.entries}
+    remembers = any(kinds.get(id(v)) == "variable" for v in rehearsal.written)
+    return bool(rehearsal.raw.zeroed) and not remembers and not rehearsal.volatile
