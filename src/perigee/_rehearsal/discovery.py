@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._backends import Mode
+from perigee._backends import Mode, Watch
 from perigee._errors import (
     AS_MINIMIZE,
     AccumulationError,
@@ -131,7 +131,7 @@ def rehearse(
             loops_well = _run(step, method, batch, recorder, before, computes)
             after = track(step)
             _refuse_made(after, undo)
-            _refuse_unheld(step, after, recorder)
+            _refuse_unheld(step, after, recorder, watch)
             _refuse_kept_tensors(before, after)
             written = _written(before, after, recorder, undo)
             recorder.refuse_untrained(written)
@@ -220,7 +220,8 @@ def _run(
     computes: bool,
 ) -> bool:
     def run() -> Any:
-        returned, _ = call(step, method, batch, recorder=recorder, is_probed=_is_split(step))
+        given = _backends.current().copied(batch)
+        returned, _ = call(step, method, given, recorder=recorder, is_probed=_is_split(step))
         if method == "predict_step":
             recorder.predicted = keras.tree.map_structure(_described, returned)
         else:
@@ -379,7 +380,11 @@ def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
         raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
 
 
-def _refuse_unheld(step: Step, tracked: Tracked, recorder: StepRecorder) -> None:
+def _refuse_unheld(step: Step, tracked: Tracked, recorder: StepRecorder, watch: Watch) -> None:
+    below = {id(v.value) for v in tracked.variables}
+    names = watch.loose(below | {id(found.owner) for found in tracked.objects.values()})
+    if names:
+        raise UnheldVariablesError(names, is_of_functions=step._is_as_written)
     held = {id(v) for v in tracked.variables}
     loose = [v for v in recorder.unheld.values() if id(v) not in held]
     if loose:
@@ -531,7 +536,8 @@ class Probe:
                     more = draw.uniform(1, 9, value.shape)
                     variable.assign(value + keras.ops.cast(more, value.dtype))
             with rehearsal(), _noting(self._step, self._method):
-                return _backends.current().to_host(self._run(batch))
+                backend = _backends.current()
+                return backend.to_host(self._run(backend.copied(batch)))
 
     def _values(self, batch: Batch) -> dict[str, list[Any]]:
         """Return the tensors of each returned value."""

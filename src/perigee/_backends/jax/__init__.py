@@ -1,7 +1,7 @@
 # pyright: basic
 """JAX: pure functions of values, with scopes in which Keras variables seem to change."""
 
-from perigee._backends import _alone
+from perigee._backends import _alone, _without_objects
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
 from perigee._backends.jax import (
@@ -34,4 +34,5 @@ BACKEND = Room(
     placement,
     processes,
     _alone,
+    _without_objects,
 )

@@ -1,7 +1,7 @@
 # pyright: basic
 """TensorFlow: gradient tapes, functions and variables that change in place."""
 
-from perigee._backends import _placement
+from perigee._backends import _placement, _without_objects
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
 from perigee._backends.tensorflow import (
@@ -36,4 +36,5 @@ BACKEND = Room(
     replicas,
     variables,
     _placement,
+    _without_objects,
 )

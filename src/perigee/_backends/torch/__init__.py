@@ -4,7 +4,7 @@
 from perigee._backends import _alone, _placement
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
-from perigee._backends.torch import compiling, gradients, profiling, tensors
+from perigee._backends.torch import compiling, gradients, profiling, states, tensors
 
 BACKEND = Room(
     "torch",
@@ -22,6 +22,7 @@ BACKEND = Room(
     gradients,
     compiling,
     profiling,
+    states,
     _alone,
     _placement,
 )
