@@ -472,8 +472,7 @@ class Backend(Protocol):
         ...
 
     def copied(self, batch: Batch) -> Batch:
-        """Return a batch whose tensors may be changed in place, without changing those of `batch`.
-        """
+        """Return a batch whose tensors may be changed in place, without changing those of `batch`."""
         ...
 
     def writers(self) -> Sequence[tuple[Any, str]]:

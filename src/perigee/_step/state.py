@@ -309,7 +309,6 @@ class _Search:
         # The name is set last, when it is known which variables slots may belong to.
         self.entries.append(Entry(f"{place or path}/{index}", name, variable, kind, is_listed))
 
-
     def beside(self) -> None:
         """Add what objects with a state of their own change, and nothing else holds."""
         searched: set[int] = set()
@@ -318,7 +317,9 @@ class _Search:
                 searched.add(id(found))
                 for name, value in _backends.current().objects_in(found.owner).items():
                     self.value(value, _join(path, name))
-        known = {id(e.variable.value) for e in self.entries if isinstance(e.variable, keras.Variable)}
+        known = {
+            id(e.variable.value) for e in self.entries if isinstance(e.variable, keras.Variable)
+        }
         self.entries = [
             entry
             for entry in self.entries

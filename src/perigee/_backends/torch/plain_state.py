@@ -55,6 +55,8 @@ def to_plain(value: Any, path: str = "", kept: Callable[[Any], bool] = lambda _:
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
+    if isinstance(value, torch.Generator):
+        return {"~state": inner(value.get_state(), "state")}
     if kept(value):
         return {"~kept": None}
     if isinstance(value, torch.Tensor):
@@ -78,8 +80,6 @@ def to_plain(value: Any, path: str = "", kept: Callable[[Any], bool] = lambda _:
         if all(type(key) is str and key[:1] not in ("~", "$") for key in value):
             return {key: inner(item, key) for key, item in value.items()}
         return {"~dict": [[inner(key, ""), inner(item, key)] for key, item in value.items()]}
-    if isinstance(value, torch.Generator):
-        return {"~state": inner(value.get_state(), "state")}
     if isinstance(value, np.random.Generator):
         return {"~state": inner(value.bit_generator.state, "state")}
     if isinstance(value, random.Random):

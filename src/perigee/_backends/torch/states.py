@@ -267,7 +267,8 @@ class Attributes(StateObject):
         if any(name != _INTERNALS for name in built):
             return
         for name, plain in held.plain.items():
-            if name not in names or digest(now.held.plain.get(name)) != digest(plain):
+            other = now.held.plain.get(name, _OBJECTS if name in names else None)
+            if digest(other) != digest(plain) and _count_objects(other) <= _count_objects(plain):
                 _set(names, name, plain, before[name])
         for name in self._items().keys() - before.keys():
             del names[name]
@@ -306,6 +307,15 @@ class Attributes(StateObject):
         skipped = _OF_MODULES if isinstance(owner, torch.nn.Module) else ()
         held = vars(owner).items()
         return {name: value for name, value in held if _is_plain(value) and name not in skipped}
+
+
+_OBJECTS = [{"~kept": None}] * 2
+"""What stands for a container of objects."""
+
+
+def _count_objects(plain: Any) -> int:
+    """Return how many objects a container has that are no part of its state: built ones stay."""
+    return repr(plain).count("'~kept'")
 
 
 def _set(names: dict[str, Any], name: str, plain: Any, known: Any) -> None:
@@ -418,8 +428,9 @@ def state_object(value: Any) -> StateObject | None:
 
 
 def attributes(owner: Any) -> StateObject | None:
-    """See `Backend.attributes`."""
-    return _kept(owner, "", Attributes) if hasattr(owner, "__dict__") else None
+    """See `Backend.attributes`: Perigee's own classes keep their state in variables."""
+    is_own = type(owner).__module__.partition(".")[0] == "perigee"
+    return None if is_own or not hasattr(owner, "__dict__") else _kept(owner, "", Attributes)
 
 
 def objects_in(value: Any) -> Mapping[str, Any]:
