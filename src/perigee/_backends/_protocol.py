@@ -4,7 +4,7 @@ A backend differentiates, compiles and moves tensors. It iterates only over data
 it, opens no files except requested traces, and logs nothing.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -460,10 +460,17 @@ class Backend(Protocol):
         """
         ...
 
-    def attributes(self, owner: Any) -> StateObject | None:
+    def attributes(
+        self, owner: Any, names: Callable[[Any], MutableMapping[str, Any]]
+    ) -> StateObject | None:
         """Return the attributes of an object that steps may change, if steps run as Python code.
 
-        The same each time; `None` if steps do not, or the object has none.
+        Args:
+            owner: The object.
+            names: Returns, given the object, the mapping in which its attributes are stored.
+
+        Returns:
+            The same each time; `None` if steps are compiled.
         """
         ...
 
@@ -472,7 +479,7 @@ class Backend(Protocol):
         ...
 
     def copied(self, batch: Batch) -> Batch:
-        """Return a batch whose tensors may be changed in place, without changing those of `batch`."""
+        """Return a batch whose tensors a step may change in place, while `batch` stays as it is."""
         ...
 
     def writers(self) -> Sequence[tuple[Any, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from perigee._typing import Batch
@@ -13,9 +13,9 @@ def state_object(value: Any) -> None:
     del value
 
 
-def attributes(owner: Any) -> None:
+def attributes(owner: Any, names: Callable[[Any], MutableMapping[str, Any]]) -> None:
     """See `Backend.attributes`: a compiled step does not change them."""
-    del owner
+    del owner, names
 
 
 def objects_in(value: Any) -> Mapping[str, Any]:

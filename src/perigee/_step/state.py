@@ -5,7 +5,15 @@ import dataclasses
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -40,6 +48,10 @@ class Holder:
     def _held(self) -> Mapping[str, Any]:
         """Return what is searched, by name."""
         return vars(self)
+
+    def _names(self) -> MutableMapping[str, Any]:
+        """Return where plain values are stored that a step may change: not those of Perigee's."""
+        return {} if type(self).__module__.partition(".")[0] == "perigee" else vars(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +189,7 @@ class _Search:
             return
         self._seen.add(id(holder))
         self.holders.append(holder)
-        self._attributes(holder, path)
+        self._attributes(holder, path, type(holder)._names)
         for name, value in holder._held().items():
             if name == INTERNALS:
                 for key, variable in value.variables.items():
@@ -233,14 +245,16 @@ class _Search:
         if hasattr(value, "__dict__"):
             self.holders.append(value)
             if not has_state:
-                self._attributes(value, path)
+                self._attributes(value, path, vars)
         plain, self.plain = self.plain, {}
         for name, member in attributes_of(value).items():
             self.value(member, _join(path, name))
         self.plain = plain
 
-    def _attributes(self, owner: Any, path: str) -> None:
-        found = _backends.current().attributes(owner)
+    def _attributes(
+        self, owner: Any, path: str, names: Callable[[Any], MutableMapping[str, Any]]
+    ) -> None:
+        found = _backends.current().attributes(owner, names)
         if found is not None:
             self.objects[path] = found
 

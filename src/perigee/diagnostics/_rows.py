@@ -467,7 +467,11 @@ class _Run:
             # A later value must not follow from these rows through an update.
             stack.enter_context(listening(keras.optimizers.Optimizer, "apply", _not_applied))
             returned, examples = call(
-                self._step, "train_step", batch, recorder=objectives, is_probed=True
+                self._step,
+                "train_step",
+                _backends.current().copied(batch),
+                recorder=objectives,
+                is_probed=True,
             )
         self.has_inner = objectives.has_inner
         self._keys.clear()

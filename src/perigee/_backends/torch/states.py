@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from perigee._errors import CheckpointContentError
 from perigee._typing import Batch, Tensor
 
 _W = TypeVar("_W")
+_Names = Callable[[Any], MutableMapping[str, Any]]
 
 _INTERNALS = "_perigee"
 _OF_MODULES = frozenset(vars(torch.nn.Module())) - {"training"}
@@ -233,13 +234,18 @@ class Attributes(StateObject):
     """The attributes of an object that are its state: numbers, tensors, and containers of them.
 
     Those that no step has changed are not saved: they are as the program says.
+
+    Args:
+        refer: Returns the object.
+        names: Returns, given the object, the mapping in which its attributes are stored.
     """
 
     name = path = "attributes"
     is_optional = True
 
-    def __init__(self, refer: Callable[[], Any]) -> None:
+    def __init__(self, refer: Callable[[], Any], names: _Names) -> None:
         super().__init__(refer)
+        self._stored = names
         self._refused: dict[str, NotPlainError] = {}
         self._first = {name: _mark(value) for name, value in self._items().items()}
         self._changed: set[str] = set()
@@ -254,7 +260,7 @@ class Attributes(StateObject):
             except NotPlainError as error:
                 if name in self._changed:
                     self._refused[name] = error
-        held = _Held(plain, {name: value for name, value in vars(self.owner).items()})
+        held = _Held(plain, dict(self._names()))
         return _snapshot(np.frombuffer(digest(plain), np.uint8), held)
 
     def assign(self, value: Any) -> None:
@@ -262,7 +268,7 @@ class Attributes(StateObject):
         now, held = self.read(), value.held
         if now.tobytes() == value.tobytes():
             return
-        names, before = vars(self.owner), held.objects
+        names, before = self._names(), held.objects
         built = [n for n, v in names.items() if not _is_plain(v) and before.get(n) is None]
         if any(name != _INTERNALS for name in built):
             return
@@ -291,9 +297,9 @@ class Attributes(StateObject):
         """See `StateObject.load`."""
         if not isinstance(said, dict):
             raise ValueError("it is no state")
-        names = vars(self.owner)
+        names = self._names()
         for name, plain in said.items():
-            if name in self._items() or not hasattr(self.owner, name):
+            if name in self._items() or (name not in names and not hasattr(self.owner, name)):
                 _set(names, name, plain, names.get(name))
                 self._changed.add(name)
 
@@ -302,10 +308,13 @@ class Attributes(StateObject):
             if name not in self._first or self._first[name] != _mark(now[name]):
                 self._changed.add(name)
 
+    def _names(self) -> MutableMapping[str, Any]:
+        return self._stored(self.owner)
+
     def _items(self) -> dict[str, Any]:
         owner = self.owner
         skipped = _OF_MODULES if isinstance(owner, torch.nn.Module) else ()
-        held = vars(owner).items()
+        held = self._names().items()
         return {name: value for name, value in held if _is_plain(value) and name not in skipped}
 
 
@@ -318,7 +327,7 @@ def _count_objects(plain: Any) -> int:
     return repr(plain).count("'~kept'")
 
 
-def _set(names: dict[str, Any], name: str, plain: Any, known: Any) -> None:
+def _set(names: MutableMapping[str, Any], name: str, plain: Any, known: Any) -> None:
     """Set an attribute to a value: that of the object that was there, which others may hold."""
     value = from_plain(plain, known)
     if isinstance(value, torch.Tensor) and _alike(known, value):
@@ -427,10 +436,9 @@ def state_object(value: Any) -> StateObject | None:
     return None
 
 
-def attributes(owner: Any) -> StateObject | None:
-    """See `Backend.attributes`: Perigee's own classes keep their state in variables."""
-    is_own = type(owner).__module__.partition(".")[0] == "perigee"
-    return None if is_own or not hasattr(owner, "__dict__") else _kept(owner, "", Attributes)
+def attributes(owner: Any, names: _Names) -> StateObject | None:
+    """See `Backend.attributes`."""
+    return _kept(owner, "", lambda refer: Attributes(refer, names))
 
 
 def objects_in(value: Any) -> Mapping[str, Any]:
