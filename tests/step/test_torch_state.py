@@ -14,7 +14,18 @@ if keras.backend.backend() != "torch":
 
 import torch
 
-from tests.step.torch_programs import BATCH, PROGRAMS, ROWS, STEPS_A_PASS, data, made
+from tests.step.torch_programs import (
+    BATCH,
+    FEATURES,
+    PROGRAMS,
+    ROWS,
+    STEPS_A_PASS,
+    Program,
+    data,
+    function,
+    made,
+    net,
+)
 
 EPOCHS = 2
 
@@ -77,3 +88,121 @@ def test_a_run_resumes_bit_for_bit(name):
     given = {"batch_size": BATCH, "validation": data()}
 
     verify_resume(lambda: made(name), data, steps=2 * STEPS_A_PASS, at=7, arguments=given)
+
+
+def test_what_a_function_rebinds_is_its_state():
+    x, y = data()
+    by_hand = function()
+    shown = [
+        by_hand(torch.tensor(x[start : start + BATCH]), torch.tensor(y[start : start + BATCH]))
+        for start in range(0, ROWS, BATCH)
+    ]
+
+    history = pg.fit(function(), (x, y), batch_size=BATCH, shuffle=False, progress="off").history
+
+    for name, values in history.items():
+        if name != "learning_rate":
+            expected = np.mean([float(logs[name]) for logs in shown])
+            np.testing.assert_allclose(values, [expected], rtol=1e-6)
+
+
+def test_a_function_resumes_bit_for_bit():
+    make = lambda: pg.FunctionStep(function())  # noqa: E731
+
+    verify_resume(make, data, steps=2 * STEPS_A_PASS, at=7, arguments={"batch_size": BATCH})
+
+
+class Transition:
+    """An object that no checkpoint can hold."""
+
+
+class Replay(Program):
+    def __init__(self):
+        self.net = net()
+        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.1)
+        self.replay = []
+
+    def update(self, x, y):
+        self.replay.append(Transition())
+        return self.descend(torch.nn.functional.cross_entropy(self.net(x), y))
+
+
+class SavedReplay(Replay):
+    def host_state(self):
+        return {"length": len(self.replay)}
+
+    def load_host_state(self, state):
+        self.replay = [Transition() for _ in range(state["length"])]
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path):
+    step = Replay()
+    before = state_of(Replay())
+
+    with pytest.raises(pg.PerigeeError, match=r"PG525(.|\n)*replay/0 is a Transition"):
+        fit(step, run=tmp_path / "run")
+
+    assert step.replay == []
+    assert state_of(step).keys() == before.keys()
+    assert len(fit(Replay()).history["loss"]) == EPOCHS  # without a run nothing is saved
+
+
+def test_what_host_state_returns_need_not_be_savable_otherwise(tmp_path):
+    fit(SavedReplay(), epochs=1, run=tmp_path / "run")
+    resumed = SavedReplay()
+
+    fit(resumed, run=tmp_path / "run")
+
+    assert len(resumed.replay) == EPOCHS * STEPS_A_PASS
+
+
+def test_a_run_of_other_objects_is_refused(tmp_path):
+    fit(made("OneCycle"), epochs=1, run=tmp_path / "run")
+    other = made("OneCycle")
+    del other.schedule
+    other.update = lambda x, y: other.descend(torch.nn.functional.cross_entropy(other.net(x), y))
+
+    with pytest.raises(pg.PerigeeError, match="schedule"):
+        fit(other, run=tmp_path / "run")
+
+
+class Global(Program):
+    def __init__(self):
+        self.net = net()
+
+    def update(self, x, y):
+        loss = torch.nn.functional.cross_entropy(self.net(x), y)
+        OPTIMIZERS[0].zero_grad()
+        loss.backward()
+        OPTIMIZERS[0].step()
+        return loss
+
+
+OPTIMIZERS = []
+
+
+def test_an_optimizer_that_the_step_does_not_hold_is_refused():
+    step = Global()
+    OPTIMIZERS[:] = [torch.optim.SGD(step.net.parameters(), 0.1, momentum=0.9)]
+    with pytest.raises(pg.PerigeeError, match=r"PG111(.|\n)*torch's SGD"):
+        fit(step)
+    OPTIMIZERS[:] = [torch.optim.SGD(net().parameters(), 0.1)]
+    with pytest.raises(pg.PerigeeError, match=r"PG111(.|\n)*4 of 4 parameters of torch's SGD"):
+        fit(step)
+
+
+def test_a_batch_changed_in_place_stays_as_the_loader_gives_it():
+    class Halve(pg.Step):
+        def train_step(self, batch):
+            return {"mean": batch[0].mul_(0.5).mean()}
+
+        def test_step(self, batch):
+            return {"mean": batch[0].mul_(0.5).mean()}
+
+    def batches():
+        return [(torch.ones(BATCH, FEATURES),) for _ in range(3)]
+
+    rows = torch.utils.data.TensorDataset(torch.ones(3 * BATCH, FEATURES))
+    for given in (batches, torch.utils.data.DataLoader(rows, BATCH)):
+        assert pg.fit(Halve(), given, epochs=2, progress="off").history["mean"] == [0.5, 0.5]
+        assert pg.evaluate(Halve(), given) == {"mean": 0.5}

@@ -359,3 +359,29 @@ PROGRAMS = {
 def made(name):
     keras.utils.set_random_seed(5)
     return PROGRAMS[name]()
+
+
+def function():
+    """Return a function that rebinds what is around it, with what it leaves there."""
+    keras.utils.set_random_seed(5)
+    model = net(nn.BatchNorm1d(8))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+    calls, smooth, hidden, seen = 0, None, torch.zeros(3), []
+
+    def train_step(x, y):
+        nonlocal calls, smooth, hidden
+        calls += 1
+        with torch.enable_grad():
+            loss = functional.cross_entropy(model(x), y) + 0.001 * calls + hidden.sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+        value = float(loss.detach())
+        smooth = value if smooth is None else 0.9 * smooth + 0.1 * value
+        hidden = 0.9 * hidden + 0.1
+        seen.append(value)
+        return {"loss": loss.detach(), "calls": float(calls), "smooth": smooth, "seen": len(seen)}
+
+    return train_step

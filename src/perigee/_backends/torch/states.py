@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -224,9 +225,16 @@ class StateObject:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """The attributes of an object: as plain values where they are, and the objects."""
+    """The attributes of an object.
+
+    Attributes:
+        plain: Those that are state, as plain values.
+        others: Copies of containers of objects that are no plain values.
+        objects: All of them as they are.
+    """
 
     plain: Mapping[str, Any]
+    others: Mapping[str, Any]
     objects: Mapping[str, Any]
 
 
@@ -252,16 +260,18 @@ class Attributes(StateObject):
 
     def read(self) -> np.ndarray:
         """See `StateObject.read`."""
-        now, plain = self._items(), {}
+        now, plain, others = self._items(), {}, {}
         self._note_changed(now)
         for name, value in now.items():
             try:
                 plain[name] = to_plain(value, name, _is_found)
             except NotPlainError as error:
+                others[name] = copy(value)
                 if name in self._changed:
                     self._refused[name] = error
-        held = _Held(plain, dict(self._names()))
-        return _snapshot(np.frombuffer(digest(plain), np.uint8), held)
+        marks = {name: _mark(value) for name, value in others.items()}
+        found = digest([plain, marks])
+        return _snapshot(np.frombuffer(found, np.uint8), _Held(plain, others, dict(self._names())))
 
     def assign(self, value: Any) -> None:
         """Restore attributes that were read; not where an object was built beside them."""
@@ -272,12 +282,18 @@ class Attributes(StateObject):
         built = [n for n, v in names.items() if not _is_plain(v) and before.get(n) is None]
         if any(name != _INTERNALS for name in built):
             return
+        here = self._items()
+        for name in here.keys() - before.keys():
+            if not _has_built(here[name], None):
+                del names[name]
         for name, plain in held.plain.items():
-            other = now.held.plain.get(name, _OBJECTS if name in names else None)
-            if digest(other) != digest(plain) and _count_objects(other) <= _count_objects(plain):
-                _set(names, name, plain, before[name])
-        for name in self._items().keys() - before.keys():
-            del names[name]
+            is_same = name in here and digest(now.held.plain.get(name, _OBJECTS)) == digest(plain)
+            if not is_same and not _has_built(here.get(name), before[name]):
+                _set(names, name, from_plain(plain, before[name]), before[name])
+        for name, other in held.others.items():
+            is_same = _mark(here.get(name)) == _mark(other)
+            if not is_same and not _has_built(here.get(name), other):
+                _set(names, name, other, before[name])
 
     def saved(self, path: str, only_tensors: bool = False) -> Any:
         """See `StateObject.saved`."""
@@ -300,7 +316,8 @@ class Attributes(StateObject):
         names = self._names()
         for name, plain in said.items():
             if name in self._items() or (name not in names and not hasattr(self.owner, name)):
-                _set(names, name, plain, names.get(name))
+                known = names.get(name)
+                _set(names, name, from_plain(plain, known), known)
                 self._changed.add(name)
 
     def _note_changed(self, now: Mapping[str, Any]) -> None:
@@ -318,18 +335,34 @@ class Attributes(StateObject):
         return {name: value for name, value in held if _is_plain(value) and name not in skipped}
 
 
-_OBJECTS = [{"~kept": None}] * 2
+_OBJECTS = {"~kept": None}
 """What stands for a container of objects."""
 
 
-def _count_objects(plain: Any) -> int:
-    """Return how many objects a container has that are no part of its state: built ones stay."""
-    return repr(plain).count("'~kept'")
+def _has_built(now: Any, before: Any) -> bool:
+    """Return whether a container has an object with variables that it had not: that stays."""
+    known = {id(item) for item in _inside(before)}
+    return any(_holds_variables(item) for item in _inside(now) if id(item) not in known)
 
 
-def _set(names: MutableMapping[str, Any], name: str, plain: Any, known: Any) -> None:
-    """Set an attribute to a value: that of the object that was there, which others may hold."""
-    value = from_plain(plain, known)
+def _holds_variables(value: Any, levels: int = 4) -> bool:
+    if _is_found(value) or type(value).__module__.partition(".")[0] == "perigee":
+        return True
+    return levels > 0 and any(_holds_variables(item, levels - 1) for item in _inside(value))
+
+
+def _inside(value: Any) -> list[Any]:
+    """Return what a container or an object holds."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, _CONTAINERS):
+        return list(value)
+    is_object = not isinstance(value, torch.Tensor) and hasattr(value, "__dict__")
+    return list(vars(value).values()) if is_object else []
+
+
+def _set(names: MutableMapping[str, Any], name: str, value: Any, known: Any) -> None:
+    """Set an attribute to a value: in the object that was there, which others may hold."""
     if isinstance(value, torch.Tensor) and _alike(known, value):
         with torch.no_grad():
             known.copy_(value)
