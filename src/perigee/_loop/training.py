@@ -542,7 +542,7 @@ class Training:
             if self.validation.feed.is_over:
                 self._stop_for("validation data", self.validation.feed)
                 return {}
-            exchanged = track(self.programs.step).variables if self._may_exchange_weights else []
+            exchanged = track(self.programs.step).state if self._may_exchange_weights else []
             before = snapshot(exchanged)
             if self.callbacks:
                 self.callbacks.test_begin()

@@ -125,7 +125,7 @@ def rehearse(
         recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
         watching = _backends.current().watch(listening, layers_of(before))
         attributes = attributes_preserved(step, keeps_new=True)
-        with attributes, undone(before.variables) as undo, watching as watch:
+        with attributes, undone(before.state) as undo, watching as watch:
             recorder.made = undo.made = watch.made
             recorder.is_global_seed = undo.is_global_seed
             loops_well = _run(step, method, batch, recorder, before, computes)
@@ -270,7 +270,7 @@ def _refuse_counts(
     def changes(first: int, last: int) -> list[np.ndarray]:
         before = snapshot(chosen)
         part = keras.tree.map_structure(lambda x: None if x is None else x[first:last], batch)
-        with undone(tracked.variables), _noting(step, method):
+        with undone(tracked.state), _noting(step, method):
             call(step, method, part, is_probed=True)
             after = snapshot(chosen)
         return [new.astype("float64") - old for new, old in zip(after, before, strict=True)]
@@ -329,7 +329,7 @@ def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Und
         if id(v.value) in initial:
             initial[id(v)] = initial[id(v.value)]
     made = [v for v in after.variables if id(v) in initial]
-    changed = _changed(before.variables, undo.values)
+    changed = _changed(before.state, undo.values)
     changed += _changed(made, [initial[id(v)] for v in made])
     ids = {id(v) for v in changed} | recorder.assigned
     seed = [] if undo.global_seed is None else [undo.global_seed[0]]
@@ -520,7 +520,7 @@ class Probe:
             change_metrics: Whether metric variables begin with other values.
             change_weights: Whether trainable variables do, with the same values in each call.
         """
-        with attributes_preserved(self._step, keeps_new=True), undone(self._tracked.variables):
+        with attributes_preserved(self._step, keeps_new=True), undone(self._tracked.state):
             if change_weights:
                 draw, weights = np.random.default_rng(0), self._tracked.of_kind("trainable")
                 values = snapshot(weights)

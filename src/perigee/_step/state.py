@@ -103,8 +103,13 @@ class Tracked:
 
     @property
     def variables(self) -> list[Any]:
-        """Every variable, in order, and the state outside variables."""
-        return [*(entry.variable for entry in self.entries), *self.objects.values()]
+        """Every variable, in order."""
+        return [entry.variable for entry in self.entries]
+
+    @property
+    def state(self) -> list[Any]:
+        """Every variable and the state outside variables, as `snapshot` and `restore` take them."""
+        return [*self.variables, *self.objects.values()]
 
     def of_kind(self, *kinds: Kind) -> list[Any]:
         """Return the variables of these kinds, in order."""

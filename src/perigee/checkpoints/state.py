@@ -44,7 +44,7 @@ def arrays_of(tracked: Tracked) -> dict[str, np.ndarray]:
     Returns:
         Arrays by `Entry.key`, in order, with the shapes and dtypes of the variables.
     """
-    values = snapshot([entry.variable for entry in tracked.entries])
+    values = snapshot(tracked.variables)
     return {entry.key: value for entry, value in zip(tracked.entries, values, strict=True)}
 
 

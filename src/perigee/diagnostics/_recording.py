@@ -289,7 +289,7 @@ class _Listening:
         """See `Witness`."""
         now = _host_generators(self._step)
         self._recording.draws += [name for name in now if now[name] != self._host[name]]
-        variables = [entry.variable for entry in self._tracked.entries]
+        variables = self._tracked.variables
         look(
             [keras.ops.convert_to_tensor(v) for v in variables],
             lambda *values: self._recording.after.update(

@@ -141,7 +141,7 @@ def exchanging(
         accumulate: Micro-batches an update.
         is_split: Whether a batch is split over several replicas.
     """
-    with in_scope(step), undone(rehearsal.tracked.variables):
+    with in_scope(step), undone(rehearsal.tracked.state):
         yield Rows(step, rehearsal, batch, accumulate, is_split)
 
 

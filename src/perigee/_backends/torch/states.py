@@ -392,7 +392,12 @@ def _named(path: str) -> Generator[None]:
         yield
     except NotPlainError as error:
         whole = "/".join(part for part in (path, error.path) if part)
-        raise CheckpointContentError(whole, f"is a {error.kind}") from error
+        fix = (
+            "return the numbers from which it can be rebuilt from `host_state(self)` of the Step, "
+            "and rebuild it in `load_host_state(self, state)`; of an object with `state_dict`, "
+            "return them from there."
+        )
+        raise CheckpointContentError(whole, f"is a {error.kind}", fix) from error
 
 
 def _is_plain(value: Any) -> bool:
