@@ -6,7 +6,7 @@ import pytest
 
 import perigee as pg
 from perigee._step.state import track
-from perigee.checkpoints import arrays_of, objects_of
+from perigee.checkpoints import Checkpoints, arrays_of, objects_of
 from perigee.testing import verify_resume
 
 if keras.backend.backend() != "torch":
@@ -14,6 +14,7 @@ if keras.backend.backend() != "torch":
 
 import torch
 
+from tests.reliability.processes import run as run_apart
 from tests.step.torch_programs import (
     BATCH,
     FEATURES,
@@ -26,6 +27,7 @@ from tests.step.torch_programs import (
     made,
     net,
 )
+from tests.step.torch_training import train
 
 EPOCHS = 2
 
@@ -206,3 +208,21 @@ def test_a_batch_changed_in_place_stays_as_the_loader_gives_it():
     for given in (batches, torch.utils.data.DataLoader(rows, BATCH)):
         assert pg.fit(Halve(), given, epochs=2, progress="off").history["mean"] == [0.5, 0.5]
         assert pg.evaluate(Halve(), given) == {"mean": 0.5}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["OneCycle", "PythonState", "Averaged"])
+def test_a_killed_run_ends_as_one_that_was_not(name, tmp_path):
+    kill_at = int(np.random.default_rng(sum(map(ord, name))).integers(3, 17))
+
+    run_apart(tmp_path, train, name, str(tmp_path / "straight"), None).returned()
+    assert run_apart(tmp_path, train, name, str(tmp_path / "killed"), kill_at).was_killed()
+    run_apart(tmp_path, train, name, str(tmp_path / "killed"), None).returned()
+
+    ends = [
+        Checkpoints(tmp_path / run / "checkpoints").load("newest").content
+        for run in ("straight", "killed")
+    ]
+    assert ends[0].clock == ends[1].clock
+    states = [flat({"arrays": dict(e.arrays), "objects": e.facts["objects"]}) for e in ends]
+    assert states[0] == states[1]
