@@ -440,17 +440,20 @@ def as_keras_variable(value: Any) -> TensorVariable | None:
 
 
 def is_container(kind: type) -> bool:
-    """See `Backend.is_container`: modules, but not those that are layers of Keras."""
-    return issubclass(kind, torch.nn.Module) and not issubclass(kind, keras.Layer)
+    """See `Backend.is_container`."""
+    return issubclass(kind, torch.nn.Module)
 
 
 def content(value: Any) -> Mapping[str, Any]:
     """See `Backend.content`."""
+    modules = dict(value._modules)
+    if isinstance(value, keras.Layer):
+        modules.pop("_torch_params", None)  # what its variables are made of, or once were
     return {
         **value._parameters,
         **{k: _buffer(value, k) for k, v in value._buffers.items() if v is not None},
-        **value._modules,
-        **{k: v for k, v in vars(value).items() if k not in _OF_MODULES and not _is_plain(v)},
+        **modules,
+        **{k: v for k, v in vars(value).items() if k not in _OF_MODULES},
     }
 
 
