@@ -126,7 +126,7 @@ def gradients_restored(variables: Sequence[Any]) -> Generator[None]:
 
     Those of variables without a value yet are not known.
     """
-    # What is no variable but a state, as of an optimizer of torch, has no gradient.
+    # The state of an object, such as an optimizer of torch, has no gradient.
     values = [variable.value for variable in variables if variable.value is not None]
     gradients = [None if value.grad is None else value.grad.clone() for value in values]
     try:

@@ -25,7 +25,7 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class NotPlainError(Exception):
-    """A state holds an object that is no plain value.
+    """A state holds an object other than plain values.
 
     Args:
         path: Where.
@@ -66,7 +66,7 @@ def to_plain(value: Any, path: str = "", kept: Callable[[Any], bool] = lambda _:
         return {"~array": np.array(value), "is_scalar": isinstance(value, np.generic)}
     if kind is complex:
         return {"~complex": [value.real, value.imag]}
-    if kind is bytes:
+    if isinstance(value, bytes):
         return {"~bytes": value.hex()}
     if isinstance(value, list):
         return [inner(item, index) for index, item in enumerate(value)]

@@ -70,7 +70,7 @@ class _Snapshot(np.ndarray):
     held: Any = None
 
 
-def _snapshot(value: np.ndarray, held: Any) -> np.ndarray:
+def _snapshot(value: np.ndarray, held: Any) -> _Snapshot:
     found = np.ndarray.__new__(_Snapshot, value.shape, value.dtype)
     found[...] = value
     found.held = held
@@ -136,11 +136,14 @@ class BufferVariable(TensorVariable):
         name: The name of the buffer.
     """
 
-    kind, trainable = "non_trainable", False
-
     def __init__(self, refer: Callable[[], Any], name: str) -> None:
         super().__init__(refer)
         self.name = self.path = name
+
+    @property
+    def trainable(self) -> bool:
+        """Whether gradients are computed for it: a buffer is no parameter."""
+        return False
 
     @property
     def value(self) -> Tensor:
@@ -181,7 +184,7 @@ class StateObject:
         """The object."""
         return self._refer()
 
-    def read(self) -> np.ndarray:
+    def read(self) -> _Snapshot:
         """Return the digest of its state, with the state."""
         held = self._held()
         return _snapshot(np.frombuffer(digest(held), np.uint8), held)
@@ -229,7 +232,7 @@ class _Held:
 
     Attributes:
         plain: Those that are state, as plain values.
-        others: Copies of containers of objects that are no plain values.
+        others: Copies of containers that hold other objects.
         objects: All of them as they are.
     """
 
@@ -258,7 +261,7 @@ class Attributes(StateObject):
         self._first = {name: _mark(value) for name, value in self._items().items()}
         self._changed: set[str] = set()
 
-    def read(self) -> np.ndarray:
+    def read(self) -> _Snapshot:
         """See `StateObject.read`."""
         now, plain, others = self._items(), {}, {}
         self._note_changed(now)
