@@ -6,7 +6,8 @@ import pytest
 
 import perigee as pg
 from perigee._step.state import track
-from perigee.checkpoints import Checkpoints, arrays_of, objects_of
+from perigee.checkpoints import Checkpoints, arrays_of
+from perigee.checkpoints.state import objects_of
 from perigee.testing import verify_resume
 
 if keras.backend.backend() != "torch":

@@ -47,12 +47,10 @@ from perigee.checkpoints import (
     RunLock,
     content,
     load_arrays,
-    load_objects,
-    objects_of,
     random_state,
     set_random_state,
 )
-from perigee.checkpoints.state import unlike
+from perigee.checkpoints.state import load_objects, objects_of, unlike
 from perigee.data import PassFeed
 from perigee.writers.failures import Failures
 from perigee.writers.history import Best

@@ -20,7 +20,8 @@ from perigee._step.state import Tracked, nested_layers, track
 from perigee._step.step import Step
 from perigee._step.updates import internals
 from perigee._typing import Batch
-from perigee.checkpoints import Loaded, load_arrays, load_objects
+from perigee.checkpoints import Loaded, load_arrays
+from perigee.checkpoints.state import load_objects
 
 MOST_BATCHES = 8
 _MOST_BYTES = 4 * 2**30

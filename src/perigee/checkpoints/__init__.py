@@ -9,5 +9,3 @@ from perigee.checkpoints.randomness import set_random_state as set_random_state
 from perigee.checkpoints.state import Unlike as Unlike
 from perigee.checkpoints.state import arrays_of as arrays_of
 from perigee.checkpoints.state import load_arrays as load_arrays
-from perigee.checkpoints.state import load_objects as load_objects
-from perigee.checkpoints.state import objects_of as objects_of

@@ -18,7 +18,8 @@ from perigee._events.schedule import Every
 from perigee._runs.run import Run
 from perigee._step.state import track
 from perigee._step.step import Step
-from perigee.checkpoints import arrays_of, objects_of, random_state, set_random_state
+from perigee.checkpoints import arrays_of, random_state, set_random_state
+from perigee.checkpoints.state import objects_of
 from perigee.writers.json_lines import FILE_NAME, read_json_lines
 
 _SEED = 0
