@@ -88,7 +88,7 @@ def check(
                 "data that can begin again: looking at it would take its first batches away.",
                 "pass the function that makes the iterator, or a list of some batches.",
             )
-    with preserved(track(step).variables), attributes_preserved(step):
+    with preserved(track(step).state), attributes_preserved(step):
         batches, others = _sorted(_batches(data, batch_size))
         columns = _columns(data, batches)
         evaluated = [] if validation is None else _batches(validation, None)

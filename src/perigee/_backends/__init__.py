@@ -14,6 +14,8 @@ from perigee._backends._protocol import Differentiated as Differentiated
 from perigee._backends._protocol import Mode as Mode
 from perigee._backends._protocol import Pending as Pending
 from perigee._backends._protocol import Replicas as Replicas
+from perigee._backends._protocol import StateObject as StateObject
+from perigee._backends._protocol import Watch as Watch
 from perigee._errors import ArgumentError
 
 _WITH_A_ROOM = ("tensorflow", "jax", "torch")

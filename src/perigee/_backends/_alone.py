@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -76,6 +76,11 @@ def is_container(kind: type) -> bool:
     """See `Backend.is_container`."""
     del kind
     return False
+
+
+def content(value: Any) -> Mapping[str, Any]:
+    """See `Backend.content`."""
+    return vars(value)
 
 
 def writers() -> tuple[tuple[Any, str], ...]:

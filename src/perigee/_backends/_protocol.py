@@ -4,7 +4,7 @@ A backend differentiates, compiles and moves tensors. It iterates only over data
 it, opens no files except requested traces, and logs nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -141,12 +141,48 @@ class Compiled(Protocol):
         ...
 
 
+class StateObject(Protocol):
+    """State outside variables: `Backend.read` and `Backend.write` take it like a Keras variable.
+
+    Attributes:
+        owner: The object whose state it is.
+        is_optional: Whether a checkpoint may lack it, as nothing had changed.
+    """
+
+    owner: Any
+    is_optional: bool
+
+    def saved(self, path: str, only_tensors: bool = False) -> Any:
+        """Return the state as plain values and arrays, `None` if there is nothing to save.
+
+        Args:
+            path: The attribute path of the object, for errors.
+            only_tensors: Whether the user saves the Python values in attributes.
+
+        Raises:
+            CheckpointContentError: If it holds objects that no checkpoint can hold.
+        """
+        ...
+
+    def load(self, said: Any) -> None:
+        """Restore what `saved` returned, here or in another process.
+
+        Raises:
+            ValueError: If it is no such state.
+        """
+        ...
+
+
 class Watch(Protocol):
     """Variables of the framework that a rehearsal saw."""
 
     made: list[tuple[Any, np.ndarray | None]]
     """Created variables, of Keras or of the framework, with their initial values; `None` if a
     rehearsal's assignments do not persist."""
+
+    loose: Callable[[Collection[int]], list[str]]
+    """Returns the names of what else was changed, given the `id`s of what a Step holds: the objects
+    with a state of their own, and the framework's variables."""
 
 
 class Peers(Protocol):
@@ -493,7 +529,8 @@ class Backend(Protocol):
     def as_keras_variable(self, value: Any) -> Any | None:
         """Return a framework variable wrapped like a Keras variable: the same wrapper each time.
 
-        It represents the variable among those of a Step. `None` for everything else.
+        It represents the variable among those of a Step, and has its `kind` there. `None` for
+        everything else.
         """
         ...
 
@@ -507,6 +544,39 @@ class Backend(Protocol):
 
     def is_container(self, kind: type) -> bool:
         """Return whether objects of a class of the framework hold variables as attributes."""
+        ...
+
+    def content(self, value: Any) -> Mapping[str, Any]:
+        """Return what an object of such a class holds, by name."""
+        ...
+
+    def state_object(self, value: Any) -> StateObject | None:
+        """Return the state of an object that says itself what it is, such as an optimizer of torch.
+
+        The same each time; `None` for everything else.
+        """
+        ...
+
+    def attributes(
+        self, owner: Any, names: Callable[[Any], MutableMapping[str, Any]]
+    ) -> StateObject | None:
+        """Return the attributes of an object that steps may change, if steps run as Python code.
+
+        Args:
+            owner: The object.
+            names: Returns, given the object, the mapping in which its attributes are stored.
+
+        Returns:
+            The same each time; `None` if steps are compiled.
+        """
+        ...
+
+    def objects_in(self, value: Any) -> Mapping[str, Any]:
+        """Return what else an object with a `state_object` changes, by name."""
+        ...
+
+    def copied(self, batch: Batch) -> Batch:
+        """Return a batch whose tensors a step may change in place, while `batch` stays as it is."""
         ...
 
     def writers(self) -> Sequence[tuple[Any, str]]:

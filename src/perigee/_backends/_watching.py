@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +17,15 @@ from perigee._listening import Call, Hear, Talk
 
 @dataclass(slots=True)
 class Watched:
-    """Variables that were created, with their initial values if they change in place."""
+    """Variables that were created, with their initial values if they change in place.
+
+    Attributes:
+        made: These.
+        loose: Returns, given what a Step holds, the names of what else was changed.
+    """
 
     made: list[tuple[Any, np.ndarray | None]] = field(default_factory=list)
+    loose: Callable[[Collection[int]], list[str]] = lambda held: []
 
 
 @contextmanager

@@ -225,13 +225,13 @@ class CheckpointContentError(PerigeeError, TypeError):
 
     code = "PG525"
 
-    def __init__(self, path: str, found: str) -> None:
+    def __init__(self, path: str, found: str, fix: str | None = None) -> None:
         self.path, self.found = path, found
         super().__init__(
             f"{path} {found}, which a checkpoint cannot hold.",
             expected="strings, numbers, booleans, `None` and arrays of numbers, in dicts whose "
             "keys are strings without a leading `$`, and in lists.",
-            fix="save the numbers from which it can be rebuilt.",
+            fix=fix or "save the numbers from which it can be rebuilt.",
         )
 
 

@@ -74,7 +74,7 @@ def make_plan(program: Program, blocks: Blocks, batch: Batch, steps: int) -> Pla
     remembered = _recall(memory)
     if remembered is not None and remembered.mode != "xla":
         return remembered
-    variables = program.rehearsal.tracked.variables
+    variables = program.rehearsal.tracked.state
     saved = snapshot(variables)
     trials = _Trials(program, batch, sample, steps)
     try:

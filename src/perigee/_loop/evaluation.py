@@ -333,7 +333,7 @@ def _touched(program: Program) -> list[Any]:
     """Return what a pass may write: what the rehearsal wrote, and all state but weights."""
     rehearsal = program.rehearsal
     touched = {id(v): v for v in rehearsal.tracked.of_kind("metric", "seed", "variable")}
-    touched |= {id(v): v for v in rehearsal.written}
+    touched |= {id(v): v for v in [*rehearsal.written, *rehearsal.tracked.objects.values()]}
     return list(touched.values())
 
 

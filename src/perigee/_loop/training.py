@@ -547,7 +547,7 @@ class Training:
             if self.validation.feed.is_over:
                 self._stop_for("validation data", self.validation.feed)
                 return {}
-            exchanged = track(self.programs.step).variables if self._may_exchange_weights else []
+            exchanged = track(self.programs.step).state if self._may_exchange_weights else []
             before, measured = snapshot(exchanged), None
             try:
                 measured = self._measure(self.validation)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from perigee import _backends
-from perigee._backends import Mode
+from perigee._backends import Mode, Watch
 from perigee._errors import (
     AS_MINIMIZE,
     AS_MINIMIZE_OF_TORCH,
@@ -158,13 +158,13 @@ def _rehearsed(
         recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
         watching = _backends.current().watch(listening, layers_of(before))
         attributes = attributes_preserved(step, keeps_new=True)
-        with attributes, undone(before.variables) as undo, watching as watch:
+        with attributes, undone(before.state) as undo, watching as watch:
             recorder.made = undo.made = watch.made
             recorder.is_global_seed = undo.is_global_seed
             loops_well = _run(step, method, batch, recorder, before, computes)
             after = track(step)
             _refuse_made(after, undo)
-            _refuse_unheld(step, after, recorder)
+            _refuse_unheld(step, after, recorder, watch)
             _refuse_kept_tensors(step, before, after, attributes_before)
             written = _written(before, after, recorder, undo)
             recorder.refuse_untrained(written)
@@ -256,7 +256,8 @@ def _run(
     computes: bool,
 ) -> bool:
     def run() -> Any:
-        returned, _ = call(step, method, batch, recorder=recorder, is_probed=_is_split(step))
+        given = _backends.current().copied(batch)
+        returned, _ = call(step, method, given, recorder=recorder, is_probed=_is_split(step))
         if method == "predict_step":
             recorder.predicted = keras.tree.map_structure(_described, returned)
         else:
@@ -305,7 +306,7 @@ def _refuse_counts(
     def changes(first: int, last: int) -> list[np.ndarray]:
         before = snapshot(chosen)
         part = keras.tree.map_structure(lambda x: None if x is None else x[first:last], batch)
-        with undone(tracked.variables), _noting(step, method):
+        with undone(tracked.state), _noting(step, method):
             call(step, method, part, is_probed=True)
             after = snapshot(chosen)
         return [new.astype("float64") - old for new, old in zip(after, before, strict=True)]
@@ -364,7 +365,7 @@ def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Und
         if id(v.value) in initial:
             initial[id(v)] = initial[id(v.value)]
     made = [v for v in after.variables if id(v) in initial]
-    changed = _changed(before.variables, undo.values)
+    changed = _changed(before.state, undo.values)
     changed += _changed(made, [initial[id(v)] for v in made])
     ids = {id(v) for v in changed} | recorder.assigned
     seed = [] if undo.global_seed is None else [undo.global_seed[0]]
@@ -415,7 +416,11 @@ def _refuse_made(tracked: Tracked, undo: _Undo) -> None:
         raise VariableMadeInStepError([f"{v.name} {tuple(v.shape)}" for v in loose])
 
 
-def _refuse_unheld(step: Step, tracked: Tracked, recorder: StepRecorder) -> None:
+def _refuse_unheld(step: Step, tracked: Tracked, recorder: StepRecorder, watch: Watch) -> None:
+    below = {id(v.value) for v in tracked.variables}
+    names = watch.loose(below | {id(found.owner) for found in tracked.objects.values()})
+    if names:
+        raise UnheldVariablesError(names, is_of_functions=step._is_as_written)
     held = {id(v) for v in tracked.variables}
     loose = [v for v in recorder.unheld.values() if id(v) not in held]
     if loose:
@@ -579,7 +584,7 @@ class Probe:
             change_metrics: Whether metric variables begin with other values.
             change_weights: Whether trainable variables do, with the same values in each call.
         """
-        with attributes_preserved(self._step, keeps_new=True), undone(self._tracked.variables):
+        with attributes_preserved(self._step, keeps_new=True), undone(self._tracked.state):
             if change_weights:
                 draw, weights = np.random.default_rng(0), self._tracked.of_kind("trainable")
                 values = snapshot(weights)
@@ -595,7 +600,8 @@ class Probe:
                     more = draw.uniform(1, 9, value.shape)
                     variable.assign(value + keras.ops.cast(more, value.dtype))
             with rehearsal(), _noting(self._step, self._method):
-                return _backends.current().to_host(self._run(batch))
+                backend = _backends.current()
+                return backend.to_host(self._run(backend.copied(batch)))
 
     def _values(self, batch: Batch) -> dict[str, list[Any]]:
         """Return the tensors of each returned value."""

@@ -71,7 +71,7 @@ def _facts(loop: Shape) -> Shape:
             "seed": optional(count(2**64)),
             "validations": count(),
         },
-        {"devices": count()},
+        {"devices": count(), "objects": optional(dict_of(anything))},
     )
 
 

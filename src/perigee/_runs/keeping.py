@@ -194,6 +194,7 @@ class KeptRun(Hook):
             "random": self._random_state(),
             "began": self._draws.opened if self._feed.resumes == "by replay" else None,
             "host": opened.step.host_state(),
+            "objects": opened.objects(),
             "plan": None if self._plan is None else self._plan.facts(),
             "backend": _backends.current().name,
             "devices": opened.devices,

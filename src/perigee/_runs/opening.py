@@ -49,7 +49,7 @@ from perigee.checkpoints import (
     random_state,
     set_random_state,
 )
-from perigee.checkpoints.state import unlike
+from perigee.checkpoints.state import load_objects, objects_of, unlike
 from perigee.data import PassFeed
 from perigee.writers.failures import Failures
 from perigee.writers.history import Best
@@ -352,11 +352,29 @@ class OpenRun:
             load_arrays(tracked, self._arrays(self.loaded, tracked))
             self.load_host_state()
 
+    def objects(self) -> dict[str, Any]:
+        """Return the state of the Step outside variables.
+
+        Raises:
+            CheckpointContentError: If some of it cannot be saved.
+        """
+        is_users = type(self.step).host_state is not Step.host_state
+        return objects_of(track(self.step), only_tensors=is_users)
+
     def load_host_state(self) -> None:
-        """Give the Step what it had saved of itself outside variables, if anything."""
-        if self.loaded is not None and self.loaded.content.facts["host"] is not None:
+        """Give the Step what was saved of it outside variables, if anything.
+
+        Raises:
+            StateMismatchError: If it holds other objects. Nothing is changed then.
+        """
+        if self.loaded is None:
+            return
+        facts = self.loaded.content.facts
+        if facts["backend"] == _backends.current().name:
+            load_objects(track(self.step), facts.get("objects"))
+        if facts["host"] is not None:
             with loading(f"{type(self.step).__name__}.load_host_state"):
-                self.step.load_host_state(self.loaded.content.facts["host"])
+                self.step.load_host_state(facts["host"])
 
     def load_what_is_built(self, *, is_new: bool = False) -> None:
         """Give the variables of the Step that there are, and had none yet, what was saved of them.

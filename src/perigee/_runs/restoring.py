@@ -21,6 +21,7 @@ from perigee._step.step import Step
 from perigee._step.updates import internals
 from perigee._typing import Batch
 from perigee.checkpoints import Loaded, load_arrays
+from perigee.checkpoints.state import load_objects
 
 MOST_BATCHES = 8
 _MOST_BYTES = 4 * 2**30
@@ -114,6 +115,8 @@ def load_for_use(step: Step, loaded: Loaded, *, strict: bool = True) -> None:
     entries = tuple(entry for entry in tracked.entries if entry.key not in skipped)
     wanted = {key: array for key, array in arrays.items() if key not in skipped}
     load_arrays(replace(tracked, entries=entries), wanted, strict=strict)
+    if strict and content.facts.get("backend") == _backends.current().name:
+        load_objects(tracked, content.facts.get("objects"))
     if strict and content.facts.get("host") is not None:
         step.load_host_state(content.facts["host"])
 

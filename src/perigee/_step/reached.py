@@ -6,7 +6,15 @@ import importlib.util
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import EnumType
@@ -90,6 +98,48 @@ class Reach:
         if self._search is None or not self._search.lookups.are_same():
             self._search = _Search(self._functions, self._skipped)
         return self._search.found
+
+
+class Outside(MutableMapping[str, Any]):
+    """The values of globals and closures of functions, by name: the first of a name.
+
+    Args:
+        functions: The functions, outer ones first.
+    """
+
+    def __init__(self, functions: Sequence[FunctionType]) -> None:
+        self._cells: dict[str, CellType] = {}
+        self._globals: dict[str, dict[str, Any]] = {}
+        for function in functions:
+            names, cells = function.__code__.co_freevars, function.__closure__ or ()
+            for name, cell in zip(names, cells, strict=True):
+                self._cells.setdefault(name, cell)
+            for name in function.__code__.co_names:
+                self._globals.setdefault(name, function.__globals__)
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._cells:
+            return self._cells[name].cell_contents
+        return self._globals[name][name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self._cells:
+            self._cells[name].cell_contents = value
+        else:
+            self._globals[name][name] = value
+
+    def __delitem__(self, name: str) -> None:
+        if name in self._cells:
+            del self._cells[name].cell_contents
+        else:
+            del self._globals[name][name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (name for name, cell in self._cells.items() if cell != CellType())  # not filled
+        yield from (n for n, held in self._globals.items() if n in held and n not in self._cells)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class _Search:

@@ -5,7 +5,15 @@ import dataclasses
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -18,6 +26,7 @@ import keras
 import numpy as np
 
 from perigee import _backends
+from perigee._backends import StateObject
 from perigee._errors import ForeignKerasError
 from perigee._step.own_code import is_own_class
 
@@ -39,6 +48,10 @@ class Holder:
     def _held(self) -> Mapping[str, Any]:
         """Return what is searched, by name."""
         return vars(self)
+
+    def _names(self) -> MutableMapping[str, Any]:
+        """Return where plain values are stored that a step may change: not those of Perigee's."""
+        return {} if type(self).__module__.partition(".")[0] == "perigee" else vars(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,8 @@ class Tracked:
         metrics: Metrics by attribute path, including those inside models and layers.
         plain: Python values by attribute path: constants of a compiled step.
         tensors: Tensors held as attributes, by attribute path.
+        objects: State outside variables, by attribute path, on a framework whose steps run as
+            Python code: of optimizers and schedulers of the framework, and attributes of objects.
     """
 
     entries: tuple[Entry, ...]
@@ -84,11 +99,17 @@ class Tracked:
     metrics: Mapping[str, keras.Metric]
     plain: Mapping[str, Any]
     tensors: Mapping[str, Any]
+    objects: Mapping[str, StateObject]
 
     @property
     def variables(self) -> list[Any]:
         """Every variable, in order."""
         return [entry.variable for entry in self.entries]
+
+    @property
+    def state(self) -> list[Any]:
+        """Every variable and the state outside variables, as `snapshot` and `restore` take them."""
+        return [*self.variables, *self.objects.values()]
 
     def of_kind(self, *kinds: Kind) -> list[Any]:
         """Return the variables of these kinds, in order."""
@@ -134,6 +155,7 @@ def track(root: Holder) -> Tracked:
         search.metrics,
         search.plain,
         search.tensors,
+        search.objects,
     )
 
 
@@ -149,6 +171,7 @@ def fingerprint(root: Holder) -> tuple[Any, ...]:
         if not e.key.startswith(_BESIDE)  # those of one method do not change another
     ]
     optimizers = [(path, id(optimizer)) for path, optimizer in search.optimizers.items()]
+    optimizers += [(path, id(found)) for path, found in search.objects.items()]
     return tuple(variables), tuple(optimizers), tuple(search.plain.items())
 
 
@@ -162,6 +185,7 @@ class _Search:
     tensors: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, keras.losses.Loss] = field(default_factory=dict)
     holders: list[Any] = field(default_factory=list)
+    objects: dict[str, StateObject] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
     _kept: list[Any] = field(default_factory=list)
 
@@ -170,6 +194,7 @@ class _Search:
             return
         self._seen.add(id(holder))
         self.holders.append(holder)
+        self._attributes(holder, path, type(holder)._names)
         for name, value in holder._held().items():
             if name == INTERNALS:
                 for key, variable in value.variables.items():
@@ -194,7 +219,7 @@ class _Search:
         elif isinstance(value, keras.Variable):
             self._variable(value, path, 0, "trainable" if value.trainable else "variable")
         elif (adapted := _backends.current().as_keras_variable(value)) is not None:
-            self._variable(adapted, path, 0, "variable")
+            self._variable(adapted, path, 0, adapted.kind)
         elif isinstance(value, Mapping):
             for index, (key, item) in enumerate(value.items()):
                 self.value(item, _join(path, _key_name(key, index)))
@@ -208,13 +233,16 @@ class _Search:
             if _backends.current().is_tensor(value):
                 self.tensors[path] = value
             self.plain[path] = id(value)
+            state = _backends.current().state_object(value)
+            if state is not None and all(state is not o for o in self.objects.values()):
+                self.objects[path] = state
             if _holding(value.__class__) in ("dataclass", "object"):
-                self._object(value, path)
+                self._object(value, path, has_state=state is not None)
             else:
                 for name, tensor in _backends.current().tensors_in(value).items():
                     self.tensors[_join(path, name)] = tensor
 
-    def _object(self, value: Any, path: str) -> None:
+    def _object(self, value: Any, path: str, has_state: bool) -> None:
         """Search an object of a user's class for what the Step holds through it.
 
         Its plain values may be no business of the step, such as those of an environment.
@@ -224,10 +252,19 @@ class _Search:
         self._seen.add(id(value))
         if hasattr(value, "__dict__"):
             self.holders.append(value)
+            if not has_state:
+                self._attributes(value, path, vars)
         plain, self.plain = self.plain, {}
         for name, member in attributes_of(value).items():
             self.value(member, _join(path, name))
         self.plain = plain
+
+    def _attributes(
+        self, owner: Any, path: str, names: Callable[[Any], MutableMapping[str, Any]]
+    ) -> None:
+        found = _backends.current().attributes(owner, names)
+        if found is not None:
+            self.objects[path] = found
 
     def _layer(self, layer: keras.Layer, path: str) -> None:
         if id(layer) in self._seen:
@@ -294,11 +331,30 @@ class _Search:
         # The name is set last, when it is known which variables slots may belong to.
         self.entries.append(Entry(f"{place or path}/{index}", name, variable, kind, is_listed))
 
+    def beside(self) -> None:
+        """Add what objects with a state of their own change, and nothing else holds."""
+        searched: set[int] = set()
+        while waiting := {p: o for p, o in self.objects.items() if id(o) not in searched}:
+            for path, found in waiting.items():
+                searched.add(id(found))
+                for name, value in _backends.current().objects_in(found.owner).items():
+                    self.value(value, _join(path, name))
+        known = {
+            id(e.variable.value) for e in self.entries if isinstance(e.variable, keras.Variable)
+        }
+        self.entries = [
+            entry
+            for entry in self.entries
+            if isinstance(entry.variable, keras.Variable) or id(entry.variable.value) not in known
+        ]
+
 
 def _searched(root: Holder) -> _Search:
     search = _Search()
     search.holder(root, "")
     search.unlisted()
+    if search.objects:
+        search.beside()
     return search
 
 
@@ -546,7 +602,11 @@ def _unlisted(
 ) -> list[tuple[Any, Any, Kind]]:
     """Return what `_state_inside` finds but Keras does not list, in a stable order."""
     listed = {id(variable) for variable in getattr(owner, "variables", ())}
-    inside = _state_inside(owner, [] if layers is None else layers)
+    inside = [*_state_inside(owner, [] if layers is None else layers)]
+    if not all(isinstance(variable, keras.Variable) for _, variable, _ in inside):
+        # What Keras's own variables are made of is no other state.
+        listed |= {id(variable.value) for variable in getattr(owner, "variables", ())}
+        return [f for f in inside if not {id(f[1]), id(f[1].value)} & listed]
     return [found for found in inside if id(found[1]) not in listed]
 
 
@@ -576,7 +636,7 @@ def _state_inside(
             yield owner, value.state, "seed"
         elif holding == "framework":
             if (adapted := as_keras_variable(value)) is not None:
-                yield owner, adapted, "variable"
+                yield owner, adapted, adapted.kind
         else:
             if holding == "layer":
                 owner = value
@@ -615,7 +675,8 @@ def _holding(kind: type) -> _Holding:
             return holding
     if _backends.current().is_container(kind):
         return "object"
-    if kind.__module__.partition(".")[0] == keras.backend.backend():
+    # Buffers of modules come as what stands for them, which is Perigee's.
+    if kind.__module__.partition(".")[0] in (keras.backend.backend(), "perigee"):
         return "framework"
     if not is_own_class(kind):
         return "nothing"
@@ -636,8 +697,8 @@ def attributes_of(value: Any) -> Mapping[str, Any]:
     """Return the attributes that an object itself holds, without running code."""
     held: Mapping[str, Any] = getattr(value, "__dict__", {})
     declared = _declared(value.__class__)
-    if _backends.current().is_container(value.__class__):  # TensorFlow's own lists and dicts
-        held = {name: v for name, v in held.items() if not name.startswith("_self_")}
+    if _backends.current().is_container(value.__class__):
+        held = _backends.current().content(value)
     if not declared:
         return held
     known = {name: getattr(value, name, _MISSING) for name in declared}

@@ -10,6 +10,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._errors import StateMismatchError
+from perigee._events.stored_shapes import loading
 from perigee._step.state import Tracked, readapt, snapshot
 
 
@@ -45,6 +46,43 @@ def arrays_of(tracked: Tracked) -> dict[str, np.ndarray]:
     """
     values = snapshot(tracked.variables)
     return {entry.key: value for entry, value in zip(tracked.entries, values, strict=True)}
+
+
+def objects_of(tracked: Tracked, only_tensors: bool = False) -> dict[str, Any]:
+    """Return the state outside variables by attribute path, as plain values and arrays.
+
+    Args:
+        tracked: The contents of the Step.
+        only_tensors: Whether the user saves the Python values in attributes.
+
+    Raises:
+        CheckpointContentError: If some of it cannot be saved.
+    """
+    states = {path: found.saved(path, only_tensors) for path, found in tracked.objects.items()}
+    return {path: state for path, state in states.items() if state is not None}
+
+
+def load_objects(tracked: Tracked, said: Any) -> None:
+    """Load what `objects_of` returned: all of it, or nothing.
+
+    Args:
+        tracked: The contents of the Step.
+        said: What was saved; `None` if it was saved before such state was, or elsewhere.
+
+    Raises:
+        StateMismatchError: If the Step holds other objects. Nothing is changed then.
+        StoredStateError: If an object does not take back what was stored of it.
+    """
+    if said is None or not (said or tracked.objects):
+        return
+    required = [path for path, found in tracked.objects.items() if not found.is_optional]
+    missing = [path for path in required if path not in said]
+    unexpected = [path for path in said if path not in tracked.objects]
+    if missing or unexpected:
+        raise StateMismatchError(missing, unexpected, {})
+    for path, state in said.items():
+        with loading(path):
+            tracked.objects[path].load(state)
 
 
 def load_arrays(

@@ -331,7 +331,7 @@ class _Inference:
     def __call__(self, arrays: Sequence[np.ndarray]) -> tuple[list[Inner], list[np.ndarray]]:
         """Run it on arrays in place of those that it was called with; restore everything."""
         tensors = _backends.current().tensors(list(arrays))
-        with preserved(self._tracked.variables):
+        with preserved(self._tracked.state):
             try:
                 inside, outputs = self._run(tensors)
             except Exception:

@@ -141,7 +141,7 @@ def exchanging(
         accumulate: Micro-batches an update.
         is_split: Whether a batch is split over several replicas.
     """
-    with in_scope(step), undone(rehearsal.tracked.variables):
+    with in_scope(step), undone(rehearsal.tracked.state):
         yield Rows(step, rehearsal, batch, accumulate, is_split)
 
 
@@ -467,7 +467,11 @@ class _Run:
             # A later value must not follow from these rows through an update.
             stack.enter_context(listening(keras.optimizers.Optimizer, "apply", _not_applied))
             returned, examples = call(
-                self._step, "train_step", batch, recorder=objectives, is_probed=True
+                self._step,
+                "train_step",
+                _backends.current().copied(batch),
+                recorder=objectives,
+                is_probed=True,
             )
         self.has_inner = objectives.has_inner
         self._keys.clear()

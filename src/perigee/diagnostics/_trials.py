@@ -89,7 +89,7 @@ class Trials:
         trial, tracked = Trial(), self.evidence.tracked
         feed = self._open_feed()
         try:
-            with preserved(tracked.variables):
+            with preserved(tracked.state):
                 for metric in tracked.metrics.values():
                     metric.reset_state()
                 if factor != 1.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -25,7 +25,7 @@ from perigee._step.averages import Average
 from perigee._step.bytecode import instructions
 from perigee._step.frame import Method, current_frame
 from perigee._step.losses import shown
-from perigee._step.reached import Reach
+from perigee._step.reached import Outside, Reach
 from perigee._step.state import track
 from perigee._step.step import Step
 from perigee._typing import Batch, Tree
@@ -154,6 +154,10 @@ class FunctionStep(Step):
         """Return what the functions reach, and what was set on the Step, by name."""
         own = {name: v for name, v in vars(self).items() if name not in ("_given", "_reach")}
         return {**self._reach.now().values, **own}
+
+    def _names(self) -> MutableMapping[str, Any]:
+        """Return the globals and closures of the functions."""
+        return Outside(self._reach.now().functions)
 
     def _called(self, method: Method, batch: Batch) -> Any:
         if method not in self._given:

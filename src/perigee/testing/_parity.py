@@ -135,7 +135,7 @@ def parity(
             for way in ways:
                 set_random_state(before)
                 way.prepare(batches[0])
-            with preserved([v for w in ways for v in track(w.holder).variables], host=False):
+            with preserved([v for w in ways for v in track(w.holder).state], host=False):
                 set_random_state(before)
                 return _compare(Pair(first, second, before), batches, tolerance)
     finally:

@@ -19,6 +19,7 @@ from perigee._runs.run import Run
 from perigee._step.state import track
 from perigee._step.step import Step
 from perigee.checkpoints import arrays_of, random_state, set_random_state
+from perigee.checkpoints.state import objects_of
 from perigee.writers.json_lines import FILE_NAME, read_json_lines
 
 _SEED = 0
@@ -50,6 +51,7 @@ class ResumeReport:
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     arrays: Mapping[str, np.ndarray]
+    objects: Mapping[str, Any]
     host: Any
     records: list[dict[str, Any]]
 
@@ -133,7 +135,9 @@ class _Training:
         run = Run(path, save_every=None, record_every=Every(steps=1))
         fit(step, self.data(), steps=self.steps, run=run, **given)
         records = read_json_lines(path / FILE_NAME)
-        return _Outcome(arrays_of(track(step)), step.host_state(), records)
+        tracked = track(step)
+        objects = _flat(objects_of(tracked))
+        return _Outcome(arrays_of(tracked), objects, step.host_state(), records)
 
 
 class _StopAt(Hook):
@@ -160,6 +164,8 @@ def _compare(straight: _Outcome, resumed: _Outcome, at: int) -> None:
             f"{names[0]}, by up to {off:.3g}, and {len(names) - 1} more of "
             f"{len(straight.arrays)} variables"
         )
+    pairs = straight.objects.items()
+    found += [path for path, value in pairs if resumed.objects.get(path) != value][:1]
     log = _first_log(straight.records, resumed.records)
     if log is not None:
         found.append(log)
@@ -173,6 +179,15 @@ def _compare(straight: _Outcome, resumed: _Outcome, at: int) -> None:
             "`keras.Variable` of the Step, return it from `host_state`, or draw random numbers "
             "from a `keras.random.SeedGenerator` that the Step holds."
         )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return plain values by path, and arrays as bytes, so that they can be compared."""
+    if isinstance(value, dict | list):
+        items: Any = value.items() if isinstance(value, dict) else enumerate(value)
+        inner = [_flat(item, f"{path}/{name}" if path else str(name)) for name, item in items]
+        return {key: item for each in inner for key, item in each.items()}
+    return {path: value.tobytes() if isinstance(value, np.ndarray) else repr(value)}
 
 
 def _first_log(straight: list[dict[str, Any]], resumed: list[dict[str, Any]]) -> str | None:

@@ -116,7 +116,7 @@ class ModelWay:
                 self._model(_backends.current().tensors(x))
         if not self._model.optimizer.built:
             self._model.optimizer.build(self._model.trainable_variables)
-        with preserved(track(self.holder).variables, host=False):
+        with preserved(track(self.holder).state, host=False):
             self.run(batch, is_eager=False)
         self._model.reset_metrics()
 

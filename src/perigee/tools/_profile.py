@@ -201,6 +201,6 @@ class Profile(Hook):
         program = None if step is None else Program.last(step, "train_step")
         if step is None or program is None:
             return None
-        variables = track(step).variables
-        with preserved(variables), attributes_preserved(step):
+        state = track(step).state
+        with preserved(state), attributes_preserved(step):
             return program.operations()

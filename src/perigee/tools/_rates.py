@@ -152,7 +152,7 @@ def learning_rate_range(
         program = Programs(step, "train_step", as_execution("auto"))(feed.peek())
         chosen = _optimizer(program, optimizer)
         tracked = program.rehearsal.tracked
-        with preserved(tracked.variables), attributes_preserved(step):
+        with preserved(tracked.state), attributes_preserved(step):
             for metric in tracked.metrics.values():
                 metric.reset_state()
             losses = _losses(program, feed, chosen, rates, loss)

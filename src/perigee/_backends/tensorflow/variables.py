@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -32,6 +32,12 @@ def as_keras_variable(value: Any) -> TensorFlowVariable | None:
 def is_container(kind: type) -> bool:
     """See `Backend.is_container`."""
     return issubclass(kind, tf.Module)
+
+
+def content(value: Any) -> Mapping[str, Any]:
+    """See `Backend.content`: without what TensorFlow's own lists and dicts keep of themselves."""
+    held: Mapping[str, Any] = getattr(value, "__dict__", {})
+    return {name: member for name, member in held.items() if not name.startswith("_self_")}
 
 
 @cache
@@ -64,6 +70,8 @@ class TensorFlowVariable:
     Args:
         value: The variable.
     """
+
+    kind = "variable"
 
     def __init__(self, value: Any) -> None:
         self.value = value

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import keras
@@ -18,7 +19,6 @@ from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.torch.gradients import kept_for_gradients
 from perigee._backends.torch.tensors import tensors
-from perigee._errors import UnheldVariablesError
 from perigee._listening import Hear
 from perigee._typing import Tensor, Tree
 
@@ -76,23 +76,19 @@ def inlined(value: Any) -> Any:
 
 @contextmanager
 def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
-    """See `Backend.watch`: buffers of torch's modules inside the layers are restored too.
+    """See `Backend.watch`: optimizers of torch that no Step holds are restored, too.
 
     Created variables keep no gradient.
     """
-    buffers = {id(buffer): buffer for layer in layers for buffer in layer.buffers()}
-    before = {key: buffer.detach().clone() for key, buffer in buffers.items()}
-    try:
-        with watch_keras_variables(hear, change_in_place=True) as watched:
-            try:
+    del layers
+    with watch_keras_variables(hear, change_in_place=True) as watched:
+        try:
+            with _optimizers_of_torch() as used:
+                watched.loose = partial(_loose, used)
                 yield watched
-            finally:
-                for variable, _ in watched.made:
-                    variable.value.grad = None
-    finally:
-        with torch.no_grad():
-            for key, buffer in buffers.items():
-                buffer.copy_(before[key])
+        finally:
+            for variable, _ in watched.made:
+                variable.value.grad = None
 
 
 def eagerly() -> AbstractContextManager[None]:
@@ -107,21 +103,9 @@ def needs_values(error: Exception) -> bool:
 
 
 def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
-    """See `Backend.rehearse`.
-
-    Raises:
-        UnheldVariablesError: If an optimizer of torch's keeps a state, which no variable holds.
-    """
-    with torch.no_grad(), kept_for_gradients(None), _optimizers_of_torch() as used:
+    """See `Backend.rehearse`."""
+    with torch.no_grad(), kept_for_gradients(None):
         function()
-        stateful = [type(optimizer).__name__ for optimizer in used if _has_state(optimizer)]
-    if stateful:
-        raise UnheldVariablesError(
-            [f"the state of torch's {name}" for name in stateful],
-            "take an optimizer of Keras's: after `loss.backward()`, `with torch.no_grad(): "
-            "optimizer.apply([v.value.grad for v in variables], variables)`, where `variables` "
-            "are `model.trainable_variables`.",
-        )
     return True
 
 
@@ -146,8 +130,18 @@ def _optimizers_of_torch() -> Generator[list[Any]]:
             optimizer.load_state_dict(state)
 
 
-def _has_state(optimizer: Any) -> bool:
-    return any(v is not None for s in optimizer.state_dict()["state"].values() for v in s.values())
+def _loose(used: Sequence[Any], held: Collection[int]) -> list[str]:
+    found: list[str] = []
+    for optimizer in used:
+        kind = f"torch's {type(optimizer).__name__}"
+        states = optimizer.state_dict()["state"].values()
+        if id(optimizer) not in held and any(v is not None for s in states for v in s.values()):
+            found.append(f"the state of {kind}")
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        count = sum(id(parameter) not in held for parameter in parameters)
+        if count:
+            found.append(f"{count} of {len(parameters)} parameters of {kind}")
+    return found
 
 
 def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:

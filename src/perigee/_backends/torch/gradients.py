@@ -215,7 +215,8 @@ def gradients_restored(variables: Sequence[Any]) -> Generator[None]:
 
     Those of variables without a value yet are not known.
     """
-    values = [variable.value for variable in variables]
+    # The state of an object, such as an optimizer of torch, has no gradient.
+    values = [variable.value for variable in variables if variable.value is not None]
     gradients = [None if value.grad is None else value.grad.clone() for value in values]
     try:
         yield
@@ -228,10 +229,16 @@ def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence
     """See `Backend.update_if`: everything is updated and then selected, so that nothing waits."""
     with torch.no_grad():
         is_true = torch.as_tensor(condition, dtype=torch.bool).reshape(())
-        before = [variable.value.detach().clone() for variable in variables]
+        changing = [variable for variable in variables if variable.value is not None]
+        before = [variable.value.detach().clone() for variable in changing]
+        others = [variable for variable in variables if variable.value is None]
+        states = [variable.read() for variable in others]
         update()
-        for variable, old in zip(variables, before, strict=True):
+        for variable, old in zip(changing, before, strict=True):
             variable.assign(torch.where(is_true, variable.value, old))
+        if others and not is_true:  # waits
+            for variable, state in zip(others, states, strict=True):
+                variable.assign(state)
 
 
 def switch(index: Tensor, branches: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Tensor]:

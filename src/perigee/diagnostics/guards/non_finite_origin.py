@@ -83,7 +83,7 @@ class Origins:
             return
         is_at_start = feed.position.passes == feed.position.batches == 0
         if feed.resumes == "exactly" and (is_at_start or not feed.is_stream):
-            variables = track(self._step).variables
+            variables = track(self._step).state
             if sum(_size_bytes(v) for v in variables) <= _MOST_BYTES:
                 values = snapshot(variables)
                 if self._is_good(variables, values):
@@ -115,19 +115,19 @@ class Origins:
         if good is None or program.accumulates or number - good.clock.step > _MOST_STEPS:
             return None
         tracked = track(self._step)
-        with preserved(tracked.variables):
+        with preserved(tracked.state):
             restore(good.variables, good.values)
             with self._opened(good) as feed:
                 before = self._run(program, feed, number - 2 - good.clock.step)
                 last = _drawn(feed) if before else None
                 if last is None:
                     return None
-                values = snapshot(tracked.variables)
+                values = snapshot(tracked.state)
                 if number - 1 > good.clock.step:
                     program.run(last)
                     bad = self._bad_variables(tracked)
                     if bad:
-                        restore(tracked.variables, values)
+                        restore(tracked.state, values)
                         where = self._of_an_update(last, tracked, bad, number - 1)
                         return _finding(name, value, number, where)
                     last = _drawn(feed)
@@ -152,7 +152,7 @@ class Origins:
         if good is None or program.accumulates or within[-1] - good.clock.step > _MOST_STEPS:
             return None
         tracked = track(self._step)
-        with preserved(tracked.variables):
+        with preserved(tracked.state):
             restore(good.variables, good.values)
             with self._opened(good) as feed:
                 number = self._first_bad(program, feed, good.clock.step, within[-1])
@@ -164,10 +164,10 @@ class Origins:
                 batch = _drawn(feed) if before else None
                 if batch is None:
                     return None
-                values = snapshot(tracked.variables)
+                values = snapshot(tracked.state)
                 program.run(batch)
                 bad = self._bad_variables(tracked) or [name]
-                restore(tracked.variables, values)
+                restore(tracked.state, values)
                 found = _of_data(batch) or self._of_an_update(batch, tracked, bad, number)
         return _finding(name, value, number, found, verb="became")
 

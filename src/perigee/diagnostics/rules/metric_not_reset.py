@@ -16,7 +16,7 @@ from perigee.diagnostics._finding import Finding
 def check(evidence: Evidence) -> list[Finding]:
     """Reset each metric from two different states, and compare."""
     kept: list[str] = []
-    with preserved(evidence.tracked.variables):
+    with preserved(evidence.tracked.state):
         for path, metric in evidence.tracked.metrics.items():
             variables = list(metric.variables)
             if not variables or not getattr(metric, "built", True):

@@ -1,0 +1,229 @@
+"""State of torch that is no variable of Keras: found, undone, restored, saved."""
+
+import keras
+import numpy as np
+import pytest
+
+import perigee as pg
+from perigee._step.state import track
+from perigee.checkpoints import Checkpoints, arrays_of
+from perigee.checkpoints.state import objects_of
+from perigee.testing import verify_resume
+
+if keras.backend.backend() != "torch":
+    pytest.skip("they use torch itself", allow_module_level=True)
+
+import torch
+
+from tests.reliability.processes import run as run_apart
+from tests.step.torch_programs import (
+    BATCH,
+    FEATURES,
+    PROGRAMS,
+    ROWS,
+    STEPS_A_PASS,
+    Program,
+    data,
+    function,
+    made,
+    net,
+)
+from tests.step.torch_training import train
+
+EPOCHS = 2
+
+
+def state_of(step):
+    tracked = track(step)
+    return flat({**arrays_of(tracked), **objects_of(tracked)})
+
+
+def flat(value, path=""):
+    """Return nested plain values by path, arrays as bytes: comparable."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for name, item in items for k, v in flat(item, f"{path}/{name}").items()}
+    return {path: value.tobytes() if isinstance(value, np.ndarray) else repr(value)}
+
+
+def by_hand(name, epochs=EPOCHS):
+    step, losses = made(name), []
+    keras.utils.set_random_seed(6)
+    x, y = data()
+    for _ in range(epochs):
+        for start in range(0, ROWS, BATCH):
+            batch = [torch.tensor(array[start : start + BATCH]) for array in (x, y)]
+            losses.append(float(step.update(*batch).detach()))
+    return step, np.reshape(losses, (epochs, STEPS_A_PASS)).mean(1)
+
+
+def fit(step, **given):
+    given = {"batch_size": BATCH, "shuffle": False, "progress": "off", "epochs": EPOCHS, **given}
+    keras.utils.set_random_seed(6)
+    return pg.fit(step, data(), **given)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_trains_as_its_own_loop(name):
+    step = made(name)
+    reference, losses = by_hand(name)
+
+    history = fit(step)
+
+    np.testing.assert_allclose(history.history["loss"], losses, rtol=1e-6)
+    found, expected = state_of(step), state_of(reference)
+    assert {k for k in expected if found.get(k) != expected[k]} == set()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_validation_and_check_change_nothing(name):
+    plain, validated = made(name), made(name)
+    fit(plain)
+
+    pg.check(validated, data())
+    fit(validated, validation=data())
+
+    assert state_of(validated) == state_of(plain)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_run_resumes_bit_for_bit(name):
+    given = {"batch_size": BATCH, "validation": data()}
+
+    verify_resume(lambda: made(name), data, steps=2 * STEPS_A_PASS, at=7, arguments=given)
+
+
+def test_what_a_function_rebinds_is_its_state():
+    x, y = data()
+    by_hand = function()
+    shown = [
+        by_hand(torch.tensor(x[start : start + BATCH]), torch.tensor(y[start : start + BATCH]))
+        for start in range(0, ROWS, BATCH)
+    ]
+
+    history = pg.fit(function(), (x, y), batch_size=BATCH, shuffle=False, progress="off").history
+
+    for name, values in history.items():
+        if name != "learning_rate":
+            expected = np.mean([float(logs[name]) for logs in shown])
+            np.testing.assert_allclose(values, [expected], rtol=1e-6)
+
+
+def test_a_function_resumes_bit_for_bit():
+    make = lambda: pg.FunctionStep(function())  # noqa: E731
+
+    verify_resume(make, data, steps=2 * STEPS_A_PASS, at=7, arguments={"batch_size": BATCH})
+
+
+class Transition:
+    """An object that no checkpoint can hold."""
+
+
+class Replay(Program):
+    def __init__(self):
+        self.net = net()
+        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.1)
+        self.replay = []
+
+    def update(self, x, y):
+        self.replay.append(Transition())
+        return self.descend(torch.nn.functional.cross_entropy(self.net(x), y))
+
+
+class SavedReplay(Replay):
+    def host_state(self):
+        return {"length": len(self.replay)}
+
+    def load_host_state(self, state):
+        self.replay = [Transition() for _ in range(state["length"])]
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path):
+    step = Replay()
+    before = [p.clone() for p in step.net.parameters()]
+
+    with pytest.raises(pg.PerigeeError, match=r"PG525(.|\n)*replay/0 is a Transition"):
+        fit(step, run=tmp_path / "run")
+
+    assert step.replay == []
+    assert all(map(torch.equal, before, step.net.parameters()))
+    assert len(fit(Replay()).history["loss"]) == EPOCHS  # without a run nothing is saved
+
+
+def test_what_host_state_returns_need_not_be_savable_otherwise(tmp_path):
+    fit(SavedReplay(), epochs=1, run=tmp_path / "run")
+    resumed = SavedReplay()
+
+    fit(resumed, run=tmp_path / "run")
+
+    assert len(resumed.replay) == EPOCHS * STEPS_A_PASS
+
+
+def test_a_run_of_other_objects_is_refused(tmp_path):
+    fit(made("OneCycle"), epochs=1, run=tmp_path / "run")
+    other = made("OneCycle")
+    del other.schedule
+    other.update = lambda x, y: other.descend(torch.nn.functional.cross_entropy(other.net(x), y))
+
+    with pytest.raises(pg.PerigeeError, match="schedule"):
+        fit(other, run=tmp_path / "run")
+
+
+class Global(Program):
+    def __init__(self):
+        self.net = net()
+
+    def update(self, x, y):
+        loss = torch.nn.functional.cross_entropy(self.net(x), y)
+        OPTIMIZERS[0].zero_grad()
+        loss.backward()
+        OPTIMIZERS[0].step()
+        return loss
+
+
+OPTIMIZERS = []
+
+
+def test_an_optimizer_that_the_step_does_not_hold_is_refused():
+    step = Global()
+    OPTIMIZERS[:] = [torch.optim.SGD(step.net.parameters(), 0.1, momentum=0.9)]
+    with pytest.raises(pg.PerigeeError, match=r"PG111(.|\n)*torch's SGD"):
+        fit(step)
+    OPTIMIZERS[:] = [torch.optim.SGD(net().parameters(), 0.1)]
+    with pytest.raises(pg.PerigeeError, match=r"PG111(.|\n)*4 of 4 parameters of torch's SGD"):
+        fit(step)
+
+
+def test_a_batch_changed_in_place_stays_as_the_loader_gives_it():
+    class Halve(pg.Step):
+        def train_step(self, batch):
+            return {"mean": batch[0].mul_(0.5).mean()}
+
+        def test_step(self, batch):
+            return {"mean": batch[0].mul_(0.5).mean()}
+
+    def batches():
+        return [(torch.ones(BATCH, FEATURES),) for _ in range(3)]
+
+    rows = torch.utils.data.TensorDataset(torch.ones(3 * BATCH, FEATURES))
+    for given in (batches, torch.utils.data.DataLoader(rows, BATCH)):
+        assert pg.fit(Halve(), given, epochs=2, progress="off").history["mean"] == [0.5, 0.5]
+        assert pg.evaluate(Halve(), given) == {"mean": 0.5}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["OneCycle", "PythonState", "Averaged"])
+def test_a_killed_run_ends_as_one_that_was_not(name, tmp_path):
+    kill_at = int(np.random.default_rng(sum(map(ord, name))).integers(3, 17))
+
+    run_apart(tmp_path, train, name, str(tmp_path / "straight"), None).returned()
+    assert run_apart(tmp_path, train, name, str(tmp_path / "killed"), kill_at).was_killed()
+    run_apart(tmp_path, train, name, str(tmp_path / "killed"), None).returned()
+
+    ends = [
+        Checkpoints(tmp_path / run / "checkpoints").load("newest").content
+        for run in ("straight", "killed")
+    ]
+    assert ends[0].clock == ends[1].clock
+    states = [flat({"arrays": dict(e.arrays), "objects": e.facts["objects"]}) for e in ends]
+    assert states[0] == states[1]
