@@ -9,8 +9,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import perigee as pg
 from tests.idioms.programs import mean
 
-NEEDS_FIT = True
-
 
 def images():
     draw = np.random.default_rng(6)

@@ -7,8 +7,6 @@ from torch import nn
 import perigee as pg
 from tests.idioms.programs import mean, points, slots, state
 
-NEEDS_FIT = True
-
 
 def make_functions():
     net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))

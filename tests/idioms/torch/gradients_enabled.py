@@ -8,13 +8,11 @@ from torch import nn
 import perigee as pg
 from tests.idioms.programs import mean, points, slots, state
 
-NEEDS_FIT = True
-
 
 def plain():
     x, y = map(torch.from_numpy, points())
     net = nn.Linear(6, 3)
-    opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
     shown = {"loss": [], "accuracy": []}
     for _ in range(2):
         losses, hits, rows = [], [], []
@@ -35,7 +33,7 @@ def plain():
 class Enabled(pg.Step):
     def __init__(self):
         self.net = nn.Linear(6, 3)
-        self.opt = torch.optim.SGD(self.net.parameters(), lr=0.1, momentum=0.9)
+        self.opt = torch.optim.SGD(self.net.parameters(), lr=0.1)
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
     @torch.enable_grad()

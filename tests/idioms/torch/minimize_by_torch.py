@@ -7,8 +7,6 @@ from torch import nn
 import perigee as pg
 from tests.idioms.programs import mean, points, slots, state
 
-NEEDS_FIT = True
-
 
 def plain():
     x, y = map(torch.from_numpy, points())

@@ -9,8 +9,6 @@ from torch import nn
 import perigee as pg
 from tests.idioms.programs import mean, points, state
 
-NEEDS_FIT = True
-
 
 def make_module():
     return nn.Sequential(nn.Linear(6, 10), nn.BatchNorm1d(10), nn.LeakyReLU(0.1))
