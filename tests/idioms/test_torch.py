@@ -53,6 +53,7 @@ _BY_BACKWARD = [
     "reversed_gradients",
     "running_metric",
     "scaler_and_autocast",
+    "scratch_sgd",
     "sgd_classifier",
     "step_lr_by_callback",
     "uncertainty_weights",
@@ -78,6 +79,8 @@ OPEN = {
     "batch_in_place": _REHEARSAL_STAYS.format("the draws from a `torch.Generator`"),
     "shadow_weights": _REHEARSAL_STAYS.format("tensors that were written in place"),
     "state_dict_in_host_state": _REHEARSAL_STAYS.format("tensors that were written in place"),
+    "center_loss": _REHEARSAL_STAYS.format("tensors in a dataclass that it replaced"),
+    "evolution": _REHEARSAL_STAYS.format("parameters that were written under `no_grad`"),
     "reservoir": _REHEARSAL_STAYS.format("what was appended to a deque"),
 }
 """Programs that do not train as their loop does: what came, and what is right."""
