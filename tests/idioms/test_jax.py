@@ -1,0 +1,119 @@
+"""Training steps as users of JAX write them, each beside its plain loop."""
+
+import importlib
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import perigee as pg
+from tests.reliability.processes import run
+
+NAMES = sorted(path.stem for path in Path(__file__).with_name("jax").glob("*.py"))
+
+_HELD = "PG410 for arrays that the step replaces; right: held as variables are"
+_LEAKS = "the error does not name `stateless_call`; right: that, or the numbers of the plain loop"
+_CACHED = "PG101: a trace with the weights of the rehearsal is used again; right: the plain loop"
+
+OPEN: dict[str, str] = {
+    "chained_transforms": _HELD,
+    "jitted_forward": _CACHED,
+    "mean_teacher": _HELD,
+    "memory_bank": _HELD,
+    "named_keys": _HELD,
+    "noise_key": _HELD,
+    "remat_block": _CACHED,
+    "remat_dropout": _LEAKS,
+    "running_mean": _HELD,
+    "scan_cell": _CACHED,
+    "scan_dropout": _CACHED,
+    "train_state": _HELD,
+}
+"""Programs that come out wrong: what came, and what is right."""
+
+OPEN_KILLED: dict[str, str] = {}
+"""Programs that come out wrong only where they are killed and resumed."""
+
+pytestmark = pytest.mark.only_jax
+
+
+def program(name):
+    return importlib.import_module(f"tests.idioms.jax.{name}")
+
+
+def known(*tables):
+    """Mark the programs in these tables as expected to fail."""
+    for name in NAMES:
+        reasons = [table[name] for table in tables if name in table]
+        marks = [pytest.mark.xfail(reason=reasons[0], strict=True)] if reasons else []
+        yield pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", list(known(OPEN)))
+def test_a_step_trains_like_the_plain_loop(name):
+    module = program(name)
+    refused = getattr(module, "REFUSED", None)
+    if refused is not None:
+        with pytest.raises(pg.PerigeeError) as caught:
+            module.perigee()
+        assert caught.value.code == refused
+        return
+    expected = module.plain()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", pg.PerigeeWarning)
+        actual = module.perigee()
+    assert actual.keys() == expected.keys()
+    within = getattr(module, "WITHIN", 1e-6)
+    for key, value in expected.items():
+        value = np.asarray(value)
+        scale = float(np.max(np.abs(value), initial=0.0))
+        np.testing.assert_allclose(
+            actual[key], value, rtol=within, atol=within * scale, err_msg=key
+        )
+    found = {str(w.message) for w in caught if issubclass(w.category, pg.PerigeeWarning)}
+    unexpected = [
+        text for text in found if not any(c in text for c in getattr(module, "FINDS", ()))
+    ]
+    assert unexpected == []
+
+
+class Count(pg.Hook):
+    def on_end(self, event):
+        self.steps = event.clock.step
+
+
+class KillAt(pg.Hook):
+    def __init__(self, step):
+        self.every = pg.Every(steps=step)
+
+    def on_steps(self, event):
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(name, path, kill_at=None):
+    """Train a program with a run; return its numbers as bytes, and its steps."""
+    hook = Count() if kill_at is None else KillAt(kill_at)
+    saves = pg.Run(path, save_every=pg.Every(steps=1))
+    result = program(name).perigee(run=saves, callbacks=[hook])
+    arrays = {key: np.asarray(value) for key, value in result.items()}
+    shown = {k: [str(a.dtype), a.shape, a.tobytes().hex()] for k, a in arrays.items()}
+    return {"numbers": shown, "steps": hook.steps}
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(known(OPEN, OPEN_KILLED)))
+def test_a_killed_training_resumes_bit_for_bit(name, tmp_path):
+    if hasattr(program(name), "REFUSED"):
+        pytest.skip("it is refused before the first step")
+    whole = run(tmp_path, train, name, str(tmp_path / "whole")).returned()
+    kill_at = random.Random(name).randrange(1, whole["steps"])
+    path = str(tmp_path / "killed")
+    assert run(tmp_path, train, name, path, kill_at).was_killed()
+    resumed = run(tmp_path, train, name, path).returned()
+    assert resumed == whole
