@@ -14,11 +14,15 @@ from tests.reliability.processes import run
 NAMES = sorted(path.stem for path in Path(__file__).with_name("jax").glob("*.py"))
 
 _HELD = "PG410 for arrays that the step replaces; right: held as variables are"
-_LEAKS = "the error does not name `stateless_call`; right: that, or the numbers of the plain loop"
-_CACHED = "PG101: a trace with the weights of the rehearsal is used again; right: the plain loop"
+_LEAKS = "UnexpectedTracerError; right: the plain loop, or an error that shows `stateless_call`"
+_CACHED = "PG101: JAX uses the trace of the rehearsal again; right: the plain loop, or a fix for it"
+_WEIGHTS = "each batch weighs 1 in the mean loss; right: as many as its arrays have rows"
 
 OPEN: dict[str, str] = {
+    "accumulated": _HELD,
     "chained_transforms": _HELD,
+    "file_names": "PG305 for strings in a batch; right: passed to the step, or left out of it",
+    "float_of_loss": "eager steps are rehearsed with tracers; right: `float(loss)` works",
     "jitted_forward": _CACHED,
     "mean_teacher": _HELD,
     "memory_bank": _HELD,
@@ -29,12 +33,23 @@ OPEN: dict[str, str] = {
     "running_mean": _HELD,
     "scan_cell": _CACHED,
     "scan_dropout": _CACHED,
+    "spectral_norm": "UnexpectedTracerError for an array that a layer keeps; right: PG410 or held",
     "train_state": _HELD,
+    "without_jit": "TracerBoolConversionError under `jax.disable_jit()`; right: the plain loop",
 }
-"""Programs that come out wrong: what came, and what is right."""
+"""Programs that do not train: what came, and what is right."""
+
+OPEN_NUMBERS: dict[str, str] = {
+    "class_counts": "a NumPy array counts the rehearsal too, silently; right: each step once",
+    "dataclass_batch": _WEIGHTS + "; PG420 for two sizes of batches, which are usual",
+    "debug_callback": "13 calls for 8 steps; right: each step once",
+    "numbered_batches": _WEIGHTS,
+    "warm_up": "a Python counter stays at its first value, silently; right: PG445 as an error",
+}
+"""Programs that train to other numbers."""
 
 OPEN_KILLED: dict[str, str] = {}
-"""Programs that come out wrong only where they are killed and resumed."""
+"""Programs that do not resume as if they had not been killed."""
 
 pytestmark = pytest.mark.only_jax
 
@@ -51,7 +66,7 @@ def known(*tables):
         yield pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("name", list(known(OPEN)))
+@pytest.mark.parametrize("name", list(known(OPEN, OPEN_NUMBERS)))
 def test_a_step_trains_like_the_plain_loop(name):
     module = program(name)
     refused = getattr(module, "REFUSED", None)
@@ -116,4 +131,6 @@ def test_a_killed_training_resumes_bit_for_bit(name, tmp_path):
     path = str(tmp_path / "killed")
     assert run(tmp_path, train, name, path, kill_at).was_killed()
     resumed = run(tmp_path, train, name, path).returned()
-    assert resumed == whole
+    assert resumed["steps"] == whole["steps"]
+    differing = [k for k, v in whole["numbers"].items() if resumed["numbers"][k] != v]
+    assert differing == []

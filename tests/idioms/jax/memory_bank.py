@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+WITHIN = 2e-5  # rounding comes back through the queue, and is divided by the temperature
+
 draw = np.random.default_rng(23)
 first = draw.normal(size=(48, 6)).astype("float32")
 second = (first + 0.2 * draw.normal(size=(48, 6))).astype("float32")
