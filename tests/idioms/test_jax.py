@@ -1,7 +1,10 @@
 """Training steps as users of JAX write them, each beside its plain loop."""
 
 import importlib
+import os
 import random
+import re
+import signal
 import warnings
 from pathlib import Path
 
@@ -48,7 +51,11 @@ OPEN_NUMBERS: dict[str, str] = {
 }
 """Programs that train to other numbers."""
 
-OPEN_KILLED: dict[str, str] = {}
+OPEN_KILLED: dict[str, str] = {
+    "class_counts": "a NumPy array is in no checkpoint, silently; right: saved, or refused",
+    "ema_callback": "PG430 at a save for arrays of JAX in a callback; right: saved, or refused",
+    "numpy_noise": "a generator of NumPy is in no checkpoint, silently; right: saved, or refused",
+}
 """Programs that do not resume as if they had not been killed."""
 
 pytestmark = pytest.mark.only_jax
@@ -66,6 +73,7 @@ def known(*tables):
         yield pytest.param(name, marks=marks)
 
 
+@pytest.mark.spread(12)
 @pytest.mark.parametrize("name", list(known(OPEN, OPEN_NUMBERS)))
 def test_a_step_trains_like_the_plain_loop(name):
     module = program(name)
@@ -80,18 +88,19 @@ def test_a_step_trains_like_the_plain_loop(name):
         warnings.simplefilter("always", pg.PerigeeWarning)
         actual = module.perigee()
     assert actual.keys() == expected.keys()
-    within = getattr(module, "WITHIN", 1e-6)
+    within = getattr(module, "WITHIN", 1e-6)  # of each number, and of the largest in its array
     for key, value in expected.items():
         value = np.asarray(value)
         scale = float(np.max(np.abs(value), initial=0.0))
         np.testing.assert_allclose(
             actual[key], value, rtol=within, atol=within * scale, err_msg=key
         )
-    found = {str(w.message) for w in caught if issubclass(w.category, pg.PerigeeWarning)}
-    unexpected = [
-        text for text in found if not any(c in text for c in getattr(module, "FINDS", ()))
-    ]
-    assert unexpected == []
+    found = {
+        re.findall(r"PG\d+", str(warning.message))[0]
+        for warning in caught
+        if issubclass(warning.category, pg.PerigeeWarning)
+    }
+    assert found == set(getattr(module, "FINDS", ()))
 
 
 class Count(pg.Hook):
@@ -104,9 +113,6 @@ class KillAt(pg.Hook):
         self.every = pg.Every(steps=step)
 
     def on_steps(self, event):
-        import os
-        import signal
-
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -132,5 +138,6 @@ def test_a_killed_training_resumes_bit_for_bit(name, tmp_path):
     assert run(tmp_path, train, name, path, kill_at).was_killed()
     resumed = run(tmp_path, train, name, path).returned()
     assert resumed["steps"] == whole["steps"]
-    differing = [k for k, v in whole["numbers"].items() if resumed["numbers"][k] != v]
+    held = whole["numbers"].keys() - set(getattr(program(name), "OUTSIDE", ()))
+    differing = [key for key in held if resumed["numbers"][key] != whole["numbers"][key]]
     assert differing == []

@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+OUTSIDE = ("seen",)  # not of the Step: each process has its own
+
 draw = np.random.default_rng(37)
 x = draw.normal(size=(48, 3)).astype("float32")
 y = np.cos(x[:, :1])
