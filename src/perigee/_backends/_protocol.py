@@ -164,6 +164,10 @@ class StateObject(Protocol):
         """
         ...
 
+    def of_tensors(self) -> Any:
+        """Return it without the numbers and containers of Python in attributes, to be restored."""
+        ...
+
     def load(self, said: Any) -> None:
         """Restore what `saved` returned, here or in another process.
 
@@ -429,7 +433,11 @@ class Backend(Protocol):
         ...
 
     def rehearse(
-        self, function: Callable[[], Any], variables: Sequence[Any], computes: bool = True
+        self,
+        function: Callable[[], Any],
+        variables: Sequence[Any],
+        computes: bool = True,
+        overwrites: bool = True,
     ) -> bool:
         """Run `function` once, to observe it.
 
@@ -443,6 +451,7 @@ class Backend(Protocol):
             variables: Every Keras variable that it may use, except those that it creates.
             computes: Whether to compute values; if false, a framework that can trace observes
                 nothing.
+            overwrites: Whether it may assign what gradients need, as recurrent layers do.
         """
         ...
 

@@ -330,11 +330,15 @@ def _undone_but_draws(program: Program) -> Generator[None]:
 
 
 def _touched(program: Program) -> list[Any]:
-    """Return what a pass may write: what the rehearsal wrote, and all state but weights."""
+    """Return what a pass may write: what the rehearsal wrote, and all state but weights.
+
+    Results may be collected in lists and numbers of Python: those stay.
+    """
     rehearsal = program.rehearsal
+    objects = {id(found): found.of_tensors() for found in rehearsal.tracked.objects.values()}
     touched = {id(v): v for v in rehearsal.tracked.of_kind("metric", "seed", "variable")}
-    touched |= {id(v): v for v in [*rehearsal.written, *rehearsal.tracked.objects.values()]}
-    return list(touched.values())
+    touched |= {id(v): v for v in rehearsal.written}
+    return list((touched | objects).values())
 
 
 def _left(feed: Feed, first: int, steps: int | None) -> int | None:

@@ -266,9 +266,16 @@ def _run(
         return returned
 
     with _noting(step, method), recorder.listening():
-        loops_well = _backends.current().rehearse(run, tracked.variables, computes)
+        overwrites = _may_overwrite(tracked)
+        loops_well = _backends.current().rehearse(run, tracked.variables, computes, overwrites)
     recorder.finish()
     return loops_well
+
+
+def _may_overwrite(tracked: Tracked) -> bool:
+    """Return whether there is state that Keras does not list, or may come when a layer is built."""
+    is_built = all(layer.built for layer in layers_of(tracked))
+    return not is_built or not all(entry.is_listed for entry in tracked.entries)
 
 
 def _is_split(step: Step) -> bool:

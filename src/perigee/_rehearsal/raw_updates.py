@@ -164,7 +164,7 @@ class RawRecorder:
                 known += [v for v in variables if id(v) not in ids]
         raw = {id(one.optimizer) for one in self._applied}
         # Only where torch runs: elsewhere nothing is foreign.
-        held = held_by(self._step) if self._foreign or self._stepped else {}
+        held = held_by(self._step) if self._foreign or self._stepped or tracked.objects else {}
         names = names_of(held)
         by_path = {path_in(held, one.optimizer): one for one in self._stepped}
         moved = {id(v) for one in self._stepped for v in one.variables} | with_optimizers(held)

@@ -166,12 +166,18 @@ def is_rehearsing() -> bool:
     return _observed.get() is not None
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
+def rehearse(
+    function: Callable[[], Any],
+    variables: Sequence[Any],
+    computes: bool = True,
+    overwrites: bool = True,
+) -> bool:
     """See `Backend.rehearse`: compiled as a whole, since single operations take longer.
 
     Variables keep their values: what the function assigns stays in the scope. Only what is observed
     is computed; the compiler drops the rest. Eagerly, it simply runs.
     """
+    del overwrites
     scope = Scope(is_checked=True)
 
     def pure(values: Sequence[Tensor]) -> list[Tensor]:

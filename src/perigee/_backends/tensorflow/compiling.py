@@ -69,8 +69,14 @@ def needs_values(error: Exception) -> bool:
     return False
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
+def rehearse(
+    function: Callable[[], Any],
+    variables: Sequence[Any],
+    computes: bool = True,
+    overwrites: bool = True,
+) -> bool:
     """See `Backend.rehearse`: eagerly, so that errors of user code are raised unchanged."""
+    del overwrites
     with as_one_device(variables):
         _tried(function)
     return True

@@ -102,9 +102,14 @@ def needs_values(error: Exception) -> bool:
     return False
 
 
-def rehearse(function: Callable[[], Any], variables: Sequence[Any], computes: bool = True) -> bool:
+def rehearse(
+    function: Callable[[], Any],
+    variables: Sequence[Any],
+    computes: bool = True,
+    overwrites: bool = True,
+) -> bool:
     """See `Backend.rehearse`."""
-    with torch.no_grad(), kept_for_gradients(None):
+    with torch.no_grad(), kept_for_gradients(None if overwrites else ()):
         function()
     return True
 

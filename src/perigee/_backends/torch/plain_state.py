@@ -114,7 +114,7 @@ def _from_plain(plain: Any, like: Any) -> Any:
         case "~kept":
             return like
         case "~tensor":
-            return _tensor(plain)
+            return _tensor(plain) if not _is_leaf(like) else _assigned(like, _tensor(plain))
         case "~array":
             return plain["~array"][()] if plain["is_scalar"] else np.array(plain["~array"])
         case "~complex":
@@ -193,6 +193,18 @@ def _tensor(plain: Mapping[str, Any]) -> torch.Tensor:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         device = keras.ops.zeros(()).device  # saved on another machine
     return tensor.to(device)
+
+
+def _is_leaf(like: Any) -> bool:
+    """Return whether gradients are computed for a tensor: it is the one that is updated."""
+    return isinstance(like, torch.Tensor) and like.requires_grad and like.is_leaf
+
+
+def _assigned(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    if like.shape != value.shape:
+        return value.requires_grad_()
+    with torch.no_grad():
+        return like.copy_(value)
 
 
 def digest(plain: Any) -> bytes:

@@ -208,6 +208,10 @@ class StateObject:
         with _named(path):
             return to_plain(self._state(), "", _is_found)
 
+    def of_tensors(self) -> Any:
+        """See the contract: all of it."""
+        return self
+
     def load(self, said: Any) -> None:
         """Restore what `saved` returned, here or in another process.
 
@@ -259,6 +263,7 @@ class Attributes(StateObject):
         self._stored = names
         self._refused: dict[str, NotPlainError] = {}
         self._first = {name: _mark(value) for name, value in self._items().items()}
+        self._first_objects = self._objects()
         self._changed: set[str] = set()
 
     def read(self) -> _Snapshot:
@@ -274,14 +279,20 @@ class Attributes(StateObject):
                     self._refused[name] = error
         marks = {name: _mark(value) for name, value in others.items()}
         found = digest([plain, marks])
-        return _snapshot(np.frombuffer(found, np.uint8), _Held(plain, others, dict(self._names())))
+        return _snapshot(np.frombuffer(found, np.uint8), _Held(plain, others, dict(self.stored)))
+
+    def of_tensors(self) -> Any:
+        """See `StateObject.of_tensors`."""
+        return _OfTensors(self)
 
     def assign(self, value: Any) -> None:
         """Restore attributes that were read; not where an object was built beside them."""
+        for name, old in self._replaced(value.held.objects).items():
+            self.stored[name] = old
         now, held = self.read(), value.held
         if now.tobytes() == value.tobytes():
             return
-        names, before = self._names(), held.objects
+        names, before = self.stored, held.objects
         built = [n for n, v in names.items() if not _is_plain(v) and before.get(n) is None]
         if any(name != _INTERNALS for name in built):
             return
@@ -302,6 +313,8 @@ class Attributes(StateObject):
         """See `StateObject.saved`."""
         now = self._items()
         self._note_changed(now)
+        for name in self._replaced(self._first_objects):  # as the step says, not the program
+            attributes(self.stored[name], vars)._note_all_changed()
         changed = [name for name in now if name in self._changed]
         if only_tensors:
             changed = [name for name in changed if isinstance(now[name], torch.Tensor)]
@@ -316,26 +329,69 @@ class Attributes(StateObject):
         """See `StateObject.load`."""
         if not isinstance(said, dict):
             raise ValueError("it is no state")
-        names = self._names()
+        names = self.stored
         for name, plain in said.items():
             if name in self._items() or (name not in names and not hasattr(self.owner, name)):
                 known = names.get(name)
                 _set(names, name, from_plain(plain, known), known)
                 self._changed.add(name)
 
+    def _objects(self) -> dict[str, Any]:
+        return {n: v for n, v in self.stored.items() if not _is_plain(v) and hasattr(v, "__dict__")}
+
+    def _replaced(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the objects of before whose places others of their class have, with no variables.
+
+        Such as a frozen dataclass of tensors.
+        """
+        names = self.stored
+        return {
+            name: old
+            for name, old in before.items()
+            if names.get(name) is not old
+            and not _is_plain(old)
+            and type(names.get(name)) is type(old)
+            and not _holds_variables(names[name])
+        }
+
+    def _note_all_changed(self) -> None:
+        self._changed.update(self._items())
+
     def _note_changed(self, now: Mapping[str, Any]) -> None:
         for name in now.keys() - self._changed:
             if name not in self._first or self._first[name] != _mark(now[name]):
                 self._changed.add(name)
 
-    def _names(self) -> MutableMapping[str, Any]:
+    @property
+    def stored(self) -> MutableMapping[str, Any]:
+        """Where the attributes are stored."""
         return self._stored(self.owner)
 
     def _items(self) -> dict[str, Any]:
         owner = self.owner
         skipped = _OF_MODULES if isinstance(owner, torch.nn.Module) else ()
-        held = self._names().items()
+        held = self.stored.items()
         return {name: value for name, value in held if _is_plain(value) and name not in skipped}
+
+
+class _OfTensors(StateObject):
+    """Tensors and random generators in attributes, in the interface of a variable."""
+
+    def __init__(self, attributes: Attributes) -> None:
+        super().__init__(lambda: attributes.owner)
+        self.attributes = attributes
+
+    def read(self) -> _Snapshot:
+        return self.attributes.read()
+
+    def assign(self, value: Any) -> None:
+        now, held = self.attributes.read().held, value.held
+        names = self.attributes.stored
+        for name, plain in held.plain.items():
+            before = held.objects[name]
+            is_state = isinstance(before, (torch.Tensor, *_GENERATORS))
+            if is_state and digest(now.plain.get(name, _OBJECTS)) != digest(plain):
+                _set(names, name, from_plain(plain, before), before)
 
 
 _OBJECTS = {"~kept": None}
@@ -480,7 +536,7 @@ def state_object(value: Any) -> StateObject | None:
     return None
 
 
-def attributes(owner: Any, names: _Names) -> StateObject | None:
+def attributes(owner: Any, names: _Names) -> Attributes:
     """See `Backend.attributes`."""
     return _kept(owner, "", lambda refer: Attributes(refer, names))
 

@@ -38,10 +38,10 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
         covered |= _left_alone(rehearsals, covered)
     entries = rehearsals[-1].tracked.entries
     kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
-    uncovered = tuple(
-        e.name for e in kinds if e.variable.trainable and id(e.variable) not in covered
-    )
-    uncovered = (*(uncovered if is_updated else ()), *dict.fromkeys(untrained))
+    found = [e for e in kinds if e.variable.trainable and id(e.variable) not in covered]
+    found = found if is_updated else []
+    uncovered = (*(e.name for e in found), *dict.fromkeys(untrained))
+    is_of_torch = untrained or any(hasattr(e.variable.value, "requires_grad_") for e in found)
     if not uncovered:
         return []
     return [
@@ -54,7 +54,7 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
             expected="trainable variables are trained; others are frozen.",
             fix="set `trainable = False` on what should stay constant, or pass the variables to "
             "an optimizer."
-            + (" For a parameter of torch it is `requires_grad_(False)`." if untrained else ""),
+            + (" For a parameter of torch it is `requires_grad_(False)`." if is_of_torch else ""),
         )
     ]
 
