@@ -273,10 +273,9 @@ class Program:
 
     @property
     def results(self) -> Mapping[str, Tree]:
-        """The results of metrics after the block that ran last, on the host.
+        """The results of Keras's own metrics after the block that ran last, on the host.
 
-        Of those that compiled code can compute, and only until something else may change them. It
-        waits for the device.
+        Empty as soon as something else may have changed them. It waits for the device.
         """
         told = self._told()
         return {} if told is None else told[1]
@@ -287,7 +286,7 @@ class Program:
         return self._end
 
     def forget_end(self) -> None:
-        """Forget what the last block told of its end: something else may have changed it since."""
+        """Drop what the last block returned at its end: something else may have changed it since."""
         self._end = None
 
     @property
@@ -678,11 +677,11 @@ class Program:
         return lambda row: _backends.current().all_finite([row[:, 0]])
 
     def _at_end(self) -> Tree:
-        """Return, at the end of a block, what tells whether all is finite, and metrics' results.
+        """Return, at the end of a block, what shows whether all is finite, and metrics' results.
 
-        To ask afterwards would cost more than many steps. Nothing is told of several replicas,
-        whose variables are added up only outside, and of metrics that are not Keras's own: Python
-        may compute their results.
+        To read them afterwards would cost more than many steps. Several replicas are left out, since
+        their variables are added up only outside, and metrics that are not Keras's own, since
+        Python may compute their results.
         """
         if self._method != "train_step" or self._replicas is not None or self.spans_processes:
             return ()
