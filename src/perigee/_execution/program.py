@@ -286,7 +286,7 @@ class Program:
         return self._end
 
     def forget_end(self) -> None:
-        """Drop what the last block returned at its end: something else may have changed it since."""
+        """Drop what the last block returned at its end: something may have changed it since."""
         self._end = None
 
     @property
@@ -679,7 +679,7 @@ class Program:
     def _at_end(self) -> Tree:
         """Return, at the end of a block, what shows whether all is finite, and metrics' results.
 
-        To read them afterwards would cost more than many steps. Several replicas are left out, since
+        Reading them afterwards would cost more than many steps. Several replicas are left out as
         their variables are added up only outside, and metrics that are not Keras's own, since
         Python may compute their results.
         """
