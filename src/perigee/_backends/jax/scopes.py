@@ -36,8 +36,8 @@ _numbers = itertools.count()
 _is_read_inside = False
 """Whether a transformed function has read a variable in this process.
 
-Until then no scope gets a number, since what JAX keeps is traced again in each: compiling would
-take longer. Nor does an eager step get one, which would take twice as long, each time.
+Until then no scope gets a number: JAX would retrace all that it keeps, and compiling would take
+longer. Nor does an eager step get one: each would take twice as long.
 """
 
 _innermost: ContextVar[Scope | None] = ContextVar("perigee_scope", default=None)
