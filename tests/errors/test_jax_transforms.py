@@ -175,11 +175,31 @@ def test_a_compiled_function_sees_the_weights_of_today(execution):
     assert fit(step, **given) == fit(WithoutHelper(), **given)
 
 
-def test_one_that_was_called_before_the_objective_is_named():
-    class Before(WithHelper):
+class CalledBefore(WithHelper):
+    def train_step(self, batch):
+        self.forward(batch[0])
+        return super().train_step(batch)
+
+
+def test_one_that_was_called_before_the_objective_sees_them_too():
+    assert fit(CalledBefore()) == fit(WithoutHelper())
+
+
+def test_eagerly_it_is_named():
+    with pytest.raises((UnusedVariablesError, LeakedStateError), match=r"self\.forward.*jax\.jit"):
+        fit(CalledBefore(), execution="eager")
+
+
+def test_a_model_is_transformed_before_the_objective_and_in_it():
+    class Twice(WithHelper):
+        def __init__(self):
+            super().__init__()
+            self.forward = jax.checkpoint(self.model)
+
         def train_step(self, batch):
             self.forward(batch[0])
             return super().train_step(batch)
 
-    with pytest.raises((UnusedVariablesError, LeakedStateError), match=r"self\.forward.*jax\.jit"):
-        fit(Before())
+    first, second = fit(Twice())["loss"], fit(Twice())["loss"]
+
+    np.testing.assert_allclose([first, second], [fit(WithoutHelper())["loss"]] * 2, rtol=1e-5)

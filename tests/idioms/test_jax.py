@@ -16,37 +16,16 @@ from tests.reliability.processes import run
 
 NAMES = sorted(path.stem for path in Path(__file__).with_name("jax").glob("*.py"))
 
-_HELD = "PG410 for arrays that the step replaces; right: held as variables are"
-_LEAKS = "UnexpectedTracerError; right: the plain loop, or an error that shows `stateless_call`"
-_CACHED = "PG101: JAX uses the trace of the rehearsal again; right: the plain loop, or a fix for it"
-_WEIGHTS = "each batch weighs 1 in the mean loss; right: as many as its arrays have rows"
-
 OPEN: dict[str, str] = {
-    "accumulated": _HELD,
-    "chained_transforms": _HELD,
     "file_names": "PG305 for strings in a batch; right: passed to the step, or left out of it",
-    "float_of_loss": "eager steps are rehearsed with tracers; right: `float(loss)` works",
-    "jitted_forward": _CACHED,
-    "mean_teacher": _HELD,
-    "memory_bank": _HELD,
-    "named_keys": _HELD,
-    "noise_key": _HELD,
-    "remat_block": _CACHED,
-    "remat_dropout": _LEAKS,
-    "running_mean": _HELD,
-    "scan_cell": _CACHED,
-    "scan_dropout": _CACHED,
     "spectral_norm": "UnexpectedTracerError for an array that a layer keeps; right: PG410 or held",
-    "train_state": _HELD,
-    "without_jit": "TracerBoolConversionError under `jax.disable_jit()`; right: the plain loop",
 }
 """Programs that do not train: what came, and what is right."""
 
 OPEN_NUMBERS: dict[str, str] = {
     "class_counts": "a NumPy array counts the rehearsal too, silently; right: each step once",
-    "dataclass_batch": _WEIGHTS + "; PG420 for two sizes of batches, which are usual",
+    "dataclass_batch": "each batch weighs 1 in the mean loss; right: as its rows; and PG420",
     "debug_callback": "13 calls for 8 steps; right: each step once",
-    "numbered_batches": _WEIGHTS,
     "warm_up": "a Python counter stays at its first value, silently; right: PG445 as an error",
 }
 """Programs that train to other numbers."""

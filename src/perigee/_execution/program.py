@@ -267,7 +267,7 @@ class Program:
     def no_longer_finite(self) -> Sequence[Any]:
         """Return the variables that were finite and are not. It waits for the device."""
         told = self._told()
-        if told is not None and np.isfinite(told[0]):
+        if told is not None and told[0].size and np.isfinite(told[0]):
             return []
         return self.written.no_longer_finite()
 

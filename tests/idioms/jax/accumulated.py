@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"
+
 draw = np.random.default_rng(43)
 x = draw.normal(size=(48, 4)).astype("float32")
 y = np.tanh(x[:, 2:3])

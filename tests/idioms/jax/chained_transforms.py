@@ -9,6 +9,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"
+
 WITHIN = 2e-5  # Adam divides small gradients by their own size
 
 draw = np.random.default_rng(3)

@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"
+
 draw = np.random.default_rng(8)
 x = draw.normal(size=(96, 4)).astype("float32")
 y = np.where(draw.random(96) < 0.5, (x[:, 0] > 0).astype("int32"), -1).astype("int32")

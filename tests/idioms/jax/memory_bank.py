@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"
+
 WITHIN = 2e-5  # rounding comes back through the queue, and is divided by the temperature
 
 draw = np.random.default_rng(23)

@@ -6,6 +6,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"
+
 x = np.random.default_rng(7).normal(size=(60, 3)).astype("float32")
 
 

@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"
+
 x = np.random.default_rng(4).normal(size=(64, 6)).astype("float32")
 
 

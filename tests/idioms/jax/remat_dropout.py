@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG113"
+
 x = np.random.default_rng(13).normal(size=(60, 4)).astype("float32")
 y = np.tanh(x[:, 1:2] * x[:, 2:3])
 

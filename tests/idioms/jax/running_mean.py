@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"
+
 draw = np.random.default_rng(24)
 x = (5 + 4 * draw.normal(size=(72, 3))).astype("float32")
 y = ((x - 5) / 4).sum(axis=1, keepdims=True)

@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG113"
+
 x = np.random.default_rng(10).normal(size=(40, 5, 4)).astype("float32")
 y = x.sum(axis=(1, 2), keepdims=False)[:, None] * 0.2
 

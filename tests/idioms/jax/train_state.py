@@ -9,6 +9,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"
+
 draw = np.random.default_rng(2)
 x = draw.normal(size=(80, 4)).astype("float32")
 y = (x[:, 0] > x[:, 1]).astype("float32")

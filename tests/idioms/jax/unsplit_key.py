@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+FINDS = ("PG444",)
+
 draw = np.random.default_rng(6)
 x = draw.normal(size=(64, 10)).astype("float32")
 y = draw.integers(4, size=64).astype("int32")

@@ -8,8 +8,9 @@ assigned, so that their new values can be returned.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,6 +22,23 @@ from jax.extend.core import get_opaque_trace_state
 
 from perigee._errors import LeakedStateError
 from perigee._typing import Tensor
+
+_trace = jax.make_user_context()
+"""The number of the scope in which JAX is tracing: JAX keeps traces by it, too.
+
+JAX keeps the trace of a function object that was transformed, such as a model under
+`jax.checkpoint`, and takes it again in a later trace. Variables are no arguments of that function,
+so that the kept trace would hold values of the earlier one.
+"""
+
+_numbers = itertools.count()
+
+_is_read_inside = False
+"""Whether a transformed function has read a variable in this process.
+
+Until then no scope gets a number: JAX would retrace all that it keeps, and compiling would take
+longer. Nor does an eager step get one: each would take twice as long.
+"""
 
 _innermost: ContextVar[Scope | None] = ContextVar("perigee_scope", default=None)
 
@@ -58,6 +76,10 @@ class Scope(keras.StatelessScope):
     def __enter__(self) -> Scope:
         super().__enter__()
         self._token = _innermost.set(self)
+        self._stack = ExitStack()
+        is_eager = self._outer is None and bool(self._differentiated)
+        if _is_read_inside and not is_eager:
+            self._stack.enter_context(_trace(next(_numbers)))
         self._state = get_opaque_trace_state()
         return self
 
@@ -68,6 +90,7 @@ class Scope(keras.StatelessScope):
             LeakedStateError: If it holds values that belong to a trace inside, as is checked, or is
                 known from an error.
         """
+        self._stack.close()
         _innermost.reset(self._token)
         super().__exit__(kind, error, traceback)
         if isinstance(error, UnexpectedTracerError) or (error is None and self._is_checked):
@@ -77,6 +100,9 @@ class Scope(keras.StatelessScope):
 
     def get_current_value(self, variable: Any) -> Tensor | None:
         """Return the value here or in the nearest scope outside that has one."""
+        global _is_read_inside
+        if not _is_read_inside and innermost() is self:
+            _is_read_inside = get_opaque_trace_state() != self._state
         value = super().get_current_value(variable)
         if value is None and self._outer is not None:
             return self._outer.get_current_value(variable)
