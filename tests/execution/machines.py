@@ -64,7 +64,9 @@ class Machine:
     def __post_init__(self):
         self.plan = Plan(*USUAL, "usual")
         self.traces = 0
-        self.rehearsal = SimpleNamespace(loops_well=True, tracked=SimpleNamespace(variables=[]))
+        self.rehearsal = SimpleNamespace(
+            loops_well=True, tracked=SimpleNamespace(variables=[], state=[])
+        )
         self._compiled = set()
 
     @property
