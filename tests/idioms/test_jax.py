@@ -23,7 +23,6 @@ OPEN: dict[str, str] = {
 """Programs that do not train: what came, and what is right."""
 
 OPEN_NUMBERS: dict[str, str] = {
-    "class_counts": "a NumPy array counts the rehearsal too, silently; right: each step once",
     "dataclass_batch": "each batch weighs 1 in the mean loss; right: as its rows; and PG420",
     "debug_callback": "13 calls for 8 steps; right: each step once",
     "warm_up": "a Python counter stays at its first value, silently; right: PG445 as an error",

@@ -42,6 +42,10 @@ PLAIN = int | float | str | bytes | bool | type(None) | np.generic
 """Types of plain Python values."""
 
 
+_MOST_BYTES_COPIED = 2**24
+"""The size of an array of NumPy up to which a step that is only tried may write into it."""
+
+
 class Holder:
     """An object whose attributes are searched for models, optimizers, metrics and variables."""
 
@@ -490,7 +494,9 @@ def _has_built(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _host_state(value: Any) -> Any:
-    """Return the content of a generator or a container of plain values; else `None`."""
+    """Return the content of a generator, an array or a container of plain values; else `None`."""
+    if isinstance(value, np.ndarray) and value.nbytes <= _MOST_BYTES_COPIED:
+        return value
     if isinstance(value, np.random.Generator):
         return value.bit_generator.state
     if type(value) is random.Random:
@@ -504,6 +510,9 @@ def _host_state(value: Any) -> Any:
 def _set_host_state(value: Any, state: Any) -> None:
     if isinstance(value, np.random.Generator):
         value.bit_generator.state = state
+    elif isinstance(value, np.ndarray):
+        if state is not None and value.flags.writeable:
+            value[...] = state
     elif type(value) is random.Random:
         value.setstate(state)
     elif state is not None and _host_state(value) is not None and value != state:
