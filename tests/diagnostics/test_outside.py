@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 from keras import ops
 
@@ -45,6 +46,26 @@ class Counting(Own):
         return super().train_step(batch)
 
 
+class Counted(Own):
+    calls, largest = 0, 0.0
+
+    def train_step(self, batch):
+        self.calls += 1
+        return super().train_step(batch)
+
+
+class WarmingUp(Counted):
+    def train_step(self, batch):
+        logs = super().train_step(batch)
+        return {"loss": logs["loss"], "share": ops.convert_to_tensor(min(1.0, self.calls / 6))}
+
+
+class Alternating(Counted):
+    def train_step(self, batch):
+        logs = super().train_step(batch)
+        return logs if self.calls % 2 else {"loss": 2.0 * logs["loss"]}
+
+
 def of_a_closure():
     share = 1.0
 
@@ -77,6 +98,7 @@ HEALTHY = {
     "a number that stays": lambda: (Own(small(1), weighed), nothing),
     "a number that the step counts itself": lambda: (Counting(small(1), squares), nothing),
     "a number that no step reads": lambda: (Own(small(1), squares), halved),
+    "an attribute that the step only counts": lambda: (Counted(small(1), squares), nothing),
 }
 
 
@@ -111,3 +133,62 @@ def test_names_are_looked_up_where_the_code_finds_them():
     step = Own(small(1), weighed)
 
     assert list(NumbersOutside(step, "train_step").now()) == ["SHARE (weighed)"]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch compiles no steps")
+@pytest.mark.parametrize("make", [WarmingUp, Alternating])
+def test_a_number_that_a_compiled_step_changes_and_uses_is_reported(make):
+    with pytest.warns(pg.PerigeeWarning, match="PG445"):
+        (found,) = trained_once(make(small(1), squares))
+
+    assert found.code == "PG445" and found.items == ("calls",)
+
+
+@pytest.mark.parametrize("make", [WarmingUp, Alternating])
+def test_an_eager_step_may_count(make):
+    assert trained_once(make(small(1), squares), execution="eager") == []
+
+
+def trained_once(step, **given):
+    return pg.fit(step, numbers(), epochs=2, progress="off", **given).findings
+
+
+class Drawing(Counted):
+    """Changes what no variable holds, as far as it runs as Python."""
+
+    def __init__(self):
+        super().__init__(small(1), squares)
+        self.noise, self.seen = np.random.default_rng(1), np.zeros(3)
+        self.losses, self.rates = [], [0.1]
+
+    def train_step(self, batch):
+        self.seen += self.noise.random(3)
+        self.losses.append(len(self.losses))
+        return super().train_step(batch)
+
+
+class Remembering(Drawing):
+    def host_state(self):
+        return {"calls": self.calls, "seen": self.seen, "losses": self.losses}
+
+
+def kept(step, folder, **given):
+    run = pg.Run(folder / "run")
+    return pg.fit(step, numbers(), epochs=1, progress="off", run=run, **given).findings
+
+
+@pytest.mark.filterwarnings("ignore::perigee.PerigeeWarning")
+def test_what_an_eager_step_changes_in_attributes_is_named_if_no_checkpoint_holds_it(tmp_path):
+    found = kept(Drawing(), tmp_path, execution="eager")
+
+    expected = [("calls", "losses", "noise", "seen")]
+    saves_it = keras.backend.backend() == "torch"
+    assert [f.items for f in found if f.code == "PG430"] == ([] if saves_it else expected)
+
+
+@pytest.mark.filterwarnings("ignore::perigee.PerigeeWarning")
+@pytest.mark.parametrize("make, execution", [(Remembering, "eager"), (Drawing, "auto")])
+def test_what_is_saved_or_compiled_is_not_named(tmp_path, make, execution):
+    found = kept(make(), tmp_path, execution=execution)
+
+    assert [f.items for f in found if f.code == "PG430"] == []

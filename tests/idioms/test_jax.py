@@ -25,14 +25,14 @@ OPEN: dict[str, str] = {
 OPEN_NUMBERS: dict[str, str] = {
     "dataclass_batch": "each batch weighs 1 in the mean loss; right: as its rows; and PG420",
     "debug_callback": "13 calls for 8 steps; right: each step once",
-    "warm_up": "a Python counter stays at its first value, silently; right: PG445 as an error",
+    "warm_up": "a Python counter stays at its first value; PG445 is a warning; right: an error",
 }
 """Programs that train to other numbers."""
 
 OPEN_KILLED: dict[str, str] = {
-    "class_counts": "a NumPy array is in no checkpoint, silently; right: saved, or refused",
+    "class_counts": "a NumPy array is in no checkpoint (PG430 says so); right: saved, or refused",
     "ema_callback": "PG430 at a save for arrays of JAX in a callback; right: saved, or refused",
-    "numpy_noise": "a generator of NumPy is in no checkpoint, silently; right: saved, or refused",
+    "numpy_noise": "a generator of NumPy is in no checkpoint (PG430 says so); right: saved",
 }
 """Programs that do not resume as if they had not been killed."""
 

@@ -288,3 +288,17 @@ def test_every_layer_inside_another_is_found_once():
     assert [type(layer).__name__ for layer in found].count("Dense") == 3
     assert len(found) == len({id(layer) for layer in found})
     assert found[0] is model
+
+
+def test_a_counter_of_the_class_counts_no_rehearsal():
+    class Counting(pg.Step):
+        count = 0
+
+        def train_step(self, batch):
+            self.count += 1
+            return {"count": keras.ops.convert_to_tensor(float(self.count))}
+
+    step = Counting()
+    pg.fit(step, np.ones((8, 1), "float32"), batch_size=4, execution="eager", progress="off")
+
+    assert step.count == 2

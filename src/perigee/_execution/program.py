@@ -23,7 +23,7 @@ from perigee._execution.plan import Plan
 from perigee._execution.timing import now
 from perigee._execution.watching import Watching
 from perigee._rehearsal.discovery import Rehearsal, rehearse
-from perigee._rehearsal.outside import NumbersOutside
+from perigee._rehearsal.outside import NumbersOutside, used_attributes
 from perigee._rehearsal.raw_updates import shown
 from perigee._rehearsal.recorder import Observer
 from perigee._step.averages import Column, as_average
@@ -248,6 +248,22 @@ class Program:
             for name, old in self._outside.items()
             if now.get(name, old) != old and not (math.isnan(old) and math.isnan(now[name]))
         }
+
+    @property
+    def unsaved(self) -> list[str]:
+        """What an eager step changes in attributes, and neither a checkpoint has nor the user."""
+        if self.plan.mode != "eager" or self.rehearsal.tracked.objects:
+            return []
+        is_users = type(self._step).host_state is not Step.host_state
+        return [] if is_users else sorted([*self.rehearsal.counted, *self.rehearsal.changed])
+
+    @property
+    def counted_once(self) -> list[str]:
+        """Numbers in attributes that the step changes and uses, which compiled code does once."""
+        numbers = self.rehearsal.counted
+        if not numbers or self.plan.mode == "eager" or not self.traces:
+            return []
+        return used_attributes(self._step, self._method, numbers)
 
     def use(self, plan: Plan) -> None:
         """Run as a plan says from now on."""

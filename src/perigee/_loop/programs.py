@@ -135,7 +135,8 @@ class Programs:
         if self._last is None:
             return
         self.report(diagnostics.findings_of("ran", self._last))
-        if self._is_kept and self._last is not self._looked_at and self._last.traces:
+        has_run = self._last.traces or self._last.plan.mode == "eager"
+        if self._is_kept and self._last is not self._looked_at and has_run:
             self._looked_at = self._last
             self.report(diagnostics.findings_of("kept program", self._last))
 

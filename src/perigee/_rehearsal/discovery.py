@@ -81,6 +81,8 @@ class Rehearsal:
         samples: The slots of samples for the host, by the names under which they are returned.
         raw: The updates that the step makes itself.
         keys: Attribute paths of random keys that the step draws from, and does not replace.
+        counted: Numbers in attributes that the step changes.
+        changed: Arrays, containers and generators in attributes whose content it changes.
     """
 
     tracked: Tracked
@@ -99,6 +101,8 @@ class Rehearsal:
     samples: Mapping[str, Slot]
     raw: RawUpdates
     keys: Set[str]
+    counted: Sequence[str]
+    changed: Sequence[str]
 
 
 def rehearse(
@@ -158,7 +162,7 @@ def _rehearsed(
         recorder = StepRecorder(step, before, observers, accumulate > 1, witness)
         watching = _backends.current().watch(listening, layers_of(before))
         attributes = attributes_preserved(step, keeps_new=True)
-        with attributes, undone(before.state) as undo, watching as watch:
+        with attributes as changed, undone(before.state) as undo, watching as watch:
             recorder.made = undo.made = watch.made
             recorder.is_global_seed = undo.is_global_seed
             loops_well = _run(step, method, batch, recorder, before, computes)
@@ -205,6 +209,8 @@ def _rehearsed(
             samples={name: Slot(value) for name, value in recorder.samples.items()},
             raw=recorder.raw,
             keys=recorder.keys,
+            counted=_numbers(step, before, after),
+            changed=changed,
         )
 
 
@@ -391,6 +397,14 @@ def _carried(tracked: Tracked, written: Sequence[Any]) -> list[Any]:
 def _volatile(before: Tracked, after: Tracked) -> frozenset[str]:
     missing = object()
     return frozenset(k for k, v in after.plain.items() if before.plain.get(k, missing) != v)
+
+
+def _numbers(step: Step, before: Tracked, after: Tracked) -> list[str]:
+    """Return the numbers in attributes that the step changes; flags are no numbers."""
+    kinds = (int, float)
+    numbers = {name: value for name, value in after.plain.items() if type(value) in kinds}
+    known = {name: before.plain.get(name, getattr(type(step), name, None)) for name in numbers}
+    return [n for n, value in numbers.items() if type(known[n]) in kinds and value != known[n]]
 
 
 def _prepare_loss_scale(step: Step, tracked: Tracked) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Mapping
+from collections import ChainMap, Counter
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any
@@ -40,6 +40,22 @@ class NumbersOutside:
                 if isinstance(around.get(name), int | float)
             }
         return found
+
+
+def used_attributes(holder: Any, method: str, names: Collection[str]) -> list[str]:
+    """Return the attributes that a method, or a function that it calls, reads for more than `+=`.
+
+    Args:
+        holder: The object.
+        method: The name of its method.
+        names: The attributes in question.
+    """
+    uses: Counter[str] = Counter()
+    for function in Reach([getattr(holder, method)]).now().functions:
+        for operation, argument in instructions(function.__code__):
+            if argument in names and operation in ("LOAD_ATTR", "STORE_ATTR"):
+                uses[str(argument)] += 1 if operation == "LOAD_ATTR" else -1
+    return sorted(name for name, count in uses.items() if count > 0)
 
 
 def makes_unseeded_generators(holder: Any, method: str) -> bool:

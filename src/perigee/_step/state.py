@@ -453,10 +453,11 @@ def preserved(variables: Sequence[Any], host: bool = True) -> Generator[list[np.
 
 
 @contextmanager
-def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[None]:
+def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[list[str]]:
     """Restore plain attributes of `root` at the end: numbers, strings, host generators.
 
-    Lists, dicts and sets of plain values are included. Objects built meanwhile stay.
+    Lists, dicts and sets of plain values are included. Objects built meanwhile stay. It yields a
+    list, in which the names of those whose content has changed are found afterwards.
 
     Args:
         root: The Step.
@@ -464,23 +465,31 @@ def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[Non
             every attribute of an object in which something was built.
     """
     held = [(holder, dict(vars(holder))) for holder in _searched(root).holders]
-    values = [*root._held().values(), *(value for _, known in held for value in known.values())]
-    inside = [(value, copy.copy(_host_state(value))) for value in values]
+    values = dict(root._held())
+    for holder, known in held:
+        if holder is not root:
+            values |= {f"{type(holder).__name__}.{name}": value for name, value in known.items()}
+    inside = [(name, value, copy.copy(_host_state(value))) for name, value in values.items()]
+    changed: list[str] = []
     try:
-        yield
+        yield changed
     finally:
         for holder, known in held:
             now = vars(holder)
             if keeps_new and _has_built(known, now):
                 continue
             for name in [name for name, value in now.items() if isinstance(value, PLAIN)]:
-                if keeps_new and known.get(name) is None:
+                of_class = getattr(type(holder), name, None)  # `count = 0` in the class
+                before = known.get(name, of_class if isinstance(of_class, PLAIN) else None)
+                if keeps_new and before is None:
                     continue
                 if name not in known:
                     del now[name]
                 elif isinstance(known[name], PLAIN):
                     now[name] = known[name]
-        for value, state in inside:
+        for name, value, state in inside:
+            if not _is_same(_host_state(value), state):
+                changed.append(name)
             _set_host_state(value, state)
 
 
@@ -491,6 +500,14 @@ def _has_built(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         for name, value in now.items()
         if not isinstance(value, PLAIN) and name != INTERNALS
     )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.tobytes() == other.tobytes()
+    if isinstance(one, dict) and "bit_generator" in one:
+        return repr(one) == repr(other)  # with arrays in it
+    return one == other
 
 
 def _host_state(value: Any) -> Any:

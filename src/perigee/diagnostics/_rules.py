@@ -225,7 +225,11 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
         drawn_once.check_rehearsals: "PG444",
     },
     # A program has run.
-    "ran": {recompiled.check: "PG420", frozen_number.check: "PG446"},
+    "ran": {
+        recompiled.check: "PG420",
+        frozen_number.check: "PG446",
+        counted_once.check_program: "PG445",
+    },
     # The Step has changed: how often since it was first compiled, and its attributes that did.
     "changed": {recompiled.check_changes: "PG420"},
     # Training begins: Keras's callbacks, and whether it begins with averages of an earlier one.
