@@ -659,3 +659,23 @@ def test_what_was_not_recorded_is_explained():
         fit(Plain(detached, **parts()))
 
     assert any("`detach()`" in note for note in raised.value.__notes__)
+
+
+def every_second(s, batch):
+    s.count = getattr(s, "count", 0) + 1
+    loss = loss_of(s.model, batch)
+    (loss / 2).backward()
+    if s.count % 2 == 0:
+        s.opt.step()
+        s.opt.zero_grad()
+    return loss
+
+
+@pytest.mark.parametrize("program, expected", [(every_second, 1), (usual, 0)])
+def test_gradients_that_wait_are_named_if_no_checkpoint_holds_them(tmp_path, program, expected):
+    run = pg.Run(tmp_path / "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fit(Plain(program, **parts()), run=run).findings
+
+    assert len([f for f in found if f.code == "PG430" and ".grad" in str(f.items)]) == expected
