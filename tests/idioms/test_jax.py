@@ -17,13 +17,11 @@ from tests.reliability.processes import run
 NAMES = sorted(path.stem for path in Path(__file__).with_name("jax").glob("*.py"))
 
 OPEN: dict[str, str] = {
-    "file_names": "PG305 for strings in a batch; right: passed to the step, or left out of it",
     "spectral_norm": "UnexpectedTracerError for an array that a layer keeps; right: PG410 or held",
 }
 """Programs that do not train: what came, and what is right."""
 
 OPEN_NUMBERS: dict[str, str] = {
-    "dataclass_batch": "each batch weighs 1 in the mean loss; right: as its rows; and PG420",
     "debug_callback": "13 calls for 8 steps; right: each step once",
     "warm_up": "a Python counter stays at its first value; PG445 is a warning; right: an error",
 }

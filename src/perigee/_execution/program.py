@@ -28,6 +28,7 @@ from perigee._rehearsal.raw_updates import shown
 from perigee._rehearsal.recorder import Observer
 from perigee._step.averages import Column, as_average
 from perigee._step.frame import Method
+from perigee._step.rows import leaves_of
 from perigee._step.samples import Sample
 from perigee._step.shown import Shown
 from perigee._step.state import fingerprint, track
@@ -473,9 +474,7 @@ class Program:
         arrays = leaf_shapes(batch)
         before = self._traced_for.get(compiled)
         self._traced_for[compiled] = arrays
-        shapes = [
-            (*getattr(leaf, "shape", ()), *_stored(leaf)) for leaf in keras.tree.flatten(batch)
-        ]
+        shapes = [(*getattr(leaf, "shape", ()), *_stored(leaf)) for leaf in leaves_of(batch)]
         seen = self._sizes.setdefault(compiled, [set() for _ in shapes])
         for shape, known in zip(shapes, seen, strict=False):
             known.add(shape)
@@ -885,7 +884,7 @@ def describe(batch: Batch) -> str:
 
 def leaf_shapes(batch: Batch) -> list[str]:
     """Return each leaf of a batch by its number, with dtype and shape."""
-    leaves = enumerate(keras.tree.flatten(batch))
+    leaves = enumerate(leaves_of(batch))
     return [
         " ".join(
             [

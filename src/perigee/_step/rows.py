@@ -18,19 +18,19 @@ def arrays_of_rows(batch: Batch) -> list[Tensor]:
     Numbers, texts, `None` and other objects have none, whether or not they became tensors. Arrays
     of text count only where there are no others: the names of the classes are no examples.
     """
-    arrays = [leaf for leaf in _shaped(batch) if len(leaf.shape) > 0]
+    arrays = [leaf for leaf in leaves_of(batch) if len(getattr(leaf, "shape", ())) > 0]
     return [array for array in arrays if not _is_text(array)] or arrays
 
 
-def _shaped(tree: Any) -> Iterator[Any]:
-    """Yield the arrays of a tree, also of dataclasses and mappings that Keras leaves whole."""
+def leaves_of(tree: Any) -> Iterator[Any]:
+    """Yield the leaves of a tree, also of dataclasses and mappings that Keras leaves whole."""
     for leaf in keras.tree.flatten(tree):
-        if hasattr(leaf, "shape"):
+        if isinstance(leaf, Mapping) and not hasattr(leaf, "shape"):
+            yield from leaves_of(list(leaf.values()))
+        elif dataclasses.is_dataclass(leaf) and not hasattr(leaf, "shape"):
+            yield from leaves_of([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
+        else:
             yield leaf
-        elif isinstance(leaf, Mapping):
-            yield from _shaped(list(leaf.values()))
-        elif dataclasses.is_dataclass(leaf):
-            yield from _shaped([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
 
 
 def _is_text(array: Any) -> bool:
