@@ -16,9 +16,7 @@ from tests.reliability.processes import run
 
 NAMES = sorted(path.stem for path in Path(__file__).with_name("jax").glob("*.py"))
 
-OPEN: dict[str, str] = {
-    "spectral_norm": "UnexpectedTracerError for an array that a layer keeps; right: PG410 or held",
-}
+OPEN: dict[str, str] = {}
 """Programs that do not train: what came, and what is right."""
 
 OPEN_NUMBERS: dict[str, str] = {

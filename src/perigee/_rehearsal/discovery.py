@@ -42,6 +42,7 @@ from perigee._step.samples import Sample, Slot
 from perigee._step.state import (
     Tracked,
     attributes_preserved,
+    nested_layers,
     preserved,
     restore,
     snapshot,
@@ -351,7 +352,8 @@ def _described(value: Any) -> Any:
 @contextmanager
 def _noting(step: Step, method: Method) -> Generator[None]:
     try:
-        yield
+        with _leaks_of_layers(step):
+            yield
     except BaseException as error:
         if not isinstance(error, PerigeeError):
             error.add_note(f"While Perigee rehearsed `{method}` on a first batch, before training.")
@@ -490,6 +492,35 @@ def _refuse_kept_tensors(
             setattr(step, name, attributes[name])
     held = {} if step._is_as_written else {name: attributes.get(name) for name in roots}
     raise KeptTensorError(kept, {name: _kept_as(value) for name, value in held.items()})
+
+
+@contextmanager
+def _leaks_of_layers(step: Step) -> Generator[None]:
+    """Name the attributes of layers that hold a value of a trace, where one left its trace."""
+    backend = _backends.current()
+    try:
+        yield
+    except Exception as error:
+        if not backend.is_leak(error):
+            raise
+        kept = {
+            f"{path}/{layer.name}/{name}" if layer is not top else f"{path}/{name}": name
+            for path, top in track(step).models.items()
+            for layer in nested_layers(top)
+            for name, value in vars(layer).items()
+            if backend.is_tensor(value) and not _is_known(value)
+        }
+        if not kept:
+            raise
+        raise KeptTensorError([*kept], dict.fromkeys(kept.values(), "array")) from error
+
+
+def _is_known(value: Any) -> bool:
+    try:
+        _backends.current().to_host([value])
+    except Exception:  # of the framework: it is symbolic
+        return False
+    return True
 
 
 def _kept_as(value: Any) -> Literal["array", "keys", "tree", "unknown"]:

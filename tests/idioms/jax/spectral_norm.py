@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG410"  # its fix: a variable of the layer
+
 draw = np.random.default_rng(32)
 x = draw.normal(size=(60, 5)).astype("float32")
 y = np.sign(x[:, :1] + 0.2 * x[:, 1:2]).astype("float32")
