@@ -1,5 +1,7 @@
 """Layers with state inside functions that JAX transforms, as its users write them."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -203,3 +205,30 @@ def test_a_model_is_transformed_before_the_objective_and_in_it():
     first, second = fit(Twice())["loss"], fit(Twice())["loss"]
 
     np.testing.assert_allclose([first, second], [fit(WithoutHelper())["loss"]] * 2, rtol=1e-5)
+
+
+class Checkpointed(pg.Step):
+    def __init__(self, wrapped):
+        self.block = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+        self.head = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        self.optimizer, self.wrapped = keras.optimizers.SGD(0.1), wrapped
+
+    def train_step(self, batch):
+        def objective():
+            return keras.ops.mean(self.head(jax.checkpoint(self.wrapped(self.block))(batch)) ** 2)
+
+        return {"loss": self.minimize(objective, self.optimizer, [self.block, self.head])}
+
+
+def test_the_advice_on_a_trace_that_is_reused_eagerly_works():
+    x = np.ones((8, 4), "float32")
+    given = {"batch_size": 4, "execution": "eager", "progress": "off"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(jax.errors.UnexpectedTracerError) as caught:
+            pg.fit(Checkpointed(lambda block: block), x, **given)
+    assert any("jax.checkpoint(lambda h: block(h))" in note for note in caught.value.__notes__)
+
+    history = pg.fit(Checkpointed(lambda block: lambda h: block(h)), x, **given)
+
+    assert len(history.history["loss"]) == 1

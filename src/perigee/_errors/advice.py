@@ -111,5 +111,10 @@ _ADVICE: Mapping[str, Callable[[BaseException, str], bool]] = {
     "in between. Where other code calls `backward`, write `with torch.enable_grad():` around.": (
         lambda error, step: "does not require grad and does not have a grad_fn" in str(error)
     ),
+    "A value left the trace to which it belongs. JAX reuses what it has traced of a function: give "
+    "each call one of its own, `jax.checkpoint(lambda h: block(h))` for `jax.checkpoint(block)`. "
+    "What a layer or an object keeps must be a `keras.Variable`.": (
+        lambda error, step: type(error).__name__ == "UnexpectedTracerError"
+    ),
 }
 """Each advice, with what tells the errors that it is about."""
