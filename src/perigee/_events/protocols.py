@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perigee._events.callbacks import KerasCallbacks
 from perigee._events.clock import Clock
 from perigee._typing import Batch
+
+if TYPE_CHECKING:  # it imports a framework, which processes that load data do without
+    from perigee._events.callbacks import KerasCallbacks
 
 Resumes: TypeAlias = Literal["exactly", "by replay", "not exactly"]
 """Whether data that is moved to a saved position continues like uninterrupted data.
@@ -184,5 +186,5 @@ class Guards(Protocol):
     def load_state(self, state: Mapping[str, Any]) -> None: ...
 
 
-Callbacks: TypeAlias = KerasCallbacks
+Callbacks: TypeAlias = "KerasCallbacks"
 """Keras's callbacks, as the loop calls them."""
