@@ -41,7 +41,8 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     found = [e for e in kinds if e.variable.trainable and id(e.variable) not in covered]
     found = found if is_updated else []
     uncovered = (*(e.name for e in found), *dict.fromkeys(untrained))
-    is_of_torch = untrained or any(hasattr(e.variable.value, "requires_grad_") for e in found)
+    others = [e.variable for e in found if not isinstance(e.variable, keras.Variable)]
+    is_of_torch = untrained or any(hasattr(v.value, "requires_grad_") for v in others)
     if not uncovered:
         return []
     return [
