@@ -109,6 +109,9 @@ def test_it_passes_compiled_wherever_it_stops(at):
 
 @pytest.mark.parametrize("make", [Counting, Drawing])
 def test_hidden_state_is_found_with_the_variable_and_the_log_that_differ_first(make):
+    if keras.backend.backend() == "torch":  # whose steps run as Python: their attributes are state
+        assert verify_resume(make, rows, steps=STEPS, at=3, arguments=EAGER).at == 3
+        return
     with pytest.raises(AssertionError) as caught:
         verify_resume(make, rows, steps=STEPS, at=3, arguments=EAGER)
 

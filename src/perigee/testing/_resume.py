@@ -33,7 +33,7 @@ class ResumeReport:
         steps: The number of steps of each of the two trainings.
         at: The step at which one of them stopped and resumed.
         variables: The keys of the variables.
-        records: The number of lines in `metrics.jsonl`.
+        records: The number of lines in `metrics.jsonl` that hold values.
     """
 
     steps: int
@@ -134,7 +134,8 @@ class _Training:
         given["callbacks"] = [*given.get("callbacks", ()), *hooks]
         run = Run(path, save_every=None, record_every=Every(steps=1))
         fit(step, self.data(), steps=self.steps, run=run, **given)
-        records = read_json_lines(path / FILE_NAME)
+        lines = read_json_lines(path / FILE_NAME)
+        records = [line for line in lines if line["kind"] != "finding"]
         tracked = track(step)
         objects = _flat(objects_of(tracked))
         return _Outcome(arrays_of(tracked), objects, step.host_state(), records)
