@@ -84,7 +84,8 @@ def _processor() -> str:
 
 def _command() -> str:
     """Return the command as a reader would repeat it, without paths of this machine."""
-    module = Path(sys.argv[0]).stem
+    path = Path(sys.argv[0])
+    module = path.parent.name if path.stem == "__main__" else path.stem
     words = sys.argv[1:]
     if "--out" in words:
         at = words.index("--out")
