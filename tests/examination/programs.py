@@ -23,7 +23,8 @@ CATEGORIES = {
     "logits": "scores where probabilities are expected, or probabilities where scores are: softmax "
     "twice, from_logits forgotten, logits in a log loss by hand",
     "head": "a last layer that cannot give what is asked for: softmax over one unit or a wrong "
-    "axis, ReLU or tanh before a cross entropy, a bounded head for unbounded numbers, too few units",
+    "axis, ReLU or tanh before a cross entropy, a bounded head for unbounded numbers, too few "
+    "units",
     "task": "head, loss and labels of another task than the labels are of: class ids by squared "
     "error, one-hot rows as independent labels, amounts as classes",
     "metric": "a metric that says nothing about this task: accuracy of amounts, categorical "
