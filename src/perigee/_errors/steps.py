@@ -221,7 +221,8 @@ class KeptTensorError(PerigeeError, TypeError):
     checkpoint, and a validation would not restore it.
 
     State that a step replaces is held by variables, and random keys by a seed generator. The state
-    of an optimizer of Optax is a tree of arrays: hold a variable for each.
+    of an optimizer of Optax is a tree of arrays: hold a variable for each. A module of Flax is
+    split into its graph and its arrays, which variables hold.
     """
 
     code = "PG410"
@@ -249,6 +250,12 @@ _HELD_BY = {
   self.NAME = jax.tree.map(lambda x: keras.Variable(x, trainable=False), self.NAME)
   before = jax.tree.map(lambda v: v.value, self.NAME)  # to read it
   jax.tree.map(lambda v, new: v.assign(new), self.NAME, ...)  # in place of `self.NAME = ...`""",
+    "flax": """hold the arrays of a module of Flax by variables, which you train, in `__init__`:
+  self.graph, weights = nnx.split(net)
+  self.weights = jax.tree.map(keras.Variable, weights)
+and merge them in the step, inside the objective:
+  net = nnx.merge(self.graph, jax.tree.map(lambda v: v.value, self.weights))
+  self.minimize(objective, self.optimizer, jax.tree.leaves(self.weights))  # of Keras""",
     "unknown": "return the value, or hold a `keras.Variable(..., trainable=False)` made in "
     "`__init__` and `assign` to it.",
 }

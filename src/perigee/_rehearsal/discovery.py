@@ -501,6 +501,10 @@ def _leaks_of_layers(step: Step) -> Generator[None]:
     try:
         yield
     except Exception as error:
+        if "different trace level" in str(error):  # of Flax: a module was made in another trace
+            modules = [name for name, value in vars(step).items() if _is_of_flax(value)]
+            if modules:
+                raise KeptTensorError(modules, dict.fromkeys(modules, "flax")) from error
         if not backend.is_leak(error):
             raise
         kept = {
@@ -515,6 +519,11 @@ def _leaks_of_layers(step: Step) -> Generator[None]:
         raise KeptTensorError([*kept], dict.fromkeys(kept.values(), "array")) from error
 
 
+def _is_of_flax(value: Any) -> bool:
+    """Return whether it is a module or an optimizer of Flax NNX, which keep arrays themselves."""
+    return any(one.__module__.startswith("flax.nnx") for one in type(value).__mro__)
+
+
 def _is_known(value: Any) -> bool:
     try:
         _backends.current().to_host([value])
@@ -523,9 +532,11 @@ def _is_known(value: Any) -> bool:
     return True
 
 
-def _kept_as(value: Any) -> Literal["array", "keys", "tree", "unknown"]:
+def _kept_as(value: Any) -> Literal["array", "keys", "tree", "flax", "unknown"]:
     """Return what an attribute was before a step set it."""
     backend = _backends.current()
+    if _is_of_flax(value):
+        return "flax"
     if backend.is_tensor(value):
         return "keys" if backend.holds_keys(value) else "array"
     is_tree = isinstance(value, list | tuple | Mapping) or bool(backend.tensors_in(value))

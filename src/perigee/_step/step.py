@@ -548,6 +548,8 @@ def _refuse_other_than_optimizer(step: Step, given: Any) -> None:
             f"write `{name}.zero_grad()`, `loss.backward()` and `{name}.step()` in place of this "
             f"line, or make it `keras.optimizers.{like}({given.param_groups[0]['lr']})`.",
         )
+    if getattr(given, "_fields", ())[:2] == ("init", "update"):  # a transformation of Optax's
+        raise ArgumentError("optimizer", shown(given), "an optimizer of Keras's.", _AS_OPTAX_IS)
     if isinstance(given, str):
         fix = f"make it in `__init__`: `self.optimizer = keras.optimizers.get({given!r})`."
     elif isinstance(given, type):
@@ -650,3 +652,18 @@ def layers_of(tracked: Tracked) -> Iterator[keras.Layer]:
     """Yield every layer that a Step holds, including nested ones."""
     for model in tracked.models.values():
         yield from nested_layers(model)
+
+
+_AS_OPTAX_IS = """hold the state of one of Optax by variables, at the end of `__init__`:
+  weights = [v.value for v in self.model.trainable_variables]
+  slots = self.optimizer.init(weights)
+  self.slots = jax.tree.map(lambda x: keras.Variable(x, trainable=False), slots)
+and update with it in place of this line:
+  gradients = self.gradients(objective, self.model)
+  weights = [v.value for v in gradients.variables]
+  slots = jax.tree.map(lambda v: v.value, self.slots)
+  updates, slots = self.optimizer.update(list(gradients), slots, weights)
+  jax.tree.map(lambda v, new: v.assign(new), self.slots, slots)
+  for variable, update in zip(gradients.variables, updates):
+      variable.assign_add(update)
+  loss = gradients.loss"""
