@@ -365,6 +365,16 @@ def _fresh_process(result: Result) -> str:
     return f"{label}\n\n{_table(head, rows, 'lrrrr')}"
 
 
+def _peak_memory(result: Result) -> str:
+    least = next(way["models"] for way in result["ways"] if way["key"] == "fit")
+    rows = [
+        [way["name"], f"{way['models']:.2f}", f"{way['models'] / least:.2f}"]
+        for way in result["ways"]
+    ]
+    table = _table(["", "sizes of the model", "of Keras fit"], rows, "lrr")
+    return f"{TITLES[result['backend']]}:\n\n{table}"
+
+
 def _cost_of_metrics(result: Result) -> str:
     return _columns(result, "num_metrics", "{} metrics")
 
@@ -525,6 +535,12 @@ _SECTIONS = {
         'done when the first call that trains has come back. "Again" finds the plan of the '
         "process before.",
         _fresh_process,
+    ),
+    "peak_memory": (
+        "Peak memory",
+        "A dense model of 190 MiB, trained with Adam on arrays, each way in a process of its own: "
+        "the largest memory that training added, the model and the optimizer included.",
+        _peak_memory,
     ),
     "cost_of_metrics": (
         "What metrics cost",

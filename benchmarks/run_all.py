@@ -73,7 +73,13 @@ def jobs(chosen: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
             yield backend, ["cost_of_guards", "--batch-size", str(batch_size), *quick]
         if backend == "torch":
             continue
-        for name in ("fresh_process", "cost_of_metrics", "cost_of_data_size", "cost_of_writing"):
+        for name in (
+            "fresh_process",
+            "peak_memory",
+            "cost_of_metrics",
+            "cost_of_data_size",
+            "cost_of_writing",
+        ):
             yield backend, [name, *quick]
         feeds = ("arrays", "tf.data") if backend == "tensorflow" else ("arrays",)
         for feed in feeds:

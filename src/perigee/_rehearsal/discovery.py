@@ -41,6 +41,7 @@ from perigee._step.frame import Method, rehearsal
 from perigee._step.samples import Sample, Slot
 from perigee._step.state import (
     Tracked,
+    are_same_bits,
     attributes_preserved,
     nested_layers,
     preserved,
@@ -362,12 +363,9 @@ def _noting(step: Step, method: Method) -> Generator[None]:
 
 
 def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any]:
-    now = snapshot(variables)
-    return [
-        variable
-        for variable, old, new in zip(variables, values, now, strict=True)
-        if old.tobytes() != new.tobytes()
-    ]
+    read = _backends.current().read  # one at a time: all of them may be most of the memory
+    pairs = zip(variables, values, strict=True)
+    return [variable for variable, old in pairs if not are_same_bits(read(variable), old)]
 
 
 def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Undo) -> list[Any]:

@@ -408,10 +408,27 @@ def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
 
 def _host_copy(variable: Any) -> np.ndarray:
     value = _backends.current().read(variable)
+    if not any(part.any() for part in _bits(value)):
+        return np.zeros(value.shape, value.dtype)  # it takes no memory: fresh slots are such
     if value.flags.owndata and value.flags.writeable and value.flags.c_contiguous:
         return value
     # It may share memory with the framework, and would change with the variable.
     return np.array(value, copy=True, order="C")
+
+
+def are_same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether arrays hold the same bits; it takes little memory of its own."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return all(map(np.array_equal, _bits(a), _bits(b)))
+
+
+def _bits(value: np.ndarray, count: int = 1 << 20) -> Iterator[np.ndarray]:
+    """Yield the bytes of an array, so many at once: views, if it is contiguous."""
+    flat = np.ascontiguousarray(value).reshape(-1)
+    bits = flat if flat.dtype.hasobject else flat.view(np.uint8)
+    for start in range(0, bits.size, count):
+        yield bits[start : start + count]
 
 
 def restore(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
