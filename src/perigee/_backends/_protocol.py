@@ -584,6 +584,26 @@ class Backend(Protocol):
         """Return what else an object with a `state_object` changes, by name."""
         ...
 
+    def settings(self, value: Any) -> Mapping[str, Any] | None:
+        """Return what a program has set in an object of the framework, before training changes it.
+
+        Args:
+            value: An optimizer, a scheduler, a gradient scaler or a module of the framework itself.
+
+        Returns:
+            Values by name, such as `param_groups[0].lr`; `None` for everything else.
+        """
+        ...
+
+    def set_settings(self, value: Any, given: Mapping[str, Any]) -> None:
+        """Set some of the `settings` of an object whose state is that of a checkpoint.
+
+        Args:
+            value: The object.
+            given: Values by name.
+        """
+        ...
+
     def copied(self, batch: Batch) -> Batch:
         """Return a batch whose tensors a step may change in place, while `batch` stays as it is."""
         ...

@@ -24,6 +24,16 @@ def objects_in(value: Any) -> Mapping[str, Any]:
     return {}
 
 
+def settings(value: Any) -> None:
+    """See `Backend.settings`."""
+    del value
+
+
+def set_settings(value: Any, given: Mapping[str, Any]) -> None:
+    """See `Backend.set_settings`."""
+    del value, given
+
+
 def copied(batch: Batch) -> Batch:
     """See `Backend.copied`: no tensor changes."""
     return batch

@@ -205,6 +205,7 @@ class KeptRun(Hook):
             "metrics": [entry.key for entry in tracked.entries if entry.kind == "metric"],
             "seed": opened.seed,
             "stated_rates": dict(self._start.rates),
+            "stated_settings": dict(self._start.settings),
             "validations": 0 if self._validation is None else self._validation.begun,
         }
         arrays = {**opened.unloaded(), **arrays_of(tracked)}

@@ -291,6 +291,15 @@ class OpenRun:
             return None
         return {path: rate for path, rate in said.items() if isinstance(rate, float)}
 
+    @property
+    def saved_settings(self) -> Mapping[str, Any] | None:
+        """What the program stated of the framework's own objects when the checkpoint was saved.
+
+        `None` where that was not saved.
+        """
+        said = None if self.loaded is None else self.loaded.content.facts.get("stated_settings")
+        return said if isinstance(said, Mapping) else None
+
     def restore_data(self, feed: Source) -> Draws:
         """Bring the data to where it was saved, and look at its next batch.
 

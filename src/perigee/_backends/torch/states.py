@@ -32,7 +32,8 @@ _W = TypeVar("_W")
 _Names = Callable[[Any], MutableMapping[str, Any]]
 
 _INTERNALS = "_perigee"
-_OF_MODULES = frozenset(vars(torch.nn.Module())) - {"training"}
+OF_MODULES = frozenset(vars(torch.nn.Module())) - {"training"}
+"""What every module holds."""
 _FOUND = (
     torch.nn.Module,
     torch.nn.Parameter,
@@ -369,7 +370,7 @@ class Attributes(StateObject):
 
     def _items(self) -> dict[str, Any]:
         owner = self.owner
-        skipped = _OF_MODULES if isinstance(owner, torch.nn.Module) else ()
+        skipped = OF_MODULES if isinstance(owner, torch.nn.Module) else ()
         held = self.stored.items()
         return {name: value for name, value in held if _is_plain(value) and name not in skipped}
 
@@ -512,7 +513,7 @@ def content(value: Any) -> Mapping[str, Any]:
         **value._parameters,
         **{k: _buffer(value, k) for k, v in value._buffers.items() if v is not None},
         **modules,
-        **{k: v for k, v in vars(value).items() if k not in _OF_MODULES},
+        **{k: v for k, v in vars(value).items() if k not in OF_MODULES},
     }
 
 
