@@ -470,6 +470,21 @@ class Backend(Protocol):
         """Restore the gradients that variables themselves hold, when the context closes."""
         ...
 
+    def waiting_gradients(self, variables: Sequence[Any]) -> list[Any]:
+        """Return the gradients that variables themselves hold, as plain values and arrays.
+
+        A later step may add to them, or apply them. `None` for a variable that holds none.
+        """
+        ...
+
+    def set_waiting_gradients(self, variables: Sequence[Any], gradients: Sequence[Any]) -> None:
+        """Let variables hold the gradients that `waiting_gradients` returned.
+
+        Raises:
+            ValueError: If they are no gradients of these variables.
+        """
+        ...
+
     def device_names(self) -> list[str]:
         """Return readable names of the framework's devices: `"NVIDIA H200"`, `"cpu"`."""
         ...

@@ -18,6 +18,7 @@ from perigee._runs.opening import Draws, OpenRun
 from perigee._runs.restoring import MOST_BATCHES, apart, recorded_batches
 from perigee._step.state import host_random, set_host_random, snapshot, track
 from perigee.checkpoints import Content, arrays_of, random_state, set_random_state
+from perigee.checkpoints.state import gradients_of
 from perigee.data import LARGE_STATE_BYTES, state_bytes
 from perigee.report import FILE_NAME as REPORT_NAME
 from perigee.report import write_report
@@ -195,6 +196,7 @@ class KeptRun(Hook):
             "began": self._draws.opened if self._feed.resumes == "by replay" else None,
             "host": opened.step.host_state(),
             "objects": opened.objects(),
+            "gradients": gradients_of(tracked),
             "plan": None if self._plan is None else self._plan.facts(),
             "backend": _backends.current().name,
             "devices": opened.devices,

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ from perigee.checkpoints import (
     random_state,
     set_random_state,
 )
-from perigee.checkpoints.state import load_objects, objects_of, unlike
+from perigee.checkpoints.state import load_gradients, load_objects, objects_of, unlike
 from perigee.data import PassFeed
 from perigee.writers.failures import Failures
 from perigee.writers.history import Best
@@ -359,6 +359,7 @@ class OpenRun:
             self._refuse_step_ahead(self.loaded)
             tracked = track(self.step)
             load_arrays(tracked, self._arrays(self.loaded, tracked))
+            self._load_gradients(tracked)
             self.load_host_state()
 
     def objects(self) -> dict[str, Any]:
@@ -408,7 +409,17 @@ class OpenRun:
         left = load_arrays(tracked, self._unloaded, strict=False)
         if missing or left.different:
             raise StateMismatchError(missing, (), left.different)
+        loaded = self._unloaded.keys() - set(left.unexpected)
+        entries = tuple(entry for entry in tracked.entries if entry.key in loaded)
+        self._load_gradients(replace(tracked, entries=entries))
         self._unloaded = {key: self._unloaded[key] for key in left.unexpected}
+
+    def _load_gradients(self, tracked: Tracked) -> None:
+        """Give variables the gradients that waited in them for a later step."""
+        assert self.loaded is not None
+        facts = self.loaded.content.facts
+        if facts["backend"] == _backends.current().name:
+            load_gradients(tracked, facts.get("gradients"))
 
     def unloaded(self) -> Mapping[str, Any]:
         """Return what was saved and has no variable yet."""

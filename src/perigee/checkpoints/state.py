@@ -85,6 +85,28 @@ def load_objects(tracked: Tracked, said: Any) -> None:
             tracked.objects[path].load(state)
 
 
+def gradients_of(tracked: Tracked) -> dict[str, Any]:
+    """Return the gradients that variables hold for a later step, by `Entry.key`.
+
+    Only torch has them: those in `.grad` of parameters.
+    """
+    found = _backends.current().waiting_gradients(tracked.variables)
+    keys = (entry.key for entry in tracked.entries)
+    return {key: said for key, said in zip(keys, found, strict=True) if said is not None}
+
+
+def load_gradients(tracked: Tracked, said: Any) -> None:
+    """Load what `gradients_of` returned; variables without an entry then hold none.
+
+    Raises:
+        StoredStateError: If it is something else.
+    """
+    if isinstance(said, Mapping):
+        gradients = [said.get(entry.key) for entry in tracked.entries]
+        with loading("gradients"):
+            _backends.current().set_waiting_gradients(tracked.variables, gradients)
+
+
 def load_arrays(
     tracked: Tracked, arrays: Mapping[str, np.ndarray], *, strict: bool = True
 ) -> Unlike:
