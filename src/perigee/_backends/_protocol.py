@@ -566,6 +566,24 @@ class Backend(Protocol):
         """Return whether a tensor holds keys of random numbers, in a type of their own."""
         ...
 
+    def tensors_to_store(
+        self, variables: Sequence[Any]
+    ) -> Callable[[Any], tuple[np.ndarray, str] | None]:
+        """Return a function that returns the values of a tensor, copied, and its device.
+
+        It returns `None` for everything else, for what has no such values, and for a tensor that
+        lies in the memory of one of the variables, and changes with it.
+        """
+        ...
+
+    def stored_tensor(self, array: np.ndarray, device: str) -> Tensor:
+        """Return a tensor like one that was stored, on its device where that is here.
+
+        Raises:
+            ValueError: If the framework has no such tensors.
+        """
+        ...
+
     def is_container(self, kind: type) -> bool:
         """Return whether objects of a class of the framework hold variables as attributes."""
         ...

@@ -66,7 +66,8 @@ class KerasCallbacks:
             # In the last epoch it drops the weights that training continues from, and in an early
             # end keeps these instead of the averages. So none is the last one; see `swap_back`.
             callback.set_params({**params, "epochs": 0})
-        self._kept = [KeptCallback(callback) for callback in callbacks] if is_kept else []
+        variables = lambda: track(step).variables  # noqa: E731
+        self._kept = [KeptCallback(each, variables) for each in callbacks] if is_kept else []
         self._saved: Any = None
         self._is_past_stop = False
         self._before_test: dict[KeptCallback, Any] = {}
