@@ -76,6 +76,7 @@ def _facts(loop: Shape) -> Shape:
             "objects": optional(dict_of(anything)),
             "gradients": dict_of(anything),
             "stated_settings": dict_of(anything),
+            "left_out": list_of(text),
         },
     )
 

@@ -17,6 +17,7 @@ import keras
 from perigee import _backends
 from perigee._disk import Place
 from perigee._errors import (
+    CheckpointContentError,
     CheckpointSaveError,
     DamagedCheckpointError,
     DataChangedError,
@@ -49,7 +50,7 @@ from perigee.checkpoints import (
     random_state,
     set_random_state,
 )
-from perigee.checkpoints.state import load_gradients, load_objects, objects_of, unlike
+from perigee.checkpoints.state import load_gradients, load_objects, savable_objects, unlike
 from perigee.data import PassFeed
 from perigee.writers.failures import Failures
 from perigee.writers.history import Best
@@ -362,14 +363,20 @@ class OpenRun:
             self._load_gradients(tracked)
             self.load_host_state()
 
-    def objects(self) -> dict[str, Any]:
-        """Return the state of the Step outside variables.
+    def objects(self) -> tuple[dict[str, Any], list[CheckpointContentError]]:
+        """Return the state of the Step outside variables, and why some of it cannot be saved."""
+        is_users = type(self.step).host_state is not Step.host_state
+        return savable_objects(track(self.step), only_tensors=is_users)
+
+    def check_objects(self) -> None:
+        """Refuse state outside variables that no checkpoint can hold.
 
         Raises:
-            CheckpointContentError: If some of it cannot be saved.
+            CheckpointContentError: If there is some.
         """
-        is_users = type(self.step).host_state is not Step.host_state
-        return objects_of(track(self.step), only_tensors=is_users)
+        _, refused = self.objects()
+        if refused:
+            raise refused[0]
 
     def load_host_state(self) -> None:
         """Give the Step what was saved of it outside variables, if anything.
@@ -382,6 +389,14 @@ class OpenRun:
         facts = self.loaded.content.facts
         if facts["backend"] == _backends.current().name:
             load_objects(track(self.step), facts.get("objects"))
+        if facts.get("left_out"):
+            warnings.warn(
+                f"The training in {self.path} ended as no checkpoint could hold "
+                f"{', '.join(facts['left_out'])}. All else is resumed; what was left out is as the "
+                "program says.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         if facts["host"] is not None:
             with loading(f"{type(self.step).__name__}.load_host_state"):
                 self.step.load_host_state(facts["host"])

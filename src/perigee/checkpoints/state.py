@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends
-from perigee._errors import StateMismatchError
+from perigee._errors import CheckpointContentError, StateMismatchError
 from perigee._events.stored_shapes import loading
 from perigee._step.state import Tracked, readapt, snapshot
 
@@ -58,8 +58,25 @@ def objects_of(tracked: Tracked, only_tensors: bool = False) -> dict[str, Any]:
     Raises:
         CheckpointContentError: If some of it cannot be saved.
     """
-    states = {path: found.saved(path, only_tensors) for path, found in tracked.objects.items()}
-    return {path: state for path, state in states.items() if state is not None}
+    states, refused = savable_objects(tracked, only_tensors)
+    if refused:
+        raise refused[0]
+    return states
+
+
+def savable_objects(
+    tracked: Tracked, only_tensors: bool = False
+) -> tuple[dict[str, Any], list[CheckpointContentError]]:
+    """Return what of `objects_of` can be saved, and why the rest cannot."""
+    states: dict[str, Any] = {}
+    refused: list[CheckpointContentError] = []
+    for path, found in tracked.objects.items():
+        try:
+            states[path] = found.saved(path, only_tensors)
+        except CheckpointContentError as error:
+            states[path] = error.rest
+            refused.append(error)
+    return {path: state for path, state in states.items() if state is not None}, refused
 
 
 def load_objects(tracked: Tracked, said: Any) -> None:

@@ -319,11 +319,18 @@ class Attributes(StateObject):
         changed = [name for name in now if name in self._changed]
         if only_tensors:
             changed = [name for name in changed if isinstance(now[name], torch.Tensor)]
-        with _named(path):
-            for name in changed:
+        found: dict[str, Any] = {}
+        refused: list[NotPlainError] = []
+        for name in changed:
+            try:
                 if name in self._refused:
                     raise self._refused[name]
-            found = {name: to_plain(now[name], name, _is_found) for name in changed}
+                found[name] = to_plain(now[name], name, _is_found)
+            except NotPlainError as error:
+                refused.append(error)
+        for error in refused:
+            with _named(path, found or None):
+                raise error
         return found or None
 
     def load(self, said: Any) -> None:
@@ -447,7 +454,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 @contextmanager
-def _named(path: str) -> Generator[None]:
+def _named(path: str, rest: Any = None) -> Generator[None]:
     try:
         yield
     except NotPlainError as error:
@@ -457,7 +464,7 @@ def _named(path: str) -> Generator[None]:
             "and rebuild it in `load_host_state(self, state)`; of an object with `state_dict`, "
             "return them from there."
         )
-        raise CheckpointContentError(whole, f"is a {error.kind}", fix) from error
+        raise CheckpointContentError(whole, f"is a {error.kind}", fix, rest) from error
 
 
 def _is_plain(value: Any) -> bool:
