@@ -518,14 +518,23 @@ def content(value: Any) -> Mapping[str, Any]:
         modules.pop("_torch_params", None)  # what its variables are made of, or once were
     return {
         **value._parameters,
-        **{k: _buffer(value, k) for k, v in value._buffers.items() if v is not None},
+        **_buffers(value),
         **modules,
         **{k: v for k, v in vars(value).items() if k not in OF_MODULES},
     }
 
 
-def _buffer(module: Any, name: str) -> BufferVariable:
-    return _kept(module, name, lambda refer: BufferVariable(refer, name))
+def _buffers(module: Any) -> dict[str, BufferVariable]:
+    """Return what stands for the buffers of a module; those of lazy ones have no values yet."""
+    held = module._buffers.items()
+    names = [k for k, v in held if v is not None and not torch.nn.parameter.is_lazy(v)]
+    return {k: _kept(module, k, lambda refer, k=k: BufferVariable(refer, k)) for k in names}
+
+
+def variables_of(module: Any) -> list[TensorVariable]:
+    """Return what stands for the parameters and buffers of a module itself."""
+    parameters = map(as_keras_variable, module._parameters.values())
+    return [v for v in parameters if v is not None] + list(_buffers(module).values())
 
 
 def read(variable: Any) -> np.ndarray:
