@@ -398,3 +398,32 @@ class LessDropout(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.net[2].p = 0.1
+
+
+class StepsScheduler(keras.callbacks.Callback):
+    def __init__(self, scheduler):
+        super().__init__()
+        self.scheduler = scheduler
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.scheduler.step()
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_scheduler_that_a_callback_steps_is_saved_where_the_step_holds_it(tmp_path, is_held):
+    def trained(epochs, path):
+        step = Fits(sgd(0.1))
+        scheduler = lr_scheduler.StepLR(step.opt, 4, 0.5)
+        if is_held:
+            step.scheduler = scheduler
+        history = train(tmp_path / path, step, epochs, callbacks=[StepsScheduler(scheduler)])
+        return step, [f for f in history.findings if f.code == "PG430"]
+
+    _, found = trained(1, "run")
+    resumed, _ = trained(2, "run")
+    whole, _ = trained(2, "whole")
+
+    assert len(found) == (0 if is_held else 1)
+    assert (rates(resumed) == rates(whole)) == is_held
+    if found:
+        assert "StepsScheduler.scheduler: it has a state of its own" in str(found[0].items)

@@ -31,7 +31,12 @@ from perigee._events.stored_values import (
     stored,
 )
 from perigee._step.bytecode import instructions
+from perigee._step.state import Tracked
 
+_NOT_OF_THE_STEP = (
+    "it has a state of its own, which is saved where the Step holds it: set it as an attribute of "
+    "the Step, too"
+)
 _UNREADABLE = "what the checkpoint holds of it cannot be read"
 _OF_EVERY_CALLBACK = ("_model", "params")
 _CONTAINERS = (list, tuple, set, frozenset, deque, dict)
@@ -46,11 +51,11 @@ class KeptCallback:
 
     Args:
         callback: The callback, before training begins.
-        variables: Returns the variables that training changes.
+        tracked: Returns what the Step holds.
     """
 
-    def __init__(self, callback: Any, variables: Callable[[], Sequence[Any]] = lambda: ()) -> None:
-        self._callback, self._variables = callback, variables
+    def __init__(self, callback: Any, tracked: Callable[[], Tracked] | None = None) -> None:
+        self._callback, self._tracked = callback, tracked
         self.name = type(callback).__qualname__
         self._arguments = _arguments(type(callback))
         own = vars(callback)
@@ -61,6 +66,7 @@ class KeptCallback:
         }
         self._at_call = self._digests()
         self._at_begin: Mapping[str, str] = {}
+        self._objects_at_begin: Mapping[str, bytes] = {}
         self._restored: set[str] = set()
         self.left_out: dict[str, str] = {}
         """Why an attribute, by name, begins afresh when the run is resumed."""
@@ -78,6 +84,7 @@ class KeptCallback:
     def begin(self) -> None:
         """Take note of what `on_train_begin` has just set."""
         self._at_begin = self._digests()
+        self._objects_at_begin = self._objects()
 
     def state(self, room: Room) -> dict[str, Any]:
         """Return what must survive, as plain values and arrays.
@@ -94,6 +101,9 @@ class KeptCallback:
                 self.left_out["state()"] = f"it {error}"
                 return said
         attributes = dict(self._changed(room))
+        for name, now in self._objects().items():
+            if now != self._objects_at_begin.get(name):
+                self.left_out[name] = _NOT_OF_THE_STEP
         return {**said, "attributes": attributes}
 
     def _changed(self, room: Room) -> Generator[tuple[str, Any]]:
@@ -173,7 +183,18 @@ class KeptCallback:
         return {name: self._digest(name, value, tensors) for name, value in own}
 
     def _tensors(self) -> Tensors:
-        return _backends.current().tensors_to_store(self._variables())
+        variables = () if self._tracked is None else self._tracked().variables
+        return _backends.current().tensors_to_store(variables)
+
+    def _objects(self) -> dict[str, bytes]:
+        """Return the states of what has one, such as a scheduler of torch, and no Step holds."""
+        backend = _backends.current()
+        states = {name: backend.state_object(value) for name, value in self._own()}
+        found = {name: state for name, state in states.items() if state is not None}
+        if not found or self._tracked is None:
+            return {}
+        held = {id(state) for state in self._tracked().objects.values()}
+        return {n: backend.read(s).tobytes() for n, s in found.items() if id(s) not in held}
 
     def _digest(self, name: str, value: Any, tensors: Tensors) -> str:
         """Return what tells whether an attribute has changed."""

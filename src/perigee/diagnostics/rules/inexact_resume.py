@@ -8,10 +8,11 @@ keep a state that cannot be read: seed the shuffle, and draw with `keras.random`
 `keras.random.SeedGenerator` that the Step holds. Numbers, arrays and generators that an eager step
 changes in attributes are in no checkpoint unless the Step has `host_state` (on torch they are).
 
-A Keras callback keeps what training changed in its attributes: numbers, arrays, and lists, tuples,
-sets and dicts of them. Arguments of its class are left out, and so are attributes that are text
-(which might name a file) or other objects. A callback with `state()` and `load_state(state)` keeps
-what the first returns, and nothing else.
+A Keras callback keeps what training changed in its attributes: numbers, arrays, tensors, and lists,
+tuples, sets and dicts of them. Arguments of its class are left out, and so are attributes that are
+text (which might name a file) or other objects. A scheduler of torch that a callback steps is saved
+where the Step holds it, too. A callback with `state()` and `load_state(state)` keeps what the first
+returns, and nothing else.
 
 A run resumes under another framework, or on another number of devices, from the same weights,
 optimizer slots and data; then random numbers, such as those of dropout, are other ones.
@@ -84,8 +85,8 @@ def check_callbacks(left_out: Sequence[str]) -> list[Finding]:
     return _warning(
         "Training has changed attributes of callbacks that a resumed run does not restore:",
         left_out,
-        expected="numbers, arrays, and lists, tuples, sets and dicts of them, in attributes "
-        "without the name of an argument of the class.",
+        expected="numbers, arrays, tensors, and lists, tuples, sets and dicts of them, in "
+        "attributes without the name of an argument of the class.",
         fix="return what must survive from a method `state(self)` of the callback, and take "
         "it back in `load_state(self, state)`.",
     )
