@@ -32,11 +32,15 @@ class Stop(pg.Hook):
         event.stop("deadline")
 
 
-def train(path, *callbacks, epochs=1, stop_at=None, ignore=(), rate=0.1):
+def supervised(rate=0.1):
     keras.utils.set_random_seed(3)
-    x = np.random.default_rng(0).normal(size=(ROWS, 2)).astype("float32")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    step = pg.Supervised(model, keras.optimizers.SGD(rate), "mse")
+    return pg.Supervised(model, keras.optimizers.SGD(rate), "mse")
+
+
+def train(path, *callbacks, epochs=1, stop_at=None, ignore=(), rate=0.1, step=None):
+    step = supervised(rate) if step is None else step
+    x = np.random.default_rng(0).normal(size=(ROWS, 2)).astype("float32")
     step.ignore_findings = ignore
     hooks = [] if stop_at is None else [Stop(stop_at)]
     return pg.fit(
@@ -370,6 +374,59 @@ def test_an_array_of_strings_does_not_end_the_training(tmp_path):
             self.names = np.array(["cat", "dog"])
 
     assert not found(train(tmp_path / "run", Names(), epochs=2))
+
+
+class KeepsTensors(keras.callbacks.Callback):
+    """Keeps the best weights, an average of them, and a sum that begins as a number."""
+
+    def __init__(self, variables):
+        super().__init__()
+        self.variables, self.best, self.average = variables, None, []
+        self.total = 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = [keras.ops.copy(keras.ops.stop_gradient(v.value)) for v in self.variables]
+        self.best = {"epoch": epoch, "weights": collections.OrderedDict(kernel=values[0])}
+        old = self.average or values
+        self.average = [0.9 * one + 0.1 * other for one, other in zip(old, values, strict=True)]
+        self.total = self.total + keras.ops.sum(values[0])
+
+
+def test_tensors_that_a_callback_keeps_are_saved(tmp_path):
+    def made():
+        step = supervised()
+        return step, KeepsTensors(step.model.trainable_variables)
+
+    (first, kept), (then, resumed), (whole, undisturbed) = made(), made(), made()
+    histories = [train(tmp_path / "run", kept, epochs=2, step=first)]
+    histories += [train(tmp_path / "run", resumed, epochs=3, step=then)]
+    train(tmp_path / "whole", undisturbed, epochs=3, step=whole)
+
+    assert not any(map(found, histories))
+    for name in ("best", "average", "total"):
+        one, other = getattr(undisturbed, name), getattr(resumed, name)
+        keras.tree.assert_same_structure(one, other)
+        for mine, yours in zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True):
+            assert type(mine) is type(yours)
+            assert np.asarray(mine).tobytes() == np.asarray(yours).tobytes()
+
+
+@pytest.mark.only_torch
+def test_a_tensor_in_the_memory_of_a_variable_is_left_out_by_name(tmp_path):
+    """Restored, it would be a copy, which no longer changes with the weights."""
+
+    class Keeps(keras.callbacks.Callback):
+        def __init__(self, variable):
+            super().__init__()
+            self.variable, self.kept = variable, None
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.kept = self.variable.value.detach()
+
+    step = supervised()
+    said = items(train(tmp_path / "run", Keeps(step.model.trainable_variables[0]), step=step))
+
+    assert len(said) == 1 and "Keeps.kept: it holds an object of type" in said[0]
 
 
 class Tracker:

@@ -27,7 +27,6 @@ OPEN_NUMBERS: dict[str, str] = {
 
 OPEN_KILLED: dict[str, str] = {
     "class_counts": "a NumPy array is in no checkpoint (PG430 says so); right: saved, or refused",
-    "ema_callback": "PG430 at a save for arrays of JAX in a callback; right: saved, or refused",
     "float_of_loss": "numbers of an eager step are in no checkpoint (PG430 says so); right: saved",
     "numpy_noise": "a generator of NumPy is in no checkpoint (PG430 says so); right: saved",
 }

@@ -21,8 +21,6 @@ OPEN: dict[str, str] = {}
 """Programs that do not train as their loop does: what came, and what is right."""
 
 OPEN_RESUMED = {
-    "accumulation_by_counter": "Gradients that wait in `.grad` are in no checkpoint (PG430).",
-    "best_weights": "Tensors that a callback keeps are in no checkpoint (PG430 says so).",
     "state_dict_in_host_state": "Tensors in `host_state` are PG525 before the first step.",
 }
 """Programs that train as their loop does, but do not resume bit for bit."""

@@ -150,6 +150,53 @@ def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path)
     assert len(fit(Replay()).history["loss"]) == EPOCHS  # without a run nothing is saved
 
 
+class LateReplay(Replay):
+    """What cannot be saved comes in the second epoch."""
+
+    def __init__(self, is_mended=False):
+        keras.utils.set_random_seed(0)
+        super().__init__()
+        self.calls, self._is_mended = 0, is_mended
+
+    def update(self, x, y):
+        self.calls += 1
+        if self.calls > STEPS_A_PASS and not self._is_mended:
+            return super().update(x, y)
+        return self.descend(torch.nn.functional.cross_entropy(self.net(x), y))
+
+
+def test_what_comes_later_and_cannot_be_saved_loses_no_step(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(pg.PerigeeError, match=r"PG525(.|\n)*replay/0 is a Transition"):
+        fit(LateReplay(), run=run)
+    mended, whole = LateReplay(is_mended=True), LateReplay(is_mended=True)
+
+    with pytest.warns(RuntimeWarning, match="no checkpoint could hold replay/0"):
+        history = fit(mended, run=run, epochs=EPOCHS + 1)
+    fit(whole, run=tmp_path / "whole", epochs=EPOCHS + 1)
+
+    assert history.resumed_from.step == 2 * STEPS_A_PASS
+    assert mended.calls == whole.calls == (EPOCHS + 1) * STEPS_A_PASS
+    assert all(map(torch.equal, mended.net.parameters(), whole.net.parameters()))
+
+
+def test_a_guard_that_runs_steps_again_changes_no_batch_of_the_users():
+    class Halve(Replay):
+        calls = 0
+
+        def update(self, x, y):
+            x.mul_(0.5)
+            self.calls += 1
+            loss = self.descend(torch.nn.functional.cross_entropy(self.net(x), y))
+            return loss / (self.calls < 3)  # infinite in the third step
+
+    batches = [(torch.ones(BATCH, FEATURES), torch.zeros(BATCH).long()) for _ in range(4)]
+    with pytest.raises(pg.PerigeeError, match="PG408"):
+        pg.fit(Halve(), batches, epochs=1, progress="off")
+
+    assert [batch[0][0, 0].item() for batch in batches] == [0.5, 0.5, 0.5, 0.5]
+
+
 def test_what_host_state_returns_need_not_be_savable_otherwise(tmp_path):
     fit(SavedReplay(), epochs=1, run=tmp_path / "run")
     resumed = SavedReplay()

@@ -315,7 +315,7 @@ def _rehearsed(opened: Opened, programs: Programs, feed: Feed) -> Program:
             error.add_note(str(opened.run.other_data))  # its cause, probably
         raise
     if opened.run is not None:
-        opened.run.objects()  # refuses, before the first step, what no checkpoint can hold
+        opened.run.check_objects()
         opened.findings.report(diagnostics.findings_of("kept", feed))
     return program
 

@@ -21,8 +21,8 @@ from perigee._loop.hook_writes import HookWrites
 from perigee._loop.programs import Programs
 from perigee._loop.training import Training
 from perigee._processes.workers import Workers
-from perigee._runs.changes import record_of, set_rates
-from perigee._runs.comparing import Start, compared, remember, said_by
+from perigee._runs.changes import record_of
+from perigee._runs.comparing import Start, compared, remember, restated, said_by
 from perigee._runs.finished import said_of_finished
 from perigee._runs.keeping import KeptRun, open_writers
 from perigee._runs.opening import Draws, OpenRun
@@ -148,8 +148,8 @@ class Opened:
         """
         if self.run is None or self.run.loaded is None or start is None:
             return False
-        self.run.load_step()
-        set_rates(self.step, start.rates, start.saved_rates)
+        with restated(self.step, start):
+            self.run.load_step()
         clock, loop = self.run.loaded.content.clock, self.run.loaded.content.facts["loop"]
         callbacks = training.callbacks
         is_past_stop = finished is None and self.run.was_stopped_by_callback

@@ -43,7 +43,7 @@ from perigee._loop.progress import Progress, reason_to_stop
 from perigee._loop.stopwatch import Stopwatch
 from perigee._loop.values import end_with
 from perigee._processes.workers import Workers
-from perigee._runs.changes import set_rates
+from perigee._runs.comparing import restated
 from perigee._runs.facts import OWN_LOOP
 from perigee._runs.keeping import KeptRun
 from perigee._runs.run import Run
@@ -233,9 +233,8 @@ class Prepared:
             epoch = LoggedEpoch(self.step, settings.nonfinite, state)
             loop = self._entered = _Loop(opened, kept, hooks, methods, epoch, stopwatch)
             stack.enter_context(opened.findings.passed_to(self._notify))
-            self._load(loop, state)
-            if start is not None:
-                set_rates(self.step, start.rates, start.saved_rates)
+            with restated(self.step, start):
+                self._load(loop, state)
             self._start(loop)
             opened.hold_signals()
             self._stack = stack.pop_all()

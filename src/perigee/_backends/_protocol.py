@@ -470,6 +470,21 @@ class Backend(Protocol):
         """Restore the gradients that variables themselves hold, when the context closes."""
         ...
 
+    def waiting_gradients(self, variables: Sequence[Any]) -> list[Any]:
+        """Return the gradients that variables themselves hold, as plain values and arrays.
+
+        A later step may add to them, or apply them. `None` for a variable that holds none.
+        """
+        ...
+
+    def set_waiting_gradients(self, variables: Sequence[Any], gradients: Sequence[Any]) -> None:
+        """Let variables hold the gradients that `waiting_gradients` returned.
+
+        Raises:
+            ValueError: If they are no gradients of these variables.
+        """
+        ...
+
     def device_names(self) -> list[str]:
         """Return readable names of the framework's devices: `"NVIDIA H200"`, `"cpu"`."""
         ...
@@ -551,6 +566,24 @@ class Backend(Protocol):
         """Return whether a tensor holds keys of random numbers, in a type of their own."""
         ...
 
+    def tensors_to_store(
+        self, variables: Sequence[Any]
+    ) -> Callable[[Any], tuple[np.ndarray, str] | None]:
+        """Return a function that returns the values of a tensor, copied, and its device.
+
+        It returns `None` for everything else, for what has no such values, and for a tensor that
+        lies in the memory of one of the variables, and changes with it.
+        """
+        ...
+
+    def stored_tensor(self, array: np.ndarray, device: str) -> Tensor:
+        """Return a tensor like one that was stored, on its device where that is here.
+
+        Raises:
+            ValueError: If the framework has no such tensors.
+        """
+        ...
+
     def is_container(self, kind: type) -> bool:
         """Return whether objects of a class of the framework hold variables as attributes."""
         ...
@@ -582,6 +615,26 @@ class Backend(Protocol):
 
     def objects_in(self, value: Any) -> Mapping[str, Any]:
         """Return what else an object with a `state_object` changes, by name."""
+        ...
+
+    def settings(self, value: Any) -> Mapping[str, Any] | None:
+        """Return what a program has set in an object of the framework, before training changes it.
+
+        Args:
+            value: An optimizer, a scheduler, a gradient scaler or a module of the framework itself.
+
+        Returns:
+            Values by name, such as `param_groups[0].lr`; `None` for everything else.
+        """
+        ...
+
+    def set_settings(self, value: Any, given: Mapping[str, Any]) -> None:
+        """Set some of the `settings` of an object whose state is that of a checkpoint.
+
+        Args:
+            value: The object.
+            given: Values by name.
+        """
         ...
 
     def copied(self, batch: Batch) -> Batch:

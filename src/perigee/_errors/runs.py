@@ -221,12 +221,15 @@ class CheckpointContentError(PerigeeError, TypeError):
     A checkpoint holds no objects and no code, so that nothing is executed when it is loaded. It
     holds strings, numbers, booleans, `None` and NumPy arrays of numbers, in dicts with strings as
     keys and in lists, nested at most 64 levels deep.
+
+    It is raised before the first step where the first batch shows it. An attribute that a later
+    step sets raises it at the next save, once all else is saved.
     """
 
     code = "PG525"
 
-    def __init__(self, path: str, found: str, fix: str | None = None) -> None:
-        self.path, self.found = path, found
+    def __init__(self, path: str, found: str, fix: str | None = None, rest: object = None) -> None:
+        self.path, self.found, self.rest = path, found, rest
         super().__init__(
             f"{path} {found}, which a checkpoint cannot hold.",
             expected="strings, numbers, booleans, `None` and arrays of numbers, in dicts whose "

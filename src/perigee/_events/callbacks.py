@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -66,7 +67,8 @@ class KerasCallbacks:
             # In the last epoch it drops the weights that training continues from, and in an early
             # end keeps these instead of the averages. So none is the last one; see `swap_back`.
             callback.set_params({**params, "epochs": 0})
-        self._kept = [KeptCallback(callback) for callback in callbacks] if is_kept else []
+        tracked = partial(track, step)
+        self._kept = [KeptCallback(each, tracked) for each in callbacks] if is_kept else []
         self._saved: Any = None
         self._is_past_stop = False
         self._before_test: dict[KeptCallback, Any] = {}

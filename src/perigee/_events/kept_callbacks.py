@@ -12,24 +12,31 @@ import functools
 import inspect
 import sys
 from collections import defaultdict, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
+from perigee import _backends
 from perigee._events.stored_shapes import loading
 from perigee._events.stored_values import (
     NotStorableError,
     Room,
+    Tensors,
     digest,
     is_without_factory,
     rebuilt,
     stored,
 )
 from perigee._step.bytecode import instructions
+from perigee._step.state import Tracked
 
+_NOT_OF_THE_STEP = (
+    "it has a state of its own, which is saved where the Step holds it: set it as an attribute of "
+    "the Step, too"
+)
 _UNREADABLE = "what the checkpoint holds of it cannot be read"
 _OF_EVERY_CALLBACK = ("_model", "params")
 _CONTAINERS = (list, tuple, set, frozenset, deque, dict)
@@ -44,10 +51,11 @@ class KeptCallback:
 
     Args:
         callback: The callback, before training begins.
+        tracked: Returns what the Step holds.
     """
 
-    def __init__(self, callback: Any) -> None:
-        self._callback = callback
+    def __init__(self, callback: Any, tracked: Callable[[], Tracked] | None = None) -> None:
+        self._callback, self._tracked = callback, tracked
         self.name = type(callback).__qualname__
         self._arguments = _arguments(type(callback))
         own = vars(callback)
@@ -58,6 +66,7 @@ class KeptCallback:
         }
         self._at_call = self._digests()
         self._at_begin: Mapping[str, str] = {}
+        self._objects_at_begin: Mapping[str, bytes] = {}
         self._restored: set[str] = set()
         self.left_out: dict[str, str] = {}
         """Why an attribute, by name, begins afresh when the run is resumed."""
@@ -75,6 +84,7 @@ class KeptCallback:
     def begin(self) -> None:
         """Take note of what `on_train_begin` has just set."""
         self._at_begin = self._digests()
+        self._objects_at_begin = self._objects()
 
     def state(self, room: Room) -> dict[str, Any]:
         """Return what must survive, as plain values and arrays.
@@ -85,24 +95,29 @@ class KeptCallback:
         said = {"class": self.name, "arguments": self.arguments}
         if self._has_state:
             try:
-                return {**said, "state": stored(self._callback.state(), room)}
+                tensors = _backends.current().tensors_to_store(())
+                return {**said, "state": stored(self._callback.state(), room, tensors)}
             except NotStorableError as error:
                 self.left_out["state()"] = f"it {error}"
                 return said
         attributes = dict(self._changed(room))
+        for name, now in self._objects().items():
+            if now != self._objects_at_begin.get(name):
+                self.left_out[name] = _NOT_OF_THE_STEP
         return {**said, "attributes": attributes}
 
     def _changed(self, room: Room) -> Generator[tuple[str, Any]]:
         """Yield the attributes that training has changed, and note those that cannot be kept."""
+        tensors = self._tensors()
         for name, value in self._own():
-            now, reason = self._digest(name, value), self._why_not(name, value)
+            now, reason = self._digest(name, value, tensors), self._why_not(name, value)
             is_changed = now != self._at_begin.get(name)
             if not is_changed and now == self._at_call.get(name) and name not in self._restored:
                 continue
             if reason is None:
                 taken = room.taken
                 try:
-                    yield name, stored(value, room)
+                    yield name, stored(value, room, tensors)
                 except NotStorableError as error:
                     room.taken, reason = taken, f"it {error}"
             # What `on_train_begin` has made it makes again; so do Keras's own classes.
@@ -164,15 +179,29 @@ class KeptCallback:
         ]
 
     def _digests(self) -> dict[str, str]:
-        own = [] if self._has_state else self._own()
-        return {name: self._digest(name, value) for name, value in own}
+        own, tensors = [] if self._has_state else self._own(), self._tensors()
+        return {name: self._digest(name, value, tensors) for name, value in own}
 
-    def _digest(self, name: str, value: Any) -> str:
+    def _tensors(self) -> Tensors:
+        variables = () if self._tracked is None else self._tracked().variables
+        return _backends.current().tensors_to_store(variables)
+
+    def _objects(self) -> dict[str, bytes]:
+        """Return the states of what has one, such as a scheduler of torch, and no Step holds."""
+        backend = _backends.current()
+        states = {name: backend.state_object(value) for name, value in self._own()}
+        found = {name: state for name, state in states.items() if state is not None}
+        if not found or self._tracked is None:
+            return {}
+        held = {id(state) for state in self._tracked().objects.values()}
+        return {n: backend.read(s).tobytes() for n, s in found.items() if id(s) not in held}
+
+    def _digest(self, name: str, value: Any, tensors: Tensors) -> str:
         """Return what tells whether an attribute has changed."""
         if name in self._arguments and not isinstance(value, (*_NUMBERS, str)):
             return _identity(value, is_own=False)
         try:
-            return digest(stored(value, Room()))
+            return digest(stored(value, Room(), tensors))
         except NotStorableError:
             return _identity(value, is_own=True)
 
@@ -252,12 +281,16 @@ def _fits(now: Any, value: Any, needs_factory: bool) -> bool:
     if now is None or type(now) is type(value):
         return True
     if value is None:
-        return isinstance(now, (*_NUMBERS, np.bool_, *_CONTAINERS))
+        return _is_numeric(now) or isinstance(now, (np.bool_, *_CONTAINERS))
     if isinstance(now, bool | np.bool_) or isinstance(value, bool | np.bool_):
         return isinstance(now, bool | np.bool_) and isinstance(value, bool | np.bool_)
-    if isinstance(now, _NUMBERS) and isinstance(value, _NUMBERS):
+    if _is_numeric(now) and _is_numeric(value):
         return True
     return isinstance(now, dict) and type(value) is dict  # before kinds were stored
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, _NUMBERS) or _backends.current().is_tensor(value)
 
 
 def _like(now: Any, value: Any) -> Any:

@@ -19,6 +19,8 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
+from perigee import _backends
+
 _MOST_LEVELS = 24
 _MOST_INTEGER = 2**1024
 _PACKED = 100  # longer lists of numbers are arrays
@@ -77,23 +79,29 @@ class Room:
         self.taken += characters
 
 
-def stored(value: Any, room: Room) -> Any:
+Tensors = Callable[[Any], tuple[np.ndarray, str] | None]
+"""See `Backend.tensors_to_store`."""
+
+
+def stored(value: Any, room: Room, tensors: Tensors = lambda _: None) -> Any:
     """Return a value as plain values and arrays, from which `rebuilt` makes an equal one.
 
     Arrays are not copied.
 
     Args:
-        value: `None`, booleans, numbers, strings, bytes, paths, NumPy's arrays and scalars; and
-            lists, tuples, sets, deques and dicts of these. A subclass of theirs is something else.
+        value: `None`, booleans, numbers, strings, bytes, paths, NumPy's arrays and scalars,
+            tensors; and lists, tuples, sets, deques and dicts of these. A subclass of theirs is
+            something else.
         room: How much text there may be.
+        tensors: Returns the values of tensors.
 
     Raises:
         NotStorableError: If it holds anything else, or itself, or too much.
     """
-    return _stored(value, room, ())
+    return _stored(value, room, tensors, ())
 
 
-def _stored(value: Any, room: Room, outer: tuple[int, ...]) -> Any:
+def _stored(value: Any, room: Room, tensors: Tensors, outer: tuple[int, ...]) -> Any:
     kind: type[Any] = type(value)
     room.take(len(json.dumps(value)) if kind is str else _EACH)
     if value is None or kind in (bool, float, str):
@@ -107,13 +115,15 @@ def _stored(value: Any, room: Room, outer: tuple[int, ...]) -> Any:
     if kind in (bytes, bytearray):
         return {"is": kind.__name__, "of": np.frombuffer(bytes(value), np.uint8)}
     if kind is type(Path()):
-        return {"is": "path", "of": _stored(str(value), room, outer)}
+        return {"is": "path", "of": _stored(str(value), room, tensors, outer)}
     if kind is np.ndarray:
         return {"is": "array", **_array(value)}
     if isinstance(value, np.generic):
         array = np.asarray(value)
         if type(array[()]) is kind:
             return {"is": "scalar", **_array(array)}
+    if (tensor := tensors(value)) is not None:
+        return {"is": "tensor", **_array(tensor[0]), "device": tensor[1]}
     if id(value) in outer:
         raise NotStorableError("holds itself")
     if len(outer) == _MOST_LEVELS:
@@ -125,7 +135,9 @@ def _stored(value: Any, room: Room, outer: tuple[int, ...]) -> Any:
         packed = _packed(items)
         return {
             "is": kind.__name__,
-            "of": [_stored(item, room, inner) for item in items] if packed is None else packed,
+            "of": [_stored(item, room, tensors, inner) for item in items]
+            if packed is None
+            else packed,
             **more,
         }
     if kind in _DICTS.values() or kind is defaultdict:
@@ -133,8 +145,8 @@ def _stored(value: Any, room: Room, outer: tuple[int, ...]) -> Any:
         more = {"factory": _factory(held, is_outermost=not outer)} if kind is defaultdict else {}
         return {
             "is": kind.__name__,
-            "keys": _stored([key for key, _ in items], room, inner),
-            "of": _stored([item for _, item in items], room, inner),
+            "keys": _stored([key for key, _ in items], room, tensors, inner),
+            "of": _stored([item for _, item in items], room, tensors, inner),
             **more,
         }
     raise NotStorableError(f"holds an object of type {kind.__name__}")
@@ -206,6 +218,8 @@ def _rebuilt(said: Any) -> Any:
     if kind in ("array", "scalar"):
         array = _rebuilt_array(said)
         return array if kind == "array" else array[()]
+    if kind == "tensor":
+        return _backends.current().stored_tensor(_rebuilt_array(said), said["device"])
     raise ValueError(f"it is of the unknown kind {kind!r}")
 
 

@@ -113,7 +113,7 @@ class Methods:
         program = self._programs[method](batch)
         self._look_at_changes(key, program)
         if self._run is not None:
-            self._run.objects()  # refuses what no checkpoint can hold
+            self._run.check_objects()
         if self._run is not None and self._run.loaded is not None:
             self._run.load_what_is_built(is_new=not is_rebuilt)
             self._to_rebuild.discard(key)

@@ -15,7 +15,13 @@ import keras
 from perigee import _backends
 from perigee._events.protocols import Feed
 from perigee._runs.data_values import are_alike, data_values
-from perigee._runs.program import Program, Value, values_of
+from perigee._runs.program import (
+    Program,
+    Value,
+    in_record,
+    objects_of_framework,
+    values_of,
+)
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
 
@@ -118,7 +124,7 @@ def record_of(
         ways[name] = values.way
         for path, sample in values.samples.items():
             compared[f"{name}{path} (values)"] = sample
-    versions = {"keras": keras.version()}
+    versions = {"keras": keras.version(), **program.versions}
     return Record(compared, named, values_of(usual, "set"), ways, program.not_compared, versions)
 
 
@@ -158,12 +164,13 @@ class Changes:
 def changes_between(was: Record, now: Record) -> Changes:
     """Compare two starts.
 
-    What only one of them knows is left out where another version of Keras may be the reason.
+    What only one of them knows is left out where another version of Keras, or of the framework, may
+    be the reason.
     """
-    is_other_keras = was.versions != now.versions
+    is_other_version = was.versions != now.versions
     before = {**_usual_of_given(was, now), **was.compared}
     after = {**_usual_of_given(now, was), **now.compared}
-    certain = _differences(before, after, is_other_keras)
+    certain = _differences(before, after, is_other_version)
     ways = {name for name in now.data if was.data.get(name) not in (None, now.data[name])}
     certain = [
         line
@@ -192,7 +199,7 @@ def _told(path: str, line: str) -> str:
 
 
 def _differences(
-    was: Mapping[str, Value], now: Mapping[str, Value], is_other_keras: bool
+    was: Mapping[str, Value], now: Mapping[str, Value], is_other_version: bool
 ) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in dict.fromkeys([*was, *now]):
@@ -201,7 +208,7 @@ def _differences(
             continue
         if one is None or other is None:
             owner = path.rpartition(".")[0]
-            if is_other_keras and owner in was and owner in now:
+            if is_other_version and owner in was and owner in now:
                 continue
             if _is_told_by_owner(path, was, now):
                 continue
@@ -291,12 +298,7 @@ def stated_rates(step: Step, compared: Mapping[str, Value]) -> dict[str, float]:
 
 def _path_of_rate(optimizer: str, compared: Mapping[str, Value]) -> str:
     """Return the path of a learning rate in a record, for the path of an optimizer in a Step."""
-    first, *names = optimizer.removeprefix("parts/").split("/")
-    if optimizer.startswith("parts/"):  # those of a compiled model
-        first, names = "model", [first, *names]
-    path = f"step.{first}" + "".join(
-        f"[{name}]" if name.isdigit() else f".{name}" for name in names
-    )
+    path = in_record(optimizer)
     inner = f"{path}.inner_optimizer.learning_rate"
     return inner if inner in compared else f"{path}.learning_rate"
 
@@ -317,6 +319,54 @@ def set_rates(step: Step, now: Mapping[str, float], saved: Mapping[str, float]) 
         is_other = path in saved and path in now and not _are_equal(saved[path], now[path])
         if isinstance(rate, keras.Variable) and is_other:
             rate.assign(now[path])
+
+
+# What is set in the framework's own optimizers, schedulers and gradient scalers: their state holds
+# it beside what training has made of it.
+
+
+def stated_settings(step: Step, compared: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what a program states of the framework's own objects, by path in a record.
+
+    Args:
+        step: The Step.
+        compared: What the program says, by path.
+    """
+    owners = objects_of_framework(step)
+    return {
+        path: value for path, value in compared.items() if any(_is_within(path, o) for o in owners)
+    }
+
+
+def set_settings(
+    objects: Mapping[str, tuple[Any, Mapping[str, Any]]],
+    now: Mapping[str, Value],
+    saved: Mapping[str, Value],
+) -> None:
+    """Set what the program states otherwise than it did at a checkpoint.
+
+    What it states as before stays as it was saved: a scheduler may have changed it.
+
+    Args:
+        objects: What `objects_of_framework` returned before the state was loaded.
+        now: What the program states now.
+        saved: What it stated then.
+    """
+    differing = [p for p in {*now, *saved} if not _are_equal(saved.get(p), now.get(p))]
+    for owner, (value, settings) in objects.items():
+        if owner not in saved:  # it was saved before they were looked at
+            continue
+        changed = {
+            name: setting
+            for name, setting in settings.items()
+            if any(_is_within(path, f"{owner}.{name}") for path in differing)
+        }
+        if changed:
+            _backends.current().set_settings(value, changed)
+
+
+def _is_within(path: str, owner: str) -> bool:
+    return path.startswith(owner) and path[len(owner) :][:1] in ("", ".", "[")
 
 
 def adapted(tracked: Tracked, arrays: Mapping[str, Any], is_within_epoch: bool) -> dict[str, Any]:

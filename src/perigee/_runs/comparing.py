@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perigee._errors import RunArgumentError, RunChangedError, StateMismatchError
-from perigee._runs.changes import Changes, Record, as_said, changes_between, stated_rates
+from perigee._runs.changes import (
+    Changes,
+    Record,
+    as_said,
+    changes_between,
+    set_rates,
+    set_settings,
+    stated_rates,
+    stated_settings,
+)
 from perigee._runs.opening import OpenRun
-from perigee._runs.program import Program, program_of
+from perigee._runs.program import Program, Value, in_record, objects_of_framework, program_of
+from perigee._step.state import track
+from perigee._step.step import Step
 from perigee._step.updates import internals
 from perigee.writers.run_directory import read_run
 
@@ -28,6 +40,8 @@ class Start:
         named: What differs and may change the training, or not.
         rates: The learning rates that the program states, by the path of the optimizer.
         saved_rates: Those that it stated when the checkpoint was saved.
+        settings: What the program states of the framework's own objects, by path in the record.
+        saved_settings: What it stated of them when the checkpoint was saved.
     """
 
     configuration: Mapping[str, Any]
@@ -36,6 +50,8 @@ class Start:
     named: Sequence[str]
     rates: Mapping[str, float]
     saved_rates: Mapping[str, float]
+    settings: Mapping[str, Value]
+    saved_settings: Mapping[str, Value]
 
 
 def compared(
@@ -54,12 +70,20 @@ def compared(
         DataChangedError: If the position in the data is not one of this data.
         RunChangedError: If something else differs, and changes are not accepted.
     """
-    rates = stated_rates(opened.step, record.compared)
+    step = opened.step
+    rates, settings = stated_rates(step, record.compared), stated_settings(step, record.compared)
     if opened.loaded is None:
-        return Start(configuration, record, (), (), rates, {})
+        return Start(configuration, record, (), (), rates, {}, settings, {})
     was = Record.from_facts((read_run(opened.path) or {}).get("compared"))
+    if was is not None and not was.versions.keys() >= record.versions.keys():
+        # Written before the framework's own objects were compared.
+        was = replace(was, compared={**settings, **was.compared})
     changes = Changes() if was is None else changes_between(was, record)
+    saved_settings = opened.saved_settings
+    if saved_settings is None:
+        saved_settings = {} if was is None else stated_settings(step, was.compared)
     accepted = _accepted(opened, changes, is_built)
+    _refuse_other_classes(step, settings, saved_settings)
     if was is None:
         warnings.warn(
             f"{opened.path} was written without a record of its settings, so what has changed "
@@ -69,8 +93,37 @@ def compared(
         )
     saved = opened.saved_rates
     if saved is None:
-        saved = {} if was is None else stated_rates(opened.step, was.compared)
-    return Start(configuration, record, accepted, changes.named, rates, saved)
+        saved = {} if was is None else stated_rates(step, was.compared)
+    named = changes.named
+    return Start(configuration, record, accepted, named, rates, saved, settings, saved_settings)
+
+
+@contextmanager
+def restated(step: Step, start: Start | None) -> Generator[None]:
+    """Let what the program states hold after a state was loaded within, where it was changed.
+
+    Args:
+        step: The Step.
+        start: How this start compares with the one before; `None` where there is no run.
+    """
+    if start is None:
+        yield
+        return
+    objects = objects_of_framework(step)
+    yield
+    set_rates(step, start.rates, start.saved_rates)
+    set_settings(objects, start.settings, start.saved_settings)
+
+
+def _refuse_other_classes(step: Step, now: Mapping[str, Value], saved: Mapping[str, Value]) -> None:
+    """Refuse the state of an optimizer or scheduler for one of another class."""
+    different: dict[str, str] = {}
+    for path, state in track(step).objects.items():
+        was, is_now = saved.get(in_record(path)), now.get(in_record(path))
+        if not state.is_optional and was is not None and is_now is not None and was != is_now:
+            different[path] = f"the state of {was} is stored, the Step has {is_now}"
+    if different:
+        raise StateMismatchError((), (), different)
 
 
 def _accepted(opened: OpenRun, changes: Changes, is_built: bool) -> list[str]:

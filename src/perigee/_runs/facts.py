@@ -71,7 +71,13 @@ def _facts(loop: Shape) -> Shape:
             "seed": optional(count(2**64)),
             "validations": count(),
         },
-        {"devices": count(), "objects": optional(dict_of(anything))},
+        {
+            "devices": count(),
+            "objects": optional(dict_of(anything)),
+            "gradients": dict_of(anything),
+            "stated_settings": dict_of(anything),
+            "left_out": list_of(text),
+        },
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from perigee import _backends
-from perigee._errors import CheckpointSaveError, way_out
+from perigee._errors import CheckpointContentError, CheckpointSaveError, way_out
 from perigee._events.clock import Clock
 from perigee._events.events import Ended, Hook, Recorded, StepsDone
 from perigee._events.protocols import Begun, Source
@@ -18,6 +18,7 @@ from perigee._runs.opening import Draws, OpenRun
 from perigee._runs.restoring import MOST_BATCHES, apart, recorded_batches
 from perigee._step.state import host_random, set_host_random, snapshot, track
 from perigee.checkpoints import Content, arrays_of, random_state, set_random_state
+from perigee.checkpoints.state import gradients_of
 from perigee.data import LARGE_STATE_BYTES, state_bytes
 from perigee.report import FILE_NAME as REPORT_NAME
 from perigee.report import write_report
@@ -72,6 +73,7 @@ class KeptRun(Hook):
         self._measured: tuple[int, Mapping[str, Any]] = (-1, {})
         self._last_save = now()
         self._is_saving = False
+        self._refused: Sequence[CheckpointContentError] = ()
         self._times_made = 0
         self._made = 0, 0  # at the last save: the directory of the run, that of its checkpoints
         loaded = opened.loaded
@@ -130,6 +132,8 @@ class KeptRun(Hook):
 
         Raises:
             CheckpointSaveError: If the last save fails; of another, only where the run is strict.
+            CheckpointContentError: If the Step holds what no checkpoint can hold. All else is on
+                the disk then.
         """
         opened = self._opened
         if not opened.is_writer:
@@ -150,8 +154,10 @@ class KeptRun(Hook):
                 self._last = content if is_last else None
         except CheckpointSaveError as error:
             self._failed(error, is_fatal=is_last or opened.run.strict)
-        if is_last:
+        if is_last or self._refused:
             self._finish(is_fatal=True)
+        if self._refused:
+            raise self._refused[0]
         self._is_better, self._last_save = False, now()
 
     def _finish(self, is_fatal: bool) -> None:
@@ -189,12 +195,17 @@ class KeptRun(Hook):
 
     def _content(self, clock: Clock, loop: Mapping[str, Any], finished: str | None) -> Content:
         opened, tracked = self._opened, track(self._opened.step)
+        objects, self._refused = opened.objects()
+        if self._refused and not clock.step:
+            raise self._refused[0]
         facts = {
             "loop": loop,
             "random": self._random_state(),
             "began": self._draws.opened if self._feed.resumes == "by replay" else None,
             "host": opened.step.host_state(),
-            "objects": opened.objects(),
+            "objects": objects,
+            "left_out": [error.path for error in self._refused],
+            "gradients": gradients_of(tracked),
             "plan": None if self._plan is None else self._plan.facts(),
             "backend": _backends.current().name,
             "devices": opened.devices,
@@ -205,6 +216,7 @@ class KeptRun(Hook):
             "metrics": [entry.key for entry in tracked.entries if entry.kind == "metric"],
             "seed": opened.seed,
             "stated_rates": dict(self._start.rates),
+            "stated_settings": dict(self._start.settings),
             "validations": 0 if self._validation is None else self._validation.begun,
         }
         arrays = {**opened.unloaded(), **arrays_of(tracked)}

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import keras
 from perigee import _backends
 from perigee._disk import Place
 from perigee._errors import (
+    CheckpointContentError,
     CheckpointSaveError,
     DamagedCheckpointError,
     DataChangedError,
@@ -49,7 +50,7 @@ from perigee.checkpoints import (
     random_state,
     set_random_state,
 )
-from perigee.checkpoints.state import load_objects, objects_of, unlike
+from perigee.checkpoints.state import load_gradients, load_objects, savable_objects, unlike
 from perigee.data import PassFeed
 from perigee.writers.failures import Failures
 from perigee.writers.history import Best
@@ -291,6 +292,15 @@ class OpenRun:
             return None
         return {path: rate for path, rate in said.items() if isinstance(rate, float)}
 
+    @property
+    def saved_settings(self) -> Mapping[str, Any] | None:
+        """What the program stated of the framework's own objects when the checkpoint was saved.
+
+        `None` where that was not saved.
+        """
+        said = None if self.loaded is None else self.loaded.content.facts.get("stated_settings")
+        return said if isinstance(said, Mapping) else None
+
     def restore_data(self, feed: Source) -> Draws:
         """Bring the data to where it was saved, and look at its next batch.
 
@@ -350,16 +360,23 @@ class OpenRun:
             self._refuse_step_ahead(self.loaded)
             tracked = track(self.step)
             load_arrays(tracked, self._arrays(self.loaded, tracked))
+            self._load_gradients(tracked)
             self.load_host_state()
 
-    def objects(self) -> dict[str, Any]:
-        """Return the state of the Step outside variables.
+    def objects(self) -> tuple[dict[str, Any], list[CheckpointContentError]]:
+        """Return the state of the Step outside variables, and why some of it cannot be saved."""
+        is_users = type(self.step).host_state is not Step.host_state
+        return savable_objects(track(self.step), only_tensors=is_users)
+
+    def check_objects(self) -> None:
+        """Refuse state outside variables that no checkpoint can hold.
 
         Raises:
-            CheckpointContentError: If some of it cannot be saved.
+            CheckpointContentError: If there is some.
         """
-        is_users = type(self.step).host_state is not Step.host_state
-        return objects_of(track(self.step), only_tensors=is_users)
+        _, refused = self.objects()
+        if refused:
+            raise refused[0]
 
     def load_host_state(self) -> None:
         """Give the Step what was saved of it outside variables, if anything.
@@ -372,6 +389,14 @@ class OpenRun:
         facts = self.loaded.content.facts
         if facts["backend"] == _backends.current().name:
             load_objects(track(self.step), facts.get("objects"))
+        if facts.get("left_out"):
+            warnings.warn(
+                f"The training in {self.path} ended as no checkpoint could hold "
+                f"{', '.join(facts['left_out'])}. All else is resumed; what was left out is as the "
+                "program says.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         if facts["host"] is not None:
             with loading(f"{type(self.step).__name__}.load_host_state"):
                 self.step.load_host_state(facts["host"])
@@ -399,7 +424,17 @@ class OpenRun:
         left = load_arrays(tracked, self._unloaded, strict=False)
         if missing or left.different:
             raise StateMismatchError(missing, (), left.different)
+        loaded = self._unloaded.keys() - set(left.unexpected)
+        entries = tuple(entry for entry in tracked.entries if entry.key in loaded)
+        self._load_gradients(replace(tracked, entries=entries))
         self._unloaded = {key: self._unloaded[key] for key in left.unexpected}
+
+    def _load_gradients(self, tracked: Tracked) -> None:
+        """Give variables the gradients that waited in them for a later step."""
+        assert self.loaded is not None
+        facts = self.loaded.content.facts
+        if facts["backend"] == _backends.current().name:
+            load_gradients(tracked, facts.get("gradients"))
 
     def unloaded(self) -> Mapping[str, Any]:
         """Return what was saved and has no variable yet."""

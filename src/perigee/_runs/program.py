@@ -13,6 +13,7 @@ import functools
 import inspect
 import platform
 import re
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -28,9 +29,9 @@ from perigee._execution import constant_rate
 from perigee._runs.data_values import Sample, sample_of
 from perigee._step.bytecode import names_in
 from perigee._step.code_digest import code_digests
-from perigee._step.own_code import functions_of, is_own_class
+from perigee._step.own_code import functions_of, is_own_class, leads_home
 from perigee._step.reached import Reach
-from perigee._step.state import INTERNALS, PLAIN, Holder, attributes_of
+from perigee._step.state import INTERNALS, PLAIN, Holder, attributes_of, nested_layers, track
 from perigee._step.step import Step
 from perigee.steps.function_step import FunctionStep
 from perigee.steps.keras_step import KerasStep
@@ -85,11 +86,13 @@ class Program:
             of the training.
         named: Values whose difference may change the training: code and callbacks of the user's.
         not_compared: What could not be looked at, and why.
+        versions: The version of the framework, where its own objects are compared.
     """
 
     compared: dict[str, Value] = dataclasses.field(default_factory=dict[str, Value])
     named: dict[str, Value] = dataclasses.field(default_factory=dict[str, Value])
     not_compared: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    versions: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @contextmanager
     def outside(self, what: str) -> Generator[None]:
@@ -109,11 +112,18 @@ def program_of(step: Step, callbacks: Iterable[Any] = ()) -> Program:
     """
     found = Program()
     functions: Sequence[FunctionType] = ()
+    objects = objects_of_framework(step)
     with found.outside("the code of the step"):
         functions = _functions(step)
-        _add_code(functions, found)
+        _add_code([*functions, *_functions_set(objects)], found)
     with found.outside("what the step holds"):
-        _Walk(found.compared, _read_by(step, functions)).holder(step, "step")
+        walk = _Walk(found.compared, _read_by(step, functions))
+        walk.holder(step, "step")
+        for path, (value, settings) in objects.items():
+            walk.object_of_framework(value, settings, path)
+    if objects:
+        framework = keras.backend.backend()
+        found.versions[framework] = str(sys.modules[framework].__version__)
     for callback in callbacks:
         with found.outside(f"the callback {type(callback).__name__}"):
             _add_callback(callback, found)
@@ -128,7 +138,44 @@ def values_of(values: Mapping[str, Any], path: str) -> dict[str, Value]:
     return found
 
 
+def objects_of_framework(step: Step) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """Return the framework's own optimizers, schedulers and modules, with what they are set to.
+
+    Args:
+        step: The Step.
+
+    Returns:
+        By their paths in a record.
+    """
+    backend = _backends.current()
+    tracked = track(step)
+    found = {path: state.owner for path, state in tracked.objects.items()}
+    for path, layer in tracked.models.items():
+        # By their order, since Keras generates the names of layers.
+        for index, module in enumerate(backend.modules(nested_layers(layer))):
+            for name, part in module.named_modules():
+                found[f"{path}/modules/{index}/{name.replace('.', '/')}".rstrip("/")] = part
+    settings = ((path, owner, backend.settings(owner)) for path, owner in found.items())
+    return {in_record(path): (o, held) for path, o, held in settings if held is not None}
+
+
+def in_record(path: str) -> str:
+    """Return the path in a record for a path in a Step."""
+    first, *names = path.removeprefix("parts/").split("/")
+    if path.startswith("parts/"):  # those of a compiled model
+        first, names = "model", [first, *names]
+    below = (f"[{name}]" if name.isdigit() else f".{name}" for name in names)
+    return f"step.{first}" + "".join(below)
+
+
 # The code of a Step.
+
+
+def _functions_set(objects: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> list[FunctionType]:
+    """Return the user's functions in settings, such as those of a scheduler."""
+    held = [value for _, settings in objects.values() for value in settings.values()]
+    flat = [item for value in held for item in (value if isinstance(value, list) else [value])]
+    return [item for item in flat if isinstance(item, FunctionType) and leads_home(item)]
 
 
 def _read_by(step: Step, functions: Iterable[FunctionType]) -> frozenset[str] | None:
@@ -353,6 +400,20 @@ class _Walk:
         self._mapping(config, path, level)
         if is_own_class(type(value)):
             self._own_attributes(value, path, config)
+
+    def object_of_framework(self, value: Any, settings: Mapping[str, Any], path: str) -> None:
+        """Take the class of an object of the framework, and what it is set to.
+
+        What is set in a user's class is what its methods read.
+        """
+        kind = type(value)
+        self._found[path] = kind.__name__
+        assigned = _assigned(kind)
+        for name, held in settings.items():
+            if name not in assigned:
+                self.value(held, f"{path}.{name}", 1)
+        if is_own_class(kind):
+            self._own_attributes(value, path, settings)
 
     def _wrapped(self, value: Any, path: str, level: int) -> None:
         """Take the function that a loss or a metric wraps, with its arguments.

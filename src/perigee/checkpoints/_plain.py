@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from perigee import _backends
 from perigee._errors import CheckpointContentError
 from perigee.checkpoints import _tensors
 
@@ -72,7 +73,17 @@ def _simplified(value: Any, path: str, arrays: dict[str, np.ndarray], levels: in
             _simplified(item, f"{path}/{index}", arrays, levels - 1)
             for index, item in enumerate(value)
         ]
-    raise CheckpointContentError(path, _described(value, levels))
+    raise CheckpointContentError(path, _described(value, levels), _fix(value))
+
+
+def _fix(value: Any) -> str | None:
+    """Return what to write for a tensor: what is loaded is not of another type than was saved."""
+    if not _backends.current().is_tensor(value):
+        return None
+    return (
+        "return an array, `keras.ops.convert_to_numpy(value)`, and make a tensor of it again where "
+        "it is loaded, `keras.ops.convert_to_tensor(array)`."
+    )
 
 
 def _described(value: Any, levels: int) -> str:

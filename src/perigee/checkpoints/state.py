@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from perigee import _backends
-from perigee._errors import StateMismatchError
+from perigee._errors import CheckpointContentError, StateMismatchError
 from perigee._events.stored_shapes import loading
 from perigee._step.state import Tracked, readapt, snapshot
 
@@ -58,8 +58,25 @@ def objects_of(tracked: Tracked, only_tensors: bool = False) -> dict[str, Any]:
     Raises:
         CheckpointContentError: If some of it cannot be saved.
     """
-    states = {path: found.saved(path, only_tensors) for path, found in tracked.objects.items()}
-    return {path: state for path, state in states.items() if state is not None}
+    states, refused = savable_objects(tracked, only_tensors)
+    if refused:
+        raise refused[0]
+    return states
+
+
+def savable_objects(
+    tracked: Tracked, only_tensors: bool = False
+) -> tuple[dict[str, Any], list[CheckpointContentError]]:
+    """Return what of `objects_of` can be saved, and why the rest cannot."""
+    states: dict[str, Any] = {}
+    refused: list[CheckpointContentError] = []
+    for path, found in tracked.objects.items():
+        try:
+            states[path] = found.saved(path, only_tensors)
+        except CheckpointContentError as error:
+            states[path] = error.rest
+            refused.append(error)
+    return {path: state for path, state in states.items() if state is not None}, refused
 
 
 def load_objects(tracked: Tracked, said: Any) -> None:
@@ -83,6 +100,28 @@ def load_objects(tracked: Tracked, said: Any) -> None:
     for path, state in said.items():
         with loading(path):
             tracked.objects[path].load(state)
+
+
+def gradients_of(tracked: Tracked) -> dict[str, Any]:
+    """Return the gradients that variables hold for a later step, by `Entry.key`.
+
+    Only torch has them: those in `.grad` of parameters.
+    """
+    found = _backends.current().waiting_gradients(tracked.variables)
+    keys = (entry.key for entry in tracked.entries)
+    return {key: said for key, said in zip(keys, found, strict=True) if said is not None}
+
+
+def load_gradients(tracked: Tracked, said: Any) -> None:
+    """Load what `gradients_of` returned; variables without an entry then hold none.
+
+    Raises:
+        StoredStateError: If it is something else.
+    """
+    if isinstance(said, Mapping):
+        gradients = [said.get(entry.key) for entry in tracked.entries]
+        with loading("gradients"):
+            _backends.current().set_waiting_gradients(tracked.variables, gradients)
 
 
 def load_arrays(

@@ -1,13 +1,14 @@
 # pyright: basic
 """Arrays of JAX, to and from the host."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.core import Tracer
 
 from perigee._typing import Batch, Tensor, Tree
 
@@ -81,6 +82,26 @@ def tensors_in(value: Any) -> Mapping[str, Tensor]:
 def holds_keys(value: Any) -> bool:
     """See `Backend.holds_keys`: `jax.random.key` makes them."""
     return jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def tensors_to_store(variables: Sequence[Any]) -> Callable[[Any], tuple[np.ndarray, str] | None]:
+    """See `Backend.tensors_to_store`: arrays do not change, so none changes with a variable."""
+    del variables
+
+    def values(value: Any) -> tuple[np.ndarray, str] | None:
+        if not isinstance(value, jax.Array) or isinstance(value, Tracer):
+            return None
+        if holds_keys(value) or value.is_deleted() or not value.is_fully_addressable:
+            return None
+        return np.array(value), ""
+
+    return values
+
+
+def stored_tensor(array: np.ndarray, device: str) -> Tensor:
+    """See `Backend.stored_tensor`: on the device that JAX chooses."""
+    del device
+    return jnp.asarray(as_array(array))
 
 
 def dense(gradient: Tensor) -> Tensor:

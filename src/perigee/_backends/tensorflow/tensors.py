@@ -2,7 +2,7 @@
 """Tensors of TensorFlow, to and from the host."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -70,6 +70,24 @@ def holds_keys(value: Any) -> bool:
     """See `Backend.holds_keys`: there is no such type."""
     del value
     return False
+
+
+def tensors_to_store(variables: Sequence[Any]) -> Callable[[Any], tuple[np.ndarray, str] | None]:
+    """See `Backend.tensors_to_store`: tensors do not change, so none changes with a variable."""
+    del variables
+
+    def values(value: Any) -> tuple[np.ndarray, str] | None:
+        if not is_tensor(value) or not hasattr(value, "numpy") or value.dtype == tf.string:
+            return None
+        return np.array(value.numpy()), ""
+
+    return values
+
+
+def stored_tensor(array: np.ndarray, device: str) -> Tensor:
+    """See `Backend.stored_tensor`: on the device that TensorFlow chooses."""
+    del device
+    return tf.constant(array)
 
 
 def dense(gradient: Tensor) -> Tensor:

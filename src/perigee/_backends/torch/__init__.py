@@ -4,7 +4,15 @@
 from perigee._backends import _alone, _placement
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
-from perigee._backends.torch import compiling, gradients, modules, profiling, states, tensors
+from perigee._backends.torch import (
+    compiling,
+    gradients,
+    modules,
+    profiling,
+    settings,
+    states,
+    tensors,
+)
 
 BACKEND = Room(
     "torch",
@@ -24,6 +32,7 @@ BACKEND = Room(
     modules,
     compiling,
     profiling,
+    settings,
     states,
     _alone,
     _placement,

@@ -12,14 +12,16 @@ from typing import Any, TypeVar
 
 import keras
 import torch
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.torch.gradients import kept_for_gradients
+from perigee._backends.torch.states import variables_of
 from perigee._backends.torch.tensors import tensors
-from perigee._listening import Hear
+from perigee._listening import Hear, Talk
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -78,12 +80,23 @@ def inlined(value: Any) -> Any:
 def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
     """See `Backend.watch`: optimizers of torch that no Step holds are restored, too.
 
-    Created variables keep no gradient.
+    Created variables keep no gradient. Parameters of lazy modules are created at the first call.
     """
     del layers
+
+    def initialized(original: Any, module: Any) -> Talk:
+        is_lazy = yield
+        if not is_lazy:  # torch asks before it draws their values, and once more after that
+            new = {id(variable): variable for variable in variables_of(module)}
+            watched.made[:] = [pair for pair in watched.made if id(pair[0]) not in new]
+            watched.made += [(variable, variable.read()) for variable in new.values()]
+
     with watch_keras_variables(hear, change_in_place=True) as watched:
         try:
-            with _optimizers_of_torch() as used:
+            with (
+                hear(LazyModuleMixin, "has_uninitialized_params", initialized),
+                _optimizers_of_torch() as used,
+            ):
                 watched.loose = partial(_loose, used)
                 yield watched
         finally:

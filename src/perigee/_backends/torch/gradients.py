@@ -17,6 +17,7 @@ from torch.autograd import grad as _own_grad
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from perigee._backends._protocol import Differentiated
+from perigee._backends.torch.plain_state import array_of, tensor_of
 from perigee._listening import Hear, Talk
 from perigee._typing import Tensor, Tree
 
@@ -223,6 +224,38 @@ def gradients_restored(variables: Sequence[Any]) -> Generator[None]:
     finally:
         for value, gradient in zip(values, gradients, strict=True):
             value.grad = gradient
+
+
+def waiting_gradients(variables: Sequence[Any]) -> list[Any]:
+    """See `Backend.waiting_gradients`: those in `.grad`."""
+    return [_waiting(variable.value) for variable in variables]
+
+
+def _waiting(value: Any) -> Any:
+    gradient = None if value is None else value.grad
+    if gradient is None:
+        return None
+    return {
+        "values": array_of(gradient),
+        "sparse_axes": gradient.sparse_dim() if gradient.is_sparse else 0,
+    }
+
+
+def set_waiting_gradients(variables: Sequence[Any], gradients: Sequence[Any]) -> None:
+    """See `Backend.set_waiting_gradients`."""
+    for variable, said in zip(variables, gradients, strict=True):
+        value = variable.value
+        if said is None:
+            value.grad = None
+            continue
+        try:
+            found, axes = tensor_of(said["values"]), int(said["sparse_axes"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"it is no gradient ({error})") from error
+        if found.shape != value.shape:
+            raise ValueError(f"a gradient has the shape {tuple(found.shape)}")
+        found = found.to(value.device, value.dtype)
+        value.grad = found.to_sparse(axes) if axes else found
 
 
 def update_if(condition: Tensor, update: Callable[[], None], variables: Sequence[Any]) -> None:

@@ -189,7 +189,12 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
 
 def _tensor(plain: Mapping[str, Any]) -> torch.Tensor:
     tensor = tensor_of(plain["~tensor"]).to(getattr(torch, plain["dtype"]))
-    device = torch.device(plain["device"])
+    return on_device(tensor, plain["device"])
+
+
+def on_device(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """Return a tensor on the device of a name, where there is one."""
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         device = keras.ops.zeros(()).device  # saved on another machine
     return tensor.to(device)

@@ -32,7 +32,8 @@ _W = TypeVar("_W")
 _Names = Callable[[Any], MutableMapping[str, Any]]
 
 _INTERNALS = "_perigee"
-_OF_MODULES = frozenset(vars(torch.nn.Module())) - {"training"}
+OF_MODULES = frozenset(vars(torch.nn.Module())) - {"training"}
+"""What every module holds."""
 _FOUND = (
     torch.nn.Module,
     torch.nn.Parameter,
@@ -318,11 +319,18 @@ class Attributes(StateObject):
         changed = [name for name in now if name in self._changed]
         if only_tensors:
             changed = [name for name in changed if isinstance(now[name], torch.Tensor)]
-        with _named(path):
-            for name in changed:
+        found: dict[str, Any] = {}
+        refused: list[NotPlainError] = []
+        for name in changed:
+            try:
                 if name in self._refused:
                     raise self._refused[name]
-            found = {name: to_plain(now[name], name, _is_found) for name in changed}
+                found[name] = to_plain(now[name], name, _is_found)
+            except NotPlainError as error:
+                refused.append(error)
+        for error in refused:
+            with _named(path, found or None):
+                raise error
         return found or None
 
     def load(self, said: Any) -> None:
@@ -369,7 +377,7 @@ class Attributes(StateObject):
 
     def _items(self) -> dict[str, Any]:
         owner = self.owner
-        skipped = _OF_MODULES if isinstance(owner, torch.nn.Module) else ()
+        skipped = OF_MODULES if isinstance(owner, torch.nn.Module) else ()
         held = self.stored.items()
         return {name: value for name, value in held if _is_plain(value) and name not in skipped}
 
@@ -446,7 +454,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 @contextmanager
-def _named(path: str) -> Generator[None]:
+def _named(path: str, rest: Any = None) -> Generator[None]:
     try:
         yield
     except NotPlainError as error:
@@ -456,7 +464,7 @@ def _named(path: str) -> Generator[None]:
             "and rebuild it in `load_host_state(self, state)`; of an object with `state_dict`, "
             "return them from there."
         )
-        raise CheckpointContentError(whole, f"is a {error.kind}", fix) from error
+        raise CheckpointContentError(whole, f"is a {error.kind}", fix, rest) from error
 
 
 def _is_plain(value: Any) -> bool:
@@ -510,14 +518,23 @@ def content(value: Any) -> Mapping[str, Any]:
         modules.pop("_torch_params", None)  # what its variables are made of, or once were
     return {
         **value._parameters,
-        **{k: _buffer(value, k) for k, v in value._buffers.items() if v is not None},
+        **_buffers(value),
         **modules,
-        **{k: v for k, v in vars(value).items() if k not in _OF_MODULES},
+        **{k: v for k, v in vars(value).items() if k not in OF_MODULES},
     }
 
 
-def _buffer(module: Any, name: str) -> BufferVariable:
-    return _kept(module, name, lambda refer: BufferVariable(refer, name))
+def _buffers(module: Any) -> dict[str, BufferVariable]:
+    """Return what stands for the buffers of a module; those of lazy ones have no values yet."""
+    held = module._buffers.items()
+    names = [k for k, v in held if v is not None and not torch.nn.parameter.is_lazy(v)]
+    return {k: _kept(module, k, lambda refer, k=k: BufferVariable(refer, k)) for k in names}
+
+
+def variables_of(module: Any) -> list[TensorVariable]:
+    """Return what stands for the parameters and buffers of a module itself."""
+    parameters = map(as_keras_variable, module._parameters.values())
+    return [v for v in parameters if v is not None] + list(_buffers(module).values())
 
 
 def read(variable: Any) -> np.ndarray:

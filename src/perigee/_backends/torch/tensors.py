@@ -1,7 +1,7 @@
 # pyright: basic
 """Tensors of torch, to and from the host."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,8 +9,17 @@ import numpy as np
 import torch
 
 from perigee._backends._placement import refuse_keras_distribution
+from perigee._backends.torch.plain_state import array_of, on_device, tensor_of
 from perigee._errors import DistributionUnsupportedError
 from perigee._typing import Batch, Tensor, Tree
+
+_STORED = frozenset(
+    {
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.bfloat16, torch.float16, torch.float32, torch.float64),
+        *(torch.complex64, torch.complex128),
+    }
+)
 
 
 def tensors(batch: Batch) -> Batch:
@@ -52,6 +61,32 @@ def holds_keys(value: Any) -> bool:
     """See `Backend.holds_keys`: there is no such type."""
     del value
     return False
+
+
+def tensors_to_store(variables: Sequence[Any]) -> Callable[[Any], tuple[np.ndarray, str] | None]:
+    """See `Backend.tensors_to_store`."""
+    taken = {_memory(v.value) for v in variables if v.value is not None} - {0}
+
+    def values(value: Any) -> tuple[np.ndarray, str] | None:
+        if not is_tensor(value) or value.layout != torch.strided or value.is_meta:
+            return None
+        if value.dtype not in _STORED or _memory(value) in taken:
+            return None
+        return array_of(value), str(value.device)
+
+    return values
+
+
+def _memory(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr() if value.layout == torch.strided else 0
+
+
+def stored_tensor(array: np.ndarray, device: str) -> Tensor:
+    """See `Backend.stored_tensor`."""
+    try:
+        return on_device(tensor_of(array), device)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"it is no tensor ({error})") from error
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ class Origins:
                     return None
                 values = snapshot(tracked.state)
                 if number - 1 > good.clock.step:
-                    program.run(last)
+                    program.run(_backends.current().copied(last))
                     bad = self._bad_variables(tracked)
                     if bad:
                         restore(tracked.state, values)
@@ -165,7 +165,7 @@ class Origins:
                 if batch is None:
                     return None
                 values = snapshot(tracked.state)
-                program.run(batch)
+                program.run(_backends.current().copied(batch))
                 bad = self._bad_variables(tracked) or [name]
                 restore(tracked.state, values)
                 found = _of_data(batch) or self._of_an_update(batch, tracked, bad, number)
@@ -284,9 +284,13 @@ def _is_of_perigee(layer: keras.Layer) -> bool:
 
 
 def _drawn(feed: Feed) -> Batch | None:
-    """Return the next batch, from the next pass if one has ended."""
+    """Return the next batch, from the next pass if one has ended.
+
+    It is a copy: a step may change it in place, and the feed, or the user, may hold it.
+    """
     batch = feed.draw()
-    return feed.draw() if batch is None else batch
+    batch = feed.draw() if batch is None else batch
+    return None if batch is None else _backends.current().copied(batch)
 
 
 def _look(tree: Any, at: Callable[[Sequence[np.ndarray]], None]) -> None:

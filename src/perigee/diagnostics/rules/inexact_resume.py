@@ -7,12 +7,12 @@ drawing them. A shuffle without a seed, and TensorFlow's own random operations (
 keep a state that cannot be read: seed the shuffle, and draw with `keras.random` and a
 `keras.random.SeedGenerator` that the Step holds. Numbers, arrays and generators that an eager step
 changes in attributes are in no checkpoint unless the Step has `host_state` (on torch they are).
-Nor are gradients that wait in `.grad` on torch for the step that applies them.
 
-A Keras callback keeps what training changed in its attributes: numbers, arrays, and lists, tuples,
-sets and dicts of them. Arguments of its class are left out, and so are attributes that are text
-(which might name a file) or other objects. A callback with `state()` and `load_state(state)` keeps
-what the first returns, and nothing else.
+A Keras callback keeps what training changed in its attributes: numbers, arrays, tensors, and lists,
+tuples, sets and dicts of them. Arguments of its class are left out, and so are attributes that are
+text (which might name a file) or other objects. A scheduler of torch that a callback steps is saved
+where the Step holds it, too. A callback with `state()` and `load_state(state)` keeps what the first
+returns, and nothing else.
 
 A run resumes under another framework, or on another number of devices, from the same weights,
 optimizer slots and data; then random numbers, such as those of dropout, are other ones.
@@ -53,30 +53,18 @@ def check_feed(feed: Feed, what: str = "data") -> list[Finding]:
 
 
 def check_program(program: Program) -> list[Finding]:
-    """Report random state, waiting gradients, and attributes of eager steps, of no checkpoint."""
-    rehearsal = program.rehearsal
-    waits = rehearsal.raw.is_kept and not rehearsal.raw.paths and not rehearsal.updated
-    return (
-        _warning(
-            "The step leaves gradients for a later one:",
-            ["`.grad` of its parameters"] if waits else [],
-            expected="saves where an update ends: no checkpoint holds gradients that wait.",
-            fix="save at multiples of the steps per update (`Run(..., save_every=...)`), or let "
-            "`minimize` accumulate: `fit(..., accumulate=...)`.",
-        )
-        + _warning(
-            "The step changes attributes that no checkpoint holds:",
-            program.unsaved,
-            expected="state that continues where it was when the run is resumed.",
-            fix="return it from `host_state(self)` of the Step, and take it back in "
-            "`load_host_state(self, state)`.",
-        )
-        + _warning(
-            "The step draws random numbers by operations whose state cannot be saved:",
-            program.hidden_state(),
-            expected="random numbers that continue where they were when the run is resumed.",
-            fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
-        )
+    """Report random state, and attributes of eager steps, that are in no checkpoint."""
+    return _warning(
+        "The step changes attributes that no checkpoint holds:",
+        program.unsaved,
+        expected="state that continues where it was when the run is resumed.",
+        fix="return it from `host_state(self)` of the Step, and take it back in "
+        "`load_host_state(self, state)`.",
+    ) + _warning(
+        "The step draws random numbers by operations whose state cannot be saved:",
+        program.hidden_state(),
+        expected="random numbers that continue where they were when the run is resumed.",
+        fix="draw with `keras.random` and a `keras.random.SeedGenerator` held by the Step.",
     )
 
 
@@ -97,8 +85,8 @@ def check_callbacks(left_out: Sequence[str]) -> list[Finding]:
     return _warning(
         "Training has changed attributes of callbacks that a resumed run does not restore:",
         left_out,
-        expected="numbers, arrays, and lists, tuples, sets and dicts of them, in attributes "
-        "without the name of an argument of the class.",
+        expected="numbers, arrays, tensors, and lists, tuples, sets and dicts of them, in "
+        "attributes without the name of an argument of the class.",
         fix="return what must survive from a method `state(self)` of the callback, and take "
         "it back in `load_state(self, state)`.",
     )
