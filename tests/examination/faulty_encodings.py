@@ -38,7 +38,7 @@ def iris_from_one(by, mended):
             layers.Dense(3, activation="softmax"),
         ]
     )
-    net.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", ["accuracy"])
+    net.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["acc"])
     by.fit(net, x, y, epochs=25, batch_size=10)
 
 
