@@ -60,11 +60,11 @@ def categorical_accuracy_of_a_column_of_ids(by, mended):
 
 
 @faulty("metric")
-def precision_of_scores_at_a_half(by, mended):
+def recall_of_scores_at_a_half(by, mended):
     """Scores are said to the loss to be scores, and not to the metrics."""
     rng = np.random.default_rng(81)
     x = rng.normal(size=(400, 6)).astype("float32")
-    y = (x[:, 0] + x[:, 1] + 1.2 * rng.normal(size=400) > 0).astype("float32")
+    y = (x[:, 0] + x[:, 1] + 0.7 * rng.normal(size=400) > 0).astype("float32")
     m = keras.Sequential([keras.Input((6,)), layers.Dense(1, kernel_regularizer="l2")])
     m.compile(
         optimizer=keras.optimizers.SGD(0.05),
@@ -222,10 +222,10 @@ def a_count_that_is_never_reset(by, mended):
         def update_state(self, y_true, y_pred, sample_weight=None):
             near = ops.abs(y_true - y_pred) < 0.5
             self.hits.assign_add(ops.sum(ops.cast(near, "float32")))
-            self.seen.assign_add(ops.cast(ops.size(y_true), "float32"))
+            self.seen.assign_add(ops.cast(ops.shape(y_true)[0], "float32"))
 
         def result(self):
-            return self.hits / self.seen
+            return ops.divide_no_nan(self.hits, self.seen)
 
         def reset_state(self):
             self.hits.assign(0.0)
@@ -250,6 +250,9 @@ def metric_that_is_never_updated(by, mended):
             self.ce = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             self.mean_loss = keras.metrics.Mean(name="loss")
             self.acc = keras.metrics.SparseCategoricalAccuracy(name="acc")
+
+        def call(self, x):
+            return self.net(x)
 
         def train_step(self, data):
             x, y = data
