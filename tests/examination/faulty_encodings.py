@@ -558,7 +558,7 @@ def species_beside_length(by, mended):
     by.fit(two, rest, [length, species], epochs=25, batch_size=15)
 
 
-@faulty("task")
+@faulty("task", only=("tensorflow", "jax"))
 def land_use_by_squared_error(by, mended):
     """A map of five kinds of land, drawn with one squared-error channel."""
     rng = np.random.default_rng(5)

@@ -216,8 +216,8 @@ def a_count_that_is_never_reset(by, mended):
     class Within(keras.metrics.Metric):
         def __init__(self, name="within", **kw):
             super().__init__(name=name, **kw)
-            self.hits = self.add_weight(name="hits")
-            self.seen = self.add_weight(name="seen")
+            self.hits = self.add_weight(name="hits", initializer="zeros")
+            self.seen = self.add_weight(name="seen", initializer="zeros")
 
         def update_state(self, y_true, y_pred, sample_weight=None):
             near = ops.abs(y_true - y_pred) < 0.5
