@@ -402,9 +402,9 @@ class Accumulate(keras.Model):
     def __init__(self, net, empties):
         super().__init__()
         self.net, self.empties = net, empties
-        self.sums = [keras.Variable(ops.zeros_like(w)) for w in net.trainable_weights]
-        for s in self.sums:
-            s.trainable = False
+        self.sums = [
+            keras.Variable(np.zeros(w.shape, "float32"), trainable=False) for w in net.weights
+        ]
         self.count = keras.Variable(0, dtype="int32", trainable=False)
 
     def call(self, x):
@@ -643,7 +643,7 @@ class Warm(keras.Model):
         x, y = data
         with tf.GradientTape() as tape:
             plain = self.compute_loss(y=y, y_pred=self(x, training=True))
-            loss = plain * tf.minimum(1.0, tf.cast(self.step + 0, "float32") / 40.0)
+            loss = plain * tf.minimum(1.0, tf.cast(self.step, "float32") / 40.0)
         if isinstance(self.step, int):
             self.step += 1
         else:
@@ -853,7 +853,7 @@ class Harder(keras.Model):
             p = self(x, training=True)
             each = SCE(y, p)
             easy = tf.cast(y < 3, "float32")
-            loss = tf.reduce_mean(each * tf.maximum(easy, tf.cast(self.stage + 0, "float32")))
+            loss = tf.reduce_mean(each * tf.maximum(easy, tf.cast(self.stage, "float32")))
         grads = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply(grads, self.trainable_variables)
         return report(self, tf.reduce_mean(each))
