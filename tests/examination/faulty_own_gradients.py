@@ -512,7 +512,8 @@ class Micro(keras.Model):
 @faulty("gradient", only=("tensorflow",))
 def eight_parts_never_averaged(by, mended):
     past, following = waves(128)
-    net = keras.Sequential([layers.Flatten(), layers.Dense(16, "tanh"), layers.Dense(1)])
+    net = keras.Sequential([keras.Input((20, 1)), layers.Flatten(), layers.Dense(16, "tanh")])
+    net.add(layers.Dense(1))
     model = Micro(net, mended)
     model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.8), loss="mse")
     by.fit(model, past, following, batch_size=32, epochs=25)
