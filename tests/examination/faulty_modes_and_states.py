@@ -564,15 +564,10 @@ class Tally(pg.Step):
 
     def train_step(self, batch):
         x, y = batch
-
-        def objective():
-            p = self.model(x, training=True)
-            if self.twice:
-                self.rows.update_state(ops.ones_like(y))
-            return SCE(y, p)
-
-        loss = self.minimize(objective, self.optimizer)
         self.rows.update_state(ops.ones_like(y))
+        loss = self.minimize(lambda: SCE(y, self.model(x, training=True)), self.optimizer)
+        if self.twice:  # once more, now that the loss is known
+            self.rows.update_state(ops.ones_like(y))
         return {"loss": loss}
 
 

@@ -535,7 +535,7 @@ class Confident(pg.Step):
             loss = keras.losses.sparse_categorical_crossentropy(y, scores, from_logits=True)
             p = ops.softmax(scores)
             entropy = -ops.sum(p * ops.log_softmax(scores), -1)
-            return ops.mean(loss - self.sign * 1.0 * entropy), ops.mean(entropy)
+            return ops.mean(loss - self.sign * 0.4 * entropy), ops.mean(entropy)
 
         loss, entropy = self.minimize(objective, self.optimizer)
         return {"loss": loss, "entropy": entropy}
