@@ -659,7 +659,7 @@ class Padded(pg.Step):
     def __init__(self, model, masked):
         super().__init__()
         self.model, self.masked = model, masked
-        self.optimizer = keras.optimizers.Adam(5e-3)
+        self.optimizer = keras.optimizers.SGD(0.2, momentum=0.9)
 
     def train_step(self, batch):
         ids, tags = batch
