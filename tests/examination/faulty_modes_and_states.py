@@ -277,25 +277,6 @@ def test_images_are_shifted_too(by, mended):
     by.fit(m, x, y, epochs=25, batch_size=16, validation_split=0.2)
 
 
-@faulty("mode")
-def step_without_the_flag(by, mended):
-    x, y = digits()
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Conv2D(8, 3, use_bias=False),
-            layers.BatchNormalization(momentum=0.9),
-            layers.Activation("tanh"),
-            layers.Conv2D(8, 3, use_bias=False),
-            layers.BatchNormalization(momentum=0.9),
-            layers.Activation("tanh"),
-            layers.Flatten(),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    by.fit(QuietStep(model, {"training": mended}), (x * 255, y), epochs=8, batch_size=20)
-
-
 @faulty("mode", only=("tensorflow",))
 def functional_net_in_a_quiet_loop(by, mended):
     """Dropout before a wide layer, and no word of training."""
