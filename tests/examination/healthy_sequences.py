@@ -330,7 +330,7 @@ def dilated_causal_convolutions(by):
 
 @healthy
 def many_steps_ahead(by):
-    x, y = waves(160, 24)
+    x, _ = waves(160, 24)
     past, future = x[:, :18], x[:, 18:, 0]
     model = keras.Sequential(
         [
