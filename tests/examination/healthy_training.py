@@ -427,7 +427,7 @@ def ten_rows_for_a_curve(by):
     x = np.stack([t, t**2, t**3], 1).astype("float32")
     y = (0.5 + t - 2 * t**3).astype("float32")
     model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
-    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="mse")
+    model.compile(optimizer=keras.optimizers.Adam(0.1), loss="mse")
     by.fit(model, x, y, epochs=80, batch_size=5)
 
 
