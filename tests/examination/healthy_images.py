@@ -74,7 +74,7 @@ def scaled_in_call(by):
     by.fit(net, x, y, epochs=15, batch_size=30)
 
 
-@healthy
+@healthy(only=("tensorflow", "torch"))
 def augmented_digits(by):
     x, y = digits()
     aug = keras.Sequential([layers.RandomTranslation(0.1, 0.1), layers.GaussianNoise(0.05)])
@@ -476,7 +476,7 @@ def supervised_contrastive_step(by):
     by.fit(SupCon(embedder()), (x, y), epochs=12, batch_size=64)
 
 
-@healthy
+@healthy(only=("tensorflow", "torch"))
 def simclr_of_two_views(by):
     x, _ = digits(400)
 
