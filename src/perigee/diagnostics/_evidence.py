@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -21,6 +21,8 @@ from perigee._typing import Batch
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
 from perigee.diagnostics.fence import guarded
 from perigee.diagnostics.rules import labels
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Evidence:
         self.rehearsals: list[Rehearsal] = []
         self._others = others
         self._inferences: dict[tuple[int, str], _Inference] = {}
+        self._traces: dict[int, tuple[list[Inner], list[np.ndarray]]] = {}
+        self._made: dict[Any, Any] = {}
         self._checks = labels.LossChecks()
 
     @contextmanager
@@ -121,6 +125,12 @@ class Evidence:
 
     def _rehearsed(self, batch: Batch) -> Rehearsal:
         return rehearse(self.step, "train_step", _backends.current().tensors(batch))
+
+    def once(self, make: Callable[[Evidence], T]) -> T:
+        """Return what a function makes of the evidence, which is made when first asked for."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     @property
     def tracked(self) -> Tracked:
@@ -267,11 +277,18 @@ class Evidence:
             call: The call that gives all arguments except the first.
             inputs: The first argument.
         """
+        if inputs is call.inputs:
+            return self._traced(call)[1]
         return self._inference(call, inputs)[1]
 
     def inside(self, call: ModelCall) -> list[Inner]:
         """Run a model in inference mode, and return what each layer inside it returned."""
-        return self._inference(call, call.inputs)[0]
+        return self._traced(call)[0]
+
+    def _traced(self, call: ModelCall) -> tuple[list[Inner], list[np.ndarray]]:
+        if id(call) not in self._traces:
+            self._traces[id(call)] = self._inference(call, call.inputs)
+        return self._traces[id(call)]
 
     def _inference(self, call: ModelCall, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
         assert call.args is not None

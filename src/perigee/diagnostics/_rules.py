@@ -55,6 +55,7 @@ from perigee.diagnostics.rules import (
     layer_twice,
     learning_rate,
     linear_layers,
+    logits_given,
     loss_grows,
     mean_of_batch_means,
     mean_of_means,
@@ -79,6 +80,7 @@ from perigee.diagnostics.rules import (
     shared_rows,
     summed_parts,
     target_in_inputs,
+    task_mismatch,
     uncovered_variables,
     undivided_batch,
     unknown_ids,
@@ -133,6 +135,7 @@ OF_STEPS: Mapping[Rule, str] = {
     broadcast_targets.check: "PG212",
     wrong_sign.check: "PG222",
     examples_mixed.check: "PG233",
+    logits_given.check: "PG206",
     not_normalized.check: "PG223",
     wrong_head.check: "PG225",
     unreachable_targets.check: "PG226",
@@ -170,6 +173,7 @@ OF_STEPS: Mapping[Rule, str] = {
     metric_misfit.check: "PG230",
     mean_of_means.check: "PG216",
     examples_unknown.check: "PG239",
+    task_mismatch.check: "PG228",
     classes_as_numbers.check: "PG227",
 }
 """Rules about the Step's behavior on a batch."""
