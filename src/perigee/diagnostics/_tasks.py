@@ -107,9 +107,13 @@ def labels_of(y: np.ndarray, has_rows: bool) -> Labels | None:
             kind = "distribution"
     elif len(values) == 2 and high == 1 and low in (0, -1):
         kind = "binary" if low == 0 else "signs"
-    elif 2 < len(values) <= _MOST_CLASSES and low in (0, 1) and len(y) >= _FEWEST_ROWS:
-        if high - low + 1 == len(values):
-            kind, classes = "ids", len(values)
+    elif (
+        2 < len(values) <= _MOST_CLASSES
+        and low in (0, 1)
+        and high - low + 1 == len(values)
+        and len(y) >= _FEWEST_ROWS
+    ):
+        kind, classes = "ids", len(values)
     return Labels(kind, low, high, classes, fractions, several, len(y))
 
 
