@@ -15,7 +15,7 @@ from perigee import _backends
 from perigee._backends import Compiled, Mode
 from perigee._listening import Talk, listening
 from perigee._rehearsal.discovery import Probe, Rehearsal, rehearse
-from perigee._step.state import Tracked, nested_layers, preserved, track
+from perigee._step.state import Tracked, nested_layers, preserved, restore, snapshot, track
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
@@ -233,13 +233,39 @@ class Evidence:
         assert self.training.rehearsal is not None
         return Probe(self.step, "train_step", self.training.rehearsal.tracked)
 
-    def loss(self, batch: Batch, times: int | None = None) -> float | None:
+    @contextmanager
+    def redrawn(self, turn: int) -> Generator[None]:
+        """Exchange the values of each weight at random, as another draw of its initializer would.
+
+        What only these weights show, others do not. Vectors stay: biases are set on purpose.
+        """
+        draw = np.random.default_rng(turn)
+        weights = [v for v in self.tracked.of_kind("trainable") if len(v.shape) > 1]
+        with preserved(self.tracked.state):
+            values = [draw.permutation(v.reshape(-1)).reshape(v.shape) for v in snapshot(weights)]
+            restore(weights, values)
+            yield
+
+    def inside_redrawn(self, call: ModelCall, turn: int) -> list[Inner]:
+        """Return what each layer inside a model returns with other weights; see `redrawn`."""
+        with self.redrawn(turn):
+            return self._inference(call, call.inputs)[0]
+
+    def training_redrawn(self, turn: int) -> Recording:
+        """Return what `train_step` does with other weights; see `redrawn`."""
+        with self.redrawn(turn):
+            return record(self.step, "train_step", self.batch, self.tracked, ())
+
+    def loss(
+        self, batch: Batch, times: int | None = None, change_weights: bool = False
+    ) -> float | None:
         """Return the mean loss of a training step on another batch, from the same state.
 
         Args:
             batch: Arrays.
             times: How often the batch holds each example. With `None` the default applies: twice
                 where each size is compiled separately, so that one size serves all rules.
+            change_weights: Whether the weights have other values, the same in each call.
 
         Returns:
             The value logged as `loss`; `None` if there is none, or if the step rejects a batch with
@@ -251,7 +277,8 @@ class Evidence:
         times = times or self._times
         held = batch if times == 1 else repeated(batch, times)
         try:
-            parts = self.probe(_backends.current().tensors(held))["loss"]
+            tensors = _backends.current().tensors(held)
+            parts = self.probe(tensors, change_weights=change_weights)["loss"]
         except Exception:
             if batch is self.batches[0] and times == 1:
                 raise

@@ -20,8 +20,7 @@ def check(evidence: Evidence) -> list[Finding]:
         what = task.loss
         if task.is_inferred or what.from_logits is not False or not task.pred.size:
             continue
-        scores = _SCORES if what.kind in BINARY else _SCORES[:2]  # Keras normalizes what is above 0
-        is_found = what.kind in BINARY | CATEGORICAL | SPARSE and task.head.activation in scores
+        is_found = what.kind in BINARY | CATEGORICAL | SPARSE and task.head.activation in _SCORES
         if is_found and task.pred.dtype.kind in "fV":
             low, high = float(task.pred.min()), float(task.pred.max())
             return [of_error(LogitsError(what.name, False, low, high), "warning")]
