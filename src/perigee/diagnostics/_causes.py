@@ -42,7 +42,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "PG205": ("PG133", "PG221", "PG222", "PG226", "PG227", "PG230"),
     "PG228": ("PG133", "PG222", "PG223", "PG226", "PG230"),
     "PG227": ("PG222", "PG226", "PG230"),
-    "PG224": ("PG120", "PG133", "PG221", "PG222", "PG225", "PG226", "PG227", "PG230"),
+    "PG224": ("PG120", "PG133", "PG221", "PG222", "PG230"),
     # Logits have no threshold of 0.5, and clipped ones no gradient.
     "PG206": ("PG120", "PG122", "PG133", "PG222", "PG223", "PG225", "PG230"),
     "PG225": ("PG120", "PG122", "PG133", "PG222", "PG230"),

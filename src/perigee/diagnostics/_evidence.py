@@ -242,8 +242,7 @@ class Evidence:
         draw = np.random.default_rng(turn)
         weights = [v for v in self.tracked.of_kind("trainable") if len(v.shape) > 1]
         with preserved(self.tracked.state):
-            values = [draw.permutation(v.reshape(-1)).reshape(v.shape) for v in snapshot(weights)]
-            restore(weights, values)
+            restore(weights, [_redrawn(draw, value) for value in snapshot(weights)])
             yield
 
     def inside_redrawn(self, call: ModelCall, turn: int) -> list[Inner]:
@@ -408,6 +407,14 @@ class _Inference:
             mode = {"training": False} if takes_training(self._layer) else {}
             returned = self._layer(*args, **kwargs, **mode)
         return inside, _tensors(returned)
+
+
+def _redrawn(draw: np.random.Generator, value: np.ndarray) -> np.ndarray:
+    """Return the values of a weight in another order, and with other signs if it has both."""
+    other = draw.permutation(value.reshape(-1)).reshape(value.shape)
+    if not value.size or not value.min() < 0 < value.max():
+        return other
+    return other * draw.choice([-1, 1], value.shape).astype(value.dtype)
 
 
 def rows_of(leaf: Any) -> np.ndarray:

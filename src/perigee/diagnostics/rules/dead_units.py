@@ -15,7 +15,7 @@ from perigee.diagnostics._evidence import Evidence, Inner
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import activation_of
 
-_FEWEST_ROWS, _DRAWS = 8, 3
+_FEWEST_ROWS, _DRAWS = 8, 6
 
 
 def check(evidence: Evidence) -> list[Finding]:

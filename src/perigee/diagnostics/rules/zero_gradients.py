@@ -16,7 +16,7 @@ from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._recording import Update
 
-_DRAWS = 2
+_DRAWS = 6
 """Other draws of the weights: a few units may all be dead by chance."""
 
 
@@ -26,7 +26,7 @@ def check(evidence: Evidence) -> list[Finding]:
     for place, update in enumerate(evidence.training.updates):
         if not _are_zero(update):
             continue
-        others = [evidence.training_redrawn(turn).updates for turn in range(_DRAWS)]
+        others = (evidence.training_redrawn(turn).updates for turn in range(_DRAWS))
         is_by_chance = not all(len(o) > place and _are_zero(o[place]) for o in others)
         is_half = any(
             getattr(layer, "compute_dtype", "") == "float16"
