@@ -189,7 +189,7 @@ def _activation_of(layer: Any) -> str:
     if isinstance(layer, _UNBOUNDED):
         return "linear"
     name = activation_of(layer)
-    if name in RANGES:
+    if name is not None and name in RANGES:
         return name
     if isinstance(layer, _WEIGHTED) and name == "linear":
         return "linear"

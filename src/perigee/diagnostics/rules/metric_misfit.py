@@ -103,11 +103,13 @@ def _of_scores(seen: Compared, task: Task | None) -> _Misfit:
     """Return how logits do not fit a threshold for probabilities."""
     what, pred = computation_of(seen.by), seen.y_pred
     is_outside = pred.min() < -1e-3 or pred.max() > 1 + 1e-3
+    # A metric may also be given probabilities that are made of the logits.
     is_of_logits = (
-        task is not None and task.loss.from_logits and task.head.activation == "linear"
-    ) and pred.shape == task.pred.shape
-    if is_of_logits and not np.array_equal(pred, task.pred) and not is_outside:
-        is_of_logits = False  # a metric may be given probabilities made of them
+        task is not None
+        and bool(task.loss.from_logits)
+        and task.head.activation == "linear"
+        and np.array_equal(pred, task.pred)
+    )
     if not is_outside and not is_of_logits:
         return None
     scope = f"{pred.min():.3g}..{pred.max():.3g}"
@@ -154,11 +156,8 @@ def _of_classes(seen: Compared, kind: str, task: Task | None) -> _Misfit:
 
 def _labels(seen: Compared, task: Task | None) -> np.ndarray:
     """Return the labels that a metric compares: all known ones, where they are those of a task."""
-    is_of_task = task is not None and task.true.size * len(seen.y_true) == seen.y_true.size * len(
-        task.true
-    )
-    if is_of_task and seen.y_true.size == seen.y_pred.size:
-        rows = task.true[: len(seen.y_true)]
-        if np.array_equal(rows.reshape(-1), seen.y_true.reshape(-1)):
-            return task.true
-    return seen.y_true
+    if task is None or task.true.size * len(seen.y_true) != seen.y_true.size * len(task.true):
+        return seen.y_true
+    first = task.true[: len(seen.y_true)]
+    is_of_task = np.array_equal(first.reshape(-1), seen.y_true.reshape(-1))
+    return task.true if is_of_task else seen.y_true
