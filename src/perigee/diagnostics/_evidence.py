@@ -127,7 +127,7 @@ class Evidence:
         return rehearse(self.step, "train_step", _backends.current().tensors(batch))
 
     def once(self, make: Callable[[Evidence], T]) -> T:
-        """Return what a function makes of the evidence, which is made when first asked for."""
+        """Return what a function makes of the evidence; it is called once."""
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]

@@ -170,8 +170,8 @@ def tasks_of(evidence: Evidence) -> list[Task]:
 def _read(evidence: Evidence) -> list[Task]:
     found: list[Task] = []
     for seen in evidence.training.losses:
-        place = _output_of(evidence, seen.y_pred)
-        if place is None:
+        place = _output_of(evidence, seen.y_pred) if seen.y_pred.ndim else None
+        if place is None or not seen.y_true.ndim:
             continue
         head, pred = place
         loss, is_inferred = computation_of(seen.by), False
@@ -187,20 +187,22 @@ def _read(evidence: Evidence) -> list[Task]:
 def _by_hand(evidence: Evidence) -> list[Task]:
     """Return the task of a step that computes its loss itself, for labels after the inputs."""
     batch = evidence.batches[0]
-    if not isinstance(batch, tuple) or len(batch) not in (2, 3) or keras.tree.is_nested(batch[1]):
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        return []
+    if not isinstance(batch[1], np.ndarray) or not batch[1].ndim:
         return []
     calls = [c for c in evidence.trained if len(c.outputs) == 1 and c.inputs is not None]
     true = evidence.answers
     if len(calls) != 1 or len(evidence.trained) != 1 or true is None:
         return []
     pred = calls[0].outputs[0]
-    if not true.ndim or not pred.ndim or len(pred) != len(np.asarray(batch[1])):
+    if not true.ndim or not pred.ndim or len(pred) != len(batch[1]):
         return []
     head = head_of(evidence, calls[0], 0)
-    is_of_inputs = _are_equal(np.asarray(batch[1]), keras.tree.flatten(batch[0])[0])
+    is_of_inputs = _are_equal(batch[1], keras.tree.flatten(batch[0])[0])
     task = Task(true, pred, head, Computation("own", "own"), None, True, {}, is_of_inputs)
     if _says_something(task):
-        task.loss = recognized_step(evidence, np.asarray(batch[1]), calls[0])
+        task.loss = recognized_step(evidence, batch[1], calls[0])
     task.accuracies = _accuracies(evidence, pred)
     return [task]
 
@@ -236,10 +238,10 @@ def _column_of(evidence: Evidence, given: np.ndarray) -> tuple[np.ndarray, bool]
     return given, False
 
 
-def _are_equal(a: Any, b: np.ndarray) -> bool:
-    if not isinstance(a, np.ndarray) or a.size != b.size or a.dtype.kind not in "biufV":
+def _are_equal(a: Any, b: Any) -> bool:
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or not a.ndim or not b.ndim:
         return False
-    if len(a) != len(b):
+    if a.size != b.size or len(a) != len(b) or not {a.dtype.kind, b.dtype.kind} <= set("biufV"):
         return False
     return bool(np.array_equal(a.reshape(-1).astype(b.dtype), b.reshape(-1), equal_nan=True))
 

@@ -52,7 +52,7 @@ def _kind(seen: Compared) -> str:
 
 def _misfit(seen: Compared, task: Task | None) -> _Misfit:
     pred = seen.y_pred.astype("float64")
-    if not pred.size or not np.isfinite(pred).all():
+    if not pred.size or not np.isfinite(pred).all() or not (pred.ndim and seen.y_true.ndim):
         return None
     kind = accuracy_of(seen)
     if kind == "accuracy":
