@@ -461,6 +461,16 @@ SICK: dict[str, dict[str, Any]] = {
         "begins anew": lambda: (Own(small(1), squares, after=forgetful), numbers()),
         "twice": lambda: (Own(small(1), squares, after=hasty), numbers()),
     },
+    "PG206": {
+        "relu": lambda: (
+            compiled(small(1, "relu"), losses.BinaryCrossentropy()),
+            (0.1 * answers()[0], answers()[1]),
+        ),
+        "supervised": lambda: (
+            supervised(small(1, "tanh"), losses.BinaryCrossentropy()),
+            answers(),
+        ),
+    },
     "PG211": {
         "own": lambda: (Own(small(1), crossed), numbers()),
         "absolute": lambda: (Own(small(1), lambda y, p: ops.mean(ops.abs(y - p[:, 0]))), numbers()),
@@ -521,6 +531,16 @@ SICK: dict[str, dict[str, Any]] = {
         "rows": lambda: (
             compiled(small(3), losses.BinaryCrossentropy(from_logits=True)),
             rows(),
+        ),
+    },
+    "PG228": {
+        "amounts": lambda: (
+            supervised(small(3, "softmax"), sparse(False)),
+            (numbers()[0], 1.0 + np.tanh(numbers()[1])),
+        ),
+        "tags": lambda: (
+            compiled(small(3, "softmax"), losses.CategoricalCrossentropy()),
+            (numbers()[0], (numbers()[0][:, :3] > 0).astype("float32")),
         ),
     },
     "PG229": {
@@ -1009,6 +1029,7 @@ SIBLINGS = {
     "PG134": _ways("penalty"),
     "PG135": (*_ways("penalty"), "decaying", "decaying by hand", "decaying compiled"),
     "PG205": (*_ways("classes"), "answers"),
+    "PG206": ("answers compiled", "answers by hand", "probabilities"),
     "PG211": _ways("numbers"),
     "PG212": _ways("three"),
     "PG214": (*_ways("words"), "unpadded"),
@@ -1022,6 +1043,7 @@ SIBLINGS = {
     "PG225": (*_ways("classes"), "answers compiled"),
     "PG226": ("sigmoid in reach", *_ways("numbers")),
     "PG227": ("rows", *_ways("numbers")),
+    "PG228": ("probabilities", "rows", "answers compiled"),
     "PG229": (*_ways("penalty"), "penalties by hand"),
     "PG230": ("logits", "area", "area of logits", "answers compiled"),
     "PG231": ("weighing", "values", "classes supervised"),

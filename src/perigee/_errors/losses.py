@@ -58,11 +58,17 @@ class BroadcastError(PerigeeError, ValueError):
         self, where: str, y_true: Sequence[int | None], y_pred: Sequence[int | None]
     ) -> None:
         self.where, self.y_true, self.y_pred = where, tuple(y_true), tuple(y_pred)
+        # One label for several outputs: whatever shape it gets, it is compared with all of them.
+        width = self.y_pred[-1] if self.y_pred else 1
+        is_of_one = len(self.y_true) < len(self.y_pred) or self.y_true[-1:] == (1,)
         super().__init__(
             f"{where} compares labels of shape {self.y_true} with predictions of shape "
             f"{self.y_pred}, which broadcast.",
             expected="labels and predictions of the same shape.",
-            fix="reshape one of them: `y[:, None]` gives labels a second axis, "
+            fix="give the model one output for each label, or, for class ids, use "
+            "`SparseCategoricalCrossentropy`."
+            if is_of_one and width is not None and width > 1 and len(self.y_pred) > 1
+            else "reshape one of them: `y[:, None]` gives labels a second axis, "
             "`ops.squeeze(y_pred, -1)` removes it from the predictions.",
         )
 

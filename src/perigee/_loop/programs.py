@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from perigee import _backends, diagnostics
+from perigee._errors import PerigeeError
 from perigee._execution import Execution, Nonfinite, Plan, Program, compiling
 from perigee._execution.choice import preparing
 from perigee._loop.findings import Findings
 from perigee._step.frame import Method
 from perigee._step.shown import Shown
 from perigee._step.step import Step
+from perigee._step.updates import internals
 from perigee._typing import Batch
 from perigee.diagnostics import Finding
 
@@ -77,8 +79,12 @@ class Programs:
 
     def _program(self, batch: Batch) -> Program:
         fence = diagnostics.Fence()
-        with diagnostics.telling(fence):
-            found = self._make(batch=batch)
+        try:
+            with diagnostics.telling(fence), diagnostics.by_cause():
+                found = self._make(batch=batch)
+        except PerigeeError:
+            internals(self.step).programs.clear()  # it may have been made despite the error
+            raise
         if self._plan is not None:  # also of a Step that has changed
             found.use(self._plan)
         is_new = self._last is not found

@@ -80,7 +80,16 @@ _FUNCTIONS: dict[Any, str] = {
     # Not every release of Keras has all; `keras.ops` has other kinds of functions too.
     if (room is keras.losses or name.endswith("_crossentropy"))
     and (function := getattr(room, name, None)) is not None
-} | {keras.metrics.binary_accuracy: "binary_accuracy"}
+} | {
+    getattr(keras.metrics, name): name
+    for name in (
+        "binary_accuracy",
+        "categorical_accuracy",
+        "sparse_categorical_accuracy",
+        "top_k_categorical_accuracy",
+        "sparse_top_k_categorical_accuracy",
+    )
+}
 
 _METRICS = {"accuracy": keras.metrics.Accuracy, "auc": keras.metrics.AUC}
 """Metrics that no public Keras function computes."""
@@ -182,6 +191,8 @@ def _of_metric(metric: keras.Metric) -> Computation:
             settings = {"from_logits": bool(metric.get_config().get("from_logits"))}
             return Computation(kind, type(metric).__name__, settings)
     function = getattr(metric, "_fn", None)  # Keras has no public name for it
+    if function is _accuracy:
+        return Computation("accuracy_by_shape", "accuracy")
     if function is None or type(metric).update_state is not _UPDATE:
         return _own(metric)
     found = _with(computation_of(function), getattr(metric, "_fn_kwargs", {}))

@@ -7,6 +7,7 @@ from perigee.diagnostics._guards import GUARDS as GUARDS
 from perigee.diagnostics._guards import Guards as Guards
 from perigee.diagnostics._report import Report as Report
 from perigee.diagnostics._rows import exchanging as exchanging
+from perigee.diagnostics._rules import by_cause as by_cause
 from perigee.diagnostics._rules import examine as examine
 from perigee.diagnostics._rules import findings_of as findings_of
 from perigee.diagnostics._rules import known_codes as known_codes

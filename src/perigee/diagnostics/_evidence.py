@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -15,12 +15,14 @@ from perigee import _backends
 from perigee._backends import Compiled, Mode
 from perigee._listening import Talk, listening
 from perigee._rehearsal.discovery import Probe, Rehearsal, rehearse
-from perigee._step.state import Tracked, nested_layers, preserved, track
+from perigee._step.state import Tracked, nested_layers, preserved, restore, snapshot, track
 from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
 from perigee.diagnostics.fence import guarded
 from perigee.diagnostics.rules import labels
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Evidence:
         self.rehearsals: list[Rehearsal] = []
         self._others = others
         self._inferences: dict[tuple[int, str], _Inference] = {}
+        self._traces: dict[int, tuple[list[Inner], list[np.ndarray]]] = {}
+        self._made: dict[Any, Any] = {}
         self._checks = labels.LossChecks()
 
     @contextmanager
@@ -121,6 +125,12 @@ class Evidence:
 
     def _rehearsed(self, batch: Batch) -> Rehearsal:
         return rehearse(self.step, "train_step", _backends.current().tensors(batch))
+
+    def once(self, make: Callable[[Evidence], T]) -> T:
+        """Return what a function makes of the evidence; it is called once."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     @property
     def tracked(self) -> Tracked:
@@ -223,13 +233,38 @@ class Evidence:
         assert self.training.rehearsal is not None
         return Probe(self.step, "train_step", self.training.rehearsal.tracked)
 
-    def loss(self, batch: Batch, times: int | None = None) -> float | None:
+    @contextmanager
+    def redrawn(self, turn: int) -> Generator[None]:
+        """Exchange the values of each weight at random, as another draw of its initializer would.
+
+        What only these weights show, others do not. Vectors stay: biases are set on purpose.
+        """
+        draw = np.random.default_rng(turn)
+        weights = [v for v in self.tracked.of_kind("trainable") if len(v.shape) > 1]
+        with preserved(self.tracked.state):
+            restore(weights, [_redrawn(draw, value) for value in snapshot(weights)])
+            yield
+
+    def inside_redrawn(self, call: ModelCall, turn: int) -> list[Inner]:
+        """Return what each layer inside a model returns with other weights; see `redrawn`."""
+        with self.redrawn(turn):
+            return self._inference(call, call.inputs)[0]
+
+    def training_redrawn(self, turn: int) -> Recording:
+        """Return what `train_step` does with other weights; see `redrawn`."""
+        with self.redrawn(turn):
+            return record(self.step, "train_step", self.batch, self.tracked, ())
+
+    def loss(
+        self, batch: Batch, times: int | None = None, change_weights: bool = False
+    ) -> float | None:
         """Return the mean loss of a training step on another batch, from the same state.
 
         Args:
             batch: Arrays.
             times: How often the batch holds each example. With `None` the default applies: twice
                 where each size is compiled separately, so that one size serves all rules.
+            change_weights: Whether the weights have other values, the same in each call.
 
         Returns:
             The value logged as `loss`; `None` if there is none, or if the step rejects a batch with
@@ -241,7 +276,8 @@ class Evidence:
         times = times or self._times
         held = batch if times == 1 else repeated(batch, times)
         try:
-            parts = self.probe(_backends.current().tensors(held))["loss"]
+            tensors = _backends.current().tensors(held)
+            parts = self.probe(tensors, change_weights=change_weights)["loss"]
         except Exception:
             if batch is self.batches[0] and times == 1:
                 raise
@@ -267,11 +303,18 @@ class Evidence:
             call: The call that gives all arguments except the first.
             inputs: The first argument.
         """
+        if inputs is call.inputs:
+            return self._traced(call)[1]
         return self._inference(call, inputs)[1]
 
     def inside(self, call: ModelCall) -> list[Inner]:
         """Run a model in inference mode, and return what each layer inside it returned."""
-        return self._inference(call, call.inputs)[0]
+        return self._traced(call)[0]
+
+    def _traced(self, call: ModelCall) -> tuple[list[Inner], list[np.ndarray]]:
+        if id(call) not in self._traces:
+            self._traces[id(call)] = self._inference(call, call.inputs)
+        return self._traces[id(call)]
 
     def _inference(self, call: ModelCall, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
         assert call.args is not None
@@ -364,6 +407,14 @@ class _Inference:
             mode = {"training": False} if takes_training(self._layer) else {}
             returned = self._layer(*args, **kwargs, **mode)
         return inside, _tensors(returned)
+
+
+def _redrawn(draw: np.random.Generator, value: np.ndarray) -> np.ndarray:
+    """Return the values of a weight in another order, and with other signs if it has both."""
+    other = draw.permutation(value.reshape(-1)).reshape(value.shape)
+    if not value.size or not value.min() < 0 < value.max():
+        return other
+    return other * draw.choice([-1, 1], value.shape).astype(value.dtype)
 
 
 def rows_of(leaf: Any) -> np.ndarray:

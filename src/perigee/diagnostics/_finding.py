@@ -23,6 +23,7 @@ class Finding:
         expected: What would have been right.
         fix: What to change.
         items: What it is about, by path.
+        explains: Codes and names of findings that follow from it, as `"PG133 LargeLoss"`.
     """
 
     code: str
@@ -32,9 +33,14 @@ class Finding:
     expected: str
     fix: str
     items: tuple[str, ...] = ()
+    explains: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return compose(self.name, self.code, self.happened, self.expected, self.fix, self.items)
+        text = compose(self.name, self.code, self.happened, self.expected, self.fix, self.items)
+        if not self.explains:
+            return text
+        *lines, more = text.splitlines()
+        return "\n".join([*lines, f"Explains: {', '.join(self.explains)}.", more])
 
     def __repr__(self) -> str:
         return f"<{self.severity} {self.code} {self.name}: {shorten(self.happened, 100)}>"
@@ -47,7 +53,8 @@ class Finding:
             f"{_marked(self.happened)}</p>"
             + (f"<ul>{items}</ul>" if items else "")
             + f"<p>Expected: {_marked(self.expected)}<br/>Fix: {_marked(self.fix)}<br/>"
-            f"More: <code>perigee explain {escape(self.code)}</code></p></div>"
+            + (f"Explains: {escape(', '.join(self.explains))}.<br/>" if self.explains else "")
+            + f"More: <code>perigee explain {escape(self.code)}</code></p></div>"
         )
 
     def facts(self) -> dict[str, Any]:
@@ -60,7 +67,7 @@ class Finding:
             "items": list(self.items),
             "expected": self.expected,
             "fix": self.fix,
-        }
+        } | ({"explains": list(self.explains)} if self.explains else {})
 
 
 def of_error(error: PerigeeError, severity: Literal["error", "warning"] = "error") -> Finding:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from perigee.diagnostics._causes import SEVERITIES
 from perigee.diagnostics._finding import Finding
-
-SEVERITIES = ("error", "warning", "hint")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -18,7 +17,8 @@ class Report:
     Nothing found.
 
     Attributes:
-        findings: All of them: errors, then warnings, then hints.
+        findings: Errors, then warnings, then hints; causes first. What one explains is listed in
+            its `explains`, and is no finding of its own.
     """
 
     findings: tuple[Finding, ...]
@@ -56,17 +56,3 @@ class Report:
 
     def _count(self, severity: str) -> int:
         return sum(finding.severity == severity for finding in self.findings)
-
-
-def sorted_out(found: Iterable[Finding], explains: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """Drop findings that others explain, and sort the rest by severity.
-
-    Args:
-        found: Findings in the order of their rules.
-        explains: For each code, the codes that it explains; a hint explains nothing.
-    """
-    found = list(found)
-    told = [finding.code for finding in found if finding.severity != "hint"]
-    again = {code for one in told for code in explains.get(one, ())}
-    left = [finding for finding in found if finding.code not in again]
-    return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))

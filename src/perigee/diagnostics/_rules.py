@@ -1,17 +1,18 @@
-"""The rules of `check`, in the order in which findings of one severity are reported."""
+"""The rules of `check` and of `fit`; `_causes.py` orders what they find."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Literal
 
 from perigee._errors import PerigeeError, keeping_refusals
 from perigee._rehearsal.discovery import Rehearsal
+from perigee.diagnostics._causes import first_by_cause, sorted_out
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding, of_error
 from perigee.diagnostics._guards import GUARDS
-from perigee.diagnostics._report import sorted_out
 from perigee.diagnostics._trying import OF_TRIALS
 from perigee.diagnostics.fence import CODE as RULE_FAILED
 from perigee.diagnostics.fence import Fence, telling
@@ -55,6 +56,7 @@ from perigee.diagnostics.rules import (
     layer_twice,
     learning_rate,
     linear_layers,
+    logits_given,
     loss_grows,
     mean_of_batch_means,
     mean_of_means,
@@ -79,6 +81,7 @@ from perigee.diagnostics.rules import (
     shared_rows,
     summed_parts,
     target_in_inputs,
+    task_mismatch,
     uncovered_variables,
     undivided_batch,
     unknown_ids,
@@ -133,6 +136,7 @@ OF_STEPS: Mapping[Rule, str] = {
     broadcast_targets.check: "PG212",
     wrong_sign.check: "PG222",
     examples_mixed.check: "PG233",
+    logits_given.check: "PG206",
     not_normalized.check: "PG223",
     wrong_head.check: "PG225",
     unreachable_targets.check: "PG226",
@@ -170,6 +174,7 @@ OF_STEPS: Mapping[Rule, str] = {
     metric_misfit.check: "PG230",
     mean_of_means.check: "PG216",
     examples_unknown.check: "PG239",
+    task_mismatch.check: "PG228",
     classes_as_numbers.check: "PG227",
 }
 """Rules about the Step's behavior on a batch."""
@@ -263,22 +268,6 @@ OF_FIT: Mapping[Moment, Mapping[Callable[..., list[Finding] | None], str]] = {
 }
 """Rules that are cheap enough for every training, by the moment at which they run."""
 
-_EXPLAINED: dict[str, Sequence[str]] = {
-    "PG203": ("PG211", "PG212"),
-    "PG204": ("PG120", "PG221"),
-    "PG206": ("PG133", "PG223", "PG225"),
-    "PG233": ("PG223",),  # a softmax over the batch is not a distribution over the classes either
-    "PG122": ("PG120", "PG224"),  # no gradient passes dead units
-    "PG224": ("PG133",),
-    "PG130": ("PG132",),
-    "PG132": ("PG221",),  # nearly constant outputs have nearly the same loss for all labels
-    "PG320": ("PG321", "PG325", "PG330"),
-    "PG321": ("PG131", "PG132", "PG133"),
-    "PG322": ("PG221", "PG331"),
-    "PG325": ("PG131",),
-}
-"""For each code, the codes of findings that it explains, which are dropped."""
-
 
 def known_codes() -> frozenset[str]:
     """Return the codes of all errors and findings."""
@@ -307,6 +296,21 @@ def findings_of(moment: Moment, *about: Any) -> list[Finding]:
     return [*found, *fence.findings()]
 
 
+@contextmanager
+def by_cause() -> Generator[None]:
+    """Raise, of errors that could be ignored, the first cause, with a note about the others."""
+    with keeping_refusals() as refused:
+        try:
+            yield
+        except PerigeeError as error:
+            refused.append(error)
+        except Exception:
+            if not refused:  # otherwise the refusal is the cause
+                raise
+    if refused:
+        raise first_by_cause(refused)
+
+
 def examine(evidence: Evidence) -> list[Finding]:
     """Run all rules; one that fails is reported, and ends nothing.
 
@@ -330,7 +334,7 @@ def examine(evidence: Evidence) -> list[Finding]:
         unknown = _run(FIRST, evidence, fence)
         told = {error.code for error in refused}
         found += unknown or [f for f in _run(OF_STEPS, evidence, fence) if f.code not in told]
-    return sorted_out([*found, *fence.findings()], _EXPLAINED)
+    return sorted_out([*found, *fence.findings()])
 
 
 def _rehearse(evidence: Evidence, fence: Fence) -> bool:

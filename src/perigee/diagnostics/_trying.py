@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from perigee._events.protocols import Feed
+from perigee.diagnostics._causes import sorted_out
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._report import sorted_out
 from perigee.diagnostics._trials import Trials
 from perigee.diagnostics.fence import Fence
 from perigee.diagnostics.trials import (

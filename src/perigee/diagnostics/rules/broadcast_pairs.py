@@ -70,13 +70,18 @@ def check_rehearsal(
     for path, index, leaf in candidates:
         # A model initialized with zeros predicts the same for every example, and an absolute error
         # is linear where all labels lie on one side of the predictions: then no loss depends on the
-        # pairs. Other weights and other labels must show the same.
+        # pairs. Nor does it where all units are dead. Other weights, other labels and other inputs
+        # must show the same.
         moved = partial(run, change_weights=True)
-        if all(
-            _ignores_pairs(one, batch, index, labels)
-            for one in (run, moved)
-            for labels in (leaf, _centered(leaf))
-        ) and _meets_the_input(moved, batch, index, leaf):
+        if (
+            all(
+                _ignores_pairs(one, batch, index, labels)
+                for one in (run, moved)
+                for labels in (leaf, _centered(leaf))
+            )
+            and _meets_the_input(moved, batch, index, leaf)
+            and all(_ignores_pairs(moved, other, index, leaf) for other in _other_inputs(batch))
+        ):
             refuse(PairingError(path, leaf.shape), step.ignore_findings)
             return
 
@@ -88,11 +93,8 @@ def _meets_the_input(
 
     A critic's loss is a sum of one term for each of them: it has no pairs.
     """
-    first = keras.tree.flatten(batch)[0]
-    if not _backends.current().is_tensor(first):
-        return True
-    value = np.asarray(_backends.current().to_host(first))
-    if value.dtype.kind != "f":
+    others = _other_inputs(batch)
+    if not others:
         return True
 
     def loss(one: Batch) -> float:
@@ -101,13 +103,26 @@ def _meets_the_input(
     bumped = _bumped(labels)
     base, other = loss(batch), loss(_with(batch, index, bumped))
     # Two other inputs: by chance the mean prediction for one of them may be nearly the same.
-    for factor, shift in ((1.5, 0.5), (0.5, -1.0)):
-        moved = _with(batch, 0, (value * factor + shift).astype(value.dtype))
+    for moved in others:
         one, both = loss(moved), loss(_with(moved, index, bumped))
         scale = max(abs(corner - base) for corner in (one, other, both))
         if abs(both - one - other + base) > _COMBINED * scale:
             return True
     return False
+
+
+def _other_inputs(batch: Batch) -> list[Batch]:
+    """Return the batch with two other inputs; nothing if they are not floats."""
+    first = keras.tree.flatten(batch)[0]
+    if not _backends.current().is_tensor(first):
+        return []
+    value = np.asarray(_backends.current().to_host(first))
+    if value.dtype.kind != "f":
+        return []
+    moves = (1.5, 0.5), (0.5, -1.0)
+    return [
+        _with(batch, 0, (value * factor + shift).astype(value.dtype)) for factor, shift in moves
+    ]
 
 
 def _ignores_pairs(

@@ -11,23 +11,27 @@ import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._heads import head_of
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the outputs of each trained model for different examples."""
+    """Look for a softmax over one unit, and compare outputs for different examples."""
     found: dict[str, Finding] = {}
     for call in evidence.trained:
-        inputs = [] if call.inputs is None else keras.tree.flatten(call.inputs)
-        if not inputs or any(len(leaf) < 3 for leaf in inputs if leaf.ndim):
-            continue
-        if all(leaf.ndim == 0 or bool((leaf == leaf[0]).all()) for leaf in inputs):
-            continue
-        for output in call.outputs:
+        for index, output in enumerate(call.outputs):
             if output.ndim == 0 or output.dtype.kind != "f" or not np.isfinite(output).all():
                 continue
-            if len(output) != len(inputs[0]) or not bool((output == output[0]).all()):
+            # The shape says it all; a unit that is 1 by another activation is not always so.
+            is_softmax = (
+                output.ndim > 1
+                and output.shape[-1] == 1
+                and bool(
+                    np.allclose(output, 1.0, rtol=0, atol=1e-6)
+                    and head_of(evidence, call, index).activation in ("softmax", "unknown")
+                )
+            )
+            if not is_softmax and not _is_constant(call.inputs, output):
                 continue
-            is_softmax = output.shape[-1] == 1 and np.allclose(output, 1.0, rtol=0, atol=1e-6)
             values = np.unique(output)
             value = f"{values[0]:.4g}" if len(values) == 1 else "the same"
             found[call.layer.name] = Finding(
@@ -41,3 +45,12 @@ def check(evidence: Evidence) -> list[Finding]:
                 else "initialize with random weights, unless zeros are intended.",
             )
     return list(found.values())
+
+
+def _is_constant(given: object, output: np.ndarray) -> bool:
+    inputs = [] if given is None else keras.tree.flatten(given)
+    if not inputs or any(len(leaf) < 3 for leaf in inputs if leaf.ndim):
+        return False
+    if all(leaf.ndim == 0 or bool((leaf == leaf[0]).all()) for leaf in inputs):
+        return False
+    return len(output) == len(inputs[0]) and bool((output == output[0]).all())

@@ -29,9 +29,15 @@ def check(evidence: Evidence) -> list[Finding]:
     usable = [(i, leaf) for i, leaf in usable if len(np.unique(leaf)) > 1]
     if not usable:
         return []
-    for change in (_turned, _rolled):
-        if evidence.loss(_with(batch, {i: change(leaf) for i, leaf in usable})) != base:
-            return []
+    others = [
+        _with(batch, {i: change(leaf) for i, leaf in usable}) for change in (_turned, _rolled)
+    ]
+    if any(evidence.loss(other) != base for other in others):
+        return []
+    # A last layer of zeros predicts the same for all examples, and so does a dead one.
+    moved = evidence.loss(batch, change_weights=True)
+    if any(evidence.loss(other, change_weights=True) != moved for other in others):
+        return []
     return [
         Finding(
             code="PG221",

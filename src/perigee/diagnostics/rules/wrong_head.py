@@ -1,49 +1,95 @@
-"""PG225, WrongHead: a last activation before a loss that expects logits.
+"""PG225, WrongHead: a last activation that does not fit the loss.
 
 Logits can take any value. After a ReLU no class can be ruled out, since no logit is below 0. After
 a sigmoid the loss applies another one, and no prediction can be confident. On TensorFlow, Keras
 looks for the logits before a sigmoid or a softmax; if it finds them the loss is right, and this is
 a hint.
+
+A log loss that is written by hand, of probabilities, needs a sigmoid or a softmax: scores below 0
+have no logarithm. Nor has a Poisson loss of them: use `activation="exponential"`. A hinge loss
+pushes predictions below -1 and above 1: use no activation, or tanh.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from perigee._step.losses import computation_of
+from perigee._step.losses import BINARY
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._layers import activation_of, last_of
+from perigee.diagnostics._tasks import Task, tasks_of
 
 _BOUND = {"relu": "below 0", "sigmoid": "outside 0..1", "softmax": "outside 0..1"}
+_RATES = {"poisson": "values above 0", "kl_divergence": "probabilities"}
+_SCORES = ("linear", "tanh")
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find activations on outputs that a loss treats as logits."""
-    logits = [seen for seen in evidence.training.losses if computation_of(seen.by).from_logits]
-    for call in evidence.trained:
-        for output in call.outputs:
-            seen = next((s for s in logits if _is_same(s.y_pred, output)), None)
-            if seen is None or call.inputs is None or output.shape[-1:] == (0,):
-                continue
-            layer = last_of(evidence.inside(call), evidence.outputs(call, call.inputs)[0])
-            activation = activation_of(layer)
-            if layer is None or activation not in _BOUND:
-                continue
-            return [
-                Finding(
-                    code="PG225",
-                    name="WrongHead",
-                    severity="hint" if evidence.is_right(seen.by) else "warning",
-                    happened=f"{computation_of(seen.by).name} expects logits and gets what "
-                    f"{layer.name!r} returns after {activation}: {output.min():.3g}.."
-                    f"{output.max():.3g}, never {_BOUND[activation]}.",
-                    expected="a last layer without activation, for a loss with from_logits=True.",
-                    fix="remove the last activation.",
-                )
-            ]
+    """Compare the last activation before each loss with what the loss expects."""
+    for task in tasks_of(evidence):
+        wrong = _for_logits(task) or _for_probabilities(task) or _for_others(task)
+        if wrong is None:
+            continue
+        happened, expected, fix = wrong
+        is_right = task.by is not None and evidence.is_right(task.by)
+        return [
+            Finding(
+                code="PG225",
+                name="WrongHead",
+                severity="hint" if is_right else "warning",
+                happened=happened,
+                expected=expected,
+                fix=fix,
+            )
+        ]
     return []
 
 
-def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and np.array_equal(a, b)
+_Wrong = tuple[str, str, str] | None
+
+
+def _for_logits(task: Task) -> _Wrong:
+    activation = task.head.activation
+    if not task.loss.from_logits or activation not in _BOUND or not task.pred.size:
+        return None
+    return (
+        f"{_named(task)} expects logits and gets what {task.head.layer!r} returns after "
+        f"{activation}: {task.pred.min():.3g}..{task.pred.max():.3g}, never {_BOUND[activation]}.",
+        "a last layer without activation, for a loss of logits."
+        if task.is_inferred
+        else "a last layer without activation, for a loss with from_logits=True.",
+        "remove the last activation.",
+    )
+
+
+def _for_probabilities(task: Task) -> _Wrong:
+    """Return what is wrong with a loss by hand; `PG206` is about those of Keras."""
+    is_of_probabilities = task.is_inferred and task.loss.from_logits is False
+    if not is_of_probabilities or task.head.activation not in (*_SCORES, "relu"):
+        return None
+    right = "sigmoid" if task.loss.kind in BINARY else "softmax"
+    return (
+        f"{_named(task)} takes logarithms of probabilities and gets what {task.head.layer!r} "
+        f"returns: {task.head}, {task.pred.min():.3g}..{task.pred.max():.3g} for this batch.",
+        "probabilities, for a loss of probabilities.",
+        f'end the model with `activation="{right}"`, or use a loss of Keras with '
+        "`from_logits=True`.",
+    )
+
+
+def _for_others(task: Task) -> _Wrong:
+    kind, activation = task.loss.kind, task.head.activation
+    if kind in _RATES and activation in _SCORES:
+        right = "exponential" if kind == "poisson" else "softmax"
+        fix = f'end the model with `activation="{right}"`.'
+        return f"{_named(task)} gets what is returned by {task.head}.", f"{_RATES[kind]}.", fix
+    if kind in ("hinge", "squared_hinge") and activation in _BOUND:
+        return (
+            f"{_named(task)} gets what is returned by {task.head}, never below 0.",
+            "predictions below -1 for one class and above 1 for the other.",
+            "remove the last activation, or use BinaryCrossentropy.",
+        )
+    return None
+
+
+def _named(task: Task) -> str:
+    name = task.loss.name
+    return name[:1].upper() + name[1:] if task.is_inferred else name

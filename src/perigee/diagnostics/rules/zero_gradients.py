@@ -14,14 +14,20 @@ from collections.abc import Sequence
 from perigee._rehearsal.discovery import Rehearsal
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._recording import Update
+
+_DRAWS = 6
+"""Other draws of the weights: a few units may all be dead by chance."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Find updates whose gradients are all 0."""
+    """Find updates whose gradients are all 0, and not only for these weights."""
     found: list[Finding] = []
-    for update in evidence.training.updates:
-        if not update.gradients or any(value.any() for value in update.gradients):
+    for place, update in enumerate(evidence.training.updates):
+        if not _are_zero(update):
             continue
+        others = (evidence.training_redrawn(turn).updates for turn in range(_DRAWS))
+        is_by_chance = not all(len(o) > place and _are_zero(o[place]) for o in others)
         is_half = any(
             getattr(layer, "compute_dtype", "") == "float16"
             for model in evidence.tracked.models.values()
@@ -31,8 +37,9 @@ def check(evidence: Evidence) -> list[Finding]:
             Finding(
                 code="PG120",
                 name="ZeroGradients",
-                severity="error",
+                severity="hint" if is_by_chance else "error",
                 happened=f"All gradients of {len(update.gradients)} variables are exactly 0"
+                + (" for these weights" if is_by_chance else "")
                 + (" in float16:" if is_half else ":"),
                 items=tuple(evidence.tracked.names_of(update.variables)),
                 expected="gradients that are not all 0.",
@@ -42,6 +49,10 @@ def check(evidence: Evidence) -> list[Finding]:
             )
         )
     return found
+
+
+def _are_zero(update: Update) -> bool:
+    return bool(update.gradients) and not any(value.any() for value in update.gradients)
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
