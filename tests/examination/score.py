@@ -23,8 +23,8 @@ from tests.strangers.corpus import Case
 RIGHT: dict[str, tuple[str, ...]] = {
     "labels": ("PG203", "PG204", "PG205"),
     "logits": ("PG206", "PG223", "PG225"),
-    "head": ("PG206", "PG223", "PG224", "PG225", "PG226"),
-    "task": ("PG203", "PG204", "PG205", "PG226", "PG227"),
+    "head": ("PG206", "PG223", "PG224", "PG225", "PG226", "PG228"),
+    "task": ("PG203", "PG204", "PG205", "PG226", "PG227", "PG228"),
     "metric": ("PG230", "PG231", "PG232", "PG234"),
     "inputs": ("PG321", "PG322", "PG326"),
     "data": ("PG320", "PG322", "PG323", "PG324", "PG327", "PG328", "PG329", "PG330"),
