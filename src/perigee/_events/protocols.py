@@ -60,6 +60,44 @@ class Resident:
         return self.rows // self.batch_size
 
 
+class Stacked(Protocol):
+    """Consecutive batches with as many rows, which wait to be trained in one call.
+
+    Attributes:
+        rows: Rows per batch.
+        number: How many other numbers of rows came before in the data; `None` for a mere example.
+        first: The first of them that is left.
+        steps: How many are left.
+        room: For how many batches of as many rows every stack has room.
+    """
+
+    room: int
+    rows: int
+    number: int | None
+    first: int
+    steps: int
+
+    def arrays(self, fills_room: bool) -> Batch:
+        """Return all in one tree of tensors, joined on the first axis; zeros may fill the room."""
+        ...
+
+    def batch(self) -> Batch:
+        """Return the first of them that is left."""
+        ...
+
+
+class Stacks(Protocol):
+    """Gives the next batches of a feed in one piece; see `perigee.data.TFDatasetFeed`."""
+
+    def stack(self, count: int) -> Stacked | None: ...
+
+    def stack_ahead(self, count: int) -> None: ...
+
+    def skip_stacked(self, count: int) -> None: ...
+
+    def stack_of_next(self, count: int) -> Stacked: ...
+
+
 class Source(Protocol):
     """What a run needs from the source of batches; `perigee.data.PassFeed` says more of each."""
 
@@ -119,6 +157,9 @@ class Feed(Source, Begun, Protocol):
     def stream(self) -> tuple[Any, Any] | None: ...
 
     def advance(self, count: int, is_over: bool) -> None: ...
+
+    @property
+    def stacks(self) -> Stacks | None: ...
 
     def ends(self) -> bool: ...
 

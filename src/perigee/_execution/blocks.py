@@ -10,7 +10,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._backends import Pending
-from perigee._events.protocols import Feed, Resident
+from perigee._events.protocols import Feed, Resident, Stacked, Stacks
 from perigee._execution.compiling import compile_seconds
 from perigee._execution.program import Program
 from perigee._execution.timing import now
@@ -29,6 +29,14 @@ _GROWTH = 4
 _STACK_BYTES = 16 * 2**20
 _STACK_STEPS = 32
 """The most bytes and batches of a block that is assembled on the host."""
+
+_MOST_STACKED = 64
+"""The most batches of the framework's own data that are drawn at once."""
+_LEAST_STACKED = 4
+"""Batches so large that fewer fit in a stack are not stacked: their steps take long anyway."""
+_FIRST_STACKED = 16
+_MOST_SIZES = 4
+"""The most numbers of rows for which XLA compiles a program; a graph takes batches of others."""
 
 
 class Blocks:
@@ -59,6 +67,9 @@ class Blocks:
         self._ordered: tuple[Any, Any] = (None, None)
         self._spread: tuple[Any, Any] = (None, None)
         self._stack: _Stack | None = None
+        self._draws = _Draws()
+        self._is_large: bool | None = None
+        self._rows = 0  # of most batches in stacks
         self._given, self._is_fixed = most, is_fixed
         self._most = 1 if most is None else most
 
@@ -114,6 +125,9 @@ class Blocks:
         resident = self.feed.resident()
         if resident is not None:
             return self._run_resident(program, resident, most)
+        stacks = self._stacks(program)
+        if stacks is not None:
+            return self._run_stacked(program, stacks, most, until_due)
         if self._is_stream:
             # XLA cannot read from an iterator.
             return None if program.block_mode == "xla" else self._run_stream(program, most)
@@ -197,6 +211,66 @@ class Blocks:
         self.feed.advance(int(done), is_over=done < most and not is_stopped)
         return rows if done else None
 
+    def _stacks(self, program: Program) -> Stacks | None:
+        """Return what gives batches of the framework's own data in stacks, or `None`.
+
+        They do not come so where several devices divide them, and where they are large, unless
+        their sizes must be known: what reads from an iterator leaves them undefined.
+        """
+        stacks = None if program.is_split or program.spans_processes else self.feed.stacks
+        if stacks is not None and program.block_mode != "xla":
+            if self._is_large is None:
+                self._is_large = stacks.stack_of_next(1).room < _LEAST_STACKED
+            return None if self._is_large else stacks
+        return stacks
+
+    def _run_stacked(
+        self, program: Program, stacks: Stacks, most: int, until_due: int | None
+    ) -> np.ndarray | None:
+        began = now()
+        stack = stacks.stack(self._draws.count)
+        self._draws.took(0 if stack is None else stack.steps, now() - began)
+        self.data_seconds += now() - began
+        if stack is None:
+            return None
+        pending, count = self._begin_stacked(program, stack, most)
+        left = None if until_due is None else until_due - count
+        try:
+            # No further than the next due event: what waits must be saved with the position.
+            if count == stack.steps and left != 0:
+                self._draw_ahead(stacks, pending)
+        finally:
+            rows = pending.result()
+        rows = _ran(program, _backends.current().to_host(rows)[:count])
+        stacks.skip_stacked(len(rows))
+        return rows
+
+    def _begin_stacked(self, program: Program, stack: Stacked, most: int) -> tuple[Pending, int]:
+        """Begin to run a stack, and return the number of steps.
+
+        XLA compiles each number of rows, for as many batches as stacks have room for. Which batches
+        it takes depends on the data alone. A graph takes all sizes.
+        """
+        count = min(most, stack.steps)
+        is_taken = program.rehearsal.carried or (stack.number or 0) < _MOST_SIZES
+        if program.block_mode == "xla" and is_taken:
+            arrays = stack.arrays(fills_room=True)
+            return program.begin_block(arrays, stack.rows, stack.first, count), count
+        self._rows = self._rows or stack.rows
+        if stack.rows < self._rows:
+            return program.begin_block(stack.batch(), self._rows, 0, 1, "graph"), 1
+        arrays = stack.arrays(fills_room=False)
+        return program.begin_block(arrays, stack.rows, stack.first, count, "graph"), count
+
+    def _draw_ahead(self, stacks: Stacks, pending: Pending) -> None:
+        """Draw the next stack while the device runs this one."""
+        began, count = now(), self._draws.count
+        stacks.stack_ahead(count)
+        seconds = now() - began
+        self._draws.took(count, seconds)
+        if pending.done():
+            self.data_seconds += seconds
+
     def _run_stack(self, program: Program, most: int, until_due: int | None) -> np.ndarray | None:
         began = now()
         stack = self._room()
@@ -252,6 +326,13 @@ class Blocks:
         if resident is not None:
             full = resident.full_batches
             return (self._on_device(resident), resident.batch_size, full) if full else None
+        stacks = self.feed.stacks
+        if stacks is not None:
+            room = stacks.stack_of_next(1).room
+            if room < _LEAST_STACKED:
+                return None
+            example = stacks.stack_of_next(room)
+            return example.arrays(fills_room=True), example.rows, room
         if self._is_stream:
             return None
         stack = self._room()
@@ -267,6 +348,23 @@ class Blocks:
         if self._stack is None:
             self._stack = _Stack(self.feed)
         return self._stack
+
+
+class _Draws:
+    """How many batches of the framework's own data to draw at once.
+
+    The number changes rarely, as each one costs milliseconds once a pass.
+    """
+
+    def __init__(self) -> None:
+        self.count = _FIRST_STACKED
+
+    def took(self, count: int, seconds: float) -> None:
+        """Adapt to how long some took: data may be slow, and a signal waits for them."""
+        if seconds > _BLOCK_SECONDS:
+            self.count = max(1, int(count * _BLOCK_SECONDS / seconds))
+        elif count >= self.count and _GROWTH * seconds <= _BLOCK_SECONDS:
+            self.count = min(_GROWTH * self.count, _MOST_STACKED)
 
 
 def _ran(program: Program, rows: np.ndarray) -> np.ndarray:

@@ -350,9 +350,11 @@ class Program:
         compiled = self.compiled_block(batch_size)
         return self._ended(self._watched(compiled, arrays, np.int32(first), length))
 
-    def begin_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Pending:
-        """Begin `run_block`; the result returns the rows."""
-        compiled, length = self.compiled_block(batch_size), self._length(count)
+    def begin_block(
+        self, arrays: Batch, batch_size: int, first: int, count: int, mode: Mode | None = None
+    ) -> Pending:
+        """Begin `run_block`, in another mode than the plan's if given; the result is the rows."""
+        compiled, length = self.compiled_block(batch_size, mode), self._length(count)
         self.forget_end()
         pending = self._watched(compiled, arrays, np.int32(first), length, run=compiled.begin)
         return _Pending(pending, self._ended)
@@ -537,32 +539,34 @@ class Program:
         body = self._predict if self._method == "predict_step" else self._row
         return self._kept(("single", self.plan.mode), lambda: body)
 
-    def compiled_block(self, batch_size: int) -> Compiled:
-        """Return the compiled code for blocks of batches of this size."""
+    def compiled_block(self, batch_size: int, mode: Mode | None = None) -> Compiled:
+        """Return the compiled code for blocks of batches of this size, by default as planned."""
+        mode = mode or self.plan.mode
         function, dtypes = self._row_of_block, "float32"
         if self._method == "predict_step":
             function = self._predict
             dtypes = keras.tree.map_structure(lambda leaf: leaf.dtype, self.rehearsal.predicted)
         return self._kept(
-            ("block", self.plan.mode, batch_size),
+            ("block", mode, batch_size),
             lambda: _backends.current().sliced(
                 function,
                 batch_size,
-                self.block_mode,
+                "xla" if self.rehearsal.carried else mode,
                 self.most_steps,
                 dtypes,
                 self._until(),
                 self._at_end,
             ),
+            mode,
         )
 
-    def _kept(self, key: Any, make: Any) -> Compiled:
+    def _kept(self, key: Any, make: Any, mode: Mode | None = None) -> Compiled:
         """Return the compiled code for `key`, made at its first use."""
         compiled = self._compiled.get(key)
         if compiled is None:
             variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
             compiled = _backends.current().compile(
-                make(), variables, self.plan.mode, states=self.rehearsal.carried
+                make(), variables, mode or self.plan.mode, states=self.rehearsal.carried
             )
             self._compiled[key] = compiled
         return compiled

@@ -17,7 +17,7 @@ from perigee._errors import (
     PerigeeError,
     PositionError,
 )
-from perigee._events.protocols import Position, Resident, Resumes
+from perigee._events.protocols import Position, Resident, Resumes, Stacks
 from perigee._step.state import host_random
 from perigee._typing import Batch
 from perigee.data._spec import describe, map_leaves, signature
@@ -224,6 +224,11 @@ class PassFeed(ABC):
         if is_over:
             self._ahead.append(self._ended(self._cursor))
             self._cursor = _after(self._cursor, END)
+
+    @property
+    def stacks(self) -> Stacks | None:
+        """Gives many batches in one piece, as tensors of the framework, instead of `stream`."""
+        return None
 
     def ends(self) -> bool:
         """Draw the end of the pass if no batch of it is left, and return whether that is so.

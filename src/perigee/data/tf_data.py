@@ -5,7 +5,8 @@ import re
 import sys
 import threading
 import uuid
-from collections.abc import Generator, Iterator, Mapping
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 
 from perigee._errors import DataStateError, DataTypeError, PerigeeError
-from perigee._events.protocols import Position, Resumes
+from perigee._events.protocols import Position, Resumes, Stacked, Stacks
 from perigee._typing import Batch, Tree
 from perigee.data._passes import END, PassFeed
 from perigee.data._pipeline import UNREADABLE, Pipeline, read_pipeline
@@ -21,6 +22,9 @@ from perigee.data._spec import describe, has_rows, map_leaves, shortened
 
 _MOST_ITERATORS = 10**6
 """A bound on the number in a damaged state; making one iterator takes milliseconds."""
+
+_LEAST_STACKED = 128
+"""Passes with fewer batches are not stacked: preparing that takes as long as it saves."""
 
 _FILES = {"index": ".index", "data": ".data-00000-of-00001"}
 _SHUFFLE_IN_FILE = b"@@epoch_num_random_samples"
@@ -78,6 +82,11 @@ class TFDatasetFeed(PassFeed):
         self._is_infinite = cardinality == tf.data.INFINITE_CARDINALITY
         self._iterator: Iterator[Any] | None = None
         self._opened = 0  # iterators made so far, on which the order of a shuffle depends
+        self._can_be_stacked = self._is_native and _stacks().can_be_stacked(self.spec)
+        self._count = 0  # of batches to take at once; 0 until there are stacks
+        self._stackers: dict[int, Any] = {}  # of the iterator, by the number of batches
+        self._stacked: deque[Any] = deque()  # taken from the iterator; they follow those ahead
+        self._row_counts: list[int] = []  # of stacked batches so far, in order
 
     @property
     def length(self) -> int | None:
@@ -110,6 +119,153 @@ class TFDatasetFeed(PassFeed):
             return None
         return self._iterator, tf.experimental.Optional.from_value(self._ahead[0])
 
+    @property
+    def stacks(self) -> Stacks | None:
+        """Itself if `stack` may be called instead of `stream`, or `None`.
+
+        Stacks are taken before their batches are trained, so nothing outside the pipeline may
+        affect what it yields, or be affected. They cost milliseconds a pass, so it must not be
+        known to be short.
+        """
+        is_long = self._length is None or self._length >= _LEAST_STACKED
+        return self if self._can_be_stacked and is_long and self._pipeline.is_pure else None
+
+    def stack(self, count: int) -> Stacked | None:
+        """Return the next batches of the pass in one piece, without drawing them.
+
+        The caller reports to `skip_stacked` what it trains. The rest waits.
+
+        Args:
+            count: The number of batches to take from the data if none is waiting.
+
+        Returns:
+            Batches with as many rows; `None` if `draw` must be called next.
+        """
+        self._count = count
+        if self._ahead:
+            self._stack_ahead()
+        elif not self._stacked:
+            self._take_stack(count)
+        is_next = self._stacked and not self._ahead and self._stacked[0].number is not None
+        return self._stacked[0] if is_next else None
+
+    def stack_ahead(self, count: int) -> None:
+        """Prefetch batches for the `stack` after the next one, which must be waiting.
+
+        Args:
+            count: The number of batches to take from the data.
+        """
+        if self._is_open and not self._ahead and len(self._stacked) == 1:
+            self._take_stack(count, is_ahead=True)
+
+    def skip_stacked(self, count: int) -> None:
+        """Advance by `count` batches of what `stack` returned.
+
+        Args:
+            count: Batches, at most its steps.
+        """
+        self._stacked[0].skip(count)
+        if not self._stacked[0].steps:
+            self._stacked.popleft()
+        self._position = Position(self._position.passes, self._position.batches + count)
+        self._cursor = Position(self._cursor.passes, self._cursor.batches + count)
+
+    def stack_of_next(self, count: int) -> Stacked:
+        """Return the next batch, several times in one piece, to try how fast steps are.
+
+        It draws nothing.
+
+        Args:
+            count: How many times.
+        """
+        import tensorflow as tf
+
+        leaves = [tf.stack([leaf] * count) for leaf in tf.nest.flatten(self.peek())]
+        rows = [int(leaf.shape[1]) for leaf in leaves]
+        return _stacks().Stack(self.spec, leaves, 0, count, rows, None)
+
+    def peek(self) -> Batch:
+        """Return the next batch without drawing it; see `PassFeed.peek`."""
+        if not self._count:
+            return super().peek()
+        while True:
+            for batch in self._ahead:
+                if batch is not END:
+                    return batch
+            if self._stacked:
+                return self._stacked[0].batch()
+            self._take_stack(self._count)
+
+    def ends(self) -> bool:
+        """Draw the end of the pass if no batch of it is left, and return whether that is so.
+
+        Returns:
+            `True` if no batch of the pass is left.
+        """
+        if not self._ahead:
+            if not self._stacked and self._count:
+                self._take_stack(self._count)
+            if self._stacked:
+                return False
+        return super().ends()
+
+    def _take_stack(self, count: int, is_ahead: bool = False) -> None:
+        """Take batches from the iterator, or the end of the pass, unless it is taken ahead."""
+        cursor = self._cursor
+        try:
+            if not self._is_open:
+                self._open(cursor)
+                self._is_open = True
+            stacker = self._stackers.get(count)
+            if stacker is None:
+                stacker = _stacks().Stacker(self._iterator, self.spec, count)
+                self._stackers[count] = stacker
+            taken = stacker.draw()
+            if taken is None and not is_ahead:
+                self._ahead.append(self._ended(cursor))
+                self._cursor = Position(cursor.passes + 1)
+        except BaseException as error:
+            self._is_open = False
+            self._let_go()
+            if not isinstance(error, PerigeeError):
+                last = f"{cursor.batches + count - 1} of pass {cursor.passes}"
+                where = f"batches {cursor.batches} to {last} (both counted from 0)"
+                error.add_note(f"Raised by the data ({self.kind}) at one of {where}.")
+            raise
+        if taken is not None:
+            self._sort_in(*taken)
+
+    def _sort_in(self, leaves: Sequence[Any], rows: Any) -> None:
+        """Add batches that were taken to those that wait, in stacks of as many rows."""
+        first = 0
+        for end in range(1, len(rows) + 1):
+            is_full = end - first == _stacks().room_for(leaves, rows[first].tolist())
+            if is_full or end == len(rows) or (rows[end] != rows[first]).any():
+                self._stacked.append(self._stack_of(leaves, first, end, rows[first].tolist()))
+                first = end
+
+    def _stack_of(self, leaves: Sequence[Any], first: int, end: int, rows: list[int]) -> Any:
+        is_even = len(set(rows)) == 1
+        if is_even and rows[0] not in self._row_counts:
+            self._row_counts.append(rows[0])
+        number = self._row_counts.index(rows[0]) if is_even else None
+        return _stacks().Stack(self.spec, leaves, first, end, rows, number)
+
+    def _stack_ahead(self) -> None:
+        """Let the batches that were drawn ahead wait in stacks, unless the pass ends in them."""
+        import tensorflow as tf
+
+        if any(batch is END for batch in self._ahead):
+            return
+        batches = [tf.nest.flatten(batch) for batch in self._ahead]
+        later, self._stacked = self._stacked, deque()
+        for leaves in batches:
+            rows = [int(leaf.shape[0]) for leaf in leaves]
+            self._stacked.append(self._stack_of([leaf[None] for leaf in leaves], 0, 1, rows))
+        self._stacked.extend(later)
+        self._cursor = Position(self._cursor.passes, self._cursor.batches - len(batches))
+        self._ahead.clear()
+
     def look_ahead(self, most: int) -> bool:
         """Do nothing: a pipeline prefetches itself, and saves its buffers.
 
@@ -139,7 +295,8 @@ class TFDatasetFeed(PassFeed):
 
         At the end of a pass it makes the iterator of the next one. It waits for the pipeline.
         """
-        return {**super().state(), **self._iterator_state()}
+        counts = {"row_counts": [*self._row_counts]} if self._row_counts else {}
+        return {**super().state(), **counts, **self._iterator_state()}
 
     @property
     def begun(self) -> int:
@@ -176,13 +333,19 @@ class TFDatasetFeed(PassFeed):
             elif not self._is_open:
                 self._ahead.append(self._fetch())  # now all of its shuffles have begun
             files = _written(self._iterator)
-            ahead = [None if batch is END else self._packed(batch) for batch in self._ahead]
+            waiting = [
+                stack.batch(index) for stack in self._stacked for index in range(stack.steps)
+            ]
+            ahead = [
+                None if batch is END else self._packed(batch) for batch in (*self._ahead, *waiting)
+            ]
         except (tf.errors.OpError, PerigeeError):  # of the next pass; or too large to write
             return {}
         is_decided = self._holds_all_shuffles(files) or pipeline.resumes == "not exactly"
         if not is_decided and (not pipeline.counts_iterators or self._opened < 2):
             return {}  # later passes would differ
-        cursor = {"passes": self._cursor.passes, "batches": self._cursor.batches}
+        taken = self._cursor.batches + len(waiting)
+        cursor = {"passes": self._cursor.passes, "batches": taken}
         return {"iterator": files, "ahead": ahead, "cursor": cursor, "opened": self._opened}
 
     def _holds_all_shuffles(self, files: Mapping[str, Any]) -> bool:
@@ -192,6 +355,7 @@ class TFDatasetFeed(PassFeed):
     def _load(self, position: Position, state: Mapping[str, Any]) -> None:
         import tensorflow as tf
 
+        self._row_counts = self._saved_row_counts(state)
         if "iterator" not in state:
             self.seek(position)
             return
@@ -217,6 +381,12 @@ class TFDatasetFeed(PassFeed):
         self._iterator, self._opened, self._is_open = iterator, opened, True
         self._cursor = cursor
         self._ahead.extend(batches)
+
+    def _saved_row_counts(self, state: Mapping[str, Any]) -> list[int]:
+        counts = state.get("row_counts", [])
+        if not isinstance(counts, list) or any(type(count) is not int for count in counts):
+            raise DataStateError(self.kind, "its numbers of rows are damaged")
+        return list(counts)
 
     def _files(self, saved: Any) -> dict[str, Any]:
         try:
@@ -289,10 +459,18 @@ class TFDatasetFeed(PassFeed):
                 raise self._position_error(position, "its pass is shorter")
 
     def _make_iterator(self) -> None:
+        self._stackers.clear()
         self._iterator = iter(self.dataset)
         self._opened += 1
 
     def _take(self, position: Position) -> Batch:
+        if self._stacked:
+            stack = self._stacked[0]
+            batch = stack.batch()
+            stack.skip(1)
+            if not stack.steps:
+                self._stacked.popleft()
+            return batch
         assert self._iterator is not None
         try:
             batch = next(self._iterator)
@@ -301,12 +479,21 @@ class TFDatasetFeed(PassFeed):
         return batch if self._is_native else map_leaves(_to_numpy, batch)
 
     def _let_go(self) -> None:
+        self._stacked.clear()
+        self._stackers.clear()
         if self._iterator is None:
             return
         # It ends in a thread: TensorFlow waits for pending work, up to half a second.
         last = [self._iterator]
         self._iterator = None
         threading.Thread(target=last.clear, name="perigee-iterator").start()
+
+
+def _stacks() -> Any:
+    """Return the module that needs TensorFlow, which other backends may not have."""
+    from perigee.data import _tf_stacks
+
+    return _tf_stacks
 
 
 def _to_numpy(tensor: Any) -> Any:
