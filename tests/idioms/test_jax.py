@@ -26,10 +26,7 @@ OPEN_NUMBERS: dict[str, str] = {
 """Programs that train to other numbers."""
 
 OPEN_KILLED: dict[str, str] = {
-    "class_counts": "a NumPy array is in no checkpoint (PG430 says so); right: saved, or refused",
     "ema_callback": "PG430 at a save for arrays of JAX in a callback; right: saved, or refused",
-    "float_of_loss": "numbers of an eager step are in no checkpoint (PG430 says so); right: saved",
-    "numpy_noise": "a generator of NumPy is in no checkpoint (PG430 says so); right: saved",
 }
 """Programs that do not resume as if they had not been killed."""
 

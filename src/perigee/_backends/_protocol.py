@@ -568,16 +568,36 @@ class Backend(Protocol):
 
     def attributes(
         self, owner: Any, names: Callable[[Any], MutableMapping[str, Any]]
-    ) -> StateObject | None:
-        """Return the attributes of an object that steps may change, if steps run as Python code.
+    ) -> StateObject:
+        """Return the attributes of an object that steps may change: the same each time.
 
         Args:
             owner: The object.
             names: Returns, given the object, the mapping in which its attributes are stored.
-
-        Returns:
-            The same each time; `None` if steps are compiled.
         """
+        ...
+
+    def is_found(self, value: Any) -> bool:
+        """Return whether an object of the framework is state that a Step itself holds."""
+        ...
+
+    def as_plain(self, value: Any) -> Any:
+        """Return a tensor, or another value of the framework, as plain values and arrays.
+
+        `None` for everything else, and for tensors whose values are not known.
+        """
+        ...
+
+    def from_plain(self, plain: Mapping[str, Any], like: Any) -> Any:
+        """Return what `as_plain` was given; `like` is what is in its place now."""
+        ...
+
+    def mark(self, tensor: Tensor) -> Any:
+        """Return what tells whether a tensor has changed, without copying it."""
+        ...
+
+    def put(self, known: Any, value: Tensor) -> Tensor:
+        """Return a tensor that was in some place with another value, or that value as it is."""
         ...
 
     def objects_in(self, value: Any) -> Mapping[str, Any]:

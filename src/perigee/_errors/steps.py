@@ -217,8 +217,8 @@ class KeptTensorError(PerigeeError, TypeError):
     """The step keeps tensors as attributes of the Step.
 
     A compiled step runs its Python code once, so the attribute would hold a symbolic tensor of that
-    trace: it never has a value, and using it is an error. Kept eagerly, it would be in no
-    checkpoint, and a validation would not restore it.
+    trace: it never has a value, and using it is an error. An eager step may keep tensors, but for
+    those of a trace inside it, as of the objective on JAX: return them from it.
 
     State that a step replaces is held by variables, and random keys by a seed generator. The state
     of an optimizer of Optax is a tree of arrays: hold a variable for each.

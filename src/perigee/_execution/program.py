@@ -161,6 +161,8 @@ class Program:
         """
         refuse_other_scope(step)
         asked = execution.given_mode
+        if method == "train_step" or asked == "eager":
+            internals(step).run_as_python(asked == "eager")
         if asked == "xla" and "graph" in _backends.current().capabilities.modes:
             _refuse_text(batch)
         programs = internals(step).programs
@@ -249,14 +251,6 @@ class Program:
             for name, old in self._outside.items()
             if now.get(name, old) != old and not (math.isnan(old) and math.isnan(now[name]))
         }
-
-    @property
-    def unsaved(self) -> list[str]:
-        """What an eager step changes in attributes, and neither a checkpoint has nor the user."""
-        if self.plan.mode != "eager" or self.rehearsal.tracked.objects:
-            return []
-        is_users = type(self._step).host_state is not Step.host_state
-        return [] if is_users else sorted([*self.rehearsal.counted, *self.rehearsal.changed])
 
     @property
     def counted_once(self) -> list[str]:

@@ -45,6 +45,7 @@ from perigee._step.state import (
     nested_layers,
     preserved,
     restore,
+    runs_as_python,
     snapshot,
     track,
     variables_of,
@@ -479,11 +480,14 @@ def _refuse_kept_tensors(
 ) -> None:
     """Refuse tensors that the step kept as attributes, if steps are compiled; restores these.
 
-    Compiled, such an attribute is set once, to a symbolic tensor.
+    Compiled, such an attribute is set once, to a symbolic tensor. Eagerly, a tensor of a trace
+    inside the step is refused.
     """
     if _backends.current().capabilities.modes[0] == "eager":
         return
     kept = [path for path, value in after.tensors.items() if before.tensors.get(path) is not value]
+    if runs_as_python(step):
+        kept = [path for path in kept if not _is_known(after.tensors[path])]
     if not kept:
         return
     roots = list(dict.fromkeys(path.partition("/")[0] for path in kept))
