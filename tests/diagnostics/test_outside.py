@@ -138,8 +138,11 @@ def test_names_are_looked_up_where_the_code_finds_them():
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch compiles no steps")
 @pytest.mark.parametrize("make", [WarmingUp, Alternating])
 def test_a_number_that_a_compiled_step_changes_and_uses_is_reported(make):
+    step = make(small(1), squares)
+    step.ignore_findings = ("PG417",)  # its program depends on the number: else it is refused
+
     with pytest.warns(pg.PerigeeWarning, match="PG445"):
-        (found,) = trained_once(make(small(1), squares))
+        (found,) = trained_once(step)
 
     assert found.code == "PG445" and found.items == ("calls",)
 

@@ -21,7 +21,6 @@ OPEN: dict[str, str] = {}
 
 OPEN_NUMBERS: dict[str, str] = {
     "debug_callback": "13 calls for 8 steps; right: each step once",
-    "warm_up": "a Python counter stays at its first value; PG445 is a warning; right: an error",
 }
 """Programs that train to other numbers."""
 

@@ -129,6 +129,13 @@ class Compiled(Protocol):
         """
         ...
 
+    def program(self, *arguments: Tree) -> Any:
+        """Trace it anew, without compiling it; return what is equal for equal programs only.
+
+        `None` if it is not compiled.
+        """
+        ...
+
     def operations(self, *arguments: Tree) -> float:
         """Count the floating-point operations of a call, of matrix products and convolutions.
 

@@ -84,7 +84,8 @@ class Rehearsal:
         raw: The updates that the step makes itself.
         keys: Attribute paths of random keys that the step draws from, and does not replace.
         counted: Numbers in attributes that the step changes.
-        changed: Arrays, containers and generators in attributes whose content it changes.
+        changed: Attributes that it changes: numbers and texts, and the content of arrays,
+            containers and generators.
     """
 
     tracked: Tracked

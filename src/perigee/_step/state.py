@@ -467,7 +467,7 @@ def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[lis
     """Restore plain attributes of `root` at the end: numbers, strings, host generators.
 
     Lists, dicts and sets of plain values are included. Objects built meanwhile stay. It yields a
-    list, in which the names of those whose content has changed are found afterwards.
+    list, in which the names of those that have changed are found afterwards.
 
     Args:
         root: The Step.
@@ -493,6 +493,9 @@ def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[lis
                 before = known.get(name, of_class if isinstance(of_class, PLAIN) else None)
                 if keeps_new and before is None:
                     continue
+                if before is not None and before != now[name]:
+                    prefix = "" if holder is root else f"{type(holder).__name__}."
+                    changed.append(f"{prefix}{name}")
                 if name not in known:
                     del now[name]
                 elif isinstance(known[name], PLAIN):

@@ -20,7 +20,7 @@ from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.jax import placement
 from perigee._backends.jax.processes import local_values
-from perigee._backends.jax.profiling import operations_in
+from perigee._backends.jax.profiling import operations_in, program_of
 from perigee._backends.jax.scopes import Scope, no_leaks, refuse_leaks
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
@@ -340,6 +340,13 @@ class Function:
     def hidden_state(self) -> tuple[str, ...]:
         """See `Compiled.hidden_state`."""
         return ()
+
+    def program(self, *arguments: Tree) -> Any:
+        """See `Compiled.program`."""
+        if self._is_eager:
+            return None
+        anew = jax.jit(lambda values, given: self._pure(values, given))  # else JAX takes the old
+        return program_of(anew.trace(*self._given(arguments)).jaxpr)
 
     def operations(self, *arguments: Tree) -> float:
         """See `Compiled.operations`: it is traced, but neither compiled nor run."""

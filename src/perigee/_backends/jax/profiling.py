@@ -1,14 +1,16 @@
 # pyright: basic
-"""Traces of what JAX runs, and operation counts of what it compiles."""
+"""Traces of what JAX runs, and what is in the programs that it compiles."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 
 
 @contextmanager
@@ -61,3 +63,29 @@ def _jaxprs(parameters: dict[str, Any]) -> Iterator[Any]:
             inner = getattr(each, "jaxpr", each)
             if hasattr(inner, "eqns"):
                 yield inner
+
+
+def program_of(jaxpr: Any) -> Any:
+    """Return what is equal for equal programs only: operations and constants."""
+    # As text, functions among the parameters have addresses; numbers may be rounded.
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr.jaxpr))
+    return text, [*_constants(jaxpr)]
+
+
+def _constants(jaxpr: Any) -> Iterator[bytes]:
+    for constant in getattr(jaxpr, "consts", ()):
+        yield _bytes(constant)
+    for equation in jaxpr.eqns:
+        for variable in equation.invars:
+            if hasattr(variable, "val"):
+                yield _bytes(variable.val)
+        for value in equation.params.values():
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(each, "eqns"):
+                    yield from _constants(each)
+
+
+def _bytes(constant: Any) -> bytes:
+    if jax.numpy.issubdtype(getattr(constant, "dtype", None), jax.dtypes.prng_key):
+        constant = jax.random.key_data(constant)
+    return np.asarray(constant).tobytes()
