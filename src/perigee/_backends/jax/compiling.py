@@ -24,7 +24,7 @@ from perigee._backends.jax.profiling import operations_in, program_of
 from perigee._backends.jax.scopes import Scope, no_leaks, refuse_leaks
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
-from perigee._listening import Hear, Talk
+from perigee._listening import Call, Hear, Talk, listening
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -161,6 +161,22 @@ def needs_values(error: Exception) -> bool:
     return is_bare or isinstance(error, _NEEDS_VALUES)
 
 
+_callback = jax.debug.callback
+
+
+def _is_left_out(original: Any, *args: Any, **kwargs: Any) -> Talk:
+    yield Call(lambda: None, (), {})
+
+
+@contextmanager
+def _not_shown() -> Generator[None]:
+    """Leave out what a step shows outside: it is only tried, and shows each step once later."""
+    with ExitStack() as stack:
+        for name in ("callback", "print"):
+            stack.enter_context(listening(jax.debug, name, _is_left_out))
+        yield
+
+
 def is_rehearsing() -> bool:
     """Return whether a rehearsal is running."""
     return _observed.get() is not None
@@ -183,7 +199,7 @@ def rehearse(
     def pure(values: Sequence[Tensor]) -> list[Tensor]:
         nonlocal scope
         scope = Scope(zip(variables, values, strict=True), is_checked=True)
-        with scope:
+        with scope, _not_shown():
             function()
         # One that belongs to a trace that has ended becomes an input that nothing gives.
         return [scope.value_of(variable) for variable in scope.inside.values()]
@@ -192,7 +208,7 @@ def rehearse(
     token = _observed.set(observed)
     try:
         if _is_eager.get():
-            with no_leaks(variables):
+            with no_leaks(variables), _not_shown():
                 function()
             loops_well = True
         else:
@@ -242,9 +258,7 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
     observed = _observed.get()
     if observed is None:
         return
-    jax.debug.callback(
-        lambda *arrays: observed.append((look, [np.array(a) for a in arrays])), *tensors
-    )
+    _callback(lambda *arrays: observed.append((look, [np.array(a) for a in arrays])), *tensors)
 
 
 def compile(
@@ -299,7 +313,7 @@ class Function:
     ) -> None:
         self.traces = 0
         self._function, self._variables = function, list(variables)
-        self._is_eager = mode == "eager"
+        self._is_eager, self._is_probe = mode == "eager", is_probe
         # A probe computes only its result: its writes, and usually gradients, are not even
         # compiled.
         self._written = [] if is_probe else self._variables
@@ -316,7 +330,8 @@ class Function:
     def __call__(self, *arguments: Tree) -> Tree:
         """Run the function, compiling it first if necessary."""
         if self._is_eager:
-            return self._function(*self._laid_out(tensors(arguments)))
+            with _not_shown() if self._is_probe else nullcontext():
+                return self._function(*self._laid_out(tensors(arguments)))
         result, values = self._compiled(*self._given(arguments))
         for variable, value in zip(self._written, values, strict=True):
             variable.assign(value)
@@ -370,7 +385,8 @@ class Function:
 
     def _pure(self, values: Sequence[Tensor], arguments: Tree) -> tuple[Tree, list[Tensor]]:
         self.traces += 1
-        with Scope(zip(self._variables, values, strict=True)) as scope:
+        around = _not_shown() if self._is_probe else nullcontext()
+        with Scope(zip(self._variables, values, strict=True)) as scope, around:
             result = self._function(*arguments)
         return result, [scope.value_of(variable) for variable in self._written]
 
