@@ -30,7 +30,7 @@ def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> 
     return list(tensors)
 
 
-def drawing(hear: Hear, look: Callable[[Any], None]) -> AbstractContextManager[None]:
+def drawing(hear: Hear, look: Callable[[str, Sequence[Any]], None]) -> AbstractContextManager[None]:
     """See `Backend.drawing`: there are no keys."""
     del hear, look
     return nullcontext()

@@ -533,12 +533,15 @@ class Backend(Protocol):
         """
         ...
 
-    def drawing(self, hear: Hear, look: Callable[[Any], None]) -> AbstractContextManager[None]:
-        """Observe draws from keys that are passed by hand, for as long as the context is open.
+    def drawing(
+        self, hear: Hear, look: Callable[[str, Sequence[Any]], None]
+    ) -> AbstractContextManager[None]:
+        """Observe draws that depend on no variable, for as long as the context is open.
 
         Args:
             hear: Listens to methods.
-            look: Called with each key that is drawn from.
+            look: Called with what is drawn, such as `"normal"`, and the arrays on which the key
+                depends; none if it is made of a number.
         """
         ...
 

@@ -82,7 +82,8 @@ class Rehearsal:
             result.
         samples: The slots of samples for the host, by the names under which they are returned.
         raw: The updates that the step makes itself.
-        keys: Attribute paths of random keys that the step draws from, and does not replace.
+        keys: Attribute paths of random keys that the step draws from, and does not replace; of
+            constant seeds, what they seed.
         counted: Numbers in attributes that the step changes.
         changed: Attributes that it changes: numbers and texts, and the content of arrays,
             containers and generators.
@@ -211,7 +212,7 @@ def _rehearsed(
             results=recorder.results,
             samples={name: Slot(value) for name, value in recorder.samples.items()},
             raw=recorder.raw,
-            keys=recorder.keys,
+            keys={k for k in recorder.keys if before.tensors.get(k) is after.tensors.get(k)},
             counted=_numbers(step, before, after),
             changed=changed,
         )

@@ -492,6 +492,8 @@ def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[lis
                 of_class = getattr(type(holder), name, None)  # `count = 0` in the class
                 before = known.get(name, of_class if isinstance(of_class, PLAIN) else None)
                 if keeps_new and before is None:
+                    if type(now[name]) in (int, float):  # as of `getattr(self, "count", 0) + 1`
+                        changed.append(name)
                     continue
                 if before is not None and before != now[name]:
                     prefix = "" if holder is root else f"{type(holder).__name__}."

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -20,7 +20,7 @@ from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.jax import placement
 from perigee._backends.jax.processes import local_values
-from perigee._backends.jax.profiling import operations_in, program_of
+from perigee._backends.jax.profiling import constant_draws, operations_in, program_of
 from perigee._backends.jax.scopes import Scope, no_leaks, refuse_leaks
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
@@ -130,18 +130,28 @@ _DRAWING += ("laplace", "normal", "permutation", "poisson", "rademacher", "randi
 _DRAWING += ("truncated_normal", "uniform")
 
 
+_Look: TypeAlias = Callable[[str, Sequence[Any]], None]
+
+_look: ContextVar[_Look | None] = ContextVar("perigee_look_at_draws", default=None)
+
+
 @contextmanager
-def drawing(hear: Hear, look: Callable[[Any], None]) -> Generator[None]:
-    """See `Backend.drawing`; keys that are split or folded are other keys."""
+def drawing(hear: Hear, look: _Look) -> Generator[None]:
+    """See `Backend.drawing`; eagerly, keys that are split or folded are other keys."""
 
-    def draws(original: Any, key: Any, *args: Any, **kwargs: Any) -> Talk:
-        look(key)
+    def draws(name: str, original: Any, key: Any, *args: Any, **kwargs: Any) -> Talk:
+        look(name, [key])
         yield
 
-    with ExitStack() as stack:
-        for name in _DRAWING:
-            stack.enter_context(hear(jax.random, name, draws))
-        yield
+    token = _look.set(look)
+    try:
+        with ExitStack() as stack:
+            for name in _DRAWING if _is_eager.get() else ():
+                listener = functools.partial(draws, name)
+                stack.enter_context(hear(jax.random, name, listener))
+            yield
+    finally:
+        _look.reset(token)
 
 
 @contextmanager
@@ -226,6 +236,10 @@ def rehearse(
                         raise
                 if computes:
                     traced.lower().compile(_brief_options())(values)
+            look = _look.get()
+            with suppress(Exception):  # an operation of another kind: nothing is known then
+                for name, keys in constant_draws(traced.jaxpr) if look is not None else ():
+                    look(name if name in _DRAWING else "a draw", keys)
             loops_well = jax.default_backend() != "cpu" or not _convolves(traced.jaxpr)
         jax.effects_barrier()
     finally:

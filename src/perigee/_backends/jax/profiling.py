@@ -89,3 +89,46 @@ def _bytes(constant: Any) -> bytes:
     if jax.numpy.issubdtype(getattr(constant, "dtype", None), jax.dtypes.prng_key):
         constant = jax.random.key_data(constant)
     return np.asarray(constant).tobytes()
+
+
+_Origin = frozenset[int] | None
+"""The constants on which a value depends, by place; `None` if it depends on an input."""
+
+
+def constant_draws(jaxpr: Any) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what is drawn from keys that depend on constants alone, and these constants."""
+    origins = [frozenset({place}) for place, _ in enumerate(jaxpr.consts)]
+    known = dict(zip(jaxpr.jaxpr.constvars, origins, strict=True))
+    for name, origin in _draws(jaxpr.jaxpr, known, ""):
+        yield name, [jaxpr.consts[place] for place in sorted(origin)]
+
+
+def _draws(
+    jaxpr: Any, known: dict[Any, _Origin], name: str
+) -> Generator[tuple[str, frozenset[int]], None, list[_Origin]]:
+    def origin(variable: Any) -> _Origin:
+        return frozenset() if hasattr(variable, "val") else known.get(variable)
+
+    for equation in jaxpr.eqns:
+        inputs = [origin(variable) for variable in equation.invars]
+        outputs = [_joined(inputs)] * len(equation.outvars)
+        if equation.primitive.name == "random_bits" and inputs[0] is not None:
+            yield name, inputs[0]
+        inside = name or str(equation.params.get("name", "")).lstrip("_")
+        for inner in _jaxprs(equation.params):
+            is_alike = len(inner.invars) == len(inputs) and not inner.constvars
+            given = dict(zip(inner.invars, inputs, strict=True)) if is_alike else {}
+            found = yield from _draws(inner, given, inside)
+            if equation.primitive.name in ("pjit", "jit"):
+                outputs = found
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [origin(variable) for variable in jaxpr.outvars]
+
+
+def _joined(origins: list[_Origin]) -> _Origin:
+    found: frozenset[int] = frozenset()
+    for each in origins:
+        if each is None:
+            return None
+        found |= each
+    return found
