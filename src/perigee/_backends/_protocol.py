@@ -130,7 +130,7 @@ class Compiled(Protocol):
         ...
 
     def program(self, *arguments: Tree) -> Any:
-        """Trace it anew, without compiling it; return what is equal for equal programs only.
+        """Trace it again, without compiling it; return what is equal for equal programs only.
 
         `None` if it is not compiled.
         """

@@ -374,8 +374,10 @@ class Function:
         """See `Compiled.program`."""
         if self._is_eager:
             return None
-        anew = jax.jit(lambda values, given: self._pure(values, given))  # else JAX takes the old
-        return program_of(anew.trace(*self._given(arguments)).jaxpr)
+        again = jax.jit(
+            lambda values, given: self._pure(values, given)
+        )  # another function: not the kept trace
+        return program_of(again.trace(*self._given(arguments)).jaxpr)
 
     def operations(self, *arguments: Tree) -> float:
         """See `Compiled.operations`: it is traced, but neither compiled nor run."""

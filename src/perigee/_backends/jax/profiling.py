@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from perigee._backends.jax.tensors import holds_keys
+
 
 @contextmanager
 def trace(directory: str) -> Generator[None]:
@@ -86,7 +88,7 @@ def _constants(jaxpr: Any) -> Iterator[bytes]:
 
 
 def _bytes(constant: Any) -> bytes:
-    if jax.numpy.issubdtype(getattr(constant, "dtype", None), jax.dtypes.prng_key):
+    if isinstance(constant, jax.Array) and holds_keys(constant):
         constant = jax.random.key_data(constant)
     return np.asarray(constant).tobytes()
 
@@ -97,7 +99,7 @@ _Origin = frozenset[int] | None
 
 def constant_draws(jaxpr: Any) -> Iterator[tuple[str, list[Any]]]:
     """Yield what is drawn from keys that depend on constants alone, and these constants."""
-    origins = [frozenset({place}) for place, _ in enumerate(jaxpr.consts)]
+    origins: list[_Origin] = [frozenset({place}) for place, _ in enumerate(jaxpr.consts)]
     known = dict(zip(jaxpr.jaxpr.constvars, origins, strict=True))
     for name, origin in _draws(jaxpr.jaxpr, known, ""):
         yield name, [jaxpr.consts[place] for place in sorted(origin)]

@@ -170,4 +170,4 @@ _NAME = re.compile(r"[^\^:]+")
 _NUMBER = re.compile(r"_\d+$")
 """A number by which TensorFlow makes the name of a function unique."""
 _OF_A_TRACE = ("_gradient_op_type", "token")
-"""Attributes with names that each trace makes anew."""
+"""Attributes with names that each trace makes for itself."""
