@@ -238,8 +238,9 @@ def rehearse(
                     traced.lower().compile(_brief_options())(values)
             look = _look.get()
             with suppress(Exception):  # an operation of another kind: nothing is known then
-                for name, keys in constant_draws(traced.jaxpr) if look is not None else ():
-                    look(name if name in _DRAWING else "a draw", keys)
+                if look is not None:
+                    for name, keys in constant_draws(traced.jaxpr):
+                        look(name if name in _DRAWING else "a draw", keys)
             loops_well = jax.default_backend() != "cpu" or not _convolves(traced.jaxpr)
         jax.effects_barrier()
     finally:
@@ -374,9 +375,8 @@ class Function:
         """See `Compiled.program`."""
         if self._is_eager:
             return None
-        again = jax.jit(
-            lambda values, given: self._pure(values, given)
-        )  # another function: not the kept trace
+        # JAX keeps the trace of a function: this is another one.
+        again = jax.jit(lambda values, given: self._pure(values, given))
         return program_of(again.trace(*self._given(arguments)).jaxpr)
 
     def operations(self, *arguments: Tree) -> float:
