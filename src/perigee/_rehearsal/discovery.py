@@ -7,6 +7,7 @@ code still runs as plain Python, so that its exceptions are raised unchanged.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from perigee._rehearsal.raw_updates import RawUpdates
 from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
 from perigee._step.frame import Method, rehearsal
+from perigee._step.own_code import is_own_class
 from perigee._step.samples import Sample, Slot
 from perigee._step.state import (
     Tracked,
@@ -489,7 +491,12 @@ def _refuse_kept_tensors(
         return
     kept = [path for path, value in after.tensors.items() if before.tensors.get(path) is not value]
     if runs_as_python(step):
-        kept = [path for path in kept if not _is_known(after.tensors[path])]
+        held, as_plain = vars(step), _backends.current().as_plain
+        kept = [
+            path
+            for path in kept
+            if as_plain(after.tensors[path]) is None or _is_of_package(held.get(path.split("/")[0]))
+        ]
     if not kept:
         return
     roots = list(dict.fromkeys(path.partition("/")[0] for path in kept))
@@ -519,6 +526,12 @@ def _leaks_of_layers(step: Step) -> Generator[None]:
         if not kept:
             raise
         raise KeptTensorError([*kept], dict.fromkeys(kept.values(), "array")) from error
+
+
+def _is_of_package(value: Any) -> bool:
+    """Return whether an object with tensors is of an installed class: nothing is known of it."""
+    is_plain = isinstance(value, list | tuple | dict | deque) or is_own_class(type(value))
+    return not is_plain and bool(_backends.current().tensors_in(value))
 
 
 def _is_known(value: Any) -> bool:
