@@ -138,8 +138,11 @@ def test_names_are_looked_up_where_the_code_finds_them():
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch compiles no steps")
 @pytest.mark.parametrize("make", [WarmingUp, Alternating])
 def test_a_number_that_a_compiled_step_changes_and_uses_is_reported(make):
+    step = make(small(1), squares)
+    step.ignore_findings = ("PG417",)  # its program depends on the number: else it is refused
+
     with pytest.warns(pg.PerigeeWarning, match="PG445"):
-        (found,) = trained_once(make(small(1), squares))
+        (found,) = trained_once(step)
 
     assert found.code == "PG445" and found.items == ("calls",)
 
@@ -167,28 +170,14 @@ class Drawing(Counted):
         return super().train_step(batch)
 
 
-class Remembering(Drawing):
-    def host_state(self):
-        return {"calls": self.calls, "seen": self.seen, "losses": self.losses}
-
-
 def kept(step, folder, **given):
     run = pg.Run(folder / "run")
     return pg.fit(step, numbers(), epochs=1, progress="off", run=run, **given).findings
 
 
 @pytest.mark.filterwarnings("ignore::perigee.PerigeeWarning")
-def test_what_an_eager_step_changes_in_attributes_is_named_if_no_checkpoint_holds_it(tmp_path):
-    found = kept(Drawing(), tmp_path, execution="eager")
-
-    expected = [("calls", "losses", "noise", "seen")]
-    saves_it = keras.backend.backend() == "torch"
-    assert [f.items for f in found if f.code == "PG430"] == ([] if saves_it else expected)
-
-
-@pytest.mark.filterwarnings("ignore::perigee.PerigeeWarning")
-@pytest.mark.parametrize("make, execution", [(Remembering, "eager"), (Drawing, "auto")])
-def test_what_is_saved_or_compiled_is_not_named(tmp_path, make, execution):
-    found = kept(make(), tmp_path, execution=execution)
+@pytest.mark.parametrize("execution", ["eager", "auto"])
+def test_what_a_step_changes_in_attributes_is_saved_or_compiled(tmp_path, execution):
+    found = kept(Drawing(), tmp_path, execution=execution)
 
     assert [f.items for f in found if f.code == "PG430"] == []

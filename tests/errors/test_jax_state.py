@@ -138,8 +138,20 @@ class OfPackage(Holding):
         return self.multiply(1.0)
 
 
-@pytest.mark.parametrize("execution", ["auto", "eager"])
-@pytest.mark.parametrize("kind", [Array, Keys, RawKeys, Tree, OfPackage])
+KINDS = [Array, Keys, RawKeys, Tree]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_eager_step_may_replace_it_and_resumes(kind, tmp_path):
+    whole = fit(kind(), execution="eager")
+    fit(kind(), epochs=1, execution="eager", run=tmp_path / "run")
+
+    assert fit(kind(), execution="eager", run=tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize(
+    ("kind", "execution"), [*((k, "auto") for k in (*KINDS, OfPackage)), (OfPackage, "eager")]
+)
 def test_it_is_refused_and_restored(kind, execution):
     step = kind()
     before = {name: value for name, value in vars(step).items() if name[0] != "_"}

@@ -19,17 +19,10 @@ NAMES = sorted(path.stem for path in Path(__file__).with_name("jax").glob("*.py"
 OPEN: dict[str, str] = {}
 """Programs that do not train: what came, and what is right."""
 
-OPEN_NUMBERS: dict[str, str] = {
-    "debug_callback": "13 calls for 8 steps; right: each step once",
-    "warm_up": "a Python counter stays at its first value; PG445 is a warning; right: an error",
-}
+OPEN_NUMBERS: dict[str, str] = {}
 """Programs that train to other numbers."""
 
-OPEN_KILLED: dict[str, str] = {
-    "class_counts": "a NumPy array is in no checkpoint (PG430 says so); right: saved, or refused",
-    "float_of_loss": "numbers of an eager step are in no checkpoint (PG430 says so); right: saved",
-    "numpy_noise": "a generator of NumPy is in no checkpoint (PG430 says so); right: saved",
-}
+OPEN_KILLED: dict[str, str] = {}
 """Programs that do not resume as if they had not been killed."""
 
 pytestmark = pytest.mark.only_jax

@@ -174,9 +174,7 @@ def test_batches_of_any_structure_are_recorded(tmp_path, batch_of):
     step = TwoModels(batch_of)
     pg.Run(tmp_path / "run").restore(step, "best")
 
-    # What Python counts is saved where steps run as Python; building it counts nowhere.
-    is_state = keras.backend.backend() == "torch"
-    assert step.calls == (history.best.clock.step if is_state else 0)
+    assert step.calls == history.best.clock.step  # Python counts it, and building it does not
     assert int(ops.convert_to_numpy(step.seen)) == history.best.clock.step
     assert measured_on(step, batches) == history.best.value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -13,7 +14,7 @@ from perigee import _backends
 from perigee._api.arguments import as_step, check_codes, named
 from perigee._errors import ArgumentError, BatchChangedError
 from perigee._events.protocols import Feed
-from perigee._step.state import attributes_preserved, preserved, track
+from perigee._step.state import attributes_preserved, preserved, restore, snapshot, track
 from perigee._step.step import Step
 from perigee._step.updates import internals
 from perigee._typing import Batch
@@ -117,11 +118,16 @@ def check(
                 found = try_out(evidence, found, lambda: _endless(data, batches, batch_size))
             return found
 
+        is_eager = internals(step).runs_as_python
+        held = [*track(step, as_python=True).objects.values()]
+        values = snapshot(held)
         try:
-            findings = found()
+            with evidence.eagerly() if is_eager else nullcontext():
+                findings = found()
         except Exception as error:
             if not _backends.current().needs_values(error):
                 raise
+            restore(held, values)  # attributes may hold values of the trace that failed
             with evidence.eagerly():
                 findings = found()
     return Report(tuple(finding for finding in findings if finding.code not in ignored))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from perigee._backends._objects import StateObject
 from perigee._backends._protocol import Differentiated
 from perigee._listening import Hear
 from perigee._typing import Tensor
@@ -29,7 +30,7 @@ def sum_over_replicas(tensors: Sequence[Tensor], rows: Tensor | None = None) -> 
     return list(tensors)
 
 
-def drawing(hear: Hear, look: Callable[[Any], None]) -> AbstractContextManager[None]:
+def drawing(hear: Hear, look: Callable[[str, Sequence[Any]], None]) -> AbstractContextManager[None]:
     """See `Backend.drawing`: there are no keys."""
     del hear, look
     return nullcontext()
@@ -59,6 +60,8 @@ def is_sum(variable: Any) -> bool:
 
 def read(variable: Any) -> np.ndarray:
     """See `Backend.read`."""
+    if isinstance(variable, StateObject):
+        return variable.read()
     return np.asarray(variable)  # at most one copy; `ops.convert_to_numpy` may make two
 
 
@@ -75,6 +78,12 @@ def as_keras_variable(value: Any) -> None:
 def is_container(kind: type) -> bool:
     """See `Backend.is_container`."""
     del kind
+    return False
+
+
+def is_found(value: Any) -> bool:
+    """See `Backend.is_found`: there is only Keras's state."""
+    del value
     return False
 
 

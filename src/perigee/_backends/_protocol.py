@@ -129,6 +129,13 @@ class Compiled(Protocol):
         """
         ...
 
+    def program(self, *arguments: Tree) -> Any:
+        """Trace it again, without compiling it; return what is equal for equal programs only.
+
+        `None` if it is not compiled.
+        """
+        ...
+
     def operations(self, *arguments: Tree) -> float:
         """Count the floating-point operations of a call, of matrix products and convolutions.
 
@@ -541,12 +548,15 @@ class Backend(Protocol):
         """
         ...
 
-    def drawing(self, hear: Hear, look: Callable[[Any], None]) -> AbstractContextManager[None]:
-        """Observe draws from keys that are passed by hand, for as long as the context is open.
+    def drawing(
+        self, hear: Hear, look: Callable[[str, Sequence[Any]], None]
+    ) -> AbstractContextManager[None]:
+        """Observe draws that depend on no variable, for as long as the context is open.
 
         Args:
             hear: Listens to methods.
-            look: Called with each key that is drawn from.
+            look: Called with what is drawn, such as `"normal"`, and the arrays on which the key
+                depends; none if it is made of a number.
         """
         ...
 
@@ -601,16 +611,36 @@ class Backend(Protocol):
 
     def attributes(
         self, owner: Any, names: Callable[[Any], MutableMapping[str, Any]]
-    ) -> StateObject | None:
-        """Return the attributes of an object that steps may change, if steps run as Python code.
+    ) -> StateObject:
+        """Return the attributes of an object that steps may change: the same each time.
 
         Args:
             owner: The object.
             names: Returns, given the object, the mapping in which its attributes are stored.
-
-        Returns:
-            The same each time; `None` if steps are compiled.
         """
+        ...
+
+    def is_found(self, value: Any) -> bool:
+        """Return whether an object of the framework is state that a Step itself holds."""
+        ...
+
+    def as_plain(self, value: Any) -> Any:
+        """Return a tensor, or another value of the framework, as plain values and arrays.
+
+        `None` for everything else, and for tensors whose values are not known.
+        """
+        ...
+
+    def from_plain(self, plain: Mapping[str, Any], like: Any) -> Any:
+        """Return what `as_plain` was given; `like` is what is in its place now."""
+        ...
+
+    def mark(self, tensor: Tensor) -> Any:
+        """Return what tells whether a tensor has changed, without copying it."""
+        ...
+
+    def put(self, known: Any, value: Tensor) -> Tensor:
+        """Return a tensor that was in some place with another value, or that value as it is."""
         ...
 
     def objects_in(self, value: Any) -> Mapping[str, Any]:

@@ -1,21 +1,16 @@
-"""What torch alone has: state in Python objects, and batches that a step changes in place."""
+# pyright: basic
+"""For frameworks whose tensors never change, and whose objects say nothing of their state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import keras
+import numpy as np
+
 from perigee._typing import Batch
-
-
-def state_object(value: Any) -> None:
-    """See `Backend.state_object`: the state of a step is in variables."""
-    del value
-
-
-def attributes(owner: Any, names: Callable[[Any], MutableMapping[str, Any]]) -> None:
-    """See `Backend.attributes`: a compiled step does not change them."""
-    del owner, names
 
 
 def objects_in(value: Any) -> Mapping[str, Any]:
@@ -47,3 +42,49 @@ def set_waiting_gradients(variables: Sequence[Any], gradients: Sequence[Any]) ->
 def copied(batch: Batch) -> Batch:
     """See `Backend.copied`: no tensor changes."""
     return batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """A tensor that equals only itself."""
+
+    tensor: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.tensor is other.tensor
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
+
+    def __repr__(self) -> str:
+        return str(id(self.tensor))
+
+
+def mark(tensor: Any) -> Any:
+    """See `Backend.mark`."""
+    return _Same(tensor)
+
+
+def put(known: Any, value: Any) -> Any:
+    """See `Backend.put`."""
+    del known
+    return value
+
+
+def as_plain(value: Any) -> Any:
+    """See `Backend.as_plain`; `None` for a tensor that is being traced, or of text."""
+    if not keras.ops.is_tensor(value):
+        return None
+    try:
+        array = np.array(keras.ops.convert_to_numpy(value))
+    except Exception:  # each framework raises its own error
+        return None
+    return {"~tensor": array} if array.dtype.kind in "biufcV" else None
+
+
+def from_plain(plain: Mapping[str, Any], like: Any) -> Any:
+    """See `Backend.from_plain`."""
+    if "~state" in plain:
+        return like
+    array = plain["~tensor"]
+    return keras.ops.convert_to_tensor(array, array.dtype.name)

@@ -83,6 +83,7 @@ from perigee._errors.runs import StoredStateError as StoredStateError
 from perigee._errors.runs import UnknownArgumentError as UnknownArgumentError
 from perigee._errors.runs import WriterError as WriterError
 from perigee._errors.runs import way_out as way_out
+from perigee._errors.steps import CompiledAttributeError as CompiledAttributeError
 from perigee._errors.steps import ForeignKerasError as ForeignKerasError
 from perigee._errors.steps import FrozenSinceBuiltError as FrozenSinceBuiltError
 from perigee._errors.steps import FunctionBatchError as FunctionBatchError

@@ -217,8 +217,8 @@ class KeptTensorError(PerigeeError, TypeError):
     """The step keeps tensors as attributes of the Step.
 
     A compiled step runs its Python code once, so the attribute would hold a symbolic tensor of that
-    trace: it never has a value, and using it is an error. Kept eagerly, it would be in no
-    checkpoint, and a validation would not restore it.
+    trace: it never has a value, and using it is an error. An eager step may keep tensors, but for
+    those of a trace inside it, as of the objective on JAX: return them from it.
 
     State that a step replaces is held by variables, and random keys by a seed generator. The state
     of an optimizer of Optax is a tree of arrays: hold a variable for each. A module of Flax is
@@ -260,6 +260,38 @@ and merge them in the step, inside the objective:
     "`__init__` and `assign` to it.",
 }
 """What to write for an attribute, by what it was."""
+
+
+class CompiledAttributeError(PerigeeError, ValueError):
+    """What a compiled step computes depends on attributes that it changes itself.
+
+    Python code runs only while a step is compiled: the attribute changes once, and each step
+    computes with that one value. So a warm-up by a counter stays at its first rate.
+
+    It is shown by tracing the step again with the attributes as the first trace has left them, and
+    with numbers that have grown as over 10,000 steps, from the same state: the programs differ. A
+    counter that is only printed does not matter.
+    """
+
+    code = "PG417"
+    shown_by = "two traces of the step that differ in nothing but these attributes"
+    can_be_ignored = True
+
+    def __init__(self, names: Sequence[str], number: str | None = None, dtype: str = "") -> None:
+        self.names = tuple(names)
+        fix = 'pass `execution="eager"`, which runs the step as Python'
+        lines = f"""hold it by a variable, at the end of `__init__`, and compute by `keras.ops`:
+  self.{number} = keras.Variable(self.{number}, dtype="{dtype}", trainable=False)
+  self.{number}.assign(self.{number} + ...)  # in place of `self.{number} = ...`
+  keras.ops.minimum(1.0, self.{number} / 10)  # in place of `min`, and `keras.ops.where` of `if`
+Or {fix}."""
+        super().__init__(
+            "What the step computes depends on attributes that it changes, and it is compiled "
+            "with their first values:",
+            items=self.names,
+            expected="state that changes from step to step is in variables.",
+            fix=f"{fix}, or hold it by a `keras.Variable`." if number is None else lines,
+        )
 
 
 class OptimizerGroupsError(PerigeeError, ValueError):

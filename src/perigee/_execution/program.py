@@ -16,6 +16,7 @@ from keras import ops
 from perigee import _backends
 from perigee._backends import MOST_STEPS_A_BLOCK, Compiled, Mode, Pending
 from perigee._errors import AS_MINIMIZE, ArgumentError, PerigeeError, ReplicasError, ScopeError
+from perigee._execution.attributes import refuse_compiled_attributes
 from perigee._execution.choice import Execution, preparing
 from perigee._execution.compiling import count_as_compiling
 from perigee._execution.finite import STATE, Written, where_it_was_finite
@@ -161,6 +162,8 @@ class Program:
         """
         refuse_other_scope(step)
         asked = execution.given_mode
+        if method == "train_step" or asked == "eager":
+            internals(step).run_as_python(asked == "eager")
         if asked == "xla" and "graph" in _backends.current().capabilities.modes:
             _refuse_text(batch)
         programs = internals(step).programs
@@ -186,7 +189,7 @@ class Program:
                     f'{AS_MINIMIZE} Or pass "raise" or "stop".',
                 )
             _refuse_watches(step, rehearsal, accumulate, watches)
-            programs[key] = cls(
+            made = cls(
                 step,
                 method,
                 rehearsal,
@@ -196,6 +199,9 @@ class Program:
                 watches,
                 _like(first),
             )
+            if asked != "eager":
+                made.refuse_compiled_attributes(first)
+            programs[key] = made
         found = programs[key]
         if asked is not None or execution.fuses is not None or found.plan.origin == "requested":
             found.plan = Plan.usual(found.rehearsal.loops_well, asked, execution.fuses)
@@ -251,20 +257,31 @@ class Program:
         }
 
     @property
-    def unsaved(self) -> list[str]:
-        """What an eager step changes in attributes, and neither a checkpoint has nor the user."""
-        if self.plan.mode != "eager" or self.rehearsal.tracked.objects:
-            return []
-        is_users = type(self._step).host_state is not Step.host_state
-        return [] if is_users else sorted([*self.rehearsal.counted, *self.rehearsal.changed])
-
-    @property
     def counted_once(self) -> list[str]:
         """Numbers in attributes that the step changes and uses, which compiled code does once."""
         numbers = self.rehearsal.counted
         if not numbers or self.plan.mode == "eager" or not self.traces:
             return []
         return used_attributes(self._step, self._method, numbers)
+
+    def refuse_compiled_attributes(self, batch: Batch) -> None:
+        """Refuse attributes that the step changes, and on which its compiled program depends.
+
+        Raises:
+            CompiledAttributeError: If there are any.
+        """
+        if self._replicas is not None or self.spans_processes:
+            return  # PG445 reports numbers
+        variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
+        body = self._predict if self._method == "predict_step" else self._row
+
+        def program() -> Any:
+            compiled = _backends.current().compile(
+                body, variables, self.plan.mode, states=self.rehearsal.carried
+            )
+            return compiled.program(batch)
+
+        refuse_compiled_attributes(self._step, self._method, self.rehearsal, program)
 
     def use(self, plan: Plan) -> None:
         """Run as a plan says from now on."""

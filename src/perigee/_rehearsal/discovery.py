@@ -7,6 +7,7 @@ code still runs as plain Python, so that its exceptions are raised unchanged.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from perigee._rehearsal.raw_updates import RawUpdates
 from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
 from perigee._step.frame import Method, rehearsal
+from perigee._step.own_code import is_own_class
 from perigee._step.samples import Sample, Slot
 from perigee._step.state import (
     Tracked,
@@ -46,6 +48,7 @@ from perigee._step.state import (
     nested_layers,
     preserved,
     restore,
+    runs_as_python,
     snapshot,
     track,
     variables_of,
@@ -82,9 +85,11 @@ class Rehearsal:
             result.
         samples: The slots of samples for the host, by the names under which they are returned.
         raw: The updates that the step makes itself.
-        keys: Attribute paths of random keys that the step draws from, and does not replace.
+        keys: Attribute paths of random keys that the step draws from, and does not replace; of
+            constant seeds, what they seed.
         counted: Numbers in attributes that the step changes.
-        changed: Arrays, containers and generators in attributes whose content it changes.
+        changed: Attributes that it changes: numbers and texts, and the content of arrays,
+            containers and generators.
     """
 
     tracked: Tracked
@@ -210,7 +215,7 @@ def _rehearsed(
             results=recorder.results,
             samples={name: Slot(value) for name, value in recorder.samples.items()},
             raw=recorder.raw,
-            keys=recorder.keys,
+            keys={k for k in recorder.keys if before.tensors.get(k) is after.tensors.get(k)},
             counted=_numbers(step, before, after),
             changed=changed,
         )
@@ -477,11 +482,19 @@ def _refuse_kept_tensors(
 ) -> None:
     """Refuse tensors that the step kept as attributes, if steps are compiled; restores these.
 
-    Compiled, such an attribute is set once, to a symbolic tensor.
+    Compiled, such an attribute is set once, to a symbolic tensor. Eagerly, a tensor of a trace
+    inside the step is refused.
     """
     if _backends.current().capabilities.modes[0] == "eager":
         return
     kept = [path for path, value in after.tensors.items() if before.tensors.get(path) is not value]
+    if runs_as_python(step):
+        held, as_plain = vars(step), _backends.current().as_plain
+        kept = [
+            path
+            for path in kept
+            if as_plain(after.tensors[path]) is None or _is_of_package(held.get(path.split("/")[0]))
+        ]
     if not kept:
         return
     roots = list(dict.fromkeys(path.partition("/")[0] for path in kept))
@@ -520,6 +533,12 @@ def _leaks_of_layers(step: Step) -> Generator[None]:
 def _is_of_flax(value: Any) -> bool:
     """Return whether it is a module or an optimizer of Flax NNX, which keep arrays themselves."""
     return any(one.__module__.startswith("flax.nnx") for one in type(value).__mro__)
+
+
+def _is_of_package(value: Any) -> bool:
+    """Return whether an object with tensors is of an installed class: nothing is known of it."""
+    is_plain = isinstance(value, list | tuple | dict | deque) or is_own_class(type(value))
+    return not is_plain and bool(_backends.current().tensors_in(value))
 
 
 def _is_known(value: Any) -> bool:

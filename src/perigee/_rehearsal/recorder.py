@@ -332,8 +332,10 @@ class StepRecorder:
             stack.enter_context(_backends.current().drawing(listening, self._draws))
             yield
 
-    def _draws(self, key: Any) -> None:
-        self.keys |= {path for path, held in self._tracked.tensors.items() if held is key}
+    def _draws(self, name: str, keys: Sequence[Any]) -> None:
+        held = {id(tensor): path for path, tensor in self._tracked.tensors.items()}
+        if all(id(key) in held for key in keys):  # others may be of the batch
+            self.keys |= {held[id(key)] for key in keys} or {f"the number that seeds `{name}`"}
 
     def _loss_call(
         self, original: Any, loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -106,6 +106,8 @@ def load_for_use(step: Step, loaded: Loaded, *, strict: bool = True) -> None:
         StepNotBuiltError: If it has layers that are not built, and nothing tells how.
     """
     content = loaded.content
+    if content.facts.get("objects"):
+        internals(step).run_as_python()  # it was trained so
     arrays = {**content.arrays, **_measured(content.facts, content.arrays)}
     idle = [path for path, optimizer in track(step).optimizers.items() if not optimizer.built]
     needed = _Needed(arrays, content.facts.get("metrics"), idle)
@@ -212,8 +214,10 @@ def _build(step: Step, loaded: Loaded, needed: _Needed, strict: bool) -> None:
 def _rehearsed(step: Step, method: Method, batch: Batch) -> None:
     """Build what a method builds; eagerly, if it cannot be traced."""
     backend = _backends.current()
+    eagerly = backend.eagerly if internals(step).runs_as_python else nullcontext
     try:
-        rehearse(step, method, backend.tensors(batch), computes=False)
+        with eagerly():
+            rehearse(step, method, backend.tensors(batch), computes=False)
     except Exception as error:
         if not backend.needs_values(error):
             raise

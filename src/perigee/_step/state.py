@@ -93,8 +93,8 @@ class Tracked:
         metrics: Metrics by attribute path, including those inside models and layers.
         plain: Python values by attribute path: constants of a compiled step.
         tensors: Tensors held as attributes, by attribute path.
-        objects: State outside variables, by attribute path, on a framework whose steps run as
-            Python code: of optimizers and schedulers of the framework, and attributes of objects.
+        objects: State outside variables, by attribute path, if steps run as Python code: of
+            optimizers and schedulers of the framework, and attributes of objects.
     """
 
     entries: tuple[Entry, ...]
@@ -140,7 +140,7 @@ class Tracked:
         return str(getattr(thing, "name", thing))
 
 
-def track(root: Holder) -> Tracked:
+def track(root: Holder, as_python: bool = False) -> Tracked:
     """Find everything that `root` holds.
 
     Attributes are searched in the order in which they were set, including lists, tuples, dicts,
@@ -148,10 +148,14 @@ def track(root: Holder) -> Tracked:
     path. State of layers that Keras does not list comes last, so that it does not claim an object
     of another path.
 
+    Args:
+        root: The Step.
+        as_python: Whether its attributes are state although its steps are compiled.
+
     Raises:
         ForeignKerasError: If it holds an object of Keras 2.
     """
-    search = _searched(root)
+    search = _searched(root, as_python)
     return Tracked(
         tuple(_with_stable_keys(search.entries)),
         search.models,
@@ -181,6 +185,7 @@ def fingerprint(root: Holder) -> tuple[Any, ...]:
 
 @dataclass(slots=True)
 class _Search:
+    runs_as_python: bool
     entries: list[Entry] = field(default_factory=list)
     models: dict[str, Any] = field(default_factory=dict)
     optimizers: dict[str, Any] = field(default_factory=dict)
@@ -191,7 +196,6 @@ class _Search:
     holders: list[Any] = field(default_factory=list)
     objects: dict[str, StateObject] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
-    _kept: list[Any] = field(default_factory=list)
 
     def holder(self, holder: Holder, path: str) -> None:
         if id(holder) in self._seen:
@@ -237,7 +241,7 @@ class _Search:
             if _backends.current().is_tensor(value):
                 self.tensors[path] = value
             self.plain[path] = id(value)
-            state = _backends.current().state_object(value)
+            state = _backends.current().state_object(value) if self.runs_as_python else None
             if state is not None and all(state is not o for o in self.objects.values()):
                 self.objects[path] = state
             if _holding(value.__class__) in ("dataclass", "object"):
@@ -266,9 +270,8 @@ class _Search:
     def _attributes(
         self, owner: Any, path: str, names: Callable[[Any], MutableMapping[str, Any]]
     ) -> None:
-        found = _backends.current().attributes(owner, names)
-        if found is not None:
-            self.objects[path] = found
+        if self.runs_as_python:
+            self.objects[path] = _backends.current().attributes(owner, names)
 
     def _layer(self, layer: keras.Layer, path: str) -> None:
         if id(layer) in self._seen:
@@ -353,8 +356,15 @@ class _Search:
         ]
 
 
-def _searched(root: Holder) -> _Search:
-    search = _Search()
+def runs_as_python(root: Holder) -> bool:
+    """Return whether the steps of `root` run as Python code, and not compiled."""
+    own = vars(root).get(INTERNALS)
+    is_asked = own is not None and own.runs_as_python
+    return is_asked or _backends.current().capabilities.modes[0] == "eager"
+
+
+def _searched(root: Holder, as_python: bool = False) -> _Search:
+    search = _Search(as_python or runs_as_python(root))
     search.holder(root, "")
     search.unlisted()
     if search.objects:
@@ -474,7 +484,7 @@ def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[lis
     """Restore plain attributes of `root` at the end: numbers, strings, host generators.
 
     Lists, dicts and sets of plain values are included. Objects built meanwhile stay. It yields a
-    list, in which the names of those whose content has changed are found afterwards.
+    list, in which the names of those that have changed are found afterwards.
 
     Args:
         root: The Step.
@@ -499,7 +509,12 @@ def attributes_preserved(root: Holder, keeps_new: bool = False) -> Generator[lis
                 of_class = getattr(type(holder), name, None)  # `count = 0` in the class
                 before = known.get(name, of_class if isinstance(of_class, PLAIN) else None)
                 if keeps_new and before is None:
+                    if type(now[name]) in (int, float):  # as of `getattr(self, "count", 0) + 1`
+                        changed.append(name)
                     continue
+                if before is not None and before != now[name]:
+                    prefix = "" if holder is root else f"{type(holder).__name__}."
+                    changed.append(f"{prefix}{name}")
                 if name not in known:
                     del now[name]
                 elif isinstance(known[name], PLAIN):

@@ -86,6 +86,7 @@ class Internals:
         self.batch_means: BatchMeans = BatchMeans()
         self.replicas: Replicas | None = None
         self._has_averages = False
+        self.runs_as_python = False  # on a framework that compiles steps otherwise
         self.recorded: set[str] = set()  # methods that take gradients themselves
         self.modules: list[Any] = []  # the framework's own, which `test_step` uses in inference
         self.apart: dict[str, Any] = {}  # by method, what finds functions compiled apart
@@ -100,6 +101,10 @@ class Internals:
         count = count + 1 if known == seeds else 0
         self._predicted = seeds, count
         return count
+
+    def run_as_python(self, is_asked: bool = True) -> None:
+        """Take note that steps run as Python code, so that attributes are state, or compiled."""
+        self.runs_as_python = is_asked
 
     def begin_training(self) -> bool:
         """Return whether the training before this one ended by assigning averaged weights."""

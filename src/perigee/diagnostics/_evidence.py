@@ -17,6 +17,7 @@ from perigee._listening import Talk, listening
 from perigee._rehearsal.discovery import Probe, Rehearsal, rehearse
 from perigee._step.state import Tracked, nested_layers, preserved, restore, snapshot, track
 from perigee._step.step import Step
+from perigee._step.updates import internals
 from perigee._typing import Batch
 from perigee.diagnostics._recording import ModelCall, Recording, divided, record, takes_training
 from perigee.diagnostics.fence import guarded
@@ -94,9 +95,14 @@ class Evidence:
     @contextmanager
     def eagerly(self) -> Generator[None]:
         """Run the step op by op for as long as the context is open: it needs values."""
-        self.is_eager = True
-        with _backends.current().eagerly():
-            yield
+        self.is_eager, own = True, internals(self.step)
+        had_run = own.runs_as_python
+        own.run_as_python()
+        try:
+            with _backends.current().eagerly():
+                yield
+        finally:
+            own.run_as_python(had_run)
 
     def rehearse(self) -> None:
         """Run `train_step` twice: the first run builds what is not built yet.

@@ -7,6 +7,8 @@ import numpy as np
 
 import perigee as pg
 
+REFUSED = "PG417"
+
 draw = np.random.default_rng(27)
 x = draw.normal(size=(64, 4)).astype("float32")
 y = x.max(axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 # pyright: basic
 """JAX: pure functions of values, with scopes in which Keras variables seem to change."""
 
-from perigee._backends import _alone, _traced, _without_objects
+from perigee._backends import _alone, _objects, _traced, _without_objects
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
 from perigee._backends.jax import (
@@ -39,4 +39,5 @@ BACKEND = Room(
     _alone,
     _traced,
     _without_objects,
+    _objects,
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -20,11 +20,11 @@ from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched, watch_keras_variables
 from perigee._backends.jax import placement
 from perigee._backends.jax.processes import local_values
-from perigee._backends.jax.profiling import operations_in
+from perigee._backends.jax.profiling import constant_draws, operations_in, program_of
 from perigee._backends.jax.scopes import Scope, no_leaks, refuse_leaks
 from perigee._backends.jax.tensors import as_array, tensors
 from perigee._errors import DataTypeError
-from perigee._listening import Hear, Talk
+from perigee._listening import Call, Hear, Talk, listening
 from perigee._typing import Tensor, Tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -130,18 +130,28 @@ _DRAWING += ("laplace", "normal", "permutation", "poisson", "rademacher", "randi
 _DRAWING += ("truncated_normal", "uniform")
 
 
+_Look: TypeAlias = Callable[[str, Sequence[Any]], None]
+
+_look: ContextVar[_Look | None] = ContextVar("perigee_look_at_draws", default=None)
+
+
 @contextmanager
-def drawing(hear: Hear, look: Callable[[Any], None]) -> Generator[None]:
-    """See `Backend.drawing`; keys that are split or folded are other keys."""
+def drawing(hear: Hear, look: _Look) -> Generator[None]:
+    """See `Backend.drawing`; eagerly, keys that are split or folded are other keys."""
 
-    def draws(original: Any, key: Any, *args: Any, **kwargs: Any) -> Talk:
-        look(key)
+    def draws(name: str, original: Any, key: Any, *args: Any, **kwargs: Any) -> Talk:
+        look(name, [key])
         yield
 
-    with ExitStack() as stack:
-        for name in _DRAWING:
-            stack.enter_context(hear(jax.random, name, draws))
-        yield
+    token = _look.set(look)
+    try:
+        with ExitStack() as stack:
+            for name in _DRAWING if _is_eager.get() else ():
+                listener = functools.partial(draws, name)
+                stack.enter_context(hear(jax.random, name, listener))
+            yield
+    finally:
+        _look.reset(token)
 
 
 @contextmanager
@@ -159,6 +169,22 @@ def needs_values(error: Exception) -> bool:
     text = str(error)
     is_bare = "Tracer.__format__" in text or "Slice entries must be static" in text
     return is_bare or isinstance(error, _NEEDS_VALUES)
+
+
+_callback = jax.debug.callback
+
+
+def _is_left_out(original: Any, *args: Any, **kwargs: Any) -> Talk:
+    yield Call(lambda: None, (), {})
+
+
+@contextmanager
+def _not_shown() -> Generator[None]:
+    """Leave out what a step shows outside: it is only tried, and shows each step once later."""
+    with ExitStack() as stack:
+        for name in ("callback", "print"):
+            stack.enter_context(listening(jax.debug, name, _is_left_out))
+        yield
 
 
 def is_rehearsing() -> bool:
@@ -183,7 +209,7 @@ def rehearse(
     def pure(values: Sequence[Tensor]) -> list[Tensor]:
         nonlocal scope
         scope = Scope(zip(variables, values, strict=True), is_checked=True)
-        with scope:
+        with scope, _not_shown():
             function()
         # One that belongs to a trace that has ended becomes an input that nothing gives.
         return [scope.value_of(variable) for variable in scope.inside.values()]
@@ -192,7 +218,7 @@ def rehearse(
     token = _observed.set(observed)
     try:
         if _is_eager.get():
-            with no_leaks(variables):
+            with no_leaks(variables), _not_shown():
                 function()
             loops_well = True
         else:
@@ -210,6 +236,11 @@ def rehearse(
                         raise
                 if computes:
                     traced.lower().compile(_brief_options())(values)
+            look = _look.get()
+            with suppress(Exception):  # an operation of another kind: nothing is known then
+                if look is not None:
+                    for name, keys in constant_draws(traced.jaxpr):
+                        look(name if name in _DRAWING else "a draw", keys)
             loops_well = jax.default_backend() != "cpu" or not _convolves(traced.jaxpr)
         jax.effects_barrier()
     finally:
@@ -242,9 +273,7 @@ def observe(tensors: Sequence[Tensor], look: Callable[..., None]) -> None:
     observed = _observed.get()
     if observed is None:
         return
-    jax.debug.callback(
-        lambda *arrays: observed.append((look, [np.array(a) for a in arrays])), *tensors
-    )
+    _callback(lambda *arrays: observed.append((look, [np.array(a) for a in arrays])), *tensors)
 
 
 def compile(
@@ -299,7 +328,7 @@ class Function:
     ) -> None:
         self.traces = 0
         self._function, self._variables = function, list(variables)
-        self._is_eager = mode == "eager"
+        self._is_eager, self._is_probe = mode == "eager", is_probe
         # A probe computes only its result: its writes, and usually gradients, are not even
         # compiled.
         self._written = [] if is_probe else self._variables
@@ -316,7 +345,8 @@ class Function:
     def __call__(self, *arguments: Tree) -> Tree:
         """Run the function, compiling it first if necessary."""
         if self._is_eager:
-            return self._function(*self._laid_out(tensors(arguments)))
+            with _not_shown() if self._is_probe else nullcontext():
+                return self._function(*self._laid_out(tensors(arguments)))
         result, values = self._compiled(*self._given(arguments))
         for variable, value in zip(self._written, values, strict=True):
             variable.assign(value)
@@ -341,6 +371,14 @@ class Function:
         """See `Compiled.hidden_state`."""
         return ()
 
+    def program(self, *arguments: Tree) -> Any:
+        """See `Compiled.program`."""
+        if self._is_eager:
+            return None
+        # JAX keeps the trace of a function: this is another one.
+        again = jax.jit(lambda values, given: self._pure(values, given))
+        return program_of(again.trace(*self._given(arguments)).jaxpr)
+
     def operations(self, *arguments: Tree) -> float:
         """See `Compiled.operations`: it is traced, but neither compiled nor run."""
         return operations_in(self._compiled.trace(*self._given(arguments)).jaxpr)
@@ -363,7 +401,8 @@ class Function:
 
     def _pure(self, values: Sequence[Tensor], arguments: Tree) -> tuple[Tree, list[Tensor]]:
         self.traces += 1
-        with Scope(zip(self._variables, values, strict=True)) as scope:
+        around = _not_shown() if self._is_probe else nullcontext()
+        with Scope(zip(self._variables, values, strict=True)) as scope, around:
             result = self._function(*arguments)
         return result, [scope.value_of(variable) for variable in self._written]
 

@@ -1,14 +1,18 @@
 # pyright: basic
-"""Traces of what JAX runs, and operation counts of what it compiles."""
+"""Traces of what JAX runs, and what is in the programs that it compiles."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
+
+from perigee._backends.jax.tensors import holds_keys
 
 
 @contextmanager
@@ -61,3 +65,72 @@ def _jaxprs(parameters: dict[str, Any]) -> Iterator[Any]:
             inner = getattr(each, "jaxpr", each)
             if hasattr(inner, "eqns"):
                 yield inner
+
+
+def program_of(jaxpr: Any) -> Any:
+    """Return what is equal for equal programs only: operations and constants."""
+    # As text, functions among the parameters have addresses; numbers may be rounded.
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr.jaxpr))
+    return text, [*_constants(jaxpr)]
+
+
+def _constants(jaxpr: Any) -> Iterator[bytes]:
+    for constant in getattr(jaxpr, "consts", ()):
+        yield _bytes(constant)
+    for equation in jaxpr.eqns:
+        for variable in equation.invars:
+            if hasattr(variable, "val"):
+                yield _bytes(variable.val)
+        for value in equation.params.values():
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(each, "eqns"):
+                    yield from _constants(each)
+
+
+def _bytes(constant: Any) -> bytes:
+    if isinstance(constant, jax.Array) and holds_keys(constant):
+        constant = jax.random.key_data(constant)
+    return np.asarray(constant).tobytes()
+
+
+_Origin = frozenset[int] | None
+"""The constants on which a value depends, by place; `None` if it depends on an input."""
+
+
+def constant_draws(jaxpr: Any) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what is drawn from keys that depend on constants alone, and these constants."""
+    origins: list[_Origin] = [frozenset({place}) for place, _ in enumerate(jaxpr.consts)]
+    known = dict(zip(jaxpr.jaxpr.constvars, origins, strict=True))
+    for name, origin in _draws(jaxpr.jaxpr, known, ""):
+        yield name, [jaxpr.consts[place] for place in sorted(origin)]
+
+
+def _draws(
+    jaxpr: Any, known: dict[Any, _Origin], name: str
+) -> Generator[tuple[str, frozenset[int]], None, list[_Origin]]:
+    def origin(variable: Any) -> _Origin:
+        return frozenset() if hasattr(variable, "val") else known.get(variable)
+
+    for equation in jaxpr.eqns:
+        inputs = [origin(variable) for variable in equation.invars]
+        outputs = [_joined(inputs)] * len(equation.outvars)
+        if equation.primitive.name == "random_bits" and inputs[0] is not None:
+            yield name, inputs[0]
+        inside = name or str(equation.params.get("name", "")).lstrip("_")
+        for inner in _jaxprs(equation.params):
+            is_alike = len(inner.invars) == len(inputs) and not inner.constvars
+            given = dict(zip(inner.invars, inputs, strict=True)) if is_alike else {}
+            found = yield from _draws(inner, given, inside)
+            if equation.primitive.name in ("pjit", "jit"):
+                outputs = found
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [origin(variable) for variable in jaxpr.outvars]
+
+
+def _joined(origins: list[_Origin]) -> _Origin:
+    found: frozenset[int] = frozenset()
+    for each in origins:
+        if each is None:
+            return None
+        found |= each
+    return found

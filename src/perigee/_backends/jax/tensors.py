@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from jax.core import Tracer
 
+from perigee._backends import _without_objects
 from perigee._typing import Batch, Tensor, Tree
 
 
@@ -102,6 +103,23 @@ def stored_tensor(array: np.ndarray, device: str) -> Tensor:
     """See `Backend.stored_tensor`: on the device that JAX chooses."""
     del device
     return jnp.asarray(as_array(array))
+
+
+def as_plain(value: Any) -> Any:
+    """See `Backend.as_plain`: keys in a type of their own are their data."""
+    if isinstance(value, jax.Array) and holds_keys(value) and not isinstance(value, Tracer):
+        return {"~tensor": np.array(jax.random.key_data(value)), "keys": _kind_of_keys(value)}
+    return _without_objects.as_plain(value)
+
+
+def _kind_of_keys(value: Any) -> str:
+    return str(jax.random.key_impl(value))
+
+
+def from_plain(plain: Mapping[str, Any], like: Any) -> Any:
+    """See `Backend.from_plain`."""
+    value = _without_objects.from_plain(plain, like)
+    return jax.random.wrap_key_data(value, impl=plain["keys"]) if "keys" in plain else value
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 # pyright: basic
 """TensorFlow: gradient tapes, functions and variables that change in place."""
 
-from perigee._backends import _placement, _traced, _without_objects
+from perigee._backends import _objects, _placement, _traced, _without_objects
 from perigee._backends._protocol import Capabilities
 from perigee._backends._room import Room
 from perigee._backends.tensorflow import (
@@ -39,4 +39,5 @@ BACKEND = Room(
     _placement,
     _traced,
     _without_objects,
+    _objects,
 )

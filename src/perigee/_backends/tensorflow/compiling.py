@@ -17,7 +17,7 @@ import tensorflow as tf
 from perigee._backends._protocol import Mode
 from perigee._backends._watching import Watched
 from perigee._backends.tensorflow.one_device import are_of_a_strategy, as_one_device
-from perigee._backends.tensorflow.profiling import operations_in
+from perigee._backends.tensorflow.profiling import operations_in, program_of
 from perigee._backends.tensorflow.tensors import is_argument
 from perigee._backends.tensorflow.tensors import tensors as tensors_of
 from perigee._errors import ArgumentError, PerigeeError
@@ -370,14 +370,20 @@ class Function:
         """See `Compiled.hidden_state`."""
         return sorted({kind for kind in self._operations() if kind in _RANDOM_WITH_STATE})
 
+    def program(self, *arguments: Tree) -> Any:
+        """See `Compiled.program`."""
+        return None if self._mode == "eager" else program_of(self._graph(tensors_of(arguments)))
+
     def operations(self, *arguments: Tree) -> float:
         """See `Compiled.operations`: traced with every size known, and counted in the graph."""
-        arguments = tensors_of(arguments)
+        return operations_in(self._graph(tensors_of(arguments)))
+
+    def _graph(self, arguments: Tree) -> Any:
         tensors, places, static = _taken_apart(arguments)
         function = tf.function(self._untraced(arguments, places, static), autograph=False)
         with self._errors_as_raised():
             traced = function.get_concrete_function(*map(tf.type_spec_from_value, tensors))
-        return operations_in(traced.graph.as_graph_def(add_shapes=True))
+        return traced.graph.as_graph_def(add_shapes=True)
 
     @contextmanager
     def _errors_as_raised(self) -> Generator[None]:

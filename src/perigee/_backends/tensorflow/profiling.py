@@ -1,9 +1,10 @@
 # pyright: basic
-"""Traces of what TensorFlow runs, and operation counts of a graph."""
+"""Traces of what TensorFlow runs, and what is in a graph."""
 
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -141,3 +142,32 @@ def _part(shape: Shape, which: slice | int) -> Shape:
 
 def _size(shape: Shape) -> float:
     return math.nan if shape is None or -1 in shape else float(math.prod(shape))
+
+
+def program_of(graph: Any) -> Any:
+    """Return what is equal for equal programs only, however their parts are called."""
+    functions = graph.library.function
+    bodies = {f.signature.name: _content(f.node_def) for f in functions}
+    return _content(graph.node), sorted(bodies.values())
+
+
+def _content(nodes: Any) -> str:
+    """Return operations with their constants, and their inputs by place."""
+    places = {node.name: str(place) for place, node in enumerate(nodes)}
+    lines: list[str] = []
+    for node in nodes:
+        inputs = [_NAME.sub(lambda name: places.get(name[0], name[0]), i, 1) for i in node.input]
+        values = sorted((name, _value(value)) for name, value in node.attr.items())
+        lines.append(f"{node.op} {inputs} {[v for v in values if v[0] not in _OF_A_TRACE]}")
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    return _NUMBER.sub("", value.func.name) if value.HasField("func") else str(value)
+
+
+_NAME = re.compile(r"[^\^:]+")
+_NUMBER = re.compile(r"_\d+$")
+"""A number by which TensorFlow makes the name of a function unique."""
+_OF_A_TRACE = ("_gradient_op_type", "token")
+"""Attributes with names that each trace makes for itself."""

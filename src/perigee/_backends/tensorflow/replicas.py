@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from perigee._backends._objects import StateObject
 from perigee._backends.tensorflow.one_device import OneDevice, is_of_one_device
 from perigee._errors import AS_MINIMIZE, ReplicasError, StrategyError
 from perigee._listening import Call, Returned, Talk, listening
@@ -329,6 +330,8 @@ def is_sum(variable: Any) -> bool:
 
 def read(variable: Any) -> np.ndarray:
     """See `Backend.read`: without communication with other processes."""
+    if isinstance(variable, StateObject):
+        return variable.read()
     held = copies(variable)
     if len(held) > 1 and is_sum(variable):
         return np.asarray(sum(copy.numpy() for copy in held), held[0].dtype.as_numpy_dtype)

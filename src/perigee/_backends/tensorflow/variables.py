@@ -34,6 +34,11 @@ def is_container(kind: type) -> bool:
     return issubclass(kind, tf.Module)
 
 
+def is_found(value: Any) -> bool:
+    """See `Backend.is_found`."""
+    return isinstance(value, tf.Variable | tf.Module | tf.random.Generator)
+
+
 def content(value: Any) -> Mapping[str, Any]:
     """See `Backend.content`: without what TensorFlow's own lists and dicts keep of themselves."""
     held: Mapping[str, Any] = getattr(value, "__dict__", {})

@@ -234,6 +234,9 @@ class Function:
         """See `Compiled.hidden_state`."""
         return ()
 
+    def program(self, *arguments: Tree) -> None:
+        """See `Compiled.program`."""
+
     def operations(self, *arguments: Tree) -> float:
         """See `Compiled.operations`: counted while it runs."""
         with FlopCounterMode(display=False) as counter:

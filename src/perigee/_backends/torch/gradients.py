@@ -17,7 +17,7 @@ from torch.autograd import grad as _own_grad
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from perigee._backends._protocol import Differentiated
-from perigee._backends.torch.plain_state import array_of, tensor_of
+from perigee._backends.torch.states import array_of, tensor_of
 from perigee._listening import Hear, Talk
 from perigee._typing import Tensor, Tree
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from perigee._backends._placement import refuse_keras_distribution
-from perigee._backends.torch.plain_state import array_of, on_device, tensor_of
+from perigee._backends.torch.states import array_of, on_device, tensor_of
 from perigee._errors import DistributionUnsupportedError
 from perigee._typing import Batch, Tensor, Tree
 

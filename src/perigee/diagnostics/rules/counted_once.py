@@ -2,7 +2,8 @@
 
 Python code runs only while a step is compiled: a counter that it increments, or a rate that it
 lowers, changes just once. Keep such state in a `keras.Variable`. In a training it is reported where
-the step does more with the number than to change it.
+the step does more with the number than to change it; where that is seen to change the program, it
+is an error (PG417).
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ NumPy and Python run only while a step is compiled: every step uses the numbers 
 then. Draw with `keras.random` and a `keras.random.SeedGenerator` that the Step holds, or in the
 data.
 
-On JAX, a key that the Step holds and does not replace gives the same numbers in each step, too.
+On JAX, a key that the Step holds and does not replace gives the same numbers in each step, too, and
+so do keys that are split off or folded from it, or made of a number, if nothing that changes goes
+into them.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
-    """Report keys that a step holds, draws from and does not replace.
+    """Report keys that never change, from which a step draws.
 
     Args:
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
@@ -44,8 +46,8 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
         return []
     happened = "`train_step` draws from a key that never changes, so each step draws the same:"
     fix = (
-        "hold a seed generator in its place, `keras.random.SeedGenerator(0)`, and draw from "
-        "`key = self.seed.next()`."
+        "hold a seed generator in its place, `self.seed = keras.random.SeedGenerator(0)`, and draw "
+        "from `key = self.seed.next()`."
     )
     return [_finding(happened, keys, fix)]
 

@@ -5,8 +5,7 @@ most `tf.data` pipelines have a position. Generators and other iterables have no
 are drawn again and dropped, which is exact if they depend on seeds alone, and takes as long as
 drawing them. A shuffle without a seed, and TensorFlow's own random operations (`tf.random.normal`),
 keep a state that cannot be read: seed the shuffle, and draw with `keras.random` and a
-`keras.random.SeedGenerator` that the Step holds. Numbers, arrays and generators that an eager step
-changes in attributes are in no checkpoint unless the Step has `host_state` (on torch they are).
+`keras.random.SeedGenerator` that the Step holds.
 
 A Keras callback keeps what training changed in its attributes: numbers, arrays, tensors, and lists,
 tuples, sets and dicts of them. Arguments of its class are left out, and so are attributes that are
@@ -53,14 +52,8 @@ def check_feed(feed: Feed, what: str = "data") -> list[Finding]:
 
 
 def check_program(program: Program) -> list[Finding]:
-    """Report random state, and attributes of eager steps, that are in no checkpoint."""
+    """Report random state that no checkpoint holds."""
     return _warning(
-        "The step changes attributes that no checkpoint holds:",
-        program.unsaved,
-        expected="state that continues where it was when the run is resumed.",
-        fix="return it from `host_state(self)` of the Step, and take it back in "
-        "`load_host_state(self, state)`.",
-    ) + _warning(
         "The step draws random numbers by operations whose state cannot be saved:",
         program.hidden_state(),
         expected="random numbers that continue where they were when the run is resumed.",

@@ -11,17 +11,15 @@ import hashlib
 import json
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-import keras
-import ml_dtypes
 import numpy as np
-import torch
+
+from perigee import _backends
 
 _NUMBERS = "biufc"
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class NotPlainError(Exception):
@@ -55,13 +53,12 @@ def to_plain(value: Any, path: str = "", kept: Callable[[Any], bool] = lambda _:
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
-    if isinstance(value, torch.Generator):
-        return {"~state": inner(value.get_state(), "state")}
+    if (of_framework := _backends.current().as_plain(value)) is not None:
+        return of_framework
     if kept(value):
         return {"~kept": None}
-    if isinstance(value, torch.Tensor):
-        array, dtype, device = array_of(value), str(value.dtype), str(value.device)
-        return {"~tensor": array, "dtype": dtype.removeprefix("torch."), "device": device}
+    if _backends.current().is_tensor(value):
+        raise NotPlainError(path, kind.__name__)  # not known yet, or of a kind without arrays
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _NUMBERS:
         return {"~array": np.array(value), "is_scalar": isinstance(value, np.generic)}
     if kind is complex:
@@ -84,7 +81,7 @@ def to_plain(value: Any, path: str = "", kept: Callable[[Any], bool] = lambda _:
         return {"~state": inner(value.bit_generator.state, "state")}
     if isinstance(value, random.Random):
         return {"~state": inner(value.getstate(), "state")}
-    if callable(value) or isinstance(value, Enum | torch.dtype | torch.device | np.dtype):
+    if callable(value) or isinstance(value, Enum | np.dtype):
         return {"~kept": None}  # the program makes it
     raise NotPlainError(path, kind.__name__)
 
@@ -114,7 +111,7 @@ def _from_plain(plain: Any, like: Any) -> Any:
         case "~kept":
             return like
         case "~tensor":
-            return _tensor(plain) if not _is_leaf(like) else _assigned(like, _tensor(plain))
+            return _backends.current().from_plain(plain, like)
         case "~array":
             return plain["~array"][()] if plain["is_scalar"] else np.array(plain["~array"])
         case "~complex":
@@ -125,7 +122,7 @@ def _from_plain(plain: Any, like: Any) -> Any:
             items = _items(plain["~tuple"], like)
             if hasattr(like, "_fields") and len(like) == len(items):
                 return type(like)(*items)
-            return type(like)(items) if type(like) is torch.Size else tuple(items)
+            return _like(like, tuple(items), tuple)
         case "~deque":
             items = _items(plain["~deque"], like)
             return deque(items, like.maxlen if isinstance(like, deque) else None)
@@ -135,7 +132,7 @@ def _from_plain(plain: Any, like: Any) -> Any:
             pairs = [(_from_plain(key, None), item) for key, item in plain["~dict"]]
             return _dict(pairs, like)
         case "~state":
-            return _generator(plain["~state"], like)
+            return _generator(plain, like)
     return _dict(list(plain.items()), like)
 
 
@@ -154,6 +151,8 @@ def _like(like: Any, content: Any, kind: type) -> Any:
     """Return a container of the class of another one, such as a `defaultdict`."""
     if not isinstance(like, kind) or type(like) is kind:
         return content
+    if isinstance(like, tuple):
+        return type(like)(content)
     made = like.copy()
     made.clear()
     (made.update if isinstance(made, dict) else made.extend)(content)
@@ -161,55 +160,13 @@ def _like(like: Any, content: Any, kind: type) -> Any:
 
 
 def _generator(plain: Any, like: Any) -> Any:
-    if isinstance(like, torch.Generator):
-        like.set_state(_from_plain(plain, None).cpu())
-    elif isinstance(like, np.random.Generator):
-        like.bit_generator.state = _from_plain(plain, None)
+    if isinstance(like, np.random.Generator):
+        like.bit_generator.state = _from_plain(plain["~state"], None)
     elif isinstance(like, random.Random):
-        like.setstate(_from_plain(plain, None))
+        like.setstate(_from_plain(plain["~state"], None))
+    else:
+        return _backends.current().from_plain(plain, like)
     return like
-
-
-def array_of(tensor: torch.Tensor) -> np.ndarray:
-    """Return a copy of a tensor on the host."""
-    tensor = tensor.detach()
-    tensor = (tensor.to_dense() if tensor.layout != torch.strided else tensor).cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().copy().view(_BFLOAT16)
-    return tensor.resolve_conj().resolve_neg().numpy().copy()
-
-
-def tensor_of(array: np.ndarray) -> torch.Tensor:
-    """Return a copy of an array as a tensor on the host."""
-    array = np.array(array, copy=True, order="C")
-    if array.dtype == _BFLOAT16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _tensor(plain: Mapping[str, Any]) -> torch.Tensor:
-    tensor = tensor_of(plain["~tensor"]).to(getattr(torch, plain["dtype"]))
-    return on_device(tensor, plain["device"])
-
-
-def on_device(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """Return a tensor on the device of a name, where there is one."""
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        device = keras.ops.zeros(()).device  # saved on another machine
-    return tensor.to(device)
-
-
-def _is_leaf(like: Any) -> bool:
-    """Return whether gradients are computed for a tensor: it is the one that is updated."""
-    return isinstance(like, torch.Tensor) and like.requires_grad and like.is_leaf
-
-
-def _assigned(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    if like.shape != value.shape:
-        return value.requires_grad_()
-    with torch.no_grad():
-        return like.copy_(value)
 
 
 def digest(plain: Any) -> bytes:
