@@ -176,8 +176,9 @@ def _chosen(trials: Trials, learned: dict[Variation, float]) -> tuple[Kind, Vari
 
 def told(change: str, cause: Cause) -> str:
     """Return what a change gave, as a sentence that begins with it."""
+    own = f"not {cause.own:.3g}" if math.isfinite(cause.own) else "and infinite without that"
     return (
         f"{change}, the loss on other rows after {cause.variation.steps} steps is "
-        f"{cause.loss:.3g}, not {cause.own:.3g}; with labels of other rows, of which nothing can "
-        f"be learned, it is {cause.blind:.3g}."
+        f"{cause.loss:.3g}, {own}; with labels of other rows, from which nothing can be learned, "
+        f"it is {cause.blind:.3g}."
     )

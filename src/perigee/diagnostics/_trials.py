@@ -45,11 +45,14 @@ _OPERATIONS = 4e10
 _MOST_STEPS_EAGERLY = 150
 
 _RATIOS_AT = (1, 2, 5, 10, 20, 50, 100, 200)
-_LOOKS = 4
-"""How often the held-out loss is measured in a trial; its lowest value counts."""
+_LOOKS = (1 / 8, 1 / 3, 2 / 3, 1.0)
+"""After which parts of a trial the held-out loss is measured; its lowest value counts."""
 _PIECES = 16
 """The pieces of a schedule, each with a constant rate."""
-_FEWEST_ROWS, _MOST_HELD_OUT, _MOST_ROWS = 40, 256, 8192
+_FEWEST_ROWS, _MOST_ROWS = 40, 8192
+_FEWEST_HELD_OUT, _MOST_HELD_OUT = 64, 256
+_A_LOOK = 1 / 40
+"""The rows that are held out, as a part of those that a trial trains on."""
 _FARTHEST = 10_000_000
 """The last update for which a schedule is asked when the length of the training is not known."""
 
@@ -245,14 +248,16 @@ class Trials:
             return batches[:-held], batches[-held:], None
         length = len(self._rows[0])
         order = np.random.default_rng(start).permutation(length)[: _MOST_ROWS + _MOST_HELD_OUT]
-        held = min(_MOST_HELD_OUT, len(order) // 4) if self.held_out else 0
+        most = int(self.most_steps * evidence.size * _A_LOOK)
+        most = min(_MOST_HELD_OUT, max(_FEWEST_HELD_OUT, most))
+        held = min(most, len(order) // 4) if self.held_out else 0
 
         def packed(rows: np.ndarray) -> Batch:
             assert self._rows is not None
             return changed(keras.tree.pack_sequence_as(like, [leaf[rows] for leaf in self._rows]))
 
         trained = packed(np.sort(order[held:]))
-        measured = packed(order[:held] if held else order[:_MOST_HELD_OUT])
+        measured = packed(order[:held] if held else order)
         return trained, [measured], min(evidence.size, len(order) - held)
 
     def _feed(self, data: Any, size: int | None, start: int) -> Feed:
@@ -372,7 +377,7 @@ class Trials:
         held_out: Sequence[Batch],
     ) -> None:
         blocks, steps = Blocks(feed, program.most_steps), sum(count for count, _ in rates)
-        looks = {max(1, steps * (look + 1) // _LOOKS) for look in range(_LOOKS)}
+        looks = {max(1, round(steps * look)) for look in _LOOKS}
         done = 0
         for count, rate in rates:
             steer(rate)
@@ -394,7 +399,11 @@ class Trials:
                     self._look(held_out, trial)
 
     def _look(self, held_out: Sequence[Batch], trial: Trial) -> None:
-        losses = [self.evidence.loss(batch, 1) for batch in held_out]
+        losses: list[float | None] = []
+        for batch in held_out:
+            for metric in self.evidence.tracked.metrics.values():
+                metric.reset_state()  # the loss of a compiled model is a running mean
+            losses.append(self.evidence.loss(batch, 1))
         known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
         if known:
             trial.held_out.append(float(np.mean(known)))
