@@ -53,6 +53,11 @@ class Comparison(Trials):
         """What keeps the program from learning; see `cause_of`."""
         return cause_of(self)
 
+    @property
+    def severity(self) -> Literal["error", "warning"]:
+        """How certain it is that something is wrong: without the change, values are not finite."""
+        return "warning" if self.cause is None or math.isfinite(self.cause.own) else "error"
+
 
 def cause_of(trials: Trials) -> Cause | None:
     """Compare a program with variations of itself, from the same start.

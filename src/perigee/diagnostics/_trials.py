@@ -82,7 +82,7 @@ class Trial:
     @property
     def loss(self) -> float:
         """The lowest loss on the held-out rows; infinite if a value was not finite."""
-        return min(self.held_out, default=math.inf)
+        return math.inf if self.bad else min(self.held_out, default=math.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ def check(trials: Comparison) -> list[Finding]:
         Finding(
             code="PG715",
             name="InitialWeights",
-            severity="warning",
+            severity=trials.severity,
             happened=told("With these weights drawn anew, and these biases 0", cause),
             items=tuple(odd.said for odd in trials.odd),
             expected="initial weights that keep the scale of values from layer to layer.",

@@ -20,7 +20,7 @@ def check(trials: Comparison) -> list[Finding]:
         Finding(
             code="PG714",
             name="InputScale",
-            severity="warning",
+            severity=trials.severity,
             happened=told("With standardized inputs", cause),
             items=(f"inputs: {trials.unscaled}",),
             expected="inputs with a mean near 0 and a standard deviation near 1.",

@@ -33,7 +33,7 @@ def check(trials: Comparison) -> list[Finding]:
         Finding(
             code="PG713",
             name="OtherLearningRate",
-            severity="warning",
+            severity=trials.severity,
             happened=told(f"{what} instead of {instead}", cause),
             expected="a learning rate at which the program learns.",
             fix=fix,
