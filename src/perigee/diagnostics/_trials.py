@@ -47,6 +47,8 @@ _MOST_STEPS_EAGERLY = 150
 _RATIOS_AT = (1, 2, 5, 10, 20, 50, 100, 200)
 _LOOKS = (1 / 8, 1 / 3, 2 / 3, 1.0)
 """After which parts of a trial the held-out loss is measured; its lowest value counts."""
+_END = 4
+"""The last part of a trial is a quarter."""
 _PIECES = 16
 """The pieces of a schedule, each with a constant rate."""
 _FEWEST_ROWS, _MOST_ROWS = 40, 8192
@@ -64,13 +66,14 @@ class Trial:
     """The results of some steps.
 
     Attributes:
-        losses: The logged `loss` of each step at which it counted examples.
+        losses: The logged `loss` of each step at which it counted examples, by itself.
         bad: Name, value and number of the step of the first value that was not finite.
         ratios: For some steps, the median over kernels of the norm of the change divided by the
             norm of the kernel, ignoring kernels that did not change.
         judged: The comparisons of losses, with the model's outputs after the steps in inference
             mode.
         held_out: The losses on the held-out rows, measured a few times.
+        running: The number of steps that a running mean of the loss covers, and the mean.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -78,11 +81,20 @@ class Trial:
     ratios: list[float] = field(default_factory=list)
     judged: list[Compared] = field(default_factory=list)
     held_out: list[float] = field(default_factory=list)
+    running: tuple[int, float] = 0, 0.0
 
     @property
     def loss(self) -> float:
-        """The lowest loss on the held-out rows; infinite if a value was not finite."""
-        return math.inf if self.bad else min(self.held_out, default=math.inf)
+        """How little it has learned; infinite if a value was not finite.
+
+        The lowest loss on the held-out rows, since it rises again where rows are learned by heart;
+        but no less than what is left of the loss in training: where that stays high, a low one
+        in between was luck.
+        """
+        if self.bad or not self.held_out:
+            return math.inf
+        end = self.losses[-max(1, len(self.losses) // _END) :]
+        return max(min(self.held_out), float(np.median(end)) if end else -math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +268,11 @@ class Trials:
             assert self._rows is not None
             return changed(keras.tree.pack_sequence_as(like, [leaf[rows] for leaf in self._rows]))
 
-        trained = packed(np.sort(order[held:]))
+        size = min(evidence.size, len(order) - held)
+        last = len(order) - (len(order) - held) % size  # a smaller batch may be compiled anew
+        trained = packed(np.sort(order[held:last]))
         measured = packed(order[:held] if held else order)
-        return trained, [measured], min(evidence.size, len(order) - held)
+        return trained, [measured], size
 
     def _feed(self, data: Any, size: int | None, start: int) -> Feed:
         if size is None:
@@ -402,7 +416,8 @@ class Trials:
         losses: list[float | None] = []
         for batch in held_out:
             for metric in self.evidence.tracked.metrics.values():
-                metric.reset_state()  # the loss of a compiled model is a running mean
+                metric.reset_state()
+            trial.running = 0, 0.0
             losses.append(self.evidence.loss(batch, 1))
         known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
         if known:
@@ -426,7 +441,12 @@ class Trials:
                 trial.bad = name, float(row[int(bad[0]), 0]), done + index + 1
                 return
             if row[places, 1].sum() > 0:
-                trial.losses.append(float(row[places, 0].sum()))
+                loss = float(row[places, 0].sum())
+                if columns[places[0]].kind == "last":  # as of compiled models
+                    count, mean = trial.running
+                    trial.running = count + 1, loss
+                    loss = loss * (count + 1) - mean * count
+                trial.losses.append(loss)
 
     @cached_property
     def _kernels(self) -> Sequence[Any]:
