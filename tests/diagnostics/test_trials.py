@@ -210,8 +210,7 @@ def test_a_finding_tells_what_was_tried_and_what_it_gave():
 
     said = re.match(
         r"At a learning rate of (\S+) instead of 1e-05, the loss on other rows after (\d+) steps "
-        r"is (\S+), not (\S+); with labels of other rows, from which nothing can be learned, it is "
-        r"(\S+)\.$",
+        r"is (\S+), not (\S+); with labels of other rows, which nothing can be learned from, (\S+)\.$",
         finding.happened,
     )
     assert said is not None

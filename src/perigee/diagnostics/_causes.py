@@ -36,6 +36,7 @@ class Cause:
         own: The held-out loss without it.
         loss: The held-out loss with it.
         blind: The held-out loss if there is nothing to learn but the frequencies of labels.
+        is_held_out: Whether rows could be held out; else `blind` is the loss at the beginning.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class Cause:
     own: float
     loss: float
     blind: float
+    is_held_out: bool
 
 
 class Comparison(Trials):
@@ -77,8 +79,7 @@ def cause_of(trials: Trials) -> Cause | None:
     best = min(tried.values())
     if best >= own - _LEAST_GAIN / 2 * abs(best) or not math.isfinite(best):
         return None
-    first = next(variation for variation, loss in tried.items() if loss == best)
-    blind = trials.of(replace(first, is_blind=True)).loss
+    blind = _blind(trials, tried, best)
     if not math.isfinite(blind) or blind - best < _LEAST_GAIN * abs(blind):
         return None
 
@@ -95,7 +96,21 @@ def cause_of(trials: Trials) -> Cause | None:
         again, same = trials.of(replace(variation, start=start)).loss, _own(trials, start)
         if learned(same) >= _LITTLE or learned(again) < (_LITTLE + _MOST) / 2:
             return None
-    return Cause(kind, variation, own, tried[variation], blind)
+    return Cause(kind, variation, own, tried[variation], blind, trials.held_out)
+
+
+def _blind(trials: Trials, tried: dict[Variation, float], best: float) -> float:
+    """Return the loss of what has learned nothing about single rows.
+
+    That is the loss with the labels of other rows; where none can be held out, at the beginning.
+    """
+    if not trials.held_out:
+        return trials.first_loss
+    usual = [v for v in tried if v.is_fresh or v.is_scaled]  # others learn slowly at huge losses
+    chosen = min(usual, key=lambda v: tried[v], default=None)
+    if chosen is None or tried[chosen] > (1 + _LEAST_GAIN) * best + _LEAST_GAIN:
+        chosen = min(tried, key=lambda v: tried[v])
+    return trials.of(replace(chosen, is_blind=True)).loss
 
 
 def _own(trials: Trials, start: int) -> float:
@@ -182,8 +197,9 @@ def _chosen(trials: Trials, learned: dict[Variation, float]) -> tuple[Kind, Vari
 def told(change: str, cause: Cause) -> str:
     """Return what a change gave, as a sentence that begins with it."""
     own = f"not {cause.own:.3g}" if math.isfinite(cause.own) else "and infinite without that"
-    return (
-        f"{change}, the loss on other rows after {cause.variation.steps} steps is "
-        f"{cause.loss:.3g}, {own}; with labels of other rows, from which nothing can be learned, "
-        f"it is {cause.blind:.3g}."
-    )
+    what, blind = "the loss", f"it begins at {cause.blind:.3g}"
+    if cause.is_held_out:
+        what = "the loss on other rows"
+        blind = f"with labels of other rows, which nothing can be learned from, {cause.blind:.3g}"
+    steps = cause.variation.steps
+    return f"{change}, {what} after {steps} steps is {cause.loss:.3g}, {own}; {blind}."

@@ -209,6 +209,13 @@ class Trials:
         return len(self.evidence.batches) >= 4
 
     @cached_property
+    def first_loss(self) -> float:
+        """The loss before the first step, on the rows that are measured."""
+        _, batches, _ = self._split(self.unchanged)
+        with preserved(self.evidence.tracked.state):
+            return self._loss(batches)
+
+    @cached_property
     def is_blindable(self) -> bool:
         """Whether labels can be told from inputs."""
         batch = self.evidence.batches[0]
@@ -413,15 +420,21 @@ class Trials:
                     self._look(held_out, trial)
 
     def _look(self, held_out: Sequence[Batch], trial: Trial) -> None:
-        losses: list[float | None] = []
-        for batch in held_out:
+        loss = self._loss(held_out)
+        trial.running = 0, 0.0
+        if math.isfinite(loss):
+            trial.held_out.append(loss)
+
+    def _loss(self, batches: Sequence[Batch]) -> float:
+        """Return the mean loss of batches with the current weights; infinite if there is none."""
+        losses: list[float] = []
+        for batch in batches:
             for metric in self.evidence.tracked.metrics.values():
-                metric.reset_state()
-            trial.running = 0, 0.0
-            losses.append(self.evidence.loss(batch, 1))
-        known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
-        if known:
-            trial.held_out.append(float(np.mean(known)))
+                metric.reset_state()  # the loss of a compiled model is a running mean
+            loss = self.evidence.loss(batch, 1)
+            losses.append(math.inf if loss is None else loss)
+        mean = float(np.mean(losses))
+        return mean if math.isfinite(mean) else math.inf
 
     def _next(self, feed: Feed, blocks: Blocks, program: Program, most: int) -> np.ndarray:
         rows = blocks.run(program, most)

@@ -37,7 +37,8 @@ _EXPLAINED: Mapping[str, Sequence[str]] = {
     "PG321": ("PG714",),
     # What a trial has shown to be the cause explains what shows at the first step.
     "PG713": ("PG131", "PG710", "PG711"),
-    "PG714": ("PG122", "PG131", "PG132", "PG133", "PG710", "PG711"),
+    "PG442": ("PG713",),
+    "PG714": ("PG122", "PG224", "PG131", "PG132", "PG133", "PG710", "PG711"),
     "PG715": (
         *("PG120", "PG122", "PG130", "PG131", "PG132", "PG133", "PG221", "PG224"),
         *("PG710", "PG711"),
