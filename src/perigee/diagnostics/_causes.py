@@ -73,7 +73,7 @@ def cause_of(trials: Trials) -> Cause | None:
     if not trials.held_out and trials.updates is None:
         return None  # what is learned by heart in the end says nothing
     own = _own(trials, 0)
-    tried = _tried(trials, own)
+    tried = _tried(trials)
     if not tried:
         return None
     best = min(tried.values())
@@ -129,7 +129,7 @@ def _own(trials: Trials, start: int) -> float:
     return min(losses)
 
 
-def _tried(trials: Trials, own: float) -> dict[Variation, float]:
+def _tried(trials: Trials) -> dict[Variation, float]:
     """Return the loss of each variation, from the first start."""
     unchanged = trials.unchanged
     tried: dict[Variation, float] = {}
@@ -142,7 +142,7 @@ def _tried(trials: Trials, own: float) -> dict[Variation, float]:
     if trials.has_schedule:
         loss(constant)
     for powers in (_UP, _DOWN):
-        last = own
+        last = trials.of(unchanged).loss
         for power in powers:
             now = loss(replace(constant, factor=10.0**power))
             if now > _WORSE * last and (math.isfinite(last) or power > 0):
