@@ -88,10 +88,6 @@ SICK = {
         "supervised": lambda: (pg.Supervised(small(1), sgd(1e-5), "mse"), numbers()),
         "not finite": lambda: (Own(small(1), squares, optimizer=sgd(5.0)), numbers()),
     },
-    "PG714": {
-        "columns": lambda: (net(), rings(scale=[1.0, 1e-3], offset=[500.0, 0.0])),
-        "integers": lambda: (net(), (rings()[0].round(1) * 100 + 3000, rings()[1])),
-    },
     "PG715": {
         "wide": lambda: (net(1e-3, kernel_initializer=wide()), rings()),
         "constant": lambda: (
@@ -199,6 +195,13 @@ def test_a_training_that_is_long_enough_passes_its_trial(name):
     target, length = ENOUGH[name]()
 
     assert found(target, rings(), **length) == {}
+
+
+@pytest.mark.spread(1, once=True)
+def test_a_trial_finds_inputs_that_are_too_small():
+    tiny = 1e-4
+
+    assert list(found(net(optimizer=sgd(0.1)), rings(scale=tiny), epochs=75)) == ["PG714"]
 
 
 @pytest.mark.spread(1, once=True)
