@@ -158,7 +158,7 @@ def test_each_trial_may_fail_and_the_others_are_heard(rule, monkeypatch):
     monkeypatch.setattr(_trying, "OF_TRIALS", dict.fromkeys(rules, "PG711"))
     evidence = SimpleNamespace(training=SimpleNamespace(rehearsal=1))
 
-    found = _trying.try_out(evidence, [])
+    found = _trying.try_out(evidence, [], lambda: None)
 
     assert other in found
     (told,) = failures(found)

@@ -116,7 +116,8 @@ def check(
         def found() -> list[Finding]:
             found = examine(evidence)
             if level == "full":
-                found = try_out(evidence, found, _updates(data, batch_size, epochs))
+                updates = _updates(data, batch_size, epochs)
+                found = try_out(evidence, found, open_feed, updates)
             return found
 
         try:

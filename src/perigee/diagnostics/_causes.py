@@ -177,7 +177,7 @@ def _chosen(trials: Trials, learned: dict[Variation, float]) -> tuple[Kind, Vari
         if v.steps == unchanged.steps and not v.is_scaled and not v.is_fresh
     }
     best_rate = max(rates.values(), default=-math.inf)
-    candidates = [
+    candidates: list[tuple[float, Kind]] = [
         (learned[variation], kind)
         for kind, variation in known.items()
         if variation in learned and learned[variation] >= max(_MOST, best_rate - _CLOSE)

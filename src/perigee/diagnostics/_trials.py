@@ -20,7 +20,6 @@ from perigee._execution import Blocks, Plan, Program, constant_rate
 from perigee._rehearsal.discovery import Rehearsal, rehearse
 from perigee._step.state import preserved, restore, snapshot
 from perigee._typing import Batch
-from perigee.data import open_feed
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._recording import Compared
 from perigee.diagnostics._variations import (
@@ -126,11 +125,15 @@ class Trials:
 
     Args:
         evidence: Evidence about the Step, rehearsed.
+        open_feed: Opens data; see `perigee.data.open_feed`.
         updates: How many updates the training has; `None` if that is not known.
     """
 
-    def __init__(self, evidence: Evidence, updates: int | None = None) -> None:
+    def __init__(
+        self, evidence: Evidence, open_feed: Callable[..., Feed], updates: int | None = None
+    ) -> None:
         self.evidence = evidence
+        self._open_feed = open_feed
         self.updates = updates
         self._known: dict[Variation, Trial] = {}
 
@@ -283,8 +286,8 @@ class Trials:
 
     def _feed(self, data: Any, size: int | None, start: int) -> Feed:
         if size is None:
-            return open_feed(data)
-        return open_feed(data, batch_size=size, shuffle=True, seed=start)
+            return self._open_feed(data)
+        return self._open_feed(data, batch_size=size, shuffle=True, seed=start)
 
     # How it is trained.
 

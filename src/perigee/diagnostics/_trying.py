@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from perigee._events.protocols import Feed
 from perigee.diagnostics._causes import Comparison
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
@@ -48,13 +49,17 @@ _EXPLAINED: Mapping[str, Sequence[str]] = {
 
 
 def try_out(
-    evidence: Evidence, found: Sequence[Finding], updates: int | None = None
+    evidence: Evidence,
+    found: Sequence[Finding],
+    open_feed: Callable[..., Feed],
+    updates: int | None = None,
 ) -> list[Finding]:
     """Run the rules that need some hundred steps, on a copy of the state.
 
     Args:
         evidence: Evidence about the Step.
         found: The findings made without trials.
+        open_feed: Opens data; see `perigee.data.open_feed`.
         updates: How many updates the training has; `None` if that is not known.
 
     Returns:
@@ -62,6 +67,6 @@ def try_out(
     """
     if evidence.training.rehearsal is None:
         return list(found)
-    trials, fence = Comparison(evidence, updates), Fence()
+    trials, fence = Comparison(evidence, open_feed, updates), Fence()
     tried = [finding for rule in OF_TRIALS for finding in fence.run(rule, trials)]
     return sorted_out([*found, *tried, *fence.findings()], _EXPLAINED)
