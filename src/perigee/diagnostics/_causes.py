@@ -14,7 +14,7 @@ Kind = Literal["rate", "scale", "weights", "updates"]
 _LEAST_GAIN = 0.15
 """What can be learned at least, as a part of the loss of a model that learns nothing."""
 _LITTLE, _MOST = 0.5, 0.75
-"""Of what can be learned: a program that learns less is examined, and its cause brings more."""
+"""Parts of what can be learned: a program learns less than the first, its cause brings more."""
 _CLOSE = 0.1
 """By how much less another cause may bring that is known from the values themselves."""
 _UP, _DOWN = (1.0, 2.0, 3.0, 4.0), (-1.0, -2.0, -3.0)

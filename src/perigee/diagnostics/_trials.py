@@ -105,10 +105,10 @@ class Variation:
         factor: What the learning rate is multiplied by.
         is_constant: Whether a schedule is replaced by its highest rate.
         is_scaled: Whether the inputs are standardized.
-        is_fresh: Whether weights of an unusual size are drawn anew.
+        is_fresh: Whether weights of an unusual size are replaced by new ones.
         is_blind: Whether each label belongs to another row, so that nothing can be learned but
             their frequencies.
-        start: Which rows are held out, the order of the others, and what is drawn anew.
+        start: Which rows are held out, the order of the others, and what is replaced by new ones.
     """
 
     steps: int
@@ -279,7 +279,9 @@ class Trials:
             return changed(keras.tree.pack_sequence_as(like, [leaf[rows] for leaf in self._rows]))
 
         size = min(evidence.size, len(order) - held)
-        last = len(order) - (len(order) - held) % size  # a smaller batch may be compiled anew
+        last = (
+            len(order) - (len(order) - held) % size
+        )  # a smaller batch may need another compilation
         trained = packed(np.sort(order[held:last]))
         measured = packed(order[:held] if held else order)
         return trained, [measured], size

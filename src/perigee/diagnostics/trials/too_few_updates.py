@@ -1,8 +1,9 @@
 """PG716, TooFewUpdates: in trials, the program learns if it trains for longer.
 
 Checked at `level="full"`, where the number of epochs is known (`epochs=`, or what a file passes to
-`fit`) and makes fewer than 150 updates: the program is trained for as many as it asks for, and for
-up to ten times as many; see PG713. Each batch makes one update, so that large batches make few.
+`fit`) and makes fewer than 150 updates: the program is trained for the updates that it has now,
+and for up to ten times as many; see PG713. Each batch makes one update, so that large batches make
+few.
 """
 
 from __future__ import annotations
