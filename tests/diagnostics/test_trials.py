@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from keras import losses, ops
 import perigee as pg
 from perigee._step.state import snapshot, track
 from perigee.diagnostics._recording import Compared
+from perigee.diagnostics._trials import MOST_STEPS
 from perigee.diagnostics.trials.outputs_do_not_follow import _quality
 from tests.diagnostics.programs import (
     Own,
@@ -34,13 +36,34 @@ def sgd(rate):
     return keras.optimizers.SGD(rate)
 
 
-def found(step, data, level="full"):
-    return {f.code: f for f in pg.check(step, data, level=level)}
+def found(step, data, level="full", **options):
+    return {f.code: f for f in pg.check(step, data, level=level, **options)}
+
+
+def rings(rows=240, scale=1.0, offset=0.0):
+    """Return points, and whether they are far from the middle."""
+    x = np.random.default_rng(5).normal(size=(rows, 2))
+    y = (np.sum(x**2, axis=1, keepdims=True) > 1.3).astype("float32")
+    return (x * scale + offset).astype("float32"), y
+
+
+def net(rate=1e-2, optimizer=None, **options):
+    """Return a compiled model that learns `rings` in some hundred updates."""
+    layers = [kl.Dense(16, activation="relu", **options) for _ in range(2)]
+    network = keras.Sequential([keras.Input((2,)), *layers, kl.Dense(1, activation="sigmoid")])
+    return compiled(network, "binary_crossentropy", optimizer=optimizer or adam(rate))
+
+
+def decaying(steps):
+    return keras.optimizers.schedules.ExponentialDecay(1e-2, steps, 0.5)
+
+
+def wide():
+    return keras.initializers.RandomNormal(stddev=20.0)
 
 
 SICK = {
     "PG710": {
-        "rate": lambda: (Own(small(1), squares, optimizer=sgd(5.0)), numbers()),
         "logarithm": lambda: (
             Own(small(1), lambda y, p: -ops.log(p[:, 0] + 9.0), optimizer=sgd(-1.0)),
             numbers(),
@@ -61,8 +84,17 @@ SICK = {
         "own": lambda: (Own(small(1, "softmax"), losses.BinaryCrossentropy()), answers()),
     },
     "PG713": {
-        "too low": lambda: (Own(small(1), squares, optimizer=sgd(5e-4)), numbers()),
-        "supervised": lambda: (pg.Supervised(small(1), sgd(5e-4), "mse"), numbers()),
+        "too low": lambda: (Own(small(1), squares, optimizer=sgd(1e-5)), numbers()),
+        "supervised": lambda: (pg.Supervised(small(1), sgd(1e-5), "mse"), numbers()),
+        "not finite": lambda: (Own(small(1), squares, optimizer=sgd(5.0)), numbers()),
+    },
+    "PG715": {
+        "wide": lambda: (net(1e-3, kernel_initializer=wide()), rings()),
+        "constant": lambda: (
+            net(1e-3, kernel_initializer=keras.initializers.Constant(2.0)),
+            rings(),
+        ),
+        "dead": lambda: (net(bias_initializer=keras.initializers.Constant(-9.0)), rings()),
     },
 }
 
@@ -72,6 +104,20 @@ HEALTHY = {
     "compiled": lambda: (
         compiled(small(1), losses.BinaryCrossentropy(from_logits=True)),
         answers(),
+    ),
+    "zero head": lambda: (
+        Own(
+            model(kl.Dense(8, activation="relu"), kl.Dense(1, kernel_initializer="zeros")),
+            squares,
+        ),
+        numbers(),
+    ),
+    "labels of chance": lambda: (net(), (rings()[0], rings()[1][::-1])),
+    "two optimizers": lambda: (two(1e-4), numbers()),
+    "trained before": lambda: (fine_tuned(), rings()),
+    "small steps of a negative loss": lambda: (
+        Own(small(1), lambda y, p: squares(y, p) - 5.0, optimizer=adam(1e-3)),
+        numbers(),
     ),
     "warm-up": lambda: (
         Own(
@@ -85,6 +131,26 @@ HEALTHY = {
         ),
         numbers(),
     ),
+}
+
+
+LONG = {
+    "PG713": {
+        "rate": lambda: (net(1e-5), {"epochs": 40}),
+        "schedule": lambda: (net(optimizer=adam(decaying(4))), {"epochs": 40}),
+    },
+    "PG716": {
+        "epochs": lambda: (net(), {"epochs": 1}),
+        "batch": lambda: (net(3e-3), {"epochs": 10, "batch_size": 240}),
+    },
+}
+"""Programs whose fault shows only with the length of the training."""
+
+ENOUGH = {
+    "epochs": lambda: (net(), {"epochs": 40}),
+    "schedule": lambda: (net(optimizer=adam(decaying(200))), {"epochs": 40}),
+    "slow and long": lambda: (net(1e-4), {"epochs": 1500}),
+    "not known": lambda: (net(1e-4), {}),
 }
 
 
@@ -115,6 +181,58 @@ def test_a_healthy_program_passes_its_trial(name):
     assert found(target, data) == {}
 
 
+@pytest.mark.spread(1, once=True)
+@pytest.mark.parametrize(("code", "name"), [(code, name) for code in LONG for name in LONG[code]])
+def test_a_trial_knows_how_long_the_training_is(code, name):
+    target, length = LONG[code][name]()
+
+    assert list(found(target, rings(), **length)) == [code]
+
+
+@pytest.mark.spread(1, once=True)
+@pytest.mark.parametrize("name", ENOUGH)
+def test_a_training_that_is_long_enough_passes_its_trial(name):
+    target, length = ENOUGH[name]()
+
+    assert found(target, rings(), **length) == {}
+
+
+@pytest.mark.spread(1, once=True)
+def test_a_trial_finds_inputs_that_are_too_small():
+    tiny = 1e-4
+
+    assert list(found(net(optimizer=sgd(0.1)), rings(scale=tiny), epochs=75)) == ["PG714"]
+
+
+@pytest.mark.spread(1, once=True)
+def test_a_finding_tells_what_was_tried_and_what_it_gave():
+    own = 1e-5
+
+    finding = found(net(own), rings(), epochs=40)["PG713"]
+
+    said = re.match(
+        r"At a learning rate of (\S+) instead of 1e-05, the loss on other rows after (\d+) steps "
+        r"is (\S+), not (\S+); with labels of other rows, which nothing can be learned from, "
+        r"(\S+)\.$",
+        finding.happened,
+    )
+    assert said is not None
+    rate, steps, loss, before, blind = map(float, said.groups())
+    assert rate in (1e-3, 1e-2, 1e-1)
+    assert steps <= MOST_STEPS
+    assert loss < 0.5 * before
+    assert blind == pytest.approx(np.log(2), rel=0.1)
+
+
+@pytest.mark.spread(1, once=True)
+def test_two_trials_of_one_program_give_the_same():
+    target = net(kernel_initializer=wide())
+
+    first, again = (found(target, rings(), epochs=40)["PG715"] for _ in range(2))
+
+    assert first == again
+
+
 def test_without_the_level_nothing_is_tried():
     target, data = SICK["PG711"]["rate"]()
 
@@ -139,13 +257,23 @@ def averaged():
     return Own(drawing(), squares, optimizer=optimizer)
 
 
-def two():
-    net = drawing()
-    first, *rest = (layer for layer in net.layers if layer.variables)
-    return pg.Supervised(net, [(sgd(1e-2), first), (adam(), rest)], "mse")
+def two(rate=1e-2):
+    network = drawing()
+    first, *rest = (layer for layer in network.layers if layer.variables)
+    return pg.Supervised(network, [(sgd(rate), first), (adam(rate), rest)], "mse")
+
+
+def fine_tuned():
+    network = net()
+    network.fit(*rings(), epochs=30, verbose=0)
+    return compiled(network, "binary_crossentropy", optimizer=adam(1e-5))
 
 
 KEPT = {
+    "schedule": (
+        lambda: Own(drawing(), squares, optimizer=adam(decaying(9))),
+        {},
+    ),
     "Dropout and BatchNorm": (
         lambda: Own(drawing(), squares, metrics=[keras.metrics.MeanAbsoluteError()]),
         {},

@@ -160,7 +160,14 @@ class Examination:
             data = keras.tree.map_structure(lambda a: np.asarray(a)[:kept], data)
         if isinstance(target, keras.Model) and (weights := given.get("class_weight")):
             target = pg.KerasStep(target, class_weight=weights)
-        report = pg.check(target, data, batch_size=size, validation=validation, level=self.level)
+        report = pg.check(
+            target,
+            data,
+            batch_size=size,
+            epochs=None if "steps" in given else given.get("epochs", 1),
+            validation=validation,
+            level=self.level,
+        )
         raise Examined(report)
 
 

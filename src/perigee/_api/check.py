@@ -13,7 +13,6 @@ import numpy as np
 from perigee import _backends
 from perigee._api.arguments import as_step, check_codes, named
 from perigee._errors import ArgumentError, BatchChangedError
-from perigee._events.protocols import Feed
 from perigee._step.state import attributes_preserved, preserved, restore, snapshot, track
 from perigee._step.step import Step
 from perigee._step.updates import internals
@@ -36,6 +35,7 @@ def check(
     *,
     validation: Any = None,
     batch_size: int | None = None,
+    epochs: int | None = None,
     level: Level = "default",
     ignore: Sequence[str] = (),
 ) -> Report:
@@ -54,9 +54,11 @@ def check(
             data by its first 8 batches.
         validation: Data to validate on, to see whether examples are shared.
         batch_size: Rows a batch, 32 by default; for arrays only.
+        epochs: How many epochs the training will have, to see at `level="full"` whether these are
+            enough, and whether its learning rate is. `None`: not known.
         level: `"default"` looks at the data and at single steps. `"full"` also trains for some
-            hundred steps, on a copy: it reports training that makes no progress, and whether
-            another learning rate would do better.
+            hundred steps, on a copy: it reports training that makes no progress, and what would
+            change that: another learning rate, scaled inputs, other initial weights, more updates.
         ignore: Codes to leave out, such as `["PG220"]`, besides `ignore_findings` of the
             Step.
 
@@ -115,7 +117,8 @@ def check(
         def found() -> list[Finding]:
             found = examine(evidence)
             if level == "full":
-                found = try_out(evidence, found, lambda: _endless(data, batches, batch_size))
+                updates = _updates(data, batch_size, epochs)
+                found = try_out(evidence, found, open_feed, updates)
             return found
 
         is_eager = internals(step).runs_as_python
@@ -173,11 +176,15 @@ def _sorted(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
     return alike[0], [some[0] for some in alike[1:]]
 
 
-def _endless(data: Any, batches: list[Batch], batch_size: int | None) -> Feed:
-    """Return what trials train on: arrays as a whole, of other data the batches that were drawn."""
-    if _is_of_arrays(data):
-        return open_feed(data, batch_size=batch_size, shuffle=True)
-    return open_feed(batches)
+def _updates(data: Any, batch_size: int | None, epochs: int | None) -> int | None:
+    """Return how many updates a training has; `None` if that is not known."""
+    if epochs is None:
+        return None
+    feed = open_feed(data, batch_size=batch_size)
+    try:
+        return None if feed.length is None else max(1, epochs * feed.length)
+    finally:
+        feed.close()
 
 
 def _columns(data: Any, batches: Sequence[Batch]) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ import linecache
 import os
 import sys
 import types
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,7 @@ class Target:
         line: The line of the file that would train it, or that defines the function that does; 1
             if the file only names it.
         name: Its name, if the Step is made of a function of the file.
+        epochs: The number of epochs, or `None` if it is not known.
     """
 
     step: Any
@@ -49,6 +50,7 @@ class Target:
     validation: Any = None
     line: int = 1
     name: str | None = None
+    epochs: int | None = None
 
 
 class _TakesBatchError(Exception):
@@ -379,7 +381,10 @@ class _Fits:
         given = inspect.signature(fit).bind(*args, **kwargs).arguments
         step, line = given["step"], self._line()
         names = ("data", "batch_size", "validation")
-        return self._reached(step, lambda: Target(step, *map(given.get, names), line=line))
+        return self._reached(
+            step,
+            lambda: Target(step, *map(given.get, names), line=line, epochs=_epochs(given)),
+        )
 
     def _keras_fit(self, *args: Any, **kwargs: Any) -> Any:
         from perigee._api.keras_fit import keras_fit
@@ -497,7 +502,10 @@ class _Fits:
         # The others are about the length of the training and its display.
         known = inspect.signature(given_to_fit).parameters
         taken, line = {k: v for k, v in given.items() if k in known}, self._line()
-        return self._reached(given["model"], lambda: Target(*given_to_fit(**taken), line=line))
+        return self._reached(
+            given["model"],
+            lambda: Target(*given_to_fit(**taken), line=line, epochs=_epochs(given)),
+        )
 
     def _reached(self, step: Any, target: Callable[[], Target]) -> Any:
         if not self.is_meant(step):
@@ -524,6 +532,17 @@ class _Fits:
                 return frame.f_lineno
             frame = frame.f_back
         return 1
+
+
+def _epochs(given: Mapping[str, Any]) -> int | None:
+    """Return the epochs of a training; `None` if something else decides, or may follow it.
+
+    A single epoch may be one of a loop that calls `fit` for each.
+    """
+    if any(given.get(name) for name in ("steps", "steps_per_epoch", "initial_epoch", "run")):
+        return None
+    epochs = given.get("epochs")
+    return epochs if isinstance(epochs, int) and epochs > 1 else None
 
 
 def _on_batch(model: Any, given: dict[str, Any], line: int) -> Target:

@@ -34,7 +34,7 @@ _ORDER = (
 _RANK = {code: place for place, code in enumerate(_ORDER)}
 
 EXPLAINS: Mapping[str, Sequence[str]] = {
-    "PG320": ("PG133", "PG222", "PG321", "PG325", "PG330"),
+    "PG320": ("PG133", "PG222", "PG321", "PG325", "PG330", "PG710"),
     "PG322": ("PG221", "PG330", "PG331"),
     "PG203": ("PG211", "PG212", "PG222", "PG227", "PG230"),
     "PG204": ("PG120", "PG133", "PG221", "PG222", "PG223", "PG224", "PG230"),
@@ -51,11 +51,20 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "PG211": ("PG222", "PG230"),
     "PG212": ("PG222", "PG230"),
     "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
-    "PG321": ("PG120", "PG122", "PG131", "PG132", "PG133", "PG221", "PG222", "PG224"),
+    "PG321": (*("PG120", "PG122", "PG131", "PG132", "PG133", "PG221", "PG222", "PG224", "PG714"),),
     "PG325": ("PG131",),
     "PG122": ("PG120", "PG130", "PG221", "PG224"),  # no gradient passes dead units
     "PG130": ("PG132",),
     "PG132": ("PG221",),  # nearly equal outputs have nearly the same loss for all labels
+    "PG120": ("PG711", "PG713"),
+    "PG124": ("PG711", "PG713"),
+    "PG442": ("PG713",),
+    # What a trial has shown to be the cause explains what shows at the first step.
+    "PG713": ("PG131", "PG710", "PG711"),
+    "PG714": ("PG122", "PG224", "PG131", "PG132", "PG133", "PG710", "PG711"),
+    "PG715": (
+        *("PG120", "PG122", "PG130", "PG131", "PG132", "PG133", "PG221", "PG224", "PG710", "PG711"),
+    ),
 }
 """For each code, the codes of findings that it explains."""
 

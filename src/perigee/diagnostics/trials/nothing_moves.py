@@ -16,7 +16,7 @@ _LEAST = 1e-5
 
 def check(trials: Trials) -> list[Finding]:
     """Examine the size of the updates."""
-    if trials.optimizer is None or trials.own.bad is not None:
+    if trials.optimizer is None or trials.has_schedule or trials.own.bad is not None:
         return []
     ratio = median_ratio(trials.own)
     if ratio is None or ratio >= _LEAST:
