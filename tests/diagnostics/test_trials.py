@@ -70,7 +70,6 @@ SICK = {
         ),
     },
     "PG711": {
-        "rate": lambda: (Own(small(1), squares, optimizer=adam(2e-6)), numbers()),
         "divided": lambda: (
             Own(small(1), lambda y, p: squares(y, p) / 1e5, optimizer=sgd(1e-2)),
             numbers(),
@@ -84,6 +83,7 @@ SICK = {
         "own": lambda: (Own(small(1, "softmax"), losses.BinaryCrossentropy()), answers()),
     },
     "PG713": {
+        "far too low": lambda: (Own(small(1), squares, optimizer=adam(2e-6)), numbers()),
         "too low": lambda: (Own(small(1), squares, optimizer=sgd(1e-5)), numbers()),
         "supervised": lambda: (pg.Supervised(small(1), sgd(1e-5), "mse"), numbers()),
         "not finite": lambda: (Own(small(1), squares, optimizer=sgd(5.0)), numbers()),
@@ -178,7 +178,7 @@ def test_a_trial_finds(code, name):
 def test_a_healthy_program_passes_its_trial(name):
     target, data = HEALTHY[name]()
 
-    assert found(target, data) == {}
+    assert [f for f in found(target, data).values() if f.severity != "hint"] == []
 
 
 @pytest.mark.spread(1, once=True)

@@ -313,6 +313,10 @@ class Evidence:
             return self._traced(call)[1]
         return self._inference(call, inputs)[1]
 
+    def outputs_now(self, call: ModelCall) -> list[np.ndarray]:
+        """Run a model in inference mode on the inputs of a call, with its current weights."""
+        return self._inference(call, call.inputs)[1]
+
     def inside(self, call: ModelCall) -> list[Inner]:
         """Run a model in inference mode, and return what each layer inside it returned."""
         return self._traced(call)[0]

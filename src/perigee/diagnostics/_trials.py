@@ -490,7 +490,7 @@ class Trials:
             for call in evidence.trained:
                 places = [i for i, o in enumerate(call.outputs) if np.array_equal(o, seen.y_pred)]
                 if places and call.inputs is not None:
-                    y_pred = evidence.outputs(call, call.inputs)[places[0]]
+                    y_pred = evidence.outputs_now(call)[places[0]]
                     found.append(Compared(seen.by, seen.y_true, y_pred))
                     break
         return found
