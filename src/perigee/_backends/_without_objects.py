@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from perigee import _backends
 from perigee._typing import Batch
 
 
@@ -73,7 +74,7 @@ def put(known: Any, value: Any) -> Any:
 
 def as_plain(value: Any) -> Any:
     """See `Backend.as_plain`; `None` for a tensor that is being traced, or of text."""
-    if not keras.ops.is_tensor(value):
+    if not _backends.current().is_tensor(value):
         return None
     try:
         array = np.array(keras.ops.convert_to_numpy(value))

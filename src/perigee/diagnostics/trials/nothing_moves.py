@@ -1,10 +1,10 @@
 """PG711, NothingMoves: updates so small that the weights hardly change.
 
 Checked at `level="full"`: over a trial, the median update of a kernel was less than a hundred
-thousandth of its norm, and with updates of the usual size the loss falls: a model that is fine-tuned
-may be trained enough already. Usual causes: a learning rate far too low, gradients that vanish, a
-loss divided by a large number, a rate that is multiplied by 0. Schedules are not checked: they may
-begin at 0.
+thousandth of its norm, and with updates of the usual size the loss falls: a model that is
+fine-tuned may be trained enough already. Usual causes: a learning rate far too low, gradients that
+vanish, a loss divided by a large number, a rate that is multiplied by 0. Schedules are not checked:
+they may begin at 0.
 """
 
 from __future__ import annotations
