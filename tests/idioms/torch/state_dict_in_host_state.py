@@ -7,6 +7,8 @@ import torch.nn.functional as F
 import perigee as pg
 from tests.idioms.programs import mean, points
 
+REFUSED_WITH_A_RUN = "PG525"  # `host_state_as_arrays` is what the error says to write
+
 
 class Bandit:
     """Chooses the noise that has raised the loss most."""
