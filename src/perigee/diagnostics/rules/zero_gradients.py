@@ -1,7 +1,8 @@
 """PG120, ZeroGradients: all gradients given to an optimizer are exactly 0.
 
 Nothing will ever be learned. In float16, gradients below 6e-8 become 0; otherwise the loss does not
-depend on the weights, as after a rounding, or all units after them are dead.
+depend on the weights, as after a rounding, or all units after them are dead. It is a hint where a
+step counts or remembers something, as in a warm-up from 0: later gradients may be others.
 
 On JAX, `jax.value_and_grad` gives zeros for weights that the call of the model does not use: then
 `fit` reports it, too, unless a step counts or remembers something, and may update later.
@@ -28,6 +29,8 @@ def check(evidence: Evidence) -> list[Finding]:
             continue
         others = (evidence.training_redrawn(turn).updates for turn in range(_DRAWS))
         is_by_chance = not all(len(o) > place and _are_zero(o[place]) for o in others)
+        rehearsal = evidence.training.rehearsal
+        is_of_a_step = rehearsal is not None and _remembers(rehearsal)
         is_half = any(
             getattr(layer, "compute_dtype", "") == "float16"
             for model in evidence.tracked.models.values()
@@ -37,9 +40,10 @@ def check(evidence: Evidence) -> list[Finding]:
             Finding(
                 code="PG120",
                 name="ZeroGradients",
-                severity="hint" if is_by_chance else "error",
+                severity="hint" if is_by_chance or is_of_a_step else "error",
                 happened=f"All gradients of {len(update.gradients)} variables are exactly 0"
                 + (" for these weights" if is_by_chance else "")
+                + (" at the first step" if is_of_a_step else "")
                 + (" in float16:" if is_half else ":"),
                 items=tuple(evidence.tracked.names_of(update.variables)),
                 expected="gradients that are not all 0.",
@@ -80,6 +84,11 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
 
 
 def _is_zeroed(rehearsal: Rehearsal) -> bool:
+    return bool(rehearsal.raw.zeroed) and not _remembers(rehearsal) and not rehearsal.volatile
+
+
+def _remembers(rehearsal: Rehearsal) -> bool:
+    """Return whether the step counts or remembers something, and may update later."""
     kinds = {id(entry.variable): entry.kind for entry in rehearsal.tracked.entries}
-    remembers = any(kinds.get(id(v)) == "variable" for v in rehearsal.written)
-    return bool(rehearsal.raw.zeroed) and not remembers and not rehearsal.volatile
+    found = [(kinds.get(id(v)), v) for v in rehearsal.written]
+    return any(k == "variable" or (k == "non_trainable" and "int" in v.dtype) for k, v in found)
