@@ -1,12 +1,13 @@
 """PG110, UncoveredVariables: a trainable variable that no optimizer of the step updates.
 
 It keeps its initial value, as if it were frozen, while `model.summary()` lists it as trainable.
-Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. A step
-that applies optimizers itself is checked if it applies all that it holds; a model that it leaves
-alone as a whole is taken as meant if no gradient tape recorded it, or if it is like one that is
-trained: a teacher, a target network. On torch it also names parameters that belong to no variable
-of Keras, if the loss depends on them and neither an optimizer has them nor the step changes them.
-With batches of several structures, an update on any of them counts.
+Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. What
+the step assigns itself is updated, as the moving average of a teacher. A step that applies
+optimizers itself is checked if it applies all that it holds; a model that it leaves alone as a
+whole is taken as meant if no gradient tape recorded it, or if it is like one that is trained: a
+teacher, a target network. On torch it also names parameters that belong to no variable of Keras, if
+the loss depends on them and neither an optimizer has them nor the step changes them. With batches
+of several structures, an update on any of them counts.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
     covered = {id(v) for one in rehearsals for variables in one.updated.values() for v in variables}
     covered |= {id(v) for one in rehearsals for v in (*one.carried, *one.raw.unreached)}
     covered |= {key for one in rehearsals for key in one.raw.moved}
-    if any(one.raw.paths for one in rehearsals):  # it may assign them itself, as an average
-        covered |= {id(v) for one in rehearsals for v in one.written}
+    covered |= {id(v) for one in rehearsals for v in one.written}  # by itself, as an average
+    if any(one.raw.paths for one in rehearsals):
         covered |= _left_alone(rehearsals, covered)
     entries = rehearsals[-1].tracked.entries
     kinds = [e for e in entries if e.kind == "trainable" or not e.is_listed]
