@@ -9,18 +9,15 @@ import pytest
 import perigee as pg
 from perigee._step.losses import computation_of
 from perigee.diagnostics import _trials
-from perigee.diagnostics.trials import other_learning_rate
 from tests.diagnostics.odd import PROGRAMS
 
-STEPS, STEPS_OF_A_RATE = 30, 25
+STEPS = 30
 
 
 @pytest.fixture
 def brief_trials(monkeypatch):
     """Try a few steps only: what is asked here is whether the rules run."""
-    monkeypatch.setattr(_trials, "STEPS", STEPS)
-    for module in (_trials, other_learning_rate):
-        monkeypatch.setattr(module, "STEPS_OF_A_RATE", STEPS_OF_A_RATE)
+    monkeypatch.setattr(_trials, "MOST_STEPS", STEPS)
 
 
 RUNNING = [name for name, (_, on) in PROGRAMS.items() if keras.backend.backend() in on]

@@ -234,7 +234,7 @@ def test_two_trials_of_one_program_give_the_same():
 
 
 def test_without_the_level_nothing_is_tried():
-    target, data = SICK["PG711"]["rate"]()
+    target, data = SICK["PG711"]["divided"]()
 
     assert found(target, data, level="default") == {}
 
