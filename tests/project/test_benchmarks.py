@@ -139,6 +139,7 @@ def test_a_contest_has_what_the_report_needs():
         pytest.param("cost_of_check", marks=[pytest.mark.slow, pytest.mark.process]),
         pytest.param("cost_of_metrics", marks=pytest.mark.slow),
         pytest.param("fresh_process", marks=[pytest.mark.slow, pytest.mark.process]),
+        pytest.param("peak_memory", marks=[pytest.mark.slow, pytest.mark.process]),
         pytest.param("functions", marks=pytest.mark.only_tensorflow),
         pytest.param("above_the_floor", marks=[pytest.mark.slow, pytest.mark.only_tensorflow]),
     ],
