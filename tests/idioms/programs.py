@@ -16,6 +16,7 @@ def modules(framework: str) -> dict[str, ModuleType]:
 
 def trained(function, **fit) -> dict[str, np.ndarray]:
     """What `plain` or `perigee` returns, from the seed from which both begin."""
+    keras.utils.clear_session()  # names of variables decide their order in `parameters()`
     keras.utils.set_random_seed(11)
     return {name: np.asarray(value) for name, value in function(**fit).items()}
 
