@@ -20,7 +20,7 @@ from perigee._errors import CheckpointSaveError, RunInUseError
 from perigee._events.clock import Clock
 from perigee.checkpoints import Checkpoints, Content, RunLock
 from perigee.report import FILE_NAME as REPORT
-from perigee.writers import read_json_lines
+from perigee.writers import Writers, read_json_lines
 from tests.reliability import small_disk
 from tests.reliability.processes import run as run_apart
 
@@ -92,16 +92,18 @@ def wait_for(path, *names):
         time.sleep(0.05)
 
 
-def wait_for_saves():
-    """Wait until no save of a training of this process is in progress, whatever came of it."""
+def wait_for_threads():
+    """Wait until no thread of a training of this process writes, whatever came of it."""
     for each in gc.get_objects():
         if isinstance(each, Checkpoints) and each._under_way is not None:
             wait([each._under_way])
+        if isinstance(each, Writers) and each._thread is not None:
+            wait([each._thread.submit(int)])  # after all that it was given
 
 
 def delete(path):
-    """Delete a directory once no save is writing into it, which would fail the deletion."""
-    wait_for_saves()
+    """Delete a directory once no thread is writing into it, which would fail the deletion."""
+    wait_for_threads()
     shutil.rmtree(path)
 
 
@@ -326,7 +328,7 @@ def test_a_limit_of_the_system_is_said_once_and_counted_and_nothing_is_lost(
     path, found = tmp_path / "run", {}
 
     def impose():
-        wait_for_saves()
+        wait_for_threads()
         found["before"] = Checkpoints(path / "checkpoints").steps()
         limit(kind, value)
 
@@ -376,7 +378,7 @@ def test_a_strict_run_ends_at_the_first_failure_without_waiting_for_the_next_sav
         with pytest.raises(CheckpointSaveError, match="File too large"):
             train(
                 tmp_path / "run",
-                At(step3=impose, step5=wait_for_saves),  # that of step 4 fails
+                At(step3=impose, step5=wait_for_threads),  # that of step 4 fails
                 Last(),
                 strict=True,
                 record_every=None,
@@ -394,7 +396,7 @@ def on_a_disk(disk, seconds_that_fail):
     part = path / "checkpoints"
 
     def freeze():
-        wait_for_saves()
+        wait_for_threads()
         found["part"] = part / f"step-{2:08d}" if seconds_that_fail == "removal" else part
         small_disk.freeze(found["part"])
 
