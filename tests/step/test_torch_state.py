@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import perigee as pg
+from perigee._errors import StoredStateError
 from perigee._step.state import track
 from perigee.checkpoints import Checkpoints, arrays_of
-from perigee.checkpoints.state import objects_of
+from perigee.checkpoints.state import load_objects, objects_of
 from perigee.testing import verify_resume
 
 if keras.backend.backend() != "torch":
@@ -274,3 +275,73 @@ def test_a_killed_run_ends_as_one_that_was_not(name, tmp_path):
     assert ends[0].clock == ends[1].clock
     states = [flat({"arrays": dict(e.arrays), "objects": e.facts["objects"]}) for e in ends]
     assert states[0] == states[1]
+
+
+class Holding(keras.layers.Layer):
+    """A layer that holds a module: Keras sorts its parameters by names that it generates."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(*[torch.nn.Linear(FEATURES, FEATURES) for _ in range(4)])
+
+    def call(self, x):
+        return self.net(x)
+
+
+class OfHolding(pg.Step):
+    def __init__(self, optimizer, variables_before):
+        keras.utils.clear_session()
+        for _ in range(variables_before):
+            keras.Variable(0.0)  # which takes one of the names
+        keras.utils.set_random_seed(0)
+        self.model = keras.Sequential([keras.Input((FEATURES,)), Holding()])
+        self.optimizer = optimizer(self.model.parameters())
+
+    def train_step(self, batch):
+        x, _ = batch
+
+        def closure():
+            self.optimizer.zero_grad()
+            loss = ((self.model(x) - x.roll(1, 1)) ** 2).mean()
+            loss.backward()
+            return loss
+
+        return {"loss": self.optimizer.step(closure)}
+
+
+def places(step):
+    """Return the places of a model's parameters among its variables."""
+    variables = [id(v.value) for v in step.model.variables]
+    return [variables.index(id(p)) for p in step.model.parameters()]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "Adafactor"])
+def test_slots_stay_at_their_parameters_whatever_their_order_is(tmp_path, optimizer):
+    def step(variables_before):
+        more = {"momentum": 0.9} if optimizer == "SGD" else {}
+        return OfHolding(
+            lambda p: getattr(torch.optim, optimizer)(p, 0.01, **more), variables_before
+        )
+
+    def trained(step, epochs, run=None):
+        fit(step, epochs=epochs, run=run)
+        return [np.asarray(v) for v in step.model.get_weights()]
+
+    trained(step(1), 1, pg.Run(tmp_path))
+    resumed = trained(step(6), 2, pg.Run(tmp_path))
+
+    assert places(step(1)) != places(step(6))
+    for found, expected in zip(resumed, trained(step(1), 2), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_slots_that_join_parameters_are_refused_in_another_order():
+    steps = [OfHolding(torch.optim.LBFGS, before) for before in (1, 6)]
+    x = torch.ones(4, FEATURES)
+    said = objects_of(track(steps[0]))
+    load_objects(track(steps[1]), said)  # it holds nothing yet
+    steps[0].train_step((x, None))
+
+    load_objects(track(steps[0]), objects_of(track(steps[0])))
+    with pytest.raises(StoredStateError, match="in another order"):
+        load_objects(track(steps[1]), objects_of(track(steps[0])))

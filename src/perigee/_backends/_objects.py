@@ -100,19 +100,11 @@ class StateObject:
     def assign(self, value: Any) -> None:
         """Restore a state that was read; one that it still has is left alone."""
         if self.read().tobytes() != value.tobytes():
-            self.load(value.held)
+            self.load(value.held, {})
 
-    def saved(self, path: str, only_tensors: bool = False) -> Any:
-        """Return the state as plain values and arrays; `None` if there is nothing to save.
-
-        Args:
-            path: The attribute path of the object, for errors.
-            only_tensors: Whether the user saves the Python values in attributes.
-
-        Raises:
-            CheckpointContentError: If it holds other objects.
-        """
-        del only_tensors
+    def saved(self, path: str, keys: Mapping[int, str], only_tensors: bool = False) -> Any:
+        """See the contract."""
+        del keys, only_tensors
         with _named(path):
             return to_plain(self._state(), "", is_found)
 
@@ -120,12 +112,9 @@ class StateObject:
         """See the contract: all of it."""
         return self
 
-    def load(self, said: Any) -> None:
-        """Restore what `saved` returned, here or in another process.
-
-        Raises:
-            ValueError: If it is no such state.
-        """
+    def load(self, said: Any, keys: Mapping[int, str]) -> None:
+        """See the contract."""
+        del keys
         self._load(from_plain(said, self._state()))
 
     def _held(self) -> Any:
@@ -220,8 +209,9 @@ class Attributes(StateObject):
             if not is_same and not _has_built(here.get(name), other):
                 _set(names, name, other, before[name])
 
-    def saved(self, path: str, only_tensors: bool = False) -> Any:
+    def saved(self, path: str, keys: Mapping[int, str], only_tensors: bool = False) -> Any:
         """See `StateObject.saved`."""
+        del keys
         now = self._items()
         self._note_changed(now)
         for name in self._replaced(self._first_objects):  # as the step says, not the program
@@ -243,8 +233,9 @@ class Attributes(StateObject):
                 raise error
         return found or None
 
-    def load(self, said: Any) -> None:
+    def load(self, said: Any, keys: Mapping[int, str]) -> None:
         """See `StateObject.load`."""
+        del keys
         if not isinstance(said, dict):
             raise ValueError("it is no state")
         names = self.stored

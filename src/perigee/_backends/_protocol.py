@@ -159,11 +159,12 @@ class StateObject(Protocol):
     owner: Any
     is_optional: bool
 
-    def saved(self, path: str, only_tensors: bool = False) -> Any:
+    def saved(self, path: str, keys: Mapping[int, str], only_tensors: bool = False) -> Any:
         """Return the state as plain values and arrays, `None` if there is nothing to save.
 
         Args:
             path: The attribute path of the object, for errors.
+            keys: By the `id` of a variable's tensor, what it is called in every process.
             only_tensors: Whether the user saves the Python values in attributes.
 
         Raises:
@@ -175,8 +176,12 @@ class StateObject(Protocol):
         """Return it without the numbers and containers of Python in attributes, to be restored."""
         ...
 
-    def load(self, said: Any) -> None:
+    def load(self, said: Any, keys: Mapping[int, str]) -> None:
         """Restore what `saved` returned, here or in another process.
+
+        Args:
+            said: What was saved.
+            keys: As for `saved`.
 
         Raises:
             ValueError: If it is no such state.

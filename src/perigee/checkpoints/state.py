@@ -70,9 +70,10 @@ def savable_objects(
     """Return what of `objects_of` can be saved, and why the rest cannot."""
     states: dict[str, Any] = {}
     refused: list[CheckpointContentError] = []
+    keys = _keys_of_tensors(tracked)
     for path, found in tracked.objects.items():
         try:
-            states[path] = found.saved(path, only_tensors)
+            states[path] = found.saved(path, keys, only_tensors)
         except CheckpointContentError as error:
             states[path] = error.rest
             refused.append(error)
@@ -99,7 +100,12 @@ def load_objects(tracked: Tracked, said: Any) -> None:
         raise StateMismatchError(missing, unexpected, {})
     for path, state in said.items():
         with loading(path):
-            tracked.objects[path].load(state)
+            tracked.objects[path].load(state, _keys_of_tensors(tracked))
+
+
+def _keys_of_tensors(tracked: Tracked) -> dict[int, str]:
+    """Return `Entry.key` of each variable by the `id` of its tensor."""
+    return {id(entry.variable.value): entry.key for entry in tracked.entries}
 
 
 def gradients_of(tracked: Tracked) -> dict[str, Any]:

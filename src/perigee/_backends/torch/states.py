@@ -13,6 +13,7 @@ import torch
 
 from perigee._backends import _alone, _objects
 from perigee._backends._objects import Attributes, StateObject, has_state, kept, snapshot_of
+from perigee._backends._plain_state import from_plain as decoded
 from perigee._backends._plain_state import to_plain
 from perigee._typing import Batch, Tensor
 
@@ -158,6 +159,8 @@ def state_object(value: Any) -> StateObject | None:
     """See `Backend.state_object`."""
     if isinstance(value, torch.Generator):
         return kept(value, "", _OfGenerator)
+    if isinstance(value, torch.optim.Optimizer):
+        return kept(value, "", _OfOptimizer)
     return None if isinstance(value, torch.nn.Module) else _objects.state_object(value)
 
 
@@ -169,6 +172,48 @@ class _OfGenerator(StateObject):
 
     def _load(self, state: Any) -> None:
         del state  # the generator itself, which has it already
+
+
+class _OfOptimizer(StateObject):
+    """The state of an optimizer of torch, which numbers its parameters.
+
+    The numbers may be others in the next process: Keras sorts the parameters of a layer that holds
+    a module of torch by names that it generates. So what the parameters are called is saved beside.
+    """
+
+    def saved(self, path: str, keys: Mapping[int, str], only_tensors: bool = False) -> Any:
+        """See the contract."""
+        said = super().saved(path, keys, only_tensors)
+        return {**said, _KEYS: self._keys(keys)} if "param_groups" in said else said
+
+    def load(self, said: Any, keys: Mapping[int, str]) -> None:
+        """See the contract."""
+        held = self._state()
+        said, before = dict(said), said.get(_KEYS, [])
+        said.pop(_KEYS, None)
+        state, now = decoded(said, held), self._keys(keys)
+        if before != now and None not in now and set(before) == set(now):
+            if isinstance(self.owner, torch.optim.LBFGS) and state["state"]:
+                raise ValueError("its parameters are in another order")  # it joins them to a vector
+            slots = dict(zip(before, _numbers(state), strict=True))
+            places = zip(now, _numbers(held), strict=True)
+            state["state"] = {
+                place: state["state"][slots[key]]
+                for key, place in places
+                if slots[key] in state["state"]
+            }
+        self._load(state)
+
+    def _keys(self, keys: Mapping[int, str]) -> list[str | None]:
+        return [keys.get(id(p)) for group in self.owner.param_groups for p in group["params"]]
+
+
+_KEYS = "keys"
+"""Where the keys of an optimizer's parameters are saved."""
+
+
+def _numbers(state: Mapping[str, Any]) -> list[int]:
+    return [number for group in state["param_groups"] for number in group["params"]]
 
 
 def attributes(owner: Any, names: Callable[[Any], MutableMapping[str, Any]]) -> Attributes:
