@@ -375,3 +375,42 @@ def test_what_others_may_change_is_not_drawn_before_its_turn(kind):
         data = data.map(lambda x, y: (tf.py_function(lambda v: v, [x], tf.float32), y))
 
     assert TFDatasetFeed(data).stacks is None
+
+
+class Remembering(pg.Step):
+    """Predicts the next value of series that go on from batch to batch."""
+
+    def __init__(self, stateful=True):
+        keras.utils.set_random_seed(3)
+        self.model = keras.Sequential(
+            [
+                keras.Input((5, 1), batch_size=BATCH),
+                keras.layers.LSTM(3, stateful=stateful),
+                keras.layers.Dense(1),
+            ]
+        )
+        self.optimizer = keras.optimizers.SGD(0.1)
+
+    def train_step(self, batch):
+        x, y = batch
+        loss = self.minimize(
+            lambda: ops.mean(ops.square(self.model(x, training=True) - y)),
+            self.optimizer,
+            self.model,
+        )
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_memory_of_recurrent_layers_is_carried_through_a_stack(mode):
+    count = 24
+    series = np.sin(np.arange(count * BATCH * 5)).reshape(count * BATCH, 5, 1).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((series, series[:, -1])).batch(BATCH)
+
+    def trained(step, execution):
+        pg.fit(step, data, epochs=2, execution=execution, progress="off")
+        return np.concatenate([np.ravel(w) for w in step.model.get_weights()])
+
+    expected = trained(Remembering(), "eager")
+    np.testing.assert_allclose(trained(Remembering(), mode), expected, atol=1e-5)
+    assert np.abs(trained(Remembering(stateful=False), mode) - expected).max() > 1e-3
