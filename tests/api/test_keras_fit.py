@@ -523,13 +523,15 @@ def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
         assert a.tobytes() == b.tobytes()
 
 
-def test_an_optimizer_that_accumulates_by_itself_trains_as_by_fit():
+@pytest.mark.parametrize("averaging", [{}, {"use_ema": True}], ids=["plain", "averaged"])
+def test_an_optimizer_that_accumulates_by_itself_trains_as_by_fit(averaging):
     x, y, _ = arrays(ROWS, 0)
 
     def trained(fit):
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(1)])
-        model.compile(keras.optimizers.SGD(0.02, gradient_accumulation_steps=2), "mse")
+        sgd = keras.optimizers.SGD(0.02, gradient_accumulation_steps=2, **averaging)
+        model.compile(sgd, "mse")
         history = fit(model, x, y, batch_size=5, epochs=2, shuffle=False, verbose=0)
         return model.get_weights(), history.history["loss"]
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+from keras import ops
 
 import perigee as pg
 from perigee import diagnostics
@@ -131,6 +132,29 @@ def test_each_rule_has_two_sick_and_three_healthy_programs():
 def test_what_is_a_fault_of_compiled_steps_alone_is_none_of_others(code):
     for make in ONLY_COMPILED[code].values():
         assert code not in codes(*make())
+
+
+class Views(Own):
+    """Two views of each example are to agree."""
+
+    def agree(self, x):
+        one, two = self.model(x), self.model(x[:, ::-1])
+        return ops.mean(ops.square(one - two), axis=-1)
+
+    def train_step(self, batch):
+        x, _ = batch
+        return {"loss": self.minimize(lambda: self.agree(x), self.optimizer, self.model)}
+
+
+class ViewsAndAllBesides(Views):
+    def train_step(self, batch):
+        loss, _ = self.minimize(lambda: (self.agree(batch[0]), 0), self.optimizer, self.model)
+        return {"loss": loss}
+
+
+def test_labels_that_the_step_leaves_out_by_name_are_not_ignored_by_mistake():
+    assert codes(Views(small(3), squares), classes()) == []
+    assert codes(ViewsAndAllBesides(small(3), squares), classes()) == ["PG221"]
 
 
 def test_examples_that_are_validated_and_trained_on_are_found():

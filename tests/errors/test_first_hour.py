@@ -656,6 +656,16 @@ def test_an_error_of_python_gets_advice_with_the_line(body, advice):
     assert sum(advice in note for note in caught.value.__notes__) == 1
 
 
+@pytest.mark.parametrize("line", ["x[:, 0]", "x.shape"])
+def test_a_dict_that_is_unpacked_gets_advice(line):
+    x, y = data()
+
+    with pytest.raises((TypeError, AttributeError)) as caught:
+        pg.fit(own([f"return {{'loss': {line}}}"])(), {"x": x, "y": y}, progress="off")
+
+    assert sum("Unpacking a dict gives its names" in note for note in caught.value.__notes__) == 1
+
+
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="its tensors have values")
 def test_a_value_that_is_asked_of_a_compiled_step_gets_advice():
     body = ["logs = self.trained(x, y)", 'return {"loss": logs["loss"].numpy()}']

@@ -184,6 +184,18 @@ def test_binary_labels_outside_zero_and_one_are_refused(x, ids, refused):
     assert (error.label, error.row, error.low, error.high) == (2, 2, 0, 1)
 
 
+def test_noise_on_binary_labels_is_no_other_class(x, ids):
+    """GANs are trained on labels such as 1 + 0.05 * uniform, or from 0.7 to 1.2."""
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    noise = np.linspace(-0.3, 0.3, ROWS).astype("float32")[:, None]
+    data = (x, (ids[:, None] > 0) + noise)
+
+    assert not [f for f in pg.check(Classifier(loss, units=1), data) if f.severity == "error"]
+    history = pg.fit(Classifier(loss, units=1), data, progress="off", execution="eager").history
+
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_what_resizing_adds_to_binary_labels_is_taken(x):
     labels = np.full((ROWS, 1), 1.0005, "float32")
     step = Classifier(keras.losses.BinaryCrossentropy(from_logits=True), units=1)

@@ -8,6 +8,7 @@ from keras import ops
 import perigee as pg
 from perigee._errors import (
     AccumulationError,
+    ArgumentError,
     AverageError,
     InnerLossError,
     LossShapeError,
@@ -157,6 +158,17 @@ def test_an_inner_loss_of_several_values_is_refused(data, refused, inner):
     assert error.shape == (ROWS,)
     assert f"An inner objective returned values of shape {(ROWS,)}" in str(error)
     assert "`ops.sum(...)`" in error.fix
+
+
+def test_an_objective_for_tensors_that_takes_none_is_refused(data, refused):
+    def objective(step, x, y):
+        return ops.sum(step.gradients(lambda: ops.sum(step.model(x)), x))
+
+    error = refused(ArgumentError, Fitting(objective), data)
+
+    assert error.given == "<a function of no arguments>"
+    assert "1 tensor(s)" in error.expected
+    assert "`self.gradients(lambda x: loss(x), x)`" in error.fix
 
 
 @pytest.mark.parametrize("inner", [of_inputs, of_variables])

@@ -445,6 +445,70 @@ def test_what_a_step_has_not_is_looked_up_on_its_only_model(data):
     assert names == [["line"]]
 
 
+class Annealed(Two):
+    """Has two models, and attributes that callbacks read and set, as those of Keras's guides do."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = line()
+        self.weight = 1.0
+
+    @property
+    def width(self):
+        return self.model.inputs[0].shape[-1]
+
+    def train_step(self, batch):
+        return {**super().train_step(batch), "weight": self.weight}
+
+
+def test_what_the_user_gave_a_step_is_read_and_set_by_a_callback(data):
+    shapes = []
+
+    class Monitor(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            drawn = self.model.generator(np.zeros((3, self.model.width), "float32"))
+            shapes.append(tuple(drawn.shape))
+            self.model.weight = self.model.weight / 2
+
+    step = Annealed()
+    history = fit(step, data, epochs=3, callbacks=[Monitor()])
+
+    assert shapes == [(3, 1)] * 3
+    assert history.history["weight"] == [1.0, 0.5, 0.25]
+
+
+class Scored(Regression):
+    def __init__(self):
+        super().__init__()
+        self.score = keras.metrics.BinaryAccuracy(name="score")
+
+    def test_step(self, batch):
+        x, y = batch
+        self.score.update_state(y > 0, self.model(x))
+        return {}
+
+
+def test_a_metric_of_the_step_says_whether_more_of_it_is_better(data):
+    stopping = keras.callbacks.EarlyStopping("val_score", patience=5)
+
+    fit(Scored(), data, validation=data, execution="eager", callbacks=[stopping])
+
+    assert stopping.monitor_op(2.0, 1.0)
+
+
+def test_a_callback_calls_the_only_model_and_freezes_it(data):
+    class Freezing(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            assert self.model(data[0]).shape == (len(data[0]), 1)
+            self.model.trainable = False
+
+    step = Regression()
+    with pytest.raises(pg.PerigeeError, match="PG1"):
+        fit(step, data, epochs=2, callbacks=[Freezing()])
+
+    assert not step.model.trainable
+
+
 def test_saving_needs_exactly_one_model(data, tmp_path):
     step = Regression()
     step.other = line()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perigee._step.bytecode import names_in, reads
+from perigee._step.bytecode import names_in, reads, unpacked
 
 CODES = {
     "globals and attributes": (
@@ -172,3 +172,21 @@ f = Net.f
     assert names.attributes >= {"call", "by_name"}
     assert names.outside >= {"getattr", "super"}
     assert "total" in names.stored
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("x, _ = batch", ["x", "_"]),
+        ("x, _ = batch; return x", ["x", "_"]),
+        ("(a, b), y = batch; return lambda: a", ["a", "b", "y"]),
+        ("*x, y = batch", ["x", "y"]),
+        ("x, _ = self.minimize(batch)", None),
+        ("x = batch", None),
+    ],
+)
+def test_names_that_a_variable_is_unpacked_into(line, expected):
+    code = code_of(f"def f(self, batch): {line}")
+
+    assert list(unpacked(code, "batch")) == ([] if expected is None else [expected])

@@ -106,6 +106,12 @@ _ADVICE: Mapping[str, Callable[[BaseException, str], bool]] = {
             or any(text in str(error) for text in _OF_VALUES)
         )
     ),
+    'Unpacking a dict gives its names. Where a batch is a dict, read it by name: `batch["x"]`.': (
+        lambda error, step: (
+            (isinstance(error, TypeError) and "string indices must be" in str(error))
+            or any(_reads(error, name, "isidentifier") for name in ("shape", "dtype", "ndim"))
+        )
+    ),
     "What is differentiated was not recorded: compute it in the same method as `backward`, from "
     "parameters that require gradients, without `torch.no_grad()`, `detach()`, `.item()` or NumPy "
     "in between. Where other code calls `backward`, write `with torch.enable_grad():` around.": (

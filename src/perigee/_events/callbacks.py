@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,10 @@ _TRAIN_BATCH_HOOKS = (
     "on_train_batch_begin",
     "on_train_batch_end",
 )
+
+
+_OWN = ("stop_training", "stop_evaluating", "stop_predicting", "history")
+"""What callbacks set on a model for the loop."""
 
 
 class KerasCallbacks:
@@ -92,6 +96,8 @@ class KerasCallbacks:
         for callback in emptied:
             callback.append = True
         self._model.stop_training = False  # as `keras.Model.fit` does
+        if isinstance(self._model, _Facade):
+            _set_modes(self._callbacks, track(self._step).metrics.values())
         self._list.on_train_begin()
         for callback in emptied:
             callback.append = False  # as the program says
@@ -197,6 +203,18 @@ class KerasCallbacks:
         return new
 
 
+def _set_modes(callbacks: Iterable[Any], metrics: Iterable[keras.metrics.Metric]) -> None:
+    """Tell callbacks whether more of the metric that they monitor is better.
+
+    Keras looks for it among compiled metrics only, and raises where it finds none.
+    """
+    directions = {metric.name: getattr(metric, "_direction", None) for metric in metrics}
+    for callback in callbacks:
+        name = str(getattr(callback, "monitor", "")).removeprefix("val_")
+        if getattr(callback, "mode", None) == "auto" and directions.get(name):
+            callback.mode = "max" if directions[name] == "up" else "min"
+
+
 def _may_change_weights(callback: Any) -> bool:
     """Tell whether a callback may change weights around a validation, as `SwapEMAWeights` does."""
     if _overrides(callback, ("on_test_begin", "on_test_end")):
@@ -221,15 +239,20 @@ def _overrides(callback: Any, names: Sequence[str]) -> bool:
 
 
 class _Facade:
-    """The model that callbacks see: the parts of a `keras.Model` that a Step has.
+    """The model that callbacks see: the Step, with the parts of a `keras.Model` that it has.
 
-    Other attributes are looked up on the only model of the Step.
+    What the user's Step lacks is looked up on its only model, and set there.
     """
 
     def __init__(self, step: Step) -> None:
-        self._step = step
+        object.__setattr__(self, "_step", step)
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
         self.history: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the Step, if it can be called, or its only model."""
+        target = self._step if callable(self._step) else self._only_model("__call__")
+        return target(*args, **kwargs)
 
     @property
     def optimizer(self) -> Any:
@@ -275,10 +298,27 @@ class _Facade:
         return model
 
     def __getattr__(self, name: str) -> Any:
-        model = only_model(vars(self)["_step"])
-        if model is None or name.startswith("_") or not hasattr(model, name):
+        owner = _owner(vars(self)["_step"], name)
+        if owner is None:
             raise AttributeError(
                 f"The Step {type(vars(self)['_step']).__name__} has no `{name}` for callbacks; "
                 "write a `pg.Hook` that holds what it needs."
             )
-        return getattr(model, name)
+        return getattr(owner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        owner = None if name in _OWN else _owner(self._step, name)
+        if owner is None:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(owner, name, value)
+
+
+def _owner(step: Step, name: str) -> Any:
+    """Return what has an attribute: the Step, by the user's code, its only model, or `None`."""
+    if name.startswith("_"):
+        return None
+    if name in vars(step) or (hasattr(type(step), name) and not hasattr(Step, name)):
+        return step
+    model = only_model(step)
+    return model if hasattr(model, name) else None

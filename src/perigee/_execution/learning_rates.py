@@ -10,6 +10,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._rehearsal.discovery import Rehearsal
+from perigee._step.updates import counter_of
 
 
 def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
@@ -51,7 +52,7 @@ def applied(rehearsal: Rehearsal) -> dict[str, Any]:
     return {
         path: optimizer
         for path, optimizer in rehearsal.tracked.optimizers.items()
-        if path in rehearsal.updated or id(optimizer.iterations) in written
+        if path in rehearsal.updated or id(counter_of(optimizer)) in written
     }
 
 
@@ -79,7 +80,7 @@ def finalize(rehearsal: Rehearsal) -> bool:
             if optimizer is None or is_own:
                 continue
             inner = getattr(optimizer, "inner_optimizer", optimizer)
-            if inner.use_ema and int(_backends.current().read(inner.iterations)) > 0:
+            if inner.use_ema and int(_backends.current().read(counter_of(inner))) > 0:
                 optimizer.finalize_variable_values(list(variables))
                 is_any = True
     return is_any

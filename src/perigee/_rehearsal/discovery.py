@@ -54,7 +54,7 @@ from perigee._step.state import (
     variables_of,
 )
 from perigee._step.step import Step, call, layers_of
-from perigee._step.updates import Accumulator, in_scope
+from perigee._step.updates import Accumulator, counter_of, in_scope
 from perigee._step.updates import internals as internals_of
 from perigee._typing import Batch, Tree
 
@@ -462,7 +462,7 @@ def _refuse_raw_updates(tracked: Tracked, recorder: StepRecorder, written: Seque
     asked = {id(optimizer) for optimizer, _ in recorder.updates}
     changed = {id(variable) for variable in written}
     for path, optimizer in tracked.optimizers.items():
-        is_unseen = id(optimizer) not in asked and id(optimizer.iterations) in changed
+        is_unseen = id(optimizer) not in asked and id(counter_of(optimizer)) in changed
         if is_unseen or path in recorder.raw.paths:
             _refuse_raw(f"the step itself applies {path!r}", AS_MINIMIZE)
     for path in recorder.raw.paths - tracked.optimizers.keys():

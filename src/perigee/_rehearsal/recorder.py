@@ -30,7 +30,7 @@ from perigee._step.masks import mask_of
 from perigee._step.samples import Sample
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
-from perigee._step.updates import internals
+from perigee._step.updates import counter_of, internals
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class StepRecorder:
     def _raw_applied(self, optimizer: Any, gradients: Gradients) -> None:
         if self._witness is not None:
             self._witness.applied(optimizer, gradients, False)
-        self.assigned |= {id(v) for v in (*gradients.variables, optimizer.iterations)}
+        self.assigned |= {id(v) for v in (*gradients.variables, counter_of(optimizer))}
         for variable, value in zip(gradients.variables, gradients, strict=True):
             if value is not None:  # an optimizer that is not built yet does not write it now
                 self._is_held(variable)

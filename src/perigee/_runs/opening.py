@@ -40,7 +40,7 @@ from perigee._runs.facts import check_facts
 from perigee._runs.run import Run, checkpoints_of, warn_of_damage
 from perigee._step.state import Tracked, snapshot, track
 from perigee._step.step import Step
-from perigee._step.updates import internals
+from perigee._step.updates import counter_of, internals
 from perigee.checkpoints import (
     Checkpoints,
     Loaded,
@@ -460,11 +460,11 @@ class OpenRun:
         tracked = track(self.step)
         keys = {id(entry.variable): entry.key for entry in tracked.entries}
         for path, optimizer in tracked.optimizers.items():
-            iterations = optimizer.iterations
-            stored = loaded.content.arrays.get(keys.get(id(iterations), ""))
+            counter = counter_of(optimizer)
+            stored = loaded.content.arrays.get(keys.get(id(counter), ""))
             if stored is None or stored.shape or stored.dtype.kind not in "iu":
                 continue  # what it is instead is said where it is loaded
-            made, saved = int(snapshot([iterations])[0]), int(stored)
+            made, saved = int(snapshot([counter])[0]), int(stored)
             if saved < 0:
                 reason = f"{path} has made {saved} updates in it"
                 raise DamagedCheckpointError(str(loaded.path), content.STATE, reason)

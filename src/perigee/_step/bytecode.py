@@ -143,6 +143,24 @@ def names_in(code: CodeType) -> Names:
 _KINDS = (_GLOBALS + _CELLS, _ATTRIBUTES, _STORES)
 
 
+def unpacked(code: CodeType, name: str) -> Iterator[list[str]]:
+    """Yield the names that code sets each time it unpacks a variable, as in `x, y = batch`."""
+    names: list[str] | None = None
+    is_read = False
+    for operation, argument in _instructions(code):
+        if operation.startswith("UNPACK_") and (is_read or names is not None):
+            names = names or []
+        elif operation.startswith("STORE_") and names is not None:
+            stored = (
+                cast(tuple[object, ...], argument) if isinstance(argument, tuple) else [argument]
+            )
+            names += map(str, stored[:1] if operation.endswith("LOAD_FAST") else stored)
+        elif names is not None:
+            yield names
+            names = None
+        is_read = operation.startswith("LOAD_") and argument == name
+
+
 def instructions(code: CodeType) -> Iterator[tuple[str, object]]:
     """Yield the name and the argument of each instruction, functions inside code included."""
     for operation, argument in _instructions(code):

@@ -401,6 +401,8 @@ class Step(Holder):
     def _input_gradients(self, objective: Objective, tensors: Any) -> Any:
         frame = under_way.get() or Frame(self, "train_step", None)
         flat = keras.tree.flatten(tensors)
+        if frame.recorder is not None:
+            _refuse_parameters(objective, len(flat))
         user_code = _backends.current().user_code
 
         def function(*arguments: Tensor) -> Tensor:
@@ -574,22 +576,23 @@ def _refuse_other_than_function(given: Any) -> None:
     )
 
 
-def _refuse_parameters(objective: Objective) -> None:
-    """Refuse an objective that needs arguments, where it gets none."""
+def _refuse_parameters(objective: Objective, count: int = 0) -> None:
+    """Refuse an objective that cannot be called with what it gets: so many tensors."""
     try:
         signature = inspect.signature(objective)
     except (TypeError, ValueError):
         return
     try:
-        signature.bind()
+        signature.bind(*range(count))
     except TypeError:
         names = ", ".join(signature.parameters)
-        raise ArgumentError(
-            "objective",
-            f"<a function of {names}>",
-            "a function without arguments.",
-            f"pass `lambda: objective({names})`.",
-        ) from None
+        given = f"<a function of {names or 'no arguments'}>"
+        expected = "a function without arguments."
+        fix = f"pass `lambda: objective({names})`."
+        if count:
+            expected = f"a function of what it is differentiated for: {count} tensor(s)."
+            fix = "compute the loss from arguments, as in `self.gradients(lambda x: loss(x), x)`."
+        raise ArgumentError("objective", given, expected, fix) from None
 
 
 def _refuse_unused(

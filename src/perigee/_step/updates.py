@@ -25,6 +25,16 @@ _LOSS_SCALE_GROWTH_STEPS = 2000
 _LEAST_WEIGHT = 1e-30
 
 
+def counter_of(optimizer: Any) -> keras.Variable:
+    """Return the variable in which an optimizer counts its calls.
+
+    `iterations` of one with `gradient_accumulation_steps` is a number computed from it.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    counter = inner.iterations
+    return counter if isinstance(counter, keras.Variable) else inner.variables[0]
+
+
 def update(
     step: Holder, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any], when: Any
 ) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
-import keras
 import numpy as np
 
 from perigee import _backends
@@ -17,6 +16,7 @@ from perigee._execution import Program
 from perigee._step.averages import Column
 from perigee._step.state import attributes_preserved, track
 from perigee._step.step import Step
+from perigee._step.updates import counter_of
 from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
@@ -185,10 +185,8 @@ class Guards:
 
     def _has_learned(self) -> bool:
         """Return whether an optimizer made updates before this training. It waits, once."""
-        # With `gradient_accumulation_steps` it is not a variable, but computed from one.
         optimizers = track(self._step).optimizers.values()
-        counters = [keras.ops.convert_to_numpy(o.iterations) for o in optimizers]
-        return any(int(value) > 0 for value in counters)
+        return any(int(_backends.current().read(counter_of(o))) > 0 for o in optimizers)
 
     def _of_a_stall(self, stalled: Sequence[Finding], clock: Clock) -> list[Finding]:
         """Examine a model that learns nothing: this costs as much as a few steps."""

@@ -354,7 +354,7 @@ class Trials:
         return max(self._rate_at(optimizer, int(place)) for place in places)
 
     def _rate_at(self, optimizer: Any, update: int) -> float:
-        begun = int(_backends.current().read(optimizer.iterations))
+        begun = int(keras.ops.convert_to_numpy(optimizer.iterations))
         at = keras.ops.convert_to_tensor(begun + update, dtype="int32")
         return float(keras.ops.convert_to_numpy(schedule_of(optimizer)(at)))
 

@@ -34,7 +34,9 @@ from perigee.diagnostics._recording import look
 from perigee.diagnostics.fence import guarded
 
 _SUM_TOLERANCE = 2e-2  # a row of float16 probabilities sums to 1 within this
-_RANGE_TOLERANCE = 1e-3  # rounding of labels 0 and 1 by resizing and float16
+_RANGE_TOLERANCE = 0.5
+"""How far labels 0 and 1 may lie outside: GANs train on 1 plus noise, or on 0.7 to 1.2. Beyond
+that, a label is nearer to another class id."""
 _SAME = 1e-4
 _KNOWN = 1e-5, 15.0
 """Between these values Keras's crossentropies clip nothing, so that they can be compared."""

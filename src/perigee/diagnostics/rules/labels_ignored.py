@@ -2,14 +2,18 @@
 
 The batch contains labels, but `train_step` has the same loss for other labels: it compares
 predictions with something else, such as their own argmax. For training without labels, pass data
-without them, or `ignore=["PG221"]`.
+without them, leave them out by name (`x, _ = batch`), or `ignore=["PG221"]`.
 """
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 
+from perigee._step.bytecode import unpacked
+from perigee._step.step import Step
 from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
@@ -19,6 +23,8 @@ def check(evidence: Evidence) -> list[Finding]:
     """Reverse labels within their range, and roll them, and compare the loss."""
     batch = evidence.batches[0]
     if not isinstance(batch, tuple) or len(batch) not in (2, 3) or not evidence.is_repeatable:
+        return []
+    if _are_left_out(evidence.step):
         return []
     flat = keras.tree.flatten(batch)
     first = len(keras.tree.flatten(batch[0]))
@@ -46,9 +52,21 @@ def check(evidence: Evidence) -> list[Finding]:
             happened=f"The loss is {base:.6g} with these labels and with others.",
             expected="a loss that changes with the labels of the batch.",
             fix="compare the predictions with the labels of the batch; for training without "
-            "labels, pass data without them.",
+            "labels, pass data without them, or write `x, _ = batch`.",
         )
     ]
+
+
+def _are_left_out(step: Step) -> bool:
+    """Return whether the code of a step says that it does not use labels: `x, _ = batch`."""
+    code = getattr(
+        inspect.unwrap(step._function("train_step") or step.train_step), "__code__", None
+    )
+    if code is None:
+        return False
+    last = code.co_varnames[code.co_argcount - 1]
+    sets = [[last], *unpacked(code, last)] if code.co_argcount else []
+    return any(names[-1].startswith("_") for names in sets)
 
 
 def _turned(leaf: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from perigee._step.updates import counter_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
@@ -18,7 +19,7 @@ def check(evidence: Evidence) -> list[Finding]:
     recording = evidence.training
     found: list[Finding] = []
     for path, optimizer in evidence.tracked.optimizers.items():
-        counter = getattr(optimizer, "inner_optimizer", optimizer).iterations
+        counter = counter_of(optimizer)
         applied = [u for u in recording.updates if u.optimizer is optimizer]
         old, new = recording.before.get(id(counter)), recording.after.get(id(counter))
         if not applied or old is None or new is None:

@@ -18,6 +18,7 @@ import keras
 
 from perigee._rehearsal.discovery import Rehearsal
 from perigee._step.state import nested_layers
+from perigee._step.updates import counter_of
 from perigee.diagnostics._finding import Finding
 
 
@@ -94,4 +95,4 @@ def _may_update_more(rehearsal: Rehearsal) -> bool:
     optimizers = rehearsal.tracked.optimizers.items()
     others = [optimizer for path, optimizer in optimizers if path not in rehearsal.updated]
     is_raw = bool(rehearsal.raw.paths)
-    return any(is_raw or id(optimizer.iterations) in written for optimizer in others)
+    return any(is_raw or id(counter_of(optimizer)) in written for optimizer in others)
