@@ -31,7 +31,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "rate": ("PG124", "PG711", "PG713"),
     "initial weights": ("PG122", "PG130", "PG131", "PG132", "PG133", "PG715"),
     "activations": ("PG122", "PG123", "PG130", "PG132", "PG442"),
-    "too little training": ("PG716",),
+    "too little training": ("PG137", "PG716"),
     "not trained": ("PG101", "PG102", "PG104", "PG110", "PG112", "PG120", "PG121"),
     "gradient": (
         "PG121", "PG127", "PG129", "PG135", "PG208", "PG214", "PG215", "PG216", "PG220", "PG222",

@@ -21,6 +21,7 @@ from perigee._rehearsal.discovery import Rehearsal, rehearse
 from perigee._step.state import preserved, restore, snapshot
 from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._planned import highest_rate, rate_at, schedule_of
 from perigee.diagnostics._recording import Compared
 from perigee.diagnostics._variations import (
     Odd,
@@ -54,8 +55,6 @@ _FEWEST_ROWS, _MOST_ROWS = 40, 8192
 _FEWEST_HELD_OUT, _MOST_HELD_OUT = 64, 256
 _A_LOOK = 1 / 40
 """The rows that are held out, as a part of those that a trial trains on."""
-_FARTHEST = 10_000_000
-"""The last update for which a schedule is asked when the length of the training is not known."""
 
 _RATE = "_tried_rate"
 
@@ -126,15 +125,15 @@ class Trials:
     Args:
         evidence: Evidence about the Step, rehearsed.
         open_feed: Opens data; see `perigee.data.open_feed`.
+
+    Attributes:
         updates: How many updates the training has; `None` if that is not known.
     """
 
-    def __init__(
-        self, evidence: Evidence, open_feed: Callable[..., Feed], updates: int | None = None
-    ) -> None:
+    def __init__(self, evidence: Evidence, open_feed: Callable[..., Feed]) -> None:
         self.evidence = evidence
         self._open_feed = open_feed
-        self.updates = updates
+        self.updates = None if evidence.length is None else evidence.length.steps
         self._known: dict[Variation, Trial] = {}
 
     @cached_property
@@ -192,12 +191,12 @@ class Trials:
         rate = optimizer.learning_rate
         if any(rate is variable for variable in self._rehearsal.written):
             return None
-        return optimizer if self._highest(optimizer) > 0 else None
+        return optimizer if highest_rate(optimizer, self.updates) > 0 else None
 
     @cached_property
     def rate(self) -> float:
         """The learning rate of the optimizer; of a schedule, the highest one."""
-        return self._highest(self.optimizer)
+        return highest_rate(self.optimizer, self.updates)
 
     @cached_property
     def has_schedule(self) -> bool:
@@ -345,19 +344,6 @@ class Trials:
     def _held_rate(self) -> keras.Variable:
         return keras.Variable(0.0, trainable=False, dtype="float32", name="rate")
 
-    def _highest(self, optimizer: Any) -> float:
-        constant = constant_rate(optimizer)
-        if constant is not None:
-            return constant
-        last = self.updates or _FARTHEST
-        places = {*np.geomspace(1, last, 64).astype(int), *np.linspace(0, last - 1, 64).astype(int)}
-        return max(self._rate_at(optimizer, int(place)) for place in places)
-
-    def _rate_at(self, optimizer: Any, update: int) -> float:
-        begun = int(_backends.current().read(optimizer.iterations))
-        at = keras.ops.convert_to_tensor(begun + update, dtype="int32")
-        return float(keras.ops.convert_to_numpy(schedule_of(optimizer)(at)))
-
     def _rates(self, variation: Variation) -> list[tuple[int, float]]:
         """Return pieces of a trial: how many steps, and their learning rate."""
         steps, factor = variation.steps, variation.factor
@@ -369,7 +355,7 @@ class Trials:
         pieces: list[tuple[int, float]] = []
         for first, last in pairwise(edges):
             update = int((first + last - 1) / 2 * self.updates / self.unchanged.steps)
-            rate = self._rate_at(self.optimizer, update)
+            rate = rate_at(self.optimizer, update)
             pieces.append((int(last - first), rate * factor))
         return pieces
 
@@ -494,12 +480,6 @@ class Trials:
                     found.append(Compared(seen.by, seen.y_true, y_pred))
                     break
         return found
-
-
-def schedule_of(optimizer: Any) -> Any:
-    """Return the schedule of the learning rate that an optimizer follows; `None` without one."""
-    kind = keras.optimizers.schedules.LearningRateSchedule
-    return next((value for value in vars(optimizer).values() if isinstance(value, kind)), None)
 
 
 def _like(leaf: Any) -> Any:
