@@ -70,7 +70,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "PG132": ("PG221",),  # nearly equal outputs have nearly the same loss for all labels
     "PG120": ("PG711", "PG713"),
     "PG124": ("PG711", "PG713", "PG716"),
-    "PG137": ("PG711", "PG713", "PG714", "PG716"),
+    "PG137": ("PG711", "PG713", "PG716"),
     "PG442": ("PG713",),
     # What a trial has shown to be the cause explains what shows at the first step.
     "PG713": ("PG131", "PG710", "PG711"),

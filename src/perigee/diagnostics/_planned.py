@@ -16,15 +16,16 @@ from perigee._execution import constant_rate
 from perigee._step.losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._recording import Update
+from perigee.diagnostics._variations import is_out_of_scale
 
 _ADAPTIVE = (
-    keras.optimizers.Adam,  # and with it AdamW, Nadam
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Nadam,
     keras.optimizers.Adamax,
     keras.optimizers.RMSprop,
-    keras.optimizers.Adagrad,
     keras.optimizers.Lion,
 )
-"""Optimizers that move a weight by about the learning rate at each update, or by less."""
 _PLACES = 24
 _LAST = 10_000_000
 """The last update for which a schedule is asked."""
@@ -140,25 +141,79 @@ def reach(evidence: Evidence, plan: Planned) -> float | None:
     gradient takes away.
 
     Returns:
-        `None` if it is not known, and where a model is trained already.
+        `None` if it is not known, where a model is trained already, and for plain descent where
+        inputs or weights are out of scale, and with them the gradient.
     """
-    before = evidence.training.before
     if int(keras.ops.convert_to_numpy(plan.optimizer.iterations)) or _is_trained(evidence):
         return None
-    pairs = [
-        (before[id(v)].astype("float64"), len(v.shape))
-        for v in plan.given.variables
-        if id(v) in before
-    ]
-    sizes = [float(np.sqrt(np.mean(value**2))) for value, rank in pairs if rank > 1 and value.size]
-    sizes = [size for size in sizes if size > 0]
-    if not sizes:
-        return None
-    if isinstance(plan.optimizer, _ADAPTIVE):
-        return plan.total / float(np.median(sizes))
-    if type(plan.optimizer) is not keras.optimizers.SGD:
+    if is_adaptive(plan.optimizer) or isinstance(plan.optimizer, keras.optimizers.Adagrad):
+        sizes = [min(own, usual) for own, usual in _sizes(evidence, plan.given.variables)]
+        return plan.total / float(np.median(sizes)) if sizes else None
+    if type(plan.optimizer) is not keras.optimizers.SGD or evidence.once(is_out_of_scale):
         return None
     return _reach_of_descent(evidence, plan)
+
+
+def is_adaptive(optimizer: Any) -> bool:
+    """Return whether an optimizer moves each weight by about its rate, whatever the gradient."""
+    return isinstance(optimizer, _ADAPTIVE)
+
+
+def leap(evidence: Evidence, update: Update | None, highest: float | None) -> float | None:
+    """Return how far one update moves the weights, in units of their size.
+
+    Args:
+        evidence: The evidence.
+        update: What an optimizer was given; `None` for a step that changes weights itself.
+        highest: The highest rate of an adaptive optimizer; with `None`, the first step tells.
+
+    Returns:
+        The median over kernels, without embeddings; `None` if it is not known.
+    """
+    entries = evidence.tracked.of_kind("trainable") if update is None else update.variables
+    embeddings = {
+        id(v)
+        for layer in evidence.trained_layers
+        if isinstance(layer, keras.layers.Embedding)
+        for v in layer.variables
+    }
+    moved: list[float] = []
+    for variable in entries:
+        if id(variable) in embeddings:
+            continue
+        for own, usual in _sizes(evidence, [variable]):
+            change = highest if highest is not None else _change(evidence, variable)
+            if change:
+                moved.append(change / max(own, usual))
+    return float(np.median(moved)) if moved else None
+
+
+def _change(evidence: Evidence, variable: Any) -> float:
+    """Return the root mean square of the change of a weight in the first step; 0 if not known."""
+    before, after = evidence.training.before, evidence.training.after
+    if id(variable) not in before or id(variable) not in after:
+        return 0.0
+    change = after[id(variable)].astype("float64") - before[id(variable)]
+    size = float(np.sqrt(np.mean(change**2)))
+    return size if math.isfinite(size) else 0.0
+
+
+def _sizes(evidence: Evidence, variables: Sequence[Any]) -> list[tuple[float, float]]:
+    """Return the root mean square of each kernel, and the one that Glorot's initializer gives.
+
+    Where a kernel is all zeros, both are the latter.
+    """
+    found: list[tuple[float, float]] = []
+    for variable in variables:
+        value = evidence.training.before.get(id(variable))
+        if value is None or value.ndim < 2 or not value.size:
+            continue
+        receptive = math.prod(value.shape[:-2])
+        usual = math.sqrt(2 / (receptive * (value.shape[-2] + value.shape[-1])))
+        own = float(np.sqrt(np.mean(value.astype("float64") ** 2)))
+        if math.isfinite(own):
+            found.append((own or usual, usual))
+    return found
 
 
 def _reach_of_descent(evidence: Evidence, plan: Planned) -> float | None:

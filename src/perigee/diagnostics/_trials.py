@@ -330,14 +330,23 @@ class Trials:
             yield lambda rate: setattr(optimizer, "learning_rate", rate), self._program
             return
         schedule, step = schedule_of(optimizer), self.evidence.step
-        held = self._held_rate
+        held, train_step = self._held_rate, step.train_step
+        read: list[Any] = []
+
+        def reading(batch: Batch) -> Any:
+            # Keras's own step on JAX does not see variables that it is not given.
+            read[:] = [keras.ops.convert_to_tensor(held)]
+            return train_step(batch)
+
         setattr(step, _RATE, held)
-        optimizer.learning_rate = lambda: keras.ops.convert_to_tensor(held)
+        step.train_step = reading
+        optimizer.learning_rate = lambda: read[0]
         try:
             _, program = self._steered
             yield held.assign, program
         finally:
             optimizer.learning_rate = schedule
+            del step.train_step
             delattr(step, _RATE)
 
     @cached_property

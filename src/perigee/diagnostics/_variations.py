@@ -136,6 +136,11 @@ def unscaled(evidence: Evidence, columns: Sequence[np.ndarray]) -> str | None:
     )
 
 
+def is_out_of_scale(evidence: Evidence) -> bool:
+    """Return whether inputs are far from unit scale, or weights are of an unusual size."""
+    return bool(_measured(evidence, evidence.columns)) or bool(odd_weights(evidence))
+
+
 def standardized(evidence: Evidence, columns: Sequence[np.ndarray], batch: Batch) -> Batch:
     """Return a batch whose inputs have mean 0 and standard deviation 1."""
     found = _measured(evidence, columns)

@@ -13,29 +13,34 @@ all its updates are looked at, too:
   than a thirtieth of its weights.
 
 Without the length of the training, schedules are not checked: they may begin at 0.
+
+One update that moves the weights by more than their own size leaves nothing of them. For Adam and
+similar optimizers the rate tells, for others the first step. Where the inputs or the weights are
+far from unit scale, they are the cause, and this is not reported.
 """
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from perigee._execution import constant_rate
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._planned import Planned, highest_rate, planned, rate_at, reach
+from perigee.diagnostics._planned import (
+    Planned,
+    highest_rate,
+    is_adaptive,
+    leap,
+    planned,
+    rate_at,
+    reach,
+)
+from perigee.diagnostics._recording import Update
+from perigee.diagnostics._variations import is_out_of_scale
 from perigee.diagnostics.rules.few_updates import are_too_few
 
 _LOWEST = 1e-6
 _HIGHEST_ADAPTIVE, _HIGHEST = 1.0, 50.0
-_ADAPTIVE = (
-    keras.optimizers.Adam,
-    keras.optimizers.AdamW,
-    keras.optimizers.Nadam,
-    keras.optimizers.Adamax,
-    keras.optimizers.RMSprop,
-    keras.optimizers.Lion,
-)
 _NOTHING, _SHARE = 0.01, 0.25
 """A rate that is almost 0 beside the highest one, and the share of updates that are to be above."""
 _SOON = 200
@@ -46,7 +51,8 @@ _FEWEST = 20
 """The fewest steps of a training whose schedule is looked at."""
 _GROWTH, _LATER = 10.0, 100
 """By which factor a rate grows that has no top, and how much later it still does."""
-_LEAST_REACH = 0.03
+_LEAST_REACH, _LEAP = 0.03, 1.0
+"""How far a training has to move weights, and how far one update may, in units of their size."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -57,7 +63,7 @@ def check(evidence: Evidence) -> list[Finding]:
         optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
         path = evidence.tracked.path_of(update.optimizer)
         rate, plan = constant_rate(optimizer), plans.get(id(optimizer))
-        highest = _HIGHEST_ADAPTIVE if isinstance(optimizer, _ADAPTIVE) else _HIGHEST
+        highest = _HIGHEST_ADAPTIVE if is_adaptive(optimizer) else _HIGHEST
         said = None
         if rate and not _LOWEST <= rate < highest:
             said = (
@@ -67,18 +73,52 @@ def check(evidence: Evidence) -> list[Finding]:
             )
         elif plan is not None:
             said = _of_schedule(plan, evidence) or _of_reach(plan, evidence)
+        said = said or _of_leap(update, plan, rate, evidence)
         if said is None:
             continue
         happened, expected, fix = said
-        found[path] = Finding(
-            code="PG124",
-            name="LearningRate",
-            severity="warning",
-            happened=f"{path!r} ({type(optimizer).__name__}) {happened}",
-            expected=expected,
-            fix=fix,
-        )
+        found[path] = _finding(f"{path!r} ({type(optimizer).__name__}) {happened}", expected, fix)
+    if not found and not evidence.training.updates:
+        said = _of_leap(None, None, None, evidence)
+        if said is not None:
+            happened, expected, _ = said
+            found[""] = _finding(f"`train_step` {happened}", expected, "lower the learning rate.")
     return list(found.values())
+
+
+def _finding(happened: str, expected: str, fix: str) -> Finding:
+    return Finding(
+        code="PG124",
+        name="LearningRate",
+        severity="warning",
+        happened=happened,
+        expected=expected,
+        fix=fix,
+    )
+
+
+def _of_leap(
+    update: Update | None, plan: Planned | None, rate: float | None, evidence: Evidence
+) -> tuple[str, str, str] | None:
+    """Return that one update changes the weights by more than they are large.
+
+    Where inputs or weights are of an unusual scale, that would be the cause.
+    """
+    highest = None
+    if update is not None and is_adaptive(
+        getattr(update.optimizer, "inner_optimizer", update.optimizer)
+    ):
+        highest = rate if plan is None else float(plan.rates.max())
+        if highest is None:
+            return None
+    far = leap(evidence, update, highest)
+    if far is None or far < _LEAP or evidence.once(is_out_of_scale):
+        return None
+    return (
+        f"moves the weights by {far:.3g} times their size in one update.",
+        "updates that are a small part of the weights: a thousandth is usual.",
+        "start with a rate of 1e-3 for Adam and 1e-2 for SGD.",
+    )
 
 
 def _of_schedule(plan: Planned, evidence: Evidence) -> tuple[str, str, str] | None:
