@@ -29,7 +29,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "inputs": ("PG321", "PG322", "PG326", "PG714"),
     "data": ("PG320", "PG322", "PG323", "PG324", "PG327", "PG328", "PG329", "PG330"),
     "rate": ("PG124", "PG711", "PG713"),
-    "initial weights": ("PG122", "PG130", "PG131", "PG132", "PG133", "PG715"),
+    "initial weights": ("PG122", "PG130", "PG131", "PG132", "PG133", "PG138", "PG715"),
     "activations": ("PG122", "PG123", "PG130", "PG132", "PG442"),
     "too little training": ("PG137", "PG716"),
     "not trained": ("PG101", "PG102", "PG104", "PG110", "PG112", "PG120", "PG121"),

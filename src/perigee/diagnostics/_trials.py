@@ -25,6 +25,7 @@ from perigee.diagnostics._planned import highest_rate, rate_at, schedule_of
 from perigee.diagnostics._recording import Compared
 from perigee.diagnostics._variations import (
     Odd,
+    labels_of,
     odd_weights,
     of_other_rows,
     standardized,
@@ -179,23 +180,31 @@ class Trials:
         return int(min(most, max(_FEWEST_STEPS, total / _TRIALS)))
 
     @cached_property
+    def optimizers(self) -> Sequence[Any]:
+        """The optimizers, if only a schedule of a single one changes learning rates; else none.
+
+        Several must be given parts of one gradient: a sum of the losses of others says nothing.
+        """
+        training = self.evidence.training
+        updates = {id(u.optimizer): u.optimizer for u in training.updates}
+        found = [getattr(each, "inner_optimizer", each) for each in updates.values()]
+        written = {id(variable) for variable in self._rehearsal.written}
+        for optimizer in found:
+            is_constant = constant_rate(optimizer) is not None
+            if not is_constant and (schedule_of(optimizer) is None or len(found) > 1):
+                return ()
+            if id(optimizer.learning_rate) in written or highest_rate(optimizer, self.updates) <= 0:
+                return ()
+        return found if len(found) == 1 or len(training.derived) == 1 else ()
+
+    @property
     def optimizer(self) -> Any:
-        """The only optimizer, if nothing but a schedule changes its learning rate; else `None`."""
-        updates = {id(u.optimizer): u.optimizer for u in self.evidence.training.updates}
-        if len(updates) != 1:
-            return None
-        (optimizer,) = updates.values()
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        if constant_rate(optimizer) is None and schedule_of(optimizer) is None:
-            return None
-        rate = optimizer.learning_rate
-        if any(rate is variable for variable in self._rehearsal.written):
-            return None
-        return optimizer if highest_rate(optimizer, self.updates) > 0 else None
+        """The first of the optimizers; `None` without one."""
+        return self.optimizers[0] if self.optimizers else None
 
     @cached_property
     def rate(self) -> float:
-        """The learning rate of the optimizer; of a schedule, the highest one."""
+        """The learning rate of the first optimizer; of a schedule, the highest one."""
         return highest_rate(self.optimizer, self.updates)
 
     @cached_property
@@ -220,8 +229,8 @@ class Trials:
     @cached_property
     def is_blindable(self) -> bool:
         """Whether labels can be told from inputs."""
-        batch = self.evidence.batches[0]
-        return isinstance(batch, tuple) and len(batch) > 1 and self.evidence.size > 1
+        leaves = keras.tree.flatten(self.evidence.batches[0])
+        return 0 < len(labels_of(self.evidence)) < len(leaves) and self.evidence.size > 1
 
     @cached_property
     def odd(self) -> list[Odd]:
@@ -257,7 +266,7 @@ class Trials:
         def changed(batch: Batch) -> Batch:
             if variation.is_scaled:
                 batch = standardized(evidence, self._columns, batch)
-            return of_other_rows(batch, start) if variation.is_blind else batch
+            return of_other_rows(evidence, batch, start) if variation.is_blind else batch
 
         if self._rows is None:
             batches = [changed(batch) for batch in evidence.batches]
@@ -327,7 +336,13 @@ class Trials:
             yield lambda rate: None, self._program
             return
         if not self.has_schedule:
-            yield lambda rate: setattr(optimizer, "learning_rate", rate), self._program
+            own = [constant_rate(each) or 0.0 for each in self.optimizers]
+
+            def steer(rate: float) -> None:
+                for each, its_own in zip(self.optimizers, own, strict=True):
+                    each.learning_rate = its_own * rate / own[0]
+
+            yield steer, self._program
             return
         schedule, step = schedule_of(optimizer), self.evidence.step
         held, train_step = self._held_rate, step.train_step
