@@ -392,6 +392,19 @@ def biased(bias):
     return with_layers(kl.Dense(8, activation="relu", bias_initializer=initial))
 
 
+def constant(value):
+    return keras.initializers.Constant(value)
+
+
+def alike(hidden, last):
+    """Return a chain of three layers whose kernels begin as given."""
+    return model(
+        kl.Dense(8, activation="tanh", kernel_initializer=hidden),
+        kl.Dense(6, activation="tanh", kernel_initializer=hidden),
+        kl.Dense(1, kernel_initializer=last),
+    )
+
+
 def zeros(units):
     return model(kl.Dense(units, kernel_initializer="zeros"))
 
@@ -460,6 +473,11 @@ SICK: dict[str, dict[str, Any]] = {
     "PG125": {
         "begins anew": lambda: (Own(small(1), squares, after=forgetful), numbers()),
         "twice": lambda: (Own(small(1), squares, after=hasty), numbers()),
+    },
+    "PG138": {
+        "constant": lambda: (Own(alike("ones", "ones"), squares), numbers()),
+        "zeros": lambda: (supervised(alike("zeros", "zeros"), "mse"), numbers()),
+        "compiled": lambda: (compiled(alike(constant(-0.3), constant(0.2)), "mse"), numbers()),
     },
     "PG206": {
         "relu": lambda: (
@@ -1028,6 +1046,7 @@ SIBLINGS = {
     "PG133": (*_ways("classes"), "ended"),
     "PG134": _ways("penalty"),
     "PG135": (*_ways("penalty"), "decaying", "decaying by hand", "decaying compiled"),
+    "PG138": (*_ways("deep"), "low rank"),
     "PG205": (*_ways("classes"), "answers"),
     "PG206": ("answers compiled", "answers by hand", "probabilities"),
     "PG211": _ways("numbers"),

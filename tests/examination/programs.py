@@ -165,6 +165,8 @@ class Examination:
             data,
             batch_size=size,
             epochs=None if "steps" in given else given.get("epochs", 1),
+            steps=given.get("steps"),
+            steps_per_epoch=given.get("steps_per_epoch"),
             validation=validation,
             level=self.level,
         )

@@ -29,9 +29,9 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "inputs": ("PG321", "PG322", "PG326", "PG714"),
     "data": ("PG320", "PG322", "PG323", "PG324", "PG327", "PG328", "PG329", "PG330"),
     "rate": ("PG124", "PG711", "PG713"),
-    "initial weights": ("PG122", "PG130", "PG131", "PG132", "PG133", "PG715"),
+    "initial weights": ("PG122", "PG130", "PG131", "PG132", "PG133", "PG138", "PG715"),
     "activations": ("PG122", "PG123", "PG130", "PG132", "PG442"),
-    "too little training": ("PG716",),
+    "too little training": ("PG137", "PG716"),
     "not trained": ("PG101", "PG102", "PG104", "PG110", "PG112", "PG120", "PG121"),
     "gradient": (
         "PG121", "PG127", "PG129", "PG135", "PG208", "PG214", "PG215", "PG216", "PG220", "PG222",

@@ -18,7 +18,7 @@ from perigee._step.step import Step
 from perigee._step.updates import internals
 from perigee._typing import Batch
 from perigee.data import open_feed, signature
-from perigee.diagnostics import Evidence, Finding, Report, examine, rows_of, try_out
+from perigee.diagnostics import Evidence, Finding, Length, Report, examine, rows_of, try_out
 from perigee.steps.keras_step import KerasStep, check_compiled
 
 Level: TypeAlias = Literal["default", "full"]
@@ -36,6 +36,8 @@ def check(
     validation: Any = None,
     batch_size: int | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
+    steps_per_epoch: int | None = None,
     level: Level = "default",
     ignore: Sequence[str] = (),
 ) -> Report:
@@ -54,8 +56,10 @@ def check(
             data by its first 8 batches.
         validation: Data to validate on, to see whether examples are shared.
         batch_size: Rows a batch, 32 by default; for arrays only.
-        epochs: How many epochs the training will have, to see at `level="full"` whether these are
-            enough, and whether its learning rate is. `None`: not known.
+        epochs: How many epochs the training will have, to see whether these are enough, and what
+            its learning rates will be. `None`: not known.
+        steps: How many steps it will have in total, as in `fit`. `None`: as many as the epochs.
+        steps_per_epoch: Steps an epoch, as in `fit`; by default those of a pass over the data.
         level: `"default"` looks at the data and at single steps. `"full"` also trains for some
             hundred steps, on a copy: it reports training that makes no progress, and what would
             change that: another learning rate, scaled inputs, other initial weights, more updates.
@@ -112,13 +116,13 @@ def check(
             else lambda: _columns(validation, _batches(validation, None)),
             evaluated=evaluated[0] if evaluated else None,
             others=others,
+            length=_length(data, batch_size, epochs, steps, steps_per_epoch),
         )
 
         def found() -> list[Finding]:
             found = examine(evidence)
             if level == "full":
-                updates = _updates(data, batch_size, epochs)
-                found = try_out(evidence, found, open_feed, updates)
+                found = try_out(evidence, found, open_feed)
             return found
 
         is_eager = internals(step).runs_as_python
@@ -176,15 +180,27 @@ def _sorted(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
     return alike[0], [some[0] for some in alike[1:]]
 
 
-def _updates(data: Any, batch_size: int | None, epochs: int | None) -> int | None:
-    """Return how many updates a training has; `None` if that is not known."""
-    if epochs is None:
+def _length(
+    data: Any,
+    batch_size: int | None,
+    epochs: int | None,
+    steps: int | None,
+    steps_per_epoch: int | None,
+) -> Length | None:
+    """Return how long a training is; `None` if that is not known."""
+    if epochs is None and steps is None:
         return None
     feed = open_feed(data, batch_size=batch_size)
     try:
-        return None if feed.length is None else max(1, epochs * feed.length)
+        a_pass = feed.length
     finally:
         feed.close()
+    an_epoch = steps_per_epoch or a_pass
+    if steps is None:
+        if epochs is None or an_epoch is None:
+            return None
+        steps = epochs * an_epoch
+    return Length(max(1, steps), a_pass)
 
 
 def _columns(data: Any, batches: Sequence[Batch]) -> list[np.ndarray]:

@@ -107,7 +107,7 @@ def _check(target: Target, settings: Settings) -> Any:
         list(islice(data, _BATCHES)) if isinstance(data, Iterator) else data,
         validation=None if isinstance(validation, Iterator) else validation,
         batch_size=target.batch_size,
-        epochs=target.epochs,
+        **target.length,
         level=settings.level,
         ignore=settings.ignore,
     )

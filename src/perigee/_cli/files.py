@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -41,7 +41,8 @@ class Target:
         line: The line of the file that would train it, or that defines the function that does; 1
             if the file only names it.
         name: Its name, if the Step is made of a function of the file.
-        epochs: The number of epochs, or `None` if it is not known.
+        length: What `check` is told about how long it trains: `epochs`, `steps`,
+            `steps_per_epoch`, as far as they are known.
     """
 
     step: Any
@@ -50,7 +51,7 @@ class Target:
     validation: Any = None
     line: int = 1
     name: str | None = None
-    epochs: int | None = None
+    length: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class _TakesBatchError(Exception):
@@ -383,7 +384,7 @@ class _Fits:
         names = ("data", "batch_size", "validation")
         return self._reached(
             step,
-            lambda: Target(step, *map(given.get, names), line=line, epochs=_epochs(given)),
+            lambda: Target(step, *map(given.get, names), line=line, length=_length(given)),
         )
 
     def _keras_fit(self, *args: Any, **kwargs: Any) -> Any:
@@ -504,7 +505,7 @@ class _Fits:
         taken, line = {k: v for k, v in given.items() if k in known}, self._line()
         return self._reached(
             given["model"],
-            lambda: Target(*given_to_fit(**taken), line=line, epochs=_epochs(given)),
+            lambda: Target(*given_to_fit(**taken), line=line, length=_length(given)),
         )
 
     def _reached(self, step: Any, target: Callable[[], Target]) -> Any:
@@ -534,15 +535,16 @@ class _Fits:
         return 1
 
 
-def _epochs(given: Mapping[str, Any]) -> int | None:
-    """Return the epochs of a training; `None` if something else decides, or may follow it.
+def _length(given: Mapping[str, Any]) -> dict[str, int]:
+    """Return how long a training is; nothing if something else decides, or may follow it.
 
     A single epoch may be one of a loop that calls `fit` for each.
     """
-    if any(given.get(name) for name in ("steps", "steps_per_epoch", "initial_epoch", "run")):
-        return None
-    epochs = given.get("epochs")
-    return epochs if isinstance(epochs, int) and epochs > 1 else None
+    if given.get("initial_epoch") or given.get("run"):
+        return {}
+    names = ("epochs", "steps", "steps_per_epoch")
+    found = {name: given[name] for name in names if isinstance(given.get(name), int)}
+    return found if "steps" in found or found.get("epochs", 1) > 1 else {}
 
 
 def _on_batch(model: Any, given: dict[str, Any], line: int) -> Target:

@@ -1,6 +1,7 @@
 """Checks: certain errors are raised, suspected problems are returned as findings."""
 
 from perigee.diagnostics._evidence import Evidence as Evidence
+from perigee.diagnostics._evidence import Length as Length
 from perigee.diagnostics._evidence import rows_of as rows_of
 from perigee.diagnostics._finding import Finding as Finding
 from perigee.diagnostics._guards import GUARDS as GUARDS

@@ -22,8 +22,9 @@ _ORDER = (
     # The scale of the data, of which most numbers are a consequence.
     *("PG321", "PG325"),
     # Gradients and updates.
-    *("PG102", "PG112", "PG101", "PG110", "PG104", "PG105", "PG121", "PG129", "PG122", "PG120"),
-    *("PG220", "PG214", "PG215", "PG216", "PG229", "PG126", "PG127", "PG125", "PG124", "PG128"),
+    *("PG102", "PG112", "PG101", "PG110", "PG104", "PG105", "PG121", "PG129", "PG138", "PG122"),
+    *("PG120", "PG220", "PG214", "PG215", "PG216", "PG229", "PG126", "PG127", "PG125", "PG137"),
+    *("PG124", "PG128"),
     # Modes, and values that a program holds.
     *("PG440", "PG441", "PG442", "PG443", "PG444", "PG445", "PG231", "PG232", "PG234"),
     # Numbers.
@@ -54,10 +55,12 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "PG321": (*("PG120", "PG122", "PG131", "PG132", "PG133", "PG221", "PG222", "PG224", "PG714"),),
     "PG325": ("PG131",),
     "PG122": ("PG120", "PG130", "PG221", "PG224"),  # no gradient passes dead units
+    "PG138": ("PG120", "PG122", "PG130", "PG132", "PG221", "PG224", "PG711", "PG713"),
     "PG130": ("PG132",),
     "PG132": ("PG221",),  # nearly equal outputs have nearly the same loss for all labels
     "PG120": ("PG711", "PG713"),
-    "PG124": ("PG711", "PG713"),
+    "PG124": ("PG711", "PG713", "PG716"),
+    "PG137": ("PG711", "PG713", "PG716"),
     "PG442": ("PG713",),
     # What a trial has shown to be the cause explains what shows at the first step.
     "PG713": ("PG131", "PG710", "PG711"),

@@ -27,6 +27,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Length:
+    """How long a training is.
+
+    Attributes:
+        steps: How many steps it has.
+        steps_per_pass: How many batches the data has; `None` if that is not known.
+    """
+
+    steps: int
+    steps_per_pass: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Inner:
     """A layer inside a model, called in inference mode.
 
@@ -54,6 +67,7 @@ class Evidence:
         validation: The same for the validation data, or `None`.
         is_of_keras: Whether a compiled model runs its own steps.
         is_of_arrays: Whether the data is arrays, which `fit` shuffles.
+        length: How long the training is; `None` if that is not known.
         training: What `train_step` does on the first batch.
         numbers: Numeric attributes that it changes, by path.
         rehearsals: Rehearsals of `train_step`, one for each batch structure.
@@ -72,6 +86,7 @@ class Evidence:
         redraw_validation: Callable[[], Sequence[np.ndarray]] | None = None,
         evaluated: Batch | None = None,
         others: Sequence[Batch] = (),
+        length: Length | None = None,
     ) -> None:
         self.step = step
         self.batches = batches
@@ -79,6 +94,7 @@ class Evidence:
         self.validation = validation
         self.is_of_keras = is_of_keras
         self.is_of_arrays = is_of_arrays
+        self.length = length
         self._redraw, self._redraw_validation = redraw, redraw_validation
         self._evaluated = evaluated
         self.batch: Batch = _backends.current().tensors(batches[0])

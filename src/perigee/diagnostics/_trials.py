@@ -21,9 +21,11 @@ from perigee._rehearsal.discovery import Rehearsal, rehearse
 from perigee._step.state import preserved, restore, snapshot
 from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._planned import highest_rate, rate_at, schedule_of
 from perigee.diagnostics._recording import Compared
 from perigee.diagnostics._variations import (
     Odd,
+    labels_of,
     odd_weights,
     of_other_rows,
     standardized,
@@ -54,8 +56,6 @@ _FEWEST_ROWS, _MOST_ROWS = 40, 8192
 _FEWEST_HELD_OUT, _MOST_HELD_OUT = 64, 256
 _A_LOOK = 1 / 40
 """The rows that are held out, as a part of those that a trial trains on."""
-_FARTHEST = 10_000_000
-"""The last update for which a schedule is asked when the length of the training is not known."""
 
 _RATE = "_tried_rate"
 
@@ -126,15 +126,15 @@ class Trials:
     Args:
         evidence: Evidence about the Step, rehearsed.
         open_feed: Opens data; see `perigee.data.open_feed`.
+
+    Attributes:
         updates: How many updates the training has; `None` if that is not known.
     """
 
-    def __init__(
-        self, evidence: Evidence, open_feed: Callable[..., Feed], updates: int | None = None
-    ) -> None:
+    def __init__(self, evidence: Evidence, open_feed: Callable[..., Feed]) -> None:
         self.evidence = evidence
         self._open_feed = open_feed
-        self.updates = updates
+        self.updates = None if evidence.length is None else evidence.length.steps
         self._known: dict[Variation, Trial] = {}
 
     @cached_property
@@ -180,24 +180,32 @@ class Trials:
         return int(min(most, max(_FEWEST_STEPS, total / _TRIALS)))
 
     @cached_property
+    def optimizers(self) -> Sequence[Any]:
+        """The optimizers, if only a schedule of a single one changes learning rates; else none.
+
+        Several must be given parts of one gradient: a sum of the losses of others says nothing.
+        """
+        training = self.evidence.training
+        updates = {id(u.optimizer): u.optimizer for u in training.updates}
+        found = [getattr(each, "inner_optimizer", each) for each in updates.values()]
+        written = {id(variable) for variable in self._rehearsal.written}
+        for optimizer in found:
+            is_constant = constant_rate(optimizer) is not None
+            if not is_constant and (schedule_of(optimizer) is None or len(found) > 1):
+                return ()
+            if id(optimizer.learning_rate) in written or highest_rate(optimizer, self.updates) <= 0:
+                return ()
+        return found if len(found) == 1 or len(training.derived) == 1 else ()
+
+    @property
     def optimizer(self) -> Any:
-        """The only optimizer, if nothing but a schedule changes its learning rate; else `None`."""
-        updates = {id(u.optimizer): u.optimizer for u in self.evidence.training.updates}
-        if len(updates) != 1:
-            return None
-        (optimizer,) = updates.values()
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        if constant_rate(optimizer) is None and schedule_of(optimizer) is None:
-            return None
-        rate = optimizer.learning_rate
-        if any(rate is variable for variable in self._rehearsal.written):
-            return None
-        return optimizer if self._highest(optimizer) > 0 else None
+        """The first of the optimizers; `None` without one."""
+        return self.optimizers[0] if self.optimizers else None
 
     @cached_property
     def rate(self) -> float:
-        """The learning rate of the optimizer; of a schedule, the highest one."""
-        return self._highest(self.optimizer)
+        """The learning rate of the first optimizer; of a schedule, the highest one."""
+        return highest_rate(self.optimizer, self.updates)
 
     @cached_property
     def has_schedule(self) -> bool:
@@ -221,8 +229,8 @@ class Trials:
     @cached_property
     def is_blindable(self) -> bool:
         """Whether labels can be told from inputs."""
-        batch = self.evidence.batches[0]
-        return isinstance(batch, tuple) and len(batch) > 1 and self.evidence.size > 1
+        leaves = keras.tree.flatten(self.evidence.batches[0])
+        return 0 < len(labels_of(self.evidence)) < len(leaves) and self.evidence.size > 1
 
     @cached_property
     def odd(self) -> list[Odd]:
@@ -258,7 +266,7 @@ class Trials:
         def changed(batch: Batch) -> Batch:
             if variation.is_scaled:
                 batch = standardized(evidence, self._columns, batch)
-            return of_other_rows(batch, start) if variation.is_blind else batch
+            return of_other_rows(evidence, batch, start) if variation.is_blind else batch
 
         if self._rows is None:
             batches = [changed(batch) for batch in evidence.batches]
@@ -328,35 +336,37 @@ class Trials:
             yield lambda rate: None, self._program
             return
         if not self.has_schedule:
-            yield lambda rate: setattr(optimizer, "learning_rate", rate), self._program
+            own = [constant_rate(each) or 0.0 for each in self.optimizers]
+
+            def steer(rate: float) -> None:
+                for each, its_own in zip(self.optimizers, own, strict=True):
+                    each.learning_rate = its_own * rate / own[0]
+
+            yield steer, self._program
             return
         schedule, step = schedule_of(optimizer), self.evidence.step
-        held = self._held_rate
+        held, train_step = self._held_rate, step.train_step
+        read: list[Any] = []
+
+        def reading(batch: Batch) -> Any:
+            # Keras's own step on JAX does not see variables that it is not given.
+            read[:] = [keras.ops.convert_to_tensor(held)]
+            return train_step(batch)
+
         setattr(step, _RATE, held)
-        optimizer.learning_rate = lambda: keras.ops.convert_to_tensor(held)
+        step.train_step = reading
+        optimizer.learning_rate = lambda: read[0]
         try:
             _, program = self._steered
             yield held.assign, program
         finally:
             optimizer.learning_rate = schedule
+            del step.train_step
             delattr(step, _RATE)
 
     @cached_property
     def _held_rate(self) -> keras.Variable:
         return keras.Variable(0.0, trainable=False, dtype="float32", name="rate")
-
-    def _highest(self, optimizer: Any) -> float:
-        constant = constant_rate(optimizer)
-        if constant is not None:
-            return constant
-        last = self.updates or _FARTHEST
-        places = {*np.geomspace(1, last, 64).astype(int), *np.linspace(0, last - 1, 64).astype(int)}
-        return max(self._rate_at(optimizer, int(place)) for place in places)
-
-    def _rate_at(self, optimizer: Any, update: int) -> float:
-        begun = int(keras.ops.convert_to_numpy(optimizer.iterations))
-        at = keras.ops.convert_to_tensor(begun + update, dtype="int32")
-        return float(keras.ops.convert_to_numpy(schedule_of(optimizer)(at)))
 
     def _rates(self, variation: Variation) -> list[tuple[int, float]]:
         """Return pieces of a trial: how many steps, and their learning rate."""
@@ -369,7 +379,7 @@ class Trials:
         pieces: list[tuple[int, float]] = []
         for first, last in pairwise(edges):
             update = int((first + last - 1) / 2 * self.updates / self.unchanged.steps)
-            rate = self._rate_at(self.optimizer, update)
+            rate = rate_at(self.optimizer, update)
             pieces.append((int(last - first), rate * factor))
         return pieces
 
@@ -494,12 +504,6 @@ class Trials:
                     found.append(Compared(seen.by, seen.y_true, y_pred))
                     break
         return found
-
-
-def schedule_of(optimizer: Any) -> Any:
-    """Return the schedule of the learning rate that an optimizer follows; `None` without one."""
-    kind = keras.optimizers.schedules.LearningRateSchedule
-    return next((value for value in vars(optimizer).values() if isinstance(value, kind)), None)
 
 
 def _like(leaf: Any) -> Any:

@@ -36,7 +36,6 @@ def try_out(
     evidence: Evidence,
     found: Sequence[Finding],
     open_feed: Callable[..., Feed],
-    updates: int | None = None,
 ) -> list[Finding]:
     """Run the rules that need some hundred steps, on a copy of the state.
 
@@ -44,13 +43,12 @@ def try_out(
         evidence: Evidence about the Step.
         found: The findings made without trials.
         open_feed: Opens data; see `perigee.data.open_feed`.
-        updates: How many updates the training has; `None` if that is not known.
 
     Returns:
         All findings, the most severe first. A Step that cannot be rehearsed gets no trial.
     """
     if evidence.training.rehearsal is None:
         return list(found)
-    trials, fence = Comparison(evidence, open_feed, updates), Fence()
+    trials, fence = Comparison(evidence, open_feed), Fence()
     tried = [finding for rule in OF_TRIALS for finding in fence.run(rule, trials)]
     return sorted_out([*found, *tried, *fence.findings()])

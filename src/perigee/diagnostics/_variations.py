@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,17 +92,28 @@ def _odd(variable: Any, layer: Any, name: str) -> Odd | None:
     return None
 
 
-def _inputs(evidence: Evidence) -> int:
-    """Return how many leaves of a batch, the first ones, are inputs."""
+def labels_of(evidence: Evidence) -> frozenset[int]:
+    """Return which leaves of a batch are labels: in a dict, those that a loss was given as such."""
     batch = evidence.batches[0]
-    return len(keras.tree.flatten(batch[0] if isinstance(batch, tuple) else batch))
+    leaves = keras.tree.flatten(batch)
+    if isinstance(batch, tuple):
+        return frozenset(range(len(keras.tree.flatten(batch[0])), len(leaves)))
+    given = [np.ravel(seen.y_true) for seen in evidence.training.losses]
+    return frozenset(
+        index
+        for index, leaf in enumerate(leaves)
+        if isinstance(leaf, np.ndarray) and any(np.array_equal(np.ravel(leaf), g) for g in given)
+    )
 
 
 def _measured(evidence: Evidence, columns: Sequence[np.ndarray]) -> dict[int, tuple[Any, Any]]:
     """Return, for inputs that are numbers far from unit scale, their means and deviations."""
     looked_up = evidence.training.lookups
     found: dict[int, tuple[Any, Any]] = {}
-    for index, column in enumerate(columns[: _inputs(evidence)]):
+    labels = labels_of(evidence)
+    for index, column in enumerate(columns):
+        if index in labels:
+            continue
         is_number = column.dtype.kind == "f" or (column.dtype.kind in "iu" and not looked_up)
         if not is_number or column.ndim < 2 or len(column) < 2:
             continue
@@ -136,6 +147,11 @@ def unscaled(evidence: Evidence, columns: Sequence[np.ndarray]) -> str | None:
     )
 
 
+def is_out_of_scale(evidence: Evidence) -> bool:
+    """Return whether inputs are far from unit scale, or weights are of an unusual size."""
+    return bool(_measured(evidence, evidence.columns)) or bool(odd_weights(evidence))
+
+
 def standardized(evidence: Evidence, columns: Sequence[np.ndarray], batch: Batch) -> Batch:
     """Return a batch whose inputs have mean 0 and standard deviation 1."""
     found = _measured(evidence, columns)
@@ -151,9 +167,13 @@ def standardized(evidence: Evidence, columns: Sequence[np.ndarray], batch: Batch
     return keras.tree.pack_sequence_as(batch, leaves)
 
 
-def of_other_rows(batch: Batch, seed: int) -> Batch:
-    """Return a batch whose inputs, the first part of it, are those of other rows."""
-    assert isinstance(batch, tuple)
-    order = np.random.default_rng(seed).permutation(len(keras.tree.flatten(batch)[0]))
-    moved: Callable[[Any], Any] = lambda leaf: leaf[order] if np.ndim(leaf) else leaf  # noqa: E731
-    return keras.tree.map_structure(moved, batch[0]), *batch[1:]
+def of_other_rows(evidence: Evidence, batch: Batch, seed: int) -> Batch:
+    """Return a batch whose inputs are those of other rows."""
+    labels, leaves = labels_of(evidence), keras.tree.flatten(batch)
+    rows = next(len(leaf) for leaf in leaves if np.ndim(leaf))
+    order = np.random.default_rng(seed).permutation(rows)
+    moved = [
+        leaf if index in labels or not np.ndim(leaf) else leaf[order]
+        for index, leaf in enumerate(leaves)
+    ]
+    return keras.tree.pack_sequence_as(batch, moved)

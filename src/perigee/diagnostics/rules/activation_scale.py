@@ -1,7 +1,7 @@
 """PG132, ActivationScale: a layer whose outputs are far smaller or larger than its inputs.
 
 Initializers keep the scale of values from layer to layer. Initial weights far below or above that
-scale make values vanish, or grow without bound.
+scale make values vanish, or grow without bound; in a chain of layers a little at each.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from keras import layers as kl
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
-_SMALLEST = 1e-4
+_SMALLEST, _VANISHED = 1e-4, 1e-6
+"""What one layer leaves of its inputs at least, and a chain of layers of the largest ones."""
 _LAYERS = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare the standard deviations of inputs and outputs of dense and convolutional layers."""
     shrinking: dict[str, str] = {}
+    largest = 0.0
     for inner in evidence.hidden:
         if not isinstance(inner.layer, _LAYERS) or not inner.inputs or not inner.outputs:
             continue
         given, made = (_deviation(arrays[0]) for arrays in (inner.inputs, inner.outputs))
-        if given > 0 and 0 < made < _SMALLEST * given:
+        largest = max(largest, given)
+        if given > 0 and 0 < made < max(_SMALLEST * given, _VANISHED * largest):
             shrinking[inner.layer.path] = f"{inner.layer.path}: {given:.2g} to {made:.2g}"
     if not shrinking:
         return []

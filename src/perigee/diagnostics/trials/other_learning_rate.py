@@ -21,9 +21,13 @@ def check(trials: Comparison) -> list[Finding]:
     cause = trials.cause
     if cause is None or cause.kind != "rate":
         return []
-    other = trials.rate * cause.variation.factor
+    factor = cause.variation.factor
+    other = trials.rate * factor
     what = f"At a learning rate of {other:.3g}"
-    if not trials.has_schedule:
+    if len(trials.optimizers) > 1:
+        instead, fix = "these", f"try learning rates {factor:g} times as high."
+        what = f"At learning rates {factor:g} times as high"
+    elif not trials.has_schedule:
         instead, fix = f"{trials.rate:.3g}", f"try a learning rate of {other:.3g}."
     else:
         instead = "the schedule"
