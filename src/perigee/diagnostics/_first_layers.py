@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -58,7 +58,7 @@ def first_layers(evidence: Evidence, call: ModelCall) -> list[Inner]:
     inside = [one for one in evidence.inside(call) if _is_unit(one.layer)]
     if not inside:
         inside = [Inner(call.layer, given, call.outputs)] if _is_unit(call.layer) else []
-    if any(isinstance(one.layer, NORMALIZING) for one in inside):
+    if any(isinstance(one.layer, NORMALIZING) or _learns(evidence, one.layer) for one in inside):
         return []
     plain = {_key(leaf) for leaf in given}
     found: list[Inner] = []
@@ -83,16 +83,19 @@ def _multiplies(evidence: Evidence, one: Inner) -> bool:
     layer = one.layer
     if not any(id(v) in evidence.updated and len(v.shape) > 1 for v in layer.weights):
         return False
-    if _changes(evidence, layer.non_trainable_variables):
-        return False  # it may keep the statistics of what it is given
     # A layer of the user's own may look integers up.
     return isinstance(layer, _OF_KERAS) or (
         not isinstance(layer, kl.Embedding) and not _are_whole(one.inputs)
     )
 
 
-def _changes(evidence: Evidence, variables: Iterable[Any]) -> bool:
-    return any(evidence.training.changed(v) for v in variables)
+def _learns(evidence: Evidence, layer: Any) -> bool:
+    """Return whether a layer keeps numbers of its own, perhaps the mean of what it is given."""
+    return any(
+        evidence.training.changed(variable)
+        and "float" in keras.backend.standardize_dtype(variable.dtype)
+        for variable in layer.non_trainable_variables
+    )
 
 
 def _are_whole(arrays: Sequence[np.ndarray]) -> bool:

@@ -254,5 +254,3 @@ def _stay_apart(given: np.ndarray, size: int) -> bool:
     distances = np.abs(flat - np.median(flat[few:], axis=0)).max(axis=1)
     nearest, farthest = distances[:few].min(), distances[few:].max()
     return bool(nearest > _STILL_APART * max(1.0, farthest))
-
-
