@@ -2,7 +2,7 @@
 
 The most similar examples predict the label of an example no better than others do, as if inputs and
 labels had been shuffled separately. Many tasks are too hard for this simple predictor, so this is a
-hint. It is a warning where similar inputs do have similar labels in another order: those of the rows
+hint. It is a warning where similar inputs have similar labels in another order: those of the rows
 before or after, of the batch before or after, or in the opposite order.
 """
 
