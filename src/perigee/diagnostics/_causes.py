@@ -54,10 +54,12 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "PG233": ("PG223",),  # a softmax over the batch is no distribution over the classes either
     "PG321": (*("PG120", "PG122", "PG131", "PG132", "PG133", "PG221", "PG222", "PG224", "PG714"),),
     "PG325": ("PG131",),
-    "PG122": ("PG120", "PG130", "PG221", "PG224"),  # no gradient passes dead units
+    "PG122": ("PG120", "PG130", "PG132", "PG221", "PG224"),  # no gradient passes dead units
     "PG138": ("PG120", "PG122", "PG130", "PG132", "PG221", "PG224", "PG711", "PG713"),
     "PG130": ("PG132",),
-    "PG132": ("PG221",),  # nearly equal outputs have nearly the same loss for all labels
+    "PG131": ("PG133",),
+    # Nearly equal outputs have nearly the same loss for all labels, and no gradient.
+    "PG132": ("PG120", "PG221", "PG224"),
     "PG120": ("PG711", "PG713"),
     "PG124": ("PG711", "PG713", "PG716"),
     "PG137": ("PG711", "PG713", "PG716"),

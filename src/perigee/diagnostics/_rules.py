@@ -124,6 +124,8 @@ FIRST: Mapping[Rule, str] = {unknown_ids.check: "PG326"}
 """Where one finds something, the step is not run again: some frameworks refuse unknown ids."""
 
 OF_STEPS: Mapping[Rule, str] = {
+    unknown_ids.check_rows: "PG326",
+    constant_data.check_labels: "PG322",
     label_ranges.check: "PG205",
     rare_class.check: "PG331",
     _of_rehearsals(nothing_trained.check_rehearsals): "PG112",

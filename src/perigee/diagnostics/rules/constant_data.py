@@ -1,12 +1,14 @@
 """PG322, ConstantData: labels that are all equal, or a feature that never changes.
 
-Nothing can be learned from labels that are all equal; often a split by time or by class went wrong.
-A feature with a single value carries no information either; zeros, as in pixels at the edge, are
-not reported.
+Nothing can be learned from labels that are all equal; often a split by time or by class went wrong,
+or a comparison. Labels that the loss does not look at may be anything. Nor can anything be learned
+of inputs that are the same in all rows. A single feature with one value carries no information
+either; zeros, as in pixels at the edge, are not reported.
 """
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
@@ -16,23 +18,52 @@ _FEWEST = 48
 """The least number of rows for which equal values are unlikely to be chance."""
 
 
+def check_labels(evidence: Evidence) -> list[Finding]:
+    """Compare all known labels, unless the loss is the same with others."""
+    labels = evidence.answers
+    if labels is None or len(labels) < _FEWEST or labels.dtype.kind not in "fiub":
+        return []
+    if not np.all(labels == labels[0]) or not _matter(evidence):
+        return []
+    return [
+        _finding(
+            "warning",
+            f"All {len(labels)} labels (batch[1]) are {np.asarray(labels[0]).tolist()}.",
+            "labels that differ.",
+            "check how the data was split, and what the labels were compared with.",
+        )
+    ]
+
+
+def _matter(evidence: Evidence) -> bool:
+    """Return whether the loss changes with the labels, as far as that can be told."""
+    batch = evidence.batches[0]
+    base = evidence.loss(batch)
+    if base is None or not evidence.is_repeatable:
+        return True
+    y = np.asarray(batch[1])
+    other = (1 - y if y.max() <= 1 else y + 1) if y.dtype.kind != "b" else ~y
+    return evidence.loss((batch[0], other.astype(y.dtype), *batch[2:])) != base
+
+
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare all known rows."""
+    """Compare all known rows of the inputs."""
     labels = evidence.answers
     if labels is None or len(evidence.columns[0]) < _FEWEST:
         return []
     found: list[Finding] = []
-    if len(labels) >= _FEWEST and labels.dtype.kind in "fiub" and bool(np.all(labels == labels[0])):
+    inputs = evidence.columns[: len(keras.tree.flatten(evidence.batches[0][0]))]
+    if all(_are_equal(leaf) for leaf in inputs) and not _are_equal(labels):
         found.append(
             _finding(
                 "warning",
-                f"All {len(labels)} labels (batch[1]) are {np.asarray(labels[0]).tolist()}.",
-                "labels that differ.",
-                "check how the data was split.",
+                f"All {len(labels)} rows of the inputs (batch[0]) are the same.",
+                "inputs that differ.",
+                "check how they were scaled and copied: integers that are divided may all be 0.",
             )
         )
-    x = evidence.columns[0]
-    if x.ndim == 2 and x.dtype.kind == "f":
+    x = inputs[0]
+    if not found and x.ndim == 2 and x.dtype.kind == "f":
         constant = np.flatnonzero((x == x[0]).all(axis=0) & (x[0] != 0) & (x[0] != 1))
         if constant.size:
             column = int(constant[0])
@@ -46,6 +77,10 @@ def check(evidence: Evidence) -> list[Finding]:
                 )
             )
     return found
+
+
+def _are_equal(rows: np.ndarray) -> bool:
+    return rows.ndim > 0 and rows.dtype.kind in "fiub" and bool(np.all(rows == rows[:1]))
 
 
 def _finding(severity: str, happened: str, expected: str, fix: str) -> Finding:

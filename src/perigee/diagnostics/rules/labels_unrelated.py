@@ -2,11 +2,13 @@
 
 The most similar examples predict the label of an example no better than others do, as if inputs and
 labels had been shuffled separately. Many tasks are too hard for this simple predictor, so this is a
-hint.
+hint. It is a warning where similar inputs have similar labels in another order: those of the rows
+before or after, of the batch before or after, or in the opposite order.
 """
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
@@ -16,6 +18,8 @@ _FEWEST, _MOST, _WIDEST = 96, 600, 4096
 _NEIGHBORS, _DRAWS = 5, 40
 _BETTER = 2.0
 """Standard deviations above predictions with shuffled labels."""
+_PROVEN = 8.0
+"""So many show that labels belong to other rows."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -23,9 +27,12 @@ def check(evidence: Evidence) -> list[Finding]:
     if len(evidence.columns) != 2 or evidence.answers is None:
         return []
     x, y = evidence.columns[0][:_MOST], evidence.answers[:_MOST]
-    if x.dtype.kind != "f" or len(x) < _FEWEST or x.ndim < 2 or x[0].size > _WIDEST:
+    is_measured = x.dtype.kind == "f" or x.dtype == "uint8"
+    if not is_measured or len(x) < _FEWEST or x.ndim < 2 or x[0].size > _WIDEST:
         return []
-    if y.size != len(x) or y.dtype.kind not in "fiu" or len(np.unique(y)) < 2:
+    if _are_rows_of_one(y):
+        y = y.argmax(axis=-1)
+    if y.size != len(x) or y.dtype.kind not in "fiub" or len(np.unique(y)) < 2:
         return []
     x, y = x.reshape(len(x), -1).astype("float64"), y.reshape(-1).astype("float64")
     if not np.isfinite(x).all() or not np.isfinite(y).all():
@@ -37,22 +44,47 @@ def check(evidence: Evidence) -> list[Finding]:
     np.fill_diagonal(distances, np.inf)
     nearest = np.argpartition(distances, _NEIGHBORS, axis=1)[:, :_NEIGHBORS]
     draw = np.random.default_rng(0)
-    score = _score(y, nearest, is_of_classes)
     others = [_score(draw.permutation(y), nearest, is_of_classes) for _ in range(_DRAWS)]
-    gap = (score - np.mean(others)) / (np.std(others) + 1e-12)
-    if gap > _BETTER:
+    mean, deviation = float(np.mean(others)), float(np.std(others)) + 1e-12
+
+    def gap(labels: np.ndarray) -> float:
+        return (_score(labels, nearest, is_of_classes) - mean) / deviation
+
+    if gap(y) > _BETTER:
         return []
+    moved = {said: gap(labels) for said, labels in _moved(y, evidence)}
+    best = max(moved, key=lambda said: moved[said])
+    found = moved[best] > _PROVEN
     return [
         Finding(
             code="PG330",
             name="LabelsUnrelated",
-            severity="hint",
+            severity="warning" if found else "hint",
             happened=f"The {_NEIGHBORS} nearest inputs predict the labels of {len(y)} examples "
-            f"no better than shuffled labels ({gap:.1f} standard deviations apart).",
+            f"no better than shuffled labels ({gap(y):.1f} standard deviations apart)"
+            + (f", and well the labels {best} ({moved[best]:.0f})." if found else "."),
             expected="labels that are related to their inputs.",
             fix="check that inputs and labels are in the same order; shuffle them together.",
         )
     ]
+
+
+def _moved(y: np.ndarray, evidence: Evidence) -> list[tuple[str, np.ndarray]]:
+    """Return the labels in other orders, with what is said of these."""
+    sizes = {len(keras.tree.flatten(batch)[0]) for batch in evidence.batches[:1]}
+    rows = sorted({1, 2, 3, *sizes})
+    moved = [
+        (f"of {n} row{'s' if n > 1 else ''} {where}", np.roll(y, sign * n))
+        for n in rows
+        for sign, where in ((1, "before"), (-1, "after"))
+        if n < len(y) // 2
+    ]
+    return [*moved, ("in the opposite order", y[::-1])]
+
+
+def _are_rows_of_one(y: np.ndarray) -> bool:
+    is_row = y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "fiub"
+    return is_row and bool(np.isin(y, (0, 1)).all() and (y.sum(axis=-1) == 1).all())
 
 
 def _score(y: np.ndarray, nearest: np.ndarray, is_of_classes: bool) -> float:
