@@ -123,11 +123,13 @@ class Derived:
         gradients: One array for each variable, on the host.
         rows: The number of rows over which the loss is a mean, if a Keras loss returned the very
             value that was differentiated; else 0.
+        loss: The value that was differentiated; `None` if it is not known or is not one number.
     """
 
     variables: Sequence[Any]
     gradients: list[np.ndarray] = field(default_factory=list)
     rows: int = 0
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,8 @@ class _Listening:
         known = [value for value in gradients.values if value is not None]
         values = [_backends.current().dense(value) for value in known]
         look(values, lambda *arrays: setattr(derived, "gradients", list(arrays)))
+        if _is_tensor(gradients.loss) and len(gradients.loss.shape) == 0:
+            look([gradients.loss], lambda value: setattr(derived, "loss", float(value)))
 
     def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
         """See `Witness`.

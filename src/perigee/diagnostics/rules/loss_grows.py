@@ -3,11 +3,14 @@
 A batch that holds each example twice has the same mean loss. A loss that doubles with it is a sum:
 its gradients grow with the batch, the learning rate fits one batch size only, and the last, smaller
 batch counts less. A loss that halves is divided by the batch size twice. Return one value per
-example, or their mean. If a sum is intended, pass `ignore=["PG220"]`.
+example, or their mean. If a sum is intended, pass `ignore=["PG220"]`. It is a hint where a Keras
+loss was told to sum and the rate fits that: any of an optimizer that divides by the size of the
+gradients, or one of SGD that is small even if multiplied by the size of the batch.
 """
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
@@ -18,6 +21,10 @@ _TOLERANCE = 0.1
 
 _POWERS = {"grows with the batch": 1.0, "shrinks as the batch grows": -1.0}
 """The wording, and the power of the batch size to which the loss is proportional."""
+
+
+_USUAL_RATE = 0.5
+"""A rate of SGD that is usual for means."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -47,7 +54,7 @@ def check(evidence: Evidence) -> list[Finding]:
         Finding(
             code="PG220",
             name="LossGrows",
-            severity="warning",
+            severity="hint" if _is_meant(evidence) else "warning",
             happened=f"The loss {left[0][0]}: {once:.4g} for {evidence.size} examples, "
             f"{losses[2]:.4g} for the same examples twice.",
             expected="a mean over the examples, which is the same for both.",
@@ -55,3 +62,17 @@ def check(evidence: Evidence) -> list[Finding]:
             'Keras loss remove `reduction="sum"`.',
         )
     ]
+
+
+def _is_meant(evidence: Evidence) -> bool:
+    """Return whether all losses were told to sum, and the rates are as small as that requires."""
+    losses = evidence.training.losses
+    if not losses or any(getattr(seen.by, "reduction", "") != "sum" for seen in losses):
+        return False
+    optimizers = [u.optimizer for u in evidence.training.updates]
+    rates = [
+        float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        for optimizer in (getattr(each, "inner_optimizer", each) for each in optimizers)
+        if isinstance(optimizer, keras.optimizers.SGD)
+    ]
+    return bool(optimizers) and all(rate * evidence.size <= _USUAL_RATE for rate in rates)
