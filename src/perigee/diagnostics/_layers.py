@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from perigee._step.state import nested_layers
+from perigee._step.state import nested_layers, snapshot
 from perigee.diagnostics._evidence import Inner
 from perigee.diagnostics._recording import DRAWING
 
@@ -44,3 +44,12 @@ def last_of(inner: Sequence[Inner], output: np.ndarray) -> keras.Layer | None:
         if np.array_equal(one.outputs[0], output, equal_nan=True):
             return one.layer
     return None
+
+
+def was_trained(layer: keras.Layer) -> bool:
+    """Return whether most biases and scales in a layer are not as initializers make them, 0 or 1.
+
+    False without any.
+    """
+    vectors = snapshot([v for v in layer.weights if len(v.shape) == 1])
+    return sum(bool(np.any((v != 0) & (v != 1))) for v in vectors) > len(vectors) / 2
