@@ -34,7 +34,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "too little training": ("PG716",),
     "not trained": ("PG101", "PG102", "PG104", "PG110", "PG112", "PG120", "PG121"),
     "gradient": (
-        "PG121", "PG127", "PG129", "PG135", "PG208", "PG214", "PG215", "PG216", "PG220", "PG222",
+        "PG121", "PG127", "PG129", "PG135", "PG141", "PG208", "PG214", "PG215", "PG216", "PG220", "PG222",
         "PG229",
     ),
     "pairing": ("PG203", "PG211", "PG212", "PG221", "PG233"),
