@@ -39,7 +39,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     ),
     "pairing": ("PG203", "PG211", "PG212", "PG221", "PG233"),
     "mode": ("PG440", "PG441", "PG443", "PG461"),
-    "state": ("PG103", "PG111", "PG125", "PG234", "PG245", "PG420"),
+    "state": ("PG103", "PG111", "PG125", "PG234", "PG245", "PG420", "PG462"),
     "constant in a program": ("PG444", "PG445", "PG446"),
 }  # fmt: skip
 """The codes of each category."""

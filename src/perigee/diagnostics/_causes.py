@@ -26,7 +26,7 @@ _ORDER = (
     *("PG220", "PG214", "PG215", "PG216", "PG229", "PG126", "PG127", "PG125", "PG124", "PG128"),
     # Modes, and values that a program holds.
     *("PG440", "PG441", "PG461", "PG442", "PG443", "PG444", "PG445", "PG231", "PG232", "PG234"),
-    "PG245",
+    *("PG245", "PG462"),
     # Numbers.
     *("PG123", "PG130", "PG131", "PG132", "PG133", "PG134", "PG135", "PG331", "PG330"),
 )

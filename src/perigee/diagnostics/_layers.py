@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers as kl
 
 from perigee._step.state import nested_layers, snapshot
-from perigee.diagnostics._evidence import Inner
+from perigee.diagnostics._evidence import Evidence, Inner
 from perigee.diagnostics._recording import DRAWING
 
 
@@ -22,6 +22,21 @@ def of_two_modes(model: Any) -> list[keras.Layer]:
         if (isinstance(layer, DRAWING) and _strength(layer) > 0)
         or (isinstance(layer, kl.BatchNormalization) and layer.trainable)
     ]
+
+
+def statistics_of(evidence: Evidence) -> list[Any]:
+    """Return what layers that are trained remember of the batches, and a training step changes.
+
+    Not that of BatchNorm, which it does not use in training.
+    """
+    found = {
+        id(v): v
+        for layer in evidence.trained_layers
+        if not isinstance(layer, kl.BatchNormalization) and list(nested_layers(layer)) == [layer]
+        for v in layer.non_trainable_weights
+        if keras.backend.is_float_dtype(v.dtype) and evidence.training.changed(v)
+    }
+    return list(found.values())
 
 
 def _strength(layer: Any) -> float:

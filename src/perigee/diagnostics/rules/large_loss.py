@@ -2,7 +2,8 @@
 
 An untrained model has a crossentropy near log K for K classes. If it is far higher, the logits are
 too large: the initial weights of the last layer are too wide, or the inputs are far from unit
-scale.
+scale. It is a hint where layers of your own gather statistics in training, which begin far from the
+data.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from perigee._step.losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._layers import statistics_of
 
 _TIMES = 4.0
 _CATEGORICAL = {"sparse_categorical_crossentropy", "categorical_crossentropy"}
@@ -35,7 +37,7 @@ def check(evidence: Evidence) -> list[Finding]:
             Finding(
                 code="PG133",
                 name="LargeLoss",
-                severity="warning",
+                severity="hint" if statistics_of(evidence) else "warning",
                 happened=f"{what.name} begins at {value:.3g}, where a random guess among "
                 f"{classes} classes has {np.log(classes):.3g}.",
                 expected=f"a loss below {_TIMES:g} times that of a random guess.",
