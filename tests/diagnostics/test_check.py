@@ -163,6 +163,36 @@ def test_a_generator_function_is_called_anew_each_time():
     assert calls
 
 
+def test_a_generator_that_has_not_started_is_looked_at_and_gives_all_its_batches_afterwards():
+    num_batches, random = 3, np.random.default_rng(4)
+
+    def batches(scale, *, features=5):
+        for _ in range(num_batches):
+            x = scale * random.normal(size=(16, features)).astype("float32")
+            yield x, x[:, :1]
+
+    generator = batches(2.0)
+    expected = np.random.default_rng(4).normal(size=(num_batches, 16, 5)).astype("float32")
+
+    pg.check(supervised(small(1), "mse"), generator)
+
+    np.testing.assert_array_equal([x for x, _ in generator], 2.0 * expected)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("of", ["started", "another iterator"])
+def test_a_generator_that_would_lose_batches_is_refused(of):
+    waiting = iter([numbers()])
+    generator = (batch for batch in ([numbers()] * 2 if of == "started" else zip(waiting)))
+    if of == "started":
+        next(generator)
+
+    with pytest.raises(pg.PerigeeError, match="begin again"):
+        pg.check(supervised(small(1), "mse"), generator)
+
+    assert len(list(generator)) == 1
+
+
 def test_an_iterator_is_refused_as_its_batches_would_be_lost():
     waiting = iter([numbers()])
 

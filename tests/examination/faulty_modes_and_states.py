@@ -187,9 +187,9 @@ class Reader(keras.Model):
         self.drop, self.out = layers.Dropout(0.7), layers.Dense(1, activation="sigmoid")
         self.forced = forced
 
-    def call(self, ids):
+    def call(self, ids, training=False):
         h = self.pool(self.embed(ids))
-        return self.out(self.drop(h, training=True) if self.forced else self.drop(h))
+        return self.out(self.drop(h, training=self.forced or training))
 
 
 @faulty("mode")

@@ -34,12 +34,12 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "too little training": ("PG137", "PG716"),
     "not trained": ("PG101", "PG102", "PG104", "PG110", "PG112", "PG120", "PG121"),
     "gradient": (
-        "PG121", "PG127", "PG129", "PG135", "PG208", "PG214", "PG215", "PG216", "PG220", "PG222",
-        "PG229",
+        "PG121", "PG127", "PG129", "PG135", "PG141", "PG208", "PG214", "PG215", "PG216", "PG220", "PG222",
+        "PG229", "PG411",
     ),
     "pairing": ("PG203", "PG211", "PG212", "PG221", "PG233"),
-    "mode": ("PG440", "PG441", "PG443"),
-    "state": ("PG111", "PG125", "PG234", "PG420"),
+    "mode": ("PG440", "PG441", "PG443", "PG461"),
+    "state": ("PG103", "PG111", "PG125", "PG234", "PG245", "PG420", "PG462"),
     "constant in a program": ("PG444", "PG445", "PG446"),
 }  # fmt: skip
 """The codes of each category."""

@@ -495,7 +495,7 @@ def test_gradients_of_parts_of_a_batch_that_are_only_added_are_found():
 
     (finding,) = pg.check(step, data(), batch_size=BATCH)
 
-    assert (finding.code, finding.severity) == ("PG129", "hint")
+    assert (finding.code, finding.severity) == ("PG129", "warning")
     assert f"2 parts of the batch ({BATCH // 2} + {BATCH // 2} rows)" in finding.happened
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from perigee import _backends
 from perigee._api.arguments import as_step, check_codes, named
+from perigee._api.unstarted import beginning
 from perigee._errors import ArgumentError, BatchChangedError
 from perigee._step.state import attributes_preserved, preserved, restore, snapshot, track
 from perigee._step.step import Step
@@ -52,8 +53,9 @@ def check(
 
     Args:
         target: A Step, a function as in `fit`, or a compiled `keras.Model`.
-        data: As in `fit`, except iterators, which cannot restart. Arrays are examined whole, other
-            data by its first 8 batches.
+        data: As in `fit`. Arrays are examined whole, other data by its first 8 batches. Of a
+            generator that has not started nothing is taken; other iterators, which cannot restart,
+            are refused.
         validation: Data to validate on, to see whether examples are shared.
         batch_size: Rows a batch, 32 by default; for arrays only.
         epochs: How many epochs the training will have, to see whether these are enough, and what
@@ -70,7 +72,7 @@ def check(
         A `Report`.
 
     Raises:
-        ArgumentError: If a code is unknown, `data` is an iterator, or the Step has replicas.
+        ArgumentError: If a code is unknown, `data` is an iterator that cannot restart, or the Step has replicas.
     """
     ignored = check_codes("ignore", ignore)
     if level not in get_args(Level):
@@ -87,14 +89,7 @@ def check(
             "check one that is made outside the scope, and train the other.",
         )
     ignored += check_codes("ignore_findings", step.ignore_findings)
-    for name, given in (("data", data), ("validation", validation)):
-        if isinstance(given, Iterator):
-            raise ArgumentError(
-                name,
-                f"<{type(given).__name__}>",
-                "data that can begin again: looking at it would take its first batches away.",
-                "pass the function that makes the iterator, or a list of some batches.",
-            )
+    data, validation = _repeatable("data", data), _repeatable("validation", validation)
     with preserved(track(step).state), attributes_preserved(step):
         batches, others = _sorted(_batches(data, batch_size))
         columns = _columns(data, batches)
@@ -138,6 +133,21 @@ def check(
             with evidence.eagerly():
                 findings = found()
     return Report(tuple(finding for finding in findings if finding.code not in ignored))
+
+
+def _repeatable(name: str, data: Any) -> Any:
+    """Return data that can begin again, for a generator that has not started, too."""
+    if not isinstance(data, Iterator):
+        return data
+    begin = beginning(data)
+    if begin is None:
+        raise ArgumentError(
+            name,
+            f"<{type(data).__name__}>",
+            "data that can begin again: looking at it would take its first batches away.",
+            "pass the function that makes the iterator, or a list of some batches.",
+        )
+    return begin
 
 
 def _batches(data: Any, batch_size: int | None) -> list[Batch]:

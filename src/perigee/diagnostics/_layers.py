@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from perigee._step.state import nested_layers
-from perigee.diagnostics._evidence import Inner
+from perigee._step.state import nested_layers, snapshot
+from perigee.diagnostics._evidence import Evidence, Inner
 from perigee.diagnostics._recording import DRAWING
 
 
@@ -22,6 +22,21 @@ def of_two_modes(model: Any) -> list[keras.Layer]:
         if (isinstance(layer, DRAWING) and _strength(layer) > 0)
         or (isinstance(layer, kl.BatchNormalization) and layer.trainable)
     ]
+
+
+def statistics_of(evidence: Evidence) -> list[Any]:
+    """Return what layers that are trained remember of the batches, and a training step changes.
+
+    Not that of BatchNorm, which it does not use in training.
+    """
+    found = {
+        id(v): v
+        for layer in evidence.trained_layers
+        if not isinstance(layer, kl.BatchNormalization) and list(nested_layers(layer)) == [layer]
+        for v in layer.non_trainable_weights
+        if keras.backend.is_float_dtype(v.dtype) and evidence.training.changed(v)
+    }
+    return list(found.values())
 
 
 def _strength(layer: Any) -> float:
@@ -44,3 +59,12 @@ def last_of(inner: Sequence[Inner], output: np.ndarray) -> keras.Layer | None:
         if np.array_equal(one.outputs[0], output, equal_nan=True):
             return one.layer
     return None
+
+
+def was_trained(layer: keras.Layer) -> bool:
+    """Return whether most biases and scales in a layer are not as initializers make them, 0 or 1.
+
+    False without any.
+    """
+    vectors = snapshot([v for v in layer.weights if len(v.shape) == 1])
+    return sum(bool(np.any((v != 0) & (v != 1))) for v in vectors) > len(vectors) / 2

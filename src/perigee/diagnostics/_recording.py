@@ -123,11 +123,13 @@ class Derived:
         gradients: One array for each variable, on the host.
         rows: The number of rows over which the loss is a mean, if a Keras loss returned the very
             value that was differentiated; else 0.
+        loss: The value that was differentiated; `None` if it is not known or is not one number.
     """
 
     variables: Sequence[Any]
     gradients: list[np.ndarray] = field(default_factory=list)
     rows: int = 0
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,8 @@ class Recording:
         drew: Random layers that changed their inputs, by id, wherever they are.
         adds_losses: Whether penalties were added to some loss, by Perigee or by the step itself.
         measured: Metrics that were updated, by id.
+        told: What each update of a metric was given by position, if that was tensors alone, by the
+            id of the metric, on the host.
         before: Values of all variables before, by id, where known.
         after: Their values afterwards.
         logs: What was returned, on the host; averages divided.
@@ -181,6 +185,7 @@ class Recording:
     drew: set[int] = field(default_factory=set)
     adds_losses: bool = False
     measured: set[int] = field(default_factory=set)
+    told: dict[int, list[list[np.ndarray]]] = field(default_factory=dict)
     before: dict[int, np.ndarray] = field(default_factory=dict)
     after: dict[int, np.ndarray] = field(default_factory=dict)
     logs: dict[str, np.ndarray] = field(default_factory=dict)
@@ -272,6 +277,8 @@ class _Listening:
         known = [value for value in gradients.values if value is not None]
         values = [_backends.current().dense(value) for value in known]
         look(values, lambda *arrays: setattr(derived, "gradients", list(arrays)))
+        if _is_tensor(gradients.loss) and len(gradients.loss.shape) == 0:
+            look([gradients.loss], lambda value: setattr(derived, "loss", float(value)))
 
     def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None:
         """See `Witness`.
@@ -426,6 +433,12 @@ class _Listening:
 
     def _update(self, metric: Any, original: Any, *args: Any, **kwargs: Any) -> Talk:
         self._recording.measured.add(id(metric))
+        if _is_recorded():
+            told = self._recording.told.setdefault(id(metric), [])
+            if kwargs or not args or not all(map(_is_tensor, args)):
+                told.append([])
+            else:
+                look(args, lambda *arrays: told.append(list(arrays)))
         if _is_recorded() and len(args) >= 2:
             self._compare(self._recording.compared, metric, args[0], args[1])
         value = args[0] if len(args) == 1 else kwargs.get("values")

@@ -1,10 +1,9 @@
 """PG132, ActivationScale: layers that keep nothing of their inputs, or one number only.
 
-Initializers keep the scale of values from layer to layer, and make units that differ. Where initial
-weights are far below that scale, values vanish, in a chain of layers a little at each; far above it,
-sigmoid and tanh are saturated, and pass no gradient. Units that begin alike get the same gradient
-and stay alike. Two layers of zeros, one after the other, hold each other back: neither ever gets a
-gradient. A softmax between hidden layers leaves each of many units a small share of 1.
+Initializers keep the scale of values from layer to layer. Where initial weights are far below that
+scale, values vanish, in a chain of layers a little at each; far above it, sigmoid and tanh are
+saturated, and pass no gradient. A softmax between hidden layers leaves each of many units a small
+share of 1.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from perigee.diagnostics._evidence import Evidence, Inner
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import activation_of
 from perigee.diagnostics._recording import DRAWING, ModelCall
-from perigee.diagnostics._starts import alike, stuck_at_zero
 
 _SMALLEST, _VANISHED = 1e-4, 1e-6
 """What one layer leaves of its inputs at least, and a chain of layers of the largest ones."""
@@ -30,24 +28,7 @@ _MOST_SHARES = 8
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Examine what layers return, and the gradients of weights that are zero or all alike."""
-    for variables, happened, expected in (
-        (
-            stuck_at_zero(evidence),
-            "These weights are all 0, and hold each other back: no update changes them:",
-            "at most one of several factors that begins at 0.",
-        ),
-        (
-            alike(evidence),
-            "The units of these layers begin with the same weights and get the same gradient, so "
-            "they stay alike:",
-            "units that begin with different weights.",
-        ),
-    ):
-        if variables:
-            names = tuple(evidence.tracked.names_of(variables))
-            has_gradient = any(np.any(g) for u in evidence.training.updates for g in u.gradients)
-            return [_finding(happened, names, expected, is_all=not has_gradient)]
+    """Examine what layers return."""
     for items, happened, expected in (
         (
             _shrinking(evidence),
@@ -75,11 +56,11 @@ def check(evidence: Evidence) -> list[Finding]:
     return []
 
 
-def _finding(happened: str, items: tuple[str, ...], expected: str, is_all: bool = False) -> Finding:
+def _finding(happened: str, items: tuple[str, ...], expected: str) -> Finding:
     return Finding(
         code="PG132",
         name="ActivationScale",
-        severity="error" if is_all else "warning",
+        severity="warning",
         happened=happened,
         items=items,
         expected=expected,

@@ -2,7 +2,8 @@
 
 `model(x)` without `training=True` turns Dropout off and leaves the statistics of BatchNorm at their
 initial values, so the model is trained without Dropout and evaluated with useless statistics. Pass
-`training=True` in `train_step`. A part of a model that is called with `training=False` on purpose,
+`training=True` in `train_step`. A model whose `call` has no argument `training` is called without it
+by `fit`, too, and does not pass the mode on. A part of a model that is called with `training=False` on purpose,
 as in fine-tuning, is not reported, nor are models that the step does not update.
 """
 
@@ -15,6 +16,9 @@ from keras import layers as kl
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import of_two_modes
+from perigee.diagnostics._recording import takes_training
+
+_FIX = "call the model with `training=True` in `train_step`."
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -33,7 +37,12 @@ def check(evidence: Evidence) -> list[Finding]:
             if any(not isinstance(training, bool | None) for training in told):
                 continue  # a tensor decides
             how = "training=False" if any(t is False for t in told) else "no `training`"
-            found.append(_finding(f"`train_step` calls {model.name!r} with {how}.", names))
+            fix = (
+                _FIX
+                if takes_training(model)
+                else "give its `call` an argument `training`, and pass it on to these layers."
+            )
+            found.append(_finding(f"`train_step` calls {model.name!r} with {how}.", names, fix))
             continue
         unmoved = tuple(
             layer.path
@@ -49,7 +58,7 @@ def check(evidence: Evidence) -> list[Finding]:
     return found
 
 
-def _finding(happened: str, items: tuple[str, ...]) -> Finding:
+def _finding(happened: str, items: tuple[str, ...], fix: str = _FIX) -> Finding:
     return Finding(
         code="PG440",
         name="InferenceMode",
@@ -57,5 +66,5 @@ def _finding(happened: str, items: tuple[str, ...]) -> Finding:
         happened=happened,
         items=items,
         expected="layers that act differently in training are called in training mode.",
-        fix="call the model with `training=True` in `train_step`.",
+        fix=fix,
     )

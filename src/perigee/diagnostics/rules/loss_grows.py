@@ -4,28 +4,26 @@ A batch that holds each example twice has the same mean loss. A loss that double
 its gradients grow with the batch, the learning rate fits one batch size only, and the last, smaller
 batch counts less. A loss that halves is divided by the batch size twice. Return one value per
 example, or their mean. If a sum is intended, pass `ignore=["PG220"]`. It is a hint where a Keras
-loss says `reduction="sum"`, and SGD has a learning rate that is as much smaller.
+loss was told to sum and the rate fits that: any of an optimizer that divides by the size of the
+gradients, or one of SGD that is small even if multiplied by the size of the batch.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
-from perigee._execution import constant_rate
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 
 _TOLERANCE = 0.1
 """Relative change due to Dropout and BatchNorm in a batch that holds each example twice."""
 
-_HIGHEST = 0.5
-"""The highest learning rate of SGD, times the rows of a batch, that is one for a sum of them."""
-
 _POWERS = {"grows with the batch": 1.0, "shrinks as the batch grows": -1.0}
 """The wording, and the power of the batch size to which the loss is proportional."""
+
+_USUAL_RATE = 0.5
+"""A rate of SGD that is usual for means."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -66,14 +64,14 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def _is_meant(evidence: Evidence) -> bool:
-    """Return whether a sum is asked for by name, and the learning rates are those for sums."""
-    sums = [seen for seen in evidence.training.losses if seen.by.reduction == "sum"]
-    rates = [_rate_of_sgd(update.optimizer) for update in evidence.training.updates]
-    return bool(sums and rates) and all(
-        rate is not None and rate * evidence.size <= _HIGHEST for rate in rates
-    )
-
-
-def _rate_of_sgd(optimizer: Any) -> float | None:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return constant_rate(optimizer) if isinstance(inner, keras.optimizers.SGD) else None
+    """Return whether all losses were told to sum, and the rates are as small as that requires."""
+    losses = evidence.training.losses
+    if not losses or any(getattr(seen.by, "reduction", "") != "sum" for seen in losses):
+        return False
+    optimizers = [u.optimizer for u in evidence.training.updates]
+    rates = [
+        float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        for optimizer in (getattr(each, "inner_optimizer", each) for each in optimizers)
+        if isinstance(optimizer, keras.optimizers.SGD)
+    ]
+    return bool(optimizers) and all(rate * evidence.size <= _USUAL_RATE for rate in rates)

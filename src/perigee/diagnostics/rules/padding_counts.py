@@ -2,7 +2,8 @@
 
 Labels at padded positions of a sequence mean nothing. Weight the values by a mask, as in
 `pg.mean(values, words != 0)`; Keras's losses use the mask of an `Embedding` with `mask_zero=True`
-automatically.
+automatically. It is a hint unless the padding is declared by `mask_zero=True`, or most tokens are
+padding and have a label that no other token has.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from keras import layers as kl
 
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+
+_MOST = 0.5
+"""The part of the tokens above which padding decides what is learned."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -38,6 +42,7 @@ def check(evidence: Evidence) -> list[Finding]:
     if base is None or other is None or abs(other - base) <= 1e-6 * abs(base):
         return []
     is_declared = any(layer.mask_zero for layer in embeddings)
+    is_declared |= is_padding.mean() > _MOST and _has_own_label(y, is_padding)
     return [
         Finding(
             code="PG214",
@@ -50,6 +55,13 @@ def check(evidence: Evidence) -> list[Finding]:
             "Keras loss.",
         )
     ]
+
+
+def _has_own_label(y: np.ndarray, is_padding: np.ndarray) -> bool:
+    """Return whether all padding has one label, and only padding has it."""
+    labels = y.reshape(*is_padding.shape, -1)
+    own = labels[is_padding][0]
+    return bool(((labels == own).all(axis=-1) == is_padding).all())
 
 
 def _is_at_an_end(is_padding: np.ndarray) -> bool:

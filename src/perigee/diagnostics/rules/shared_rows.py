@@ -1,7 +1,8 @@
 """PG323, SharedRows: validation examples that are also in the training data.
 
 They measure how well the model memorizes. Split first, and augment or copy afterwards. Rows of
-integers alone (tokens, categories) may be equal by chance and are not compared.
+integers alone (tokens, categories) may be equal by chance and are not compared. It is a hint where
+the whole training data is validated on, as to see its loss without Dropout.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ def check(evidence: Evidence) -> list[Finding]:
     shared = sum(row.tobytes() in known for row in np.ascontiguousarray(other))
     if shared < _FEWEST or shared < _SHARE * len(other):
         return []
+    is_whole = shared == len(other) == len(x)
     return [
         Finding(
             code="PG323",
             name="SharedRows",
-            severity="warning",
+            severity="hint" if is_whole else "warning",
             happened=f"{shared} of {len(other)} validation examples are also in the training data.",
             expected="examples that the model has not seen.",
             fix="split the data before anything is copied, augmented or shuffled.",

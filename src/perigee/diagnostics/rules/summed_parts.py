@@ -2,13 +2,15 @@
 
 A step of your own divides the batch, as to save memory, and takes the gradient of the mean over
 each part. The gradient of the mean over the batch is the mean of these gradients; their sum is as
-many times larger as there are parts. Optimizers such as SGD then take larger steps, and clipping
-and weight decay act on the wrong scale. Reported only if every value is known: each part's loss is
-what a Keras loss returned, and what is applied is their sum.
+many times larger as there are parts. SGD then takes steps that are as many times larger, and clipping
+and weight decay act on the wrong scale; for optimizers that divide by the size of the gradients it
+is a hint. Reported only if every value is known: what is applied is the sum, and each part's loss
+is what a Keras loss returned, or the step logs the mean of the parts' losses as its `loss`.
 """
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
@@ -19,23 +21,40 @@ from perigee.diagnostics._recording import Derived, Update
 def check(evidence: Evidence) -> list[Finding]:
     """Compare what was applied with the sum of what was computed on parts of the batch."""
     parts = [d for d in evidence.training.derived if 0 < d.rows < evidence.size]
-    if len(parts) < 2 or sum(part.rows for part in parts) != evidence.size:
+    if len(parts) >= 2 and sum(part.rows for part in parts) == evidence.size:
+        of_what = f" ({' + '.join(str(part.rows) for part in parts)} rows)"
+    elif len(parts := evidence.training.derived) >= 2 and _are_averaged(evidence):
+        of_what = ", whose mean loss is logged,"
+    else:
         return []
-    if not any(_is_sum(update, parts) for update in evidence.training.updates):
+    summed = [u.optimizer for u in evidence.training.updates if _is_sum(u, parts)]
+    if not summed:
         return []
-    rows = " + ".join(str(part.rows) for part in parts)
+    inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in summed]
+    is_larger = any(isinstance(optimizer, keras.optimizers.SGD) for optimizer in inner)
     return [
         Finding(
             code="PG129",
             name="SummedParts",
-            severity="hint",
-            happened=f"The gradients of the means over {len(parts)} parts of the batch ({rows} "
-            "rows) are added, and their sum is applied.",
+            severity="warning" if is_larger else "hint",
+            happened=f"The gradients of the means over {len(parts)} parts of the batch{of_what} "
+            "are added, and their sum is applied.",
             expected="the gradient of the mean over the batch.",
             fix=f"divide the sum by {len(parts)}, or call `minimize` on the whole step and pass "
             f"`accumulate={len(parts)}` to `fit`, with batches of the size of a part.",
         )
     ]
+
+
+def _are_averaged(evidence: Evidence) -> bool:
+    """Return whether the mean of all that was differentiated is what the step logs as its loss."""
+    losses = [derived.loss for derived in evidence.training.derived]
+    logged = evidence.training.logs.get("loss")
+    if logged is None or any(loss is None for loss in losses):
+        return False
+    mean = float(np.mean(np.asarray(losses, "float64")))
+    value = float(np.mean(logged))
+    return abs(value - mean) <= 1e-5 * abs(mean) and mean != 0
 
 
 def _is_sum(update: Update, parts: list[Derived]) -> bool:

@@ -4,8 +4,8 @@ It keeps its initial value, as if it were frozen, while `model.summary()` lists 
 Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. What
 the step assigns itself is updated, as the moving average of a teacher. A step that applies
 optimizers itself is checked if it applies all that it holds; a model that it leaves alone as a
-whole is taken as meant if no gradient tape recorded it, or if it is like one that is trained: a
-teacher, a target network. On torch it also names parameters that belong to no variable of Keras, if
+whole is taken as meant if no gradient tape recorded it, if it is like one that is trained (a
+target network), or if it was trained before, which its biases tell: a teacher. On torch it also names parameters that belong to no variable of Keras, if
 the loss depends on them and neither an optimizer has them nor the step changes them. With batches
 of several structures, an update on any of them counts.
 """
@@ -20,6 +20,7 @@ from perigee._rehearsal.discovery import Rehearsal
 from perigee._step.state import nested_layers
 from perigee._step.updates import counter_of
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._layers import was_trained
 
 
 def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
@@ -65,7 +66,8 @@ def check_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[Finding]:
 def _left_alone(rehearsals: Sequence[Rehearsal], covered: set[int]) -> set[int]:
     """Return the variables of models that are not updated at all, and are meant not to be.
 
-    No tape recorded them, or they are like a model that is updated, as a target network is.
+    No tape recorded them, or they are like a model that is updated, as a target network is, or they
+    have been trained, as a teacher has.
     """
     if any(one.raw.read is None and one.raw.is_of_keras for one in rehearsals):
         return set()  # the framework has no tapes, and the model is trained as a whole
@@ -81,7 +83,7 @@ def _left_alone(rehearsals: Sequence[Rehearsal], covered: set[int]) -> set[int]:
         id(v)
         for layer in alone
         for v in layer.variables
-        if id(v) not in read or _shapes(layer) in trained
+        if id(v) not in read or _shapes(layer) in trained or (updated and was_trained(layer))
     }
 
 

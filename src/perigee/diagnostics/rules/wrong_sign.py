@@ -2,13 +2,14 @@
 
 The minimized loss is the negative of a distance between labels and predictions, or it decreases as
 labels move away from the outputs. To maximize a measure (a likelihood, an accuracy), minimize its
-negative; minimize a distance without a minus.
+negative; minimize a distance without a minus. Or the step moves all that it trains along the
+gradient of its loss, not against it, as by `assign_add(rate * gradient)`: subtract it.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -16,8 +17,11 @@ import numpy as np
 from perigee._step.losses import NOT_NEGATIVE, computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._recording import Recording
 
 _SAME = 1e-3
+_UPHILL = 0.3
+"""The cosine of a change and a gradient above which one follows the other, as Adam's steps do."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -25,6 +29,11 @@ def check(evidence: Evidence) -> list[Finding]:
 
     If it is none of them, use labels near to the model's outputs and far from them.
     """
+    uphill = _uphill(evidence)
+    if uphill:
+        happened = f"The step moves all {uphill} variables that it trains along the gradient of "
+        fix = "subtract the gradients: `variable.assign_sub(rate * gradient)`."
+        return [_finding("warning", f"{happened}its loss, so the loss rises.", fix)]
     logged = evidence.training.logs.get("loss")
     if logged is None or not logged.size or not np.isfinite(logged).all():
         return []
@@ -59,14 +68,63 @@ def _is_as_keras_computes_it(evidence: Evidence, loss: float) -> bool:
     return False
 
 
-def _finding(severity: Literal["error", "warning"], happened: str) -> Finding:
+def _uphill(evidence: Evidence) -> int:
+    """Return how many variables a step moves, if it moves all along the gradient of its loss.
+
+    The loss is what a Keras loss returned, or what the step logs as its loss: what is named a
+    reward or a bound may be maximized. Where some variables move against the gradient, others are
+    their adversaries. Momentum of earlier steps may lead uphill for a while.
+    """
+    recording = evidence.training
+    if any(np.any(recording.before.get(id(o.iterations), 0)) for o in _optimizers(evidence)):
+        return 0
+    logged = recording.logs.get("loss")
+    moved: dict[int, list[float]] = {}
+    for derived in recording.derived:
+        if derived.loss is None or len(derived.gradients) != len(derived.variables):
+            continue
+        is_logged = logged is not None and np.isclose(np.mean(logged), derived.loss, 1e-4)
+        for variable, gradient in zip(derived.variables, derived.gradients, strict=True):
+            change = _change(recording, variable)
+            if change is not None and change.size > 1:
+                cosine = _cosine(change, gradient)
+                moved.setdefault(id(variable), []).append(
+                    cosine if is_logged or derived.rows else -1.0
+                )
+    is_uphill = bool(moved) and all(min(some) > _UPHILL for some in moved.values())
+    return len(moved) if is_uphill else 0
+
+
+def _optimizers(evidence: Evidence) -> list[Any]:
+    held = evidence.tracked.optimizers.values()
+    return [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in held]
+
+
+def _change(recording: Recording, variable: Any) -> np.ndarray | None:
+    """Return by what a step changes a variable; `None` if it does not, or if that is not known."""
+    before, after = recording.before.get(id(variable)), recording.after.get(id(variable))
+    if before is None or after is None or before.shape != after.shape:
+        return None
+    change = after.astype("float64") - before
+    return change if np.isfinite(change).all() and change.any() else None
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.reshape(-1), b.reshape(-1).astype("float64")
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norms) if norms else 0.0
+
+
+def _finding(
+    severity: Literal["error", "warning"], happened: str, fix: str = "remove the minus."
+) -> Finding:
     return Finding(
         code="PG222",
         name="WrongSign",
         severity=severity,
         happened=happened,
         expected="a loss that is smaller for better predictions.",
-        fix="remove the minus.",
+        fix=fix,
     )
 
 
@@ -74,6 +132,9 @@ def _of_labels_ever_farther(evidence: Evidence) -> list[list[float]]:
     """Return losses of labels equal to the model's outputs, and of others, from near to far."""
     batch = evidence.batches[0]
     outputs = [output for call in evidence.trained for output in call.outputs]
+    known = [seen.y_pred for seen in evidence.training.losses]
+    if known:  # what is trained may be another model than the one whose outputs are measured
+        outputs = [o for o in outputs if any(np.array_equal(o, each) for each in known)]
     if not isinstance(batch, tuple) or len(batch) != 2 or keras.tree.is_nested(batch[1]):
         return []
     y = np.asarray(batch[1])
@@ -87,8 +148,8 @@ def _of_labels_ever_farther(evidence: Evidence) -> list[list[float]]:
     losses = [
         [evidence.loss((batch[0], labels.astype(y.dtype))) for labels in row] for row in rows[0]
     ]
-    known = [[np.nan if loss is None else loss for loss in some] for some in losses]
-    return known if np.isfinite(known).all() else []
+    values = [[np.nan if loss is None else loss for loss in some] for some in losses]
+    return values if np.isfinite(values).all() else []
 
 
 def _farther(y: np.ndarray, output: np.ndarray) -> list[list[np.ndarray]]:
