@@ -46,6 +46,7 @@ from perigee.diagnostics.rules import (
     hook_of_keras,
     inexact_resume,
     inference_mode,
+    label_encodings,
     label_ranges,
     labels_ignored,
     labels_sorted,
@@ -122,6 +123,7 @@ FIRST: Mapping[Rule, str] = {unknown_ids.check: "PG326"}
 """Where one finds something, the step is not run again: some frameworks refuse unknown ids."""
 
 OF_STEPS: Mapping[Rule, str] = {
+    label_encodings.check: "PG204",
     label_ranges.check: "PG205",
     rare_class.check: "PG331",
     _of_rehearsals(nothing_trained.check_rehearsals): "PG112",
