@@ -191,7 +191,7 @@ def _like(loss: Loss, drawn: Sequence[np.ndarray], known: _Candidates) -> Comput
         factor = float(gaps @ others / max(others @ others, _LEAST))
         if factor > 0 and np.abs(gaps - factor * others).max() < _SAME * np.abs(gaps).max():
             settings = {} if from_logits is None else {"from_logits": from_logits}
-            return Computation(kind, f"the loss, a {_NAMES[kind]}", settings)
+            return Computation(kind, f"a {_NAMES[kind]}", settings)
     return None
 
 
@@ -210,7 +210,7 @@ def _distance(loss: Loss) -> Computation | None:
             return None
         if abs(moved - value) > _SAME * (value - least):
             return None
-    return Computation(DISTANCE, "the loss, a distance of numbers")
+    return Computation(DISTANCE, "a distance of numbers")
 
 
 def _wide(draw: np.random.Generator, like: np.ndarray) -> np.ndarray:

@@ -123,6 +123,7 @@ FIRST: Mapping[Rule, str] = {unknown_ids.check: "PG326"}
 """Where one finds something, the step is not run again: some frameworks refuse unknown ids."""
 
 OF_STEPS: Mapping[Rule, str] = {
+    constant_data.check_labels: "PG322",
     label_encodings.check: "PG204",
     label_ranges.check: "PG205",
     rare_class.check: "PG331",

@@ -36,6 +36,8 @@ OF_NUMBERS = frozenset({"mean_squared_error", "mean_absolute_error", "huber", "l
 """Losses of distances between numbers."""
 
 _MOST_CLASSES, _FEWEST_ROWS, _MOST_LOOKED_AT = 20, 16, 200_000
+_MOST_IDS, _TIMES_EACH = 1000, 5
+"""More classes are ids where they are integers by type, and there are so many labels of each."""
 _SUM_TOLERANCE = 1e-3
 
 
@@ -85,6 +87,7 @@ def labels_of(y: np.ndarray, has_rows: bool) -> Labels | None:
     """
     if y.dtype.kind not in "biufV" or y.size == 0:
         return None
+    is_integer = y.dtype.kind in "iu"
     y = y.astype("float64")
     y = y.reshape(-1, y.shape[-1]) if has_rows else y.reshape(-1)
     y = y[:: max(1, y.size // _MOST_LOOKED_AT)]
@@ -108,7 +111,8 @@ def labels_of(y: np.ndarray, has_rows: bool) -> Labels | None:
     elif len(values) == 2 and high == 1 and low in (0, -1):
         kind = "binary" if low == 0 else "signs"
     elif (
-        2 < len(values) <= _MOST_CLASSES
+        2 < len(values) <= (_MOST_IDS if is_integer else _MOST_CLASSES)
+        and (len(values) <= _MOST_CLASSES or len(y) >= _TIMES_EACH * len(values))
         and low in (0, 1)
         and high - low + 1 == len(values)
         and len(y) >= _FEWEST_ROWS

@@ -2,7 +2,8 @@
 
 Labels at padded positions of a sequence mean nothing. Weight the values by a mask, as in
 `pg.mean(values, words != 0)`; Keras's losses use the mask of an `Embedding` with `mask_zero=True`
-automatically.
+automatically. It is a warning where a layer declares that zeros are padding, or where most places
+are padding, all with one label: then a model that knows this one seems good. Else it is a hint.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ def check(evidence: Evidence) -> list[Finding]:
     if base is None or other is None or abs(other - base) <= 1e-6 * abs(base):
         return []
     is_declared = any(layer.mask_zero for layer in embeddings)
+    is_most = is_padding.mean() > 0.5 and bool((y[is_padding] == y[is_padding][0]).all())
     return [
         Finding(
             code="PG214",
             name="PaddingCounts",
-            severity="warning" if is_declared else "hint",
+            severity="warning" if is_declared or is_most else "hint",
             happened=f"The loss changes from {base:.6g} to {other:.6g} with the labels of "
             f"padding, {is_padding.mean():.0%} of the tokens.",
             expected="a loss that ignores padding.",

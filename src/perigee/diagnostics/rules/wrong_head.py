@@ -9,9 +9,9 @@ A log loss that is written by hand, of probabilities, needs a sigmoid or a softm
 have no logarithm. Nor has a Poisson loss of them: use `activation="exponential"`. A hinge loss
 pushes predictions below -1 and above 1: use no activation, or tanh.
 
-Nothing belongs between the last layer with weights and its activation, or after it. A second softmax
-or sigmoid flattens the probabilities of the first one. A Dropout there drops predictions, which no
-weights can make up for.
+Nothing belongs between the last layer with weights and its activation, or after it. A second
+softmax or sigmoid flattens the probabilities of the first one. A Dropout there drops predictions,
+which no weights can make up for.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def _dropped(task: Task) -> _Wrong:
     if not name or task.loss.is_own:
         return None
     return (
-        f"{name!r} is a Dropout after {task.head.layer!r}, the last layer with weights: in training "
-        "it replaces predictions by zeros at random.",
+        f"{name!r} is a Dropout after the last layer with weights: in training it replaces "
+        "predictions by zeros at random.",
         "predictions that follow from the inputs.",
         "remove it, or put it before the last layer with weights.",
     )
@@ -131,4 +131,4 @@ def _for_others(task: Task) -> _Wrong:
 
 def _named(task: Task) -> str:
     name = task.loss.name
-    return name[:1].upper() + name[1:] if task.is_inferred else name
+    return f"The loss, {name}," if task.is_inferred else name
