@@ -121,7 +121,8 @@ def _of_independent(task: Task, labels: Labels) -> _Severity:
     activation = task.head.activation
     if activation == "softmax" and labels.classes == 2:
         return None  # both losses are the same then
-    return "hint" if activation == "unknown" else "warning"
+    # Of two classes each is the other's opposite: independent labels say the same twice.
+    return "hint" if activation == "unknown" or labels.classes == 2 else "warning"
 
 
 def _finding(severity: Literal["warning", "hint"], task: Task, labels: Labels) -> Finding:
