@@ -35,6 +35,19 @@ def sparse_values(y, y_pred):
     return ops.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
 
 
+def of_rows(y, y_pred):
+    return -ops.sum(y * ops.log(ops.maximum(y_pred, 1e-7)), axis=-1)
+
+
+def of_scores(y, y_pred):
+    return -ops.sum(y * ops.log_softmax(y_pred), axis=-1)
+
+
+def column_of_classes():
+    x, y = classes()
+    return x, y.astype("float32")[:, None]
+
+
 def with_bad(data, index, row, value):
     changed = [array.copy() for array in data]
     changed[index][row] = value
@@ -478,6 +491,10 @@ SICK: dict[str, dict[str, Any]] = {
         "constant": lambda: (Own(alike("ones", "ones"), squares), numbers()),
         "zeros": lambda: (supervised(alike("zeros", "zeros"), "mse"), numbers()),
         "compiled": lambda: (compiled(alike(constant(-0.3), constant(0.2)), "mse"), numbers()),
+    },
+    "PG204": {
+        "own": lambda: (Own(small(3, "softmax"), of_rows), column_of_classes()),
+        "scores": lambda: (supervised(small(3), of_scores), column_of_classes()),
     },
     "PG206": {
         "relu": lambda: (
@@ -1047,6 +1064,7 @@ SIBLINGS = {
     "PG134": _ways("penalty"),
     "PG135": (*_ways("penalty"), "decaying", "decaying by hand", "decaying compiled"),
     "PG138": (*_ways("deep"), "low rank"),
+    "PG204": (*_ways("classes"), "rows", "answers"),
     "PG205": (*_ways("classes"), "answers"),
     "PG206": ("answers compiled", "answers by hand", "probabilities"),
     "PG211": _ways("numbers"),

@@ -41,7 +41,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "PG203": ("PG211", "PG212", "PG222", "PG227", "PG230"),
     "PG204": ("PG120", "PG133", "PG221", "PG222", "PG223", "PG224", "PG230"),
     # A loss of labels that it is not defined for has neither a sign nor a scale.
-    "PG205": ("PG133", "PG221", "PG222", "PG226", "PG227", "PG230"),
+    "PG205": ("PG120", "PG133", "PG221", "PG222", "PG226", "PG227", "PG230"),
     "PG228": ("PG133", "PG222", "PG223", "PG226", "PG230"),
     "PG227": ("PG222", "PG226", "PG230"),
     "PG224": ("PG120", "PG133", "PG221", "PG222", "PG230"),

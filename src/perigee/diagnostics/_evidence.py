@@ -272,6 +272,21 @@ class Evidence:
         with self.redrawn(turn):
             return self._inference(call, call.inputs)[0]
 
+    def outputs_drawn(self, call: ModelCall, size: float, turn: int) -> list[np.ndarray]:
+        """Run a model in inference mode with weights that are drawn anew, biases too.
+
+        Args:
+            call: The call that gives the arguments.
+            size: The standard deviation of the weights.
+            turn: Which draw.
+        """
+        draw = np.random.default_rng(turn)
+        weights = self.tracked.of_kind("trainable")
+        with preserved(self.tracked.state):
+            drawn = [draw.normal(0.0, size, v.shape).astype(v.dtype) for v in snapshot(weights)]
+            restore(weights, drawn)
+            return self.outputs_now(call)
+
     def training_redrawn(self, turn: int) -> Recording:
         """Return what `train_step` does with other weights; see `redrawn`."""
         with self.redrawn(turn):

@@ -47,7 +47,22 @@ _WEIGHTED = (
 )
 """Layers whose values are unbounded where they have no activation."""
 
+_RECURRENT = (kl.LSTM, kl.GRU, kl.SimpleRNN)
+"""Layers that return nothing beyond what their activation can."""
+
+_DROPPING = (
+    kl.Dropout,
+    kl.AlphaDropout,
+    kl.SpatialDropout1D,
+    kl.SpatialDropout2D,
+    kl.SpatialDropout3D,
+)
+_ACTIVATING = (kl.Activation, kl.Softmax, kl.ReLU)
+"""Layers that are nothing but an activation."""
+
 _CLOSE = 1e-5
+_DRAWS, _LARGE, _HUGE = 6, 10.0, 1000.0
+"""How often weights are drawn, and how large, to see whether an output grows with them."""
 
 
 def _softmax(z: np.ndarray) -> np.ndarray:
@@ -86,11 +101,15 @@ class Head:
             be told.
         layer: The name of the layer that has it.
         units: Values along the last axis, over which a softmax is taken; 0 for a scalar.
+        before: The activation of what a last layer that is nothing but an activation is given.
+        dropout: The name of a Dropout that follows, or comes directly before the activation.
     """
 
     activation: str
     layer: str
     units: int
+    before: str = ""
+    dropout: str = ""
 
     @property
     def range(self) -> tuple[float, float]:
@@ -123,7 +142,76 @@ def head_of(evidence: Evidence, call: ModelCall, index: int) -> Head:
     if index >= len(outputs) or outputs[index].dtype.kind not in "fV":
         return unknown
     leaves = [one for one in evidence.inside(call) if _is_leaf(one)]
-    return replace(_followed(leaves, outputs[index], call.layer), units=units)
+    head = replace(_followed(leaves, outputs[index], call.layer), units=units)
+    if head.dropout and not _has_dropped(outputs[index], call.outputs[index]):
+        return replace(head, dropout="")  # it is of another branch
+    return head
+
+
+def reach(evidence: Evidence, call: ModelCall, index: int) -> tuple[float, float]:
+    """Return what an output can be with weights of any size; infinite where it grows with them.
+
+    Args:
+        evidence: Runs the model with other weights.
+        call: A call of the model.
+        index: The place of the output among the outputs of the call.
+    """
+    ends: list[tuple[float, float]] = []
+    for size in (_LARGE, _HUGE):
+        made = [evidence.outputs_drawn(call, size, turn)[index] for turn in range(_DRAWS)]
+        values = np.concatenate([one.astype("float64").reshape(-1) for one in made])
+        if np.isnan(values).any():
+            return -np.inf, np.inf
+        ends.append((float(values.min()), float(values.max())))
+    (low, high), (lowest, highest) = ends
+    margin = 0.05 * (high - low)
+    return (
+        min(low, lowest) if lowest >= low - margin else -np.inf,
+        max(high, highest) if highest <= high + margin else np.inf,
+    )
+
+
+def crossed(evidence: Evidence, call: ModelCall, index: int) -> str | None:
+    """Return the layer whose units are not the classes of the last axis, but lie across it.
+
+    Each value of the last axis is followed back to the unit that made it. A layer that has a unit
+    for each class has made one value of each row by each of them, unless rows and classes were
+    confused on the way, as by a reshape in place of a transposition.
+
+    Args:
+        evidence: Holds what the layers return.
+        call: A call of the model.
+        index: The place of the output among the outputs of the call.
+    """
+    if call.inputs is None:
+        return None
+    scores = evidence.outputs(call, call.inputs)[index]
+    leaves = [one for one in evidence.inside(call) if _is_leaf(one)]
+    for one in reversed(leaves):
+        is_softmax = isinstance(one.layer, _ACTIVATING) and activation_of(one.layer) == "softmax"
+        if is_softmax and _is_like(one.outputs[0], scores):
+            scores = one.inputs[0]
+            break
+    if scores.ndim < 3 or not len(scores):
+        return None
+    units = scores.shape[-1]
+    for one in reversed(leaves):
+        made = one.outputs[0]
+        if not isinstance(one.layer, _WEIGHTED) or made.size != scores.size or not len(made):
+            continue
+        if made.shape[-1] != units or len(made) != len(scores):
+            continue
+        values, others = made[0].reshape(-1), scores[0].reshape(-1)
+        order, places = np.argsort(values), np.argsort(others)
+        if len(np.unique(values)) < values.size or not np.array_equal(
+            values[order], others[places]
+        ):
+            continue
+        unit = np.empty(values.size, int)
+        unit[places] = order % units
+        distinct = [len(set(row)) for row in unit.reshape(-1, units)]
+        return one.layer.name if np.mean(np.array(distinct) < units) > 0.5 else None
+    return None
 
 
 def applied(head: Head, output: np.ndarray, given: np.ndarray) -> Head | None:
@@ -138,16 +226,17 @@ def applied(head: Head, output: np.ndarray, given: np.ndarray) -> Head | None:
         return None
     if _is_like(output, given):
         return head
-    if head.activation not in ("linear", "unknown"):
-        return None
     name = _named(output, given)
-    return None if name is None else replace(head, activation=name)
+    if name is None:
+        return None
+    before = head.activation if head.activation in RANGES else ""
+    return replace(head, activation=name, before=before)
 
 
 def _is_leaf(one: Inner) -> bool:
     if len(one.outputs) != 1 or not one.inputs:
         return False
-    return isinstance(one.layer, kl.TimeDistributed) or not any(
+    return isinstance(one.layer, (kl.TimeDistributed, *_RECURRENT)) or not any(
         layer is not one.layer and not isinstance(layer, kl.ReLU | kl.Softmax)
         for layer in nested_layers(one.layer)
     )
@@ -155,24 +244,50 @@ def _is_leaf(one: Inner) -> bool:
 
 def _followed(leaves: Sequence[Inner], output: np.ndarray, model: Any) -> Head:
     """Follow an output back to the layer that has an activation, or that has none."""
+    dropout = ""
     for place in reversed(range(len(leaves))):
         one = leaves[place]
         if not _is_like(one.outputs[0], output):
             continue
         layer = one.layer.layer if isinstance(one.layer, kl.TimeDistributed) else one.layer
         if _passes(layer):
+            if isinstance(layer, _DROPPING) and layer.rate > 0:
+                dropout = layer.name
             output = one.inputs[0]
             continue
         activation = _activation_of(layer)
         if activation == "unknown":
             activation = _named(one.inputs[0], one.outputs[0]) or activation
-        return Head(activation, layer.name, 0)
+        head = Head(activation, layer.name, 0, dropout=dropout)
+        if isinstance(layer, _ACTIVATING):
+            return _after(_followed(leaves[:place], one.inputs[0], model), head)
+        return head
     # No layer: perhaps a function in the `call` of the model.
-    for one in reversed(leaves):
-        name = _named(one.outputs[0], output)
+    for place in reversed(range(len(leaves))):
+        made = leaves[place].outputs[0]
+        name = _named(made, output)
         if name is not None:
-            return Head(name, model.name, 0)
-    return Head("unknown", model.name, 0)
+            head = Head(name, model.name, 0, dropout=dropout)
+            return _after(_followed(leaves[: place + 1], made, model), head)
+    return Head("unknown", model.name, 0, dropout=dropout)
+
+
+def _after(first: Head, last: Head) -> Head:
+    before = first.activation if first.activation in RANGES else ""
+    return replace(last, before=before, dropout=last.dropout or first.dropout)
+
+
+def _has_dropped(usual: np.ndarray, trained: np.ndarray) -> bool:
+    """Return whether values are equal in training that differ in inference: those dropped."""
+    if usual.shape != trained.shape or usual.dtype.kind != "f":
+        return False
+
+    def equal(values: np.ndarray) -> int:
+        rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values[:, None]
+        return values.size - len(np.unique(values)) + sum(len(r) - len(np.unique(r)) for r in rows)
+
+    has_zeros = bool(((trained == 0) & (usual != 0)).any())
+    return has_zeros or equal(trained) > equal(usual)
 
 
 def _passes(layer: Any) -> bool:

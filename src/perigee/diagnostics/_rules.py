@@ -49,6 +49,7 @@ from perigee.diagnostics.rules import (
     hook_of_keras,
     inexact_resume,
     inference_mode,
+    label_encodings,
     label_ranges,
     labels_ignored,
     labels_sorted,
@@ -130,6 +131,7 @@ FIRST: Mapping[Rule, str] = {unknown_ids.check: "PG326"}
 OF_STEPS: Mapping[Rule, str] = {
     unknown_ids.check_rows: "PG326",
     constant_data.check_labels: "PG322",
+    label_encodings.check: "PG204",
     label_ranges.check: "PG205",
     rare_class.check: "PG331",
     _of_rehearsals(nothing_trained.check_rehearsals): "PG112",

@@ -25,17 +25,19 @@ import numpy as np
 from perigee._step.losses import Computation, computation_of, kind_of_labels
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._heads import Head, applied, head_of
-from perigee.diagnostics._recognized import recognized_loss, recognized_step
-from perigee.diagnostics._recording import Compared
+from perigee.diagnostics._recognized import DISTANCE, Loss, loss_of, loss_of_step
+from perigee.diagnostics._recording import Compared, ModelCall
 
 Kind = Literal[
     "binary", "signs", "ids", "one-hot", "multi-label", "distribution", "shares", "numbers"
 ]
 
-OF_NUMBERS = frozenset({"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"})
+OF_NUMBERS = frozenset({"mean_squared_error", "mean_absolute_error", "huber", "log_cosh", DISTANCE})
 """Losses of distances between numbers."""
 
 _MOST_CLASSES, _FEWEST_ROWS, _MOST_LOOKED_AT = 20, 16, 200_000
+_MOST_IDS, _TIMES_EACH = 1000, 5
+"""More classes are ids where they are integers by type, and there are so many labels of each."""
 _SUM_TOLERANCE = 1e-3
 
 
@@ -85,6 +87,7 @@ def labels_of(y: np.ndarray, has_rows: bool) -> Labels | None:
     """
     if y.dtype.kind not in "biufV" or y.size == 0:
         return None
+    is_integer = y.dtype.kind in "iu"
     y = y.astype("float64")
     y = y.reshape(-1, y.shape[-1]) if has_rows else y.reshape(-1)
     y = y[:: max(1, y.size // _MOST_LOOKED_AT)]
@@ -108,7 +111,8 @@ def labels_of(y: np.ndarray, has_rows: bool) -> Labels | None:
     elif len(values) == 2 and high == 1 and low in (0, -1):
         kind = "binary" if low == 0 else "signs"
     elif (
-        2 < len(values) <= _MOST_CLASSES
+        2 < len(values) <= (_MOST_IDS if is_integer else _MOST_CLASSES)
+        and (len(values) <= _MOST_CLASSES or len(y) >= _TIMES_EACH * len(values))
         and low in (0, 1)
         and high - low + 1 == len(values)
         and len(y) >= _FEWEST_ROWS
@@ -130,6 +134,8 @@ class Task:
         is_inferred: Whether the loss was recognized by its values, not by its name.
         accuracies: Kinds of accuracies that are measured of the same output, by metric.
         is_of_inputs: Whether the labels are the inputs of the model, which it reconstructs.
+        own: The loss, where the user wrote it and its values can be had.
+        source: The call of the model that made the output, and its place among the outputs.
     """
 
     true: np.ndarray
@@ -140,6 +146,8 @@ class Task:
     is_inferred: bool
     accuracies: dict[str, str]
     is_of_inputs: bool
+    own: Loss | None = None
+    source: tuple[ModelCall, int] | None = None
 
     @cached_property
     def labels(self) -> Labels | None:
@@ -173,12 +181,13 @@ def _read(evidence: Evidence) -> list[Task]:
         place = _output_of(evidence, seen.y_pred) if seen.y_pred.ndim else None
         if place is None or not seen.y_true.ndim:
             continue
-        head, pred = place
+        head, pred, source = place
         loss, is_inferred = computation_of(seen.by), False
         true, is_of_inputs = _column_of(evidence, seen.y_true)
-        task = Task(true, pred, head, loss, seen.by, is_inferred, {}, is_of_inputs)
+        task = Task(true, pred, head, loss, seen.by, is_inferred, {}, is_of_inputs, None, source)
         if loss.is_own and _says_something(task):
-            task.loss, task.is_inferred = recognized_loss(seen), True
+            task.own, task.is_inferred = loss_of(seen, true), True
+            task.loss = task.own.recognized()
         task.accuracies = _accuracies(evidence, task.pred)
         found.append(task)
     return found or _by_hand(evidence)
@@ -200,9 +209,11 @@ def _by_hand(evidence: Evidence) -> list[Task]:
         return []
     head = head_of(evidence, calls[0], 0)
     is_of_inputs = _are_equal(batch[1], keras.tree.flatten(batch[0])[0])
-    task = Task(true, pred, head, Computation("own", "own"), None, True, {}, is_of_inputs)
+    own, source = Computation("own", "own"), (calls[0], 0)
+    task = Task(true, pred, head, own, None, True, {}, is_of_inputs, None, source)
     if _says_something(task):
-        task.loss = recognized_step(evidence, batch[1], calls[0])
+        task.own = loss_of_step(evidence, true, calls[0])
+        task.loss = task.loss if task.own is None else task.own.recognized()
     task.accuracies = _accuracies(evidence, pred)
     return [task]
 
@@ -213,18 +224,20 @@ def _says_something(task: Task) -> bool:
     return labels is not None and labels.kind not in ("numbers", "shares")
 
 
-def _output_of(evidence: Evidence, given: np.ndarray) -> tuple[Head, np.ndarray] | None:
-    """Return what makes the predictions that a loss was given, and these."""
+def _output_of(
+    evidence: Evidence, given: np.ndarray
+) -> tuple[Head, np.ndarray, tuple[ModelCall, int]] | None:
+    """Return what makes the predictions that a loss was given, these, and where they are from."""
     places = [(c, i) for c in evidence.trained for i in range(len(c.outputs))]
     for call, index in places:
         if call.outputs[index].shape == given.shape and _are_equal(call.outputs[index], given):
-            return head_of(evidence, call, index), given
+            return head_of(evidence, call, index), given, (call, index)
     for call, index in places:
         if call.outputs[index].size != given.size or given.ndim == 0:
             continue
         head = applied(head_of(evidence, call, index), call.outputs[index], given)
         if head is not None:
-            return head, given
+            return head, given, (call, index)
     return None
 
 

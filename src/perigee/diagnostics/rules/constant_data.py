@@ -49,25 +49,24 @@ def _matter(evidence: Evidence) -> bool:
 def check(evidence: Evidence) -> list[Finding]:
     """Compare all known rows of the inputs."""
     labels = evidence.answers
-    if labels is None or len(evidence.columns[0]) < _FEWEST:
+    if labels is None or min(len(evidence.columns[0]), len(labels)) < _FEWEST:
         return []
-    found: list[Finding] = []
     inputs = evidence.columns[: len(keras.tree.flatten(evidence.batches[0][0]))]
     if all(_are_equal(leaf) for leaf in inputs) and not _are_equal(labels):
-        found.append(
+        return [
             _finding(
                 "warning",
                 f"All {len(labels)} rows of the inputs (batch[0]) are the same.",
                 "inputs that differ.",
                 "check how they were scaled and copied: integers that are divided may all be 0.",
             )
-        )
+        ]
     x = inputs[0]
-    if not found and x.ndim == 2 and x.dtype.kind == "f":
+    if x.ndim == 2 and x.dtype.kind == "f":
         constant = np.flatnonzero((x == x[0]).all(axis=0) & (x[0] != 0) & (x[0] != 1))
         if constant.size:
             column = int(constant[0])
-            found.append(
+            return [
                 _finding(
                     "hint",
                     f"{constant.size} features never change, the first one is batch[0][:, "
@@ -75,8 +74,8 @@ def check(evidence: Evidence) -> list[Finding]:
                     "features that differ between examples.",
                     "remove the feature, or find out why it is constant.",
                 )
-            )
-    return found
+            ]
+    return []
 
 
 def _are_equal(rows: np.ndarray) -> bool:

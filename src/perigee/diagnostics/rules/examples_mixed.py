@@ -3,6 +3,8 @@
 In inference mode the output for one example must not depend on the others in its batch. It does
 after a softmax or a mean over axis 0, or a reshape that moves the batch axis. For models that
 compare the examples of a batch on purpose, pass `ignore=["PG233"]`.
+
+A step that puts the rows of a batch in another order must do so with inputs and labels alike.
 """
 
 from __future__ import annotations
@@ -39,7 +41,58 @@ def check(evidence: Evidence) -> list[Finding]:
                 other = int(gaps.argmax()) + 1
                 found.append(_finding(call.layer.name, other, float(gaps.max())))
                 break
-    return found
+    return found or _moved_apart(evidence)
+
+
+def _moved_apart(evidence: Evidence) -> list[Finding]:
+    """Find rows of a batch that a loss compares with the labels of others.
+
+    The model was given the inputs of the batch, and the loss its labels, not in one order.
+    """
+    batch = evidence.batches[0]
+    if not isinstance(batch, tuple) or len(batch) < 2 or len(evidence.trained) != 1:
+        return []
+    (call,) = evidence.trained
+    x, y = keras.tree.flatten(batch[0])[:1], keras.tree.flatten(batch[1])[:1]
+    given = keras.tree.flatten(call.inputs)[:1] if call.inputs is not None else []
+    if not all(isinstance(leaf, np.ndarray) and leaf.ndim for leaf in (*x, *y)) or not given:
+        return []
+    places = _places(x[0], given[0])
+    for seen in evidence.training.losses if places is not None and y else ():
+        labels, true = y[0], seen.y_true
+        if labels.size != true.size or len(labels) != len(true) or len(labels) != len(x[0]):
+            continue
+        labels = labels.reshape(len(labels), -1)
+        true = true.reshape(len(true), -1).astype(labels.dtype)
+        apart = [row for row, at in enumerate(places) if not (labels[at] == true[row]).all(1).any()]
+        if apart and _rows_of(labels) == _rows_of(true):
+            return [
+                Finding(
+                    code="PG233",
+                    name="ExamplesMixed",
+                    severity="warning",
+                    happened=f"{call.layer.name!r} gets the inputs of the batch, and the loss its "
+                    f"labels, in two orders: {len(apart)} of {len(true)} predictions are compared "
+                    "with the label of another example.",
+                    expected="each prediction is compared with the label of its own example.",
+                    fix="shuffle before batches are made, or apply one order to inputs and labels.",
+                )
+            ]
+    return []
+
+
+def _places(x: np.ndarray, given: np.ndarray) -> list[list[int]] | None:
+    """Return, for each row that a model was given, where it stands in the batch."""
+    if x.size != given.size or len(x) != len(given) or x.dtype.kind not in "fiub":
+        return None
+    rows = x.reshape(len(x), -1)
+    others = given.reshape(len(given), -1).astype(x.dtype)
+    places = [np.flatnonzero((rows == row).all(axis=1)).tolist() for row in others]
+    return places if all(places) else None
+
+
+def _rows_of(values: np.ndarray) -> list[bytes]:
+    return sorted(row.tobytes() for row in values)
 
 
 def _rows(inputs: Any) -> int:

@@ -5,7 +5,9 @@ compares labels with 0 and 1, so that amounts, ids and labels of -1 never match;
 exclusive classes it also counts each correct 0. `BinaryAccuracy` and `AUC` compare with thresholds
 between 0 and 1, which are wrong for logits: pass `threshold=0`, or `from_logits=True`.
 `CategoricalAccuracy` needs a row for each label and `SparseCategoricalAccuracy` an id, and both
-need a prediction for each class. Amounts have no accuracy: measure `MeanAbsoluteError`.
+need a prediction for each class. One that looks for the class among the best `k` is always 1 where
+there are no more classes than that; without `k` it is 5. Amounts have no accuracy: measure
+`MeanAbsoluteError`.
 """
 
 from __future__ import annotations
@@ -136,6 +138,12 @@ def _of_classes(seen: Compared, kind: str, task: Task | None) -> _Misfit:
         return (
             "looks for the highest of one prediction, which is always the same.",
             "use BinaryAccuracy for one unit.",
+        )
+    best = computation_of(seen.by).settings.get("k", 0) if "top_k" in kind else 0
+    if isinstance(best, int) and best >= units:
+        return (
+            f"looks for the class among the best {best} of {units}, where it always is.",
+            "pass a smaller `k`.",
         )
     if true.size == pred.size:
         labels = labels_of(_labels(seen, task), True)

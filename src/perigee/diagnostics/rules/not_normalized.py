@@ -3,7 +3,9 @@
 A categorical crossentropy of probabilities expects a distribution over the last axis. Sigmoids are
 for labels that do not exclude each other, and a softmax over another axis normalizes the wrong
 values. Keras's losses may train such a model, through the logits before its last activation, yet
-the outputs of the model are not probabilities.
+the outputs of the model are not probabilities. So does one over the right axis of values that a
+reshape has put there: (height, width, classes) becomes (pixels, classes), and not
+(classes, pixels), which must be transposed.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import numpy as np
 from perigee._step.losses import CATEGORICAL, SPARSE, computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._tasks import tasks_of
+from perigee.diagnostics._heads import crossed
+from perigee.diagnostics._tasks import Task, tasks_of
 
 _TOLERANCE = 2e-2
 
@@ -51,7 +54,29 @@ def check(evidence: Evidence) -> list[Finding]:
                 "BinaryCrossentropy for labels that do not exclude each other.",
             )
         ]
-    return []
+    return [finding for task in tasks if (finding := _crossed(evidence, task)) is not None]
+
+
+def _crossed(evidence: Evidence, task: Task) -> Finding | None:
+    """Return that the last axis holds values of one unit, where it should hold the classes."""
+    if task.loss.kind not in SPARSE | CATEGORICAL or task.source is None:
+        return None
+    if task.loss.axis != -1:
+        return None
+    layer = crossed(evidence, *task.source)
+    if layer is None:
+        return None
+    return Finding(
+        code="PG223",
+        name="NotNormalized",
+        severity="warning",
+        happened=f"The last axis of the predictions {task.pred.shape} does not hold the "
+        f"{task.head.units} units of {layer!r}: it holds values that one unit has made at "
+        f"{task.head.units} places, and a softmax makes them sum to 1.",
+        expected="the units of the last layer, one for each class, on the last axis.",
+        fix="leave the classes on the last axis: reshape (height, width, classes) to (height * "
+        "width, classes).",
+    )
 
 
 def _sums_to_1(values: np.ndarray, axis: int) -> bool:

@@ -8,28 +8,40 @@ a hint.
 A log loss that is written by hand, of probabilities, needs a sigmoid or a softmax: scores below 0
 have no logarithm. Nor has a Poisson loss of them: use `activation="exponential"`. A hinge loss
 pushes predictions below -1 and above 1: use no activation, or tanh.
+
+Nothing belongs between the last layer with weights and its activation, or after it. A second
+softmax or sigmoid flattens the probabilities of the first one. A Dropout there drops predictions,
+which no weights can make up for.
 """
 
 from __future__ import annotations
 
-from perigee._step.losses import BINARY
+from perigee._step.losses import BINARY, CATEGORICAL, SPARSE
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._tasks import Task, tasks_of
 
 _BOUND = {"relu": "below 0", "sigmoid": "outside 0..1", "softmax": "outside 0..1"}
 _RATES = {"poisson": "values above 0", "kl_divergence": "probabilities"}
+_FLAT = {**_BOUND, "tanh": "outside -1..1"}
+"""The same of all activations after which a softmax or sigmoid can hardly be confident."""
 _SCORES = ("linear", "tanh")
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare the last activation before each loss with what the loss expects."""
     for task in tasks_of(evidence):
-        wrong = _for_logits(task) or _for_probabilities(task) or _for_others(task)
+        wrong = (
+            _dropped(task)
+            or _for_logits(task)
+            or _for_probabilities(task)
+            or _twice(task)
+            or _for_others(task)
+        )
         if wrong is None:
             continue
         happened, expected, fix = wrong
-        is_right = task.by is not None and evidence.is_right(task.by)
+        is_right = task.by is not None and not task.head.dropout and evidence.is_right(task.by)
         return [
             Finding(
                 code="PG225",
@@ -46,13 +58,40 @@ def check(evidence: Evidence) -> list[Finding]:
 _Wrong = tuple[str, str, str] | None
 
 
+def _dropped(task: Task) -> _Wrong:
+    name = task.head.dropout
+    if not name or task.loss.is_own:
+        return None
+    return (
+        f"{name!r} is a Dropout after the last layer with weights: in training it replaces "
+        "predictions by zeros at random.",
+        "predictions that follow from the inputs.",
+        "remove it, or put it before the last layer with weights.",
+    )
+
+
+def _twice(task: Task) -> _Wrong:
+    head = task.head
+    if head.activation not in ("softmax", "sigmoid") or head.before not in _FLAT:
+        return None
+    if task.loss.kind not in SPARSE | CATEGORICAL | BINARY:
+        return None
+    return (
+        f"{head.layer!r} takes a {head.activation} of what is returned after {head.before}, never "
+        f"{_FLAT[head.before]}: it returns {task.pred.min():.3g}..{task.pred.max():.3g} for this "
+        "batch.",
+        f"one activation after the last weights: a {head.activation} of values of any size.",
+        f"remove the {head.before}.",
+    )
+
+
 def _for_logits(task: Task) -> _Wrong:
     activation = task.head.activation
-    if not task.loss.from_logits or activation not in _BOUND or not task.pred.size:
+    if not task.loss.from_logits or activation not in _FLAT or not task.pred.size:
         return None
     return (
         f"{_named(task)} expects logits and gets what {task.head.layer!r} returns after "
-        f"{activation}: {task.pred.min():.3g}..{task.pred.max():.3g}, never {_BOUND[activation]}.",
+        f"{activation}: {task.pred.min():.3g}..{task.pred.max():.3g}, never {_FLAT[activation]}.",
         "a last layer without activation, for a loss of logits."
         if task.is_inferred
         else "a last layer without activation, for a loss with from_logits=True.",
@@ -92,4 +131,4 @@ def _for_others(task: Task) -> _Wrong:
 
 def _named(task: Task) -> str:
     name = task.loss.name
-    return name[:1].upper() + name[1:] if task.is_inferred else name
+    return f"The loss, {name}," if task.is_inferred else name
