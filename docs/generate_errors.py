@@ -10,10 +10,12 @@ import re
 from collections.abc import Collection, Iterable
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 
 from perigee._cli.pages import Page, all_pages
 
 HERE = Path(__file__).parent
+WIDTH = 100
 
 INTRODUCTION = """\
 # Errors and findings
@@ -42,9 +44,7 @@ TURNED_OFF = """\
 the error off. In `check` it can be ignored like a finding: [Finding silent bugs](../check.md).
 """
 
-HOW_SURE = """\
-How sure: an error, which {off}be turned off. It rests on {shown_by}.
-"""
+HOW_SURE = "How sure: an error, which {off} be turned off. It rests on {shown_by}."
 
 PROGRAMS = """\
 ## A wrong program
@@ -123,8 +123,9 @@ def _page(page: Page) -> str:
         kind = f"An [error](../errors.md){f', also caught as {also}' if also else ''}."
     parts = [f"# {page.code}: {page.name}", kind, page.text]
     if page.shown_by:
-        off = "can " if page.can_be_ignored else "cannot "
-        parts.append(HOW_SURE.format(off=off, shown_by=page.shown_by).rstrip())
+        off = "can" if page.can_be_ignored else "cannot"
+        sure = HOW_SURE.format(off=off, shown_by=page.shown_by)
+        parts.append(fill(sure, WIDTH, break_long_words=False, break_on_hyphens=False))
     parts += _programs(page.code)
     if page.is_finding:
         parts.append(LEFT_OUT.format(code=page.code).rstrip())
@@ -138,9 +139,15 @@ def _programs(code: str) -> list[str]:
     path = HERE / "programs" / f"{code}.py"
     if not path.exists():
         return []
-    both, *each = re.split(r"^# (?:Wrong|Right)$", path.read_text(encoding="utf-8"), flags=re.M)
-    wrong, right = [f"{both.strip()}\n\n{part.strip()}" for part in each]
-    return [PROGRAMS.format(wrong=wrong, right=right).rstrip()]
+    parts = re.split(r"^# (?:Wrong|Right)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    both, wrong, right = (part.strip() for part in parts)
+    return [PROGRAMS.format(wrong=_joined(both, wrong), right=_joined(both, right)).rstrip()]
+
+
+def _joined(start: str, end: str) -> str:
+    """Return two parts of a program with as many blank lines between them as are usual."""
+    is_block = start.splitlines()[-1].startswith(" ") or end.startswith(("class ", "def "))
+    return start + ("\n\n\n" if is_block else "\n\n") + end
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ categorical crossentropy fit better than a sigmoid for each. It is a warning whe
 agree: labels that look like classes, and an accuracy among the metrics, or a last activation that
 is for classes. Integers alone may be counts or grades, and a squared error of probabilities is the
 Brier score, so then it is a hint, or nothing. `ignore=["PG227"]` turns it off.
+
+How sure: a warning where labels, head, loss and accuracy agree, else a hint: that labels are
+classes is inferred from their values.
 """
 
 from __future__ import annotations

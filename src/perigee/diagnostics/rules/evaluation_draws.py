@@ -4,6 +4,8 @@ While `test_step` runs, Dropout is active, or BatchNorm uses the batch's statist
 own: two evaluations of one model differ, and the evaluated model is not the one that is used. Call
 the model with `training=False` in `test_step`. Draws from a `SeedGenerator` that the Step or a
 layer of its own holds are assumed to be intended.
+
+How sure: a warning, shown by the layers that ran in training mode in `test_step`. It may be meant.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 In inference mode the output for one example must not depend on the others in its batch. It does
 after a softmax or a mean over axis 0, or a reshape that moves the batch axis. For models that
 compare the examples of a batch on purpose, pass `ignore=["PG233"]`.
+
+How sure: a warning, shown by the outputs: those of other examples change with the first one. It may
+be meant.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 The most similar examples predict the label of an example no better than others do, as if inputs and
 labels had been shuffled separately. Many tasks are too hard for this simple predictor, so this is a
 hint.
+
+How sure: a hint: the nearest examples predict the labels no better than shuffled labels would be
+predicted. Other models may do better.
 """
 
 from __future__ import annotations

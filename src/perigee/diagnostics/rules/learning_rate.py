@@ -2,6 +2,9 @@
 
 At rates of 1 and more, the steps of Adam and similar optimizers are larger than usual weights; at
 rates below 1e-6 nothing moves. Schedules are not checked: they may begin at 0.
+
+How sure: a warning, read from the rate of the optimizer. An unusual loss or unusual weights may
+need such a rate.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Without an activation in between they are one linear map, however wide. A narrow layer between wider
 ones is a low-rank map, and is not reported.
+
+How sure: a warning, read from the layers: nothing stands between the two. A product of two matrices
+may be meant.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ A batch that holds each example twice has the same mean loss. A loss that double
 its gradients grow with the batch, the learning rate fits one batch size only, and the last, smaller
 batch counts less. A loss that halves is divided by the batch size twice. Return one value per
 example, or their mean. If a sum is intended, pass `ignore=["PG220"]`.
+
+How sure: a warning, shown by the loss of a batch and of the same examples two and four times. A sum
+may be meant.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ exclusive classes it also counts each correct 0. `BinaryAccuracy` and `AUC` comp
 between 0 and 1, which are wrong for logits: pass `threshold=0`, or `from_logits=True`.
 `CategoricalAccuracy` needs a row for each label and `SparseCategoricalAccuracy` an id, and both
 need a prediction for each class. Amounts have no accuracy: measure `MeanAbsoluteError`.
+
+How sure: a warning, shown by the labels and the predictions that the metric was given.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A categorical crossentropy of probabilities expects a distribution over the last
 for labels that do not exclude each other, and a softmax over another axis normalizes the wrong
 values. Keras's losses may train such a model, through the logits before its last activation, yet
 the outputs of the model are not probabilities.
+
+How sure: a warning, shown by the sums of the predictions that a loss was given.
 """
 
 from __future__ import annotations

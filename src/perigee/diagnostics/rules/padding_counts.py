@@ -3,6 +3,10 @@
 Labels at padded positions of a sequence mean nothing. Weight the values by a mask, as in
 `pg.mean(values, words != 0)`; Keras's losses use the mask of an `Embedding` with `mask_zero=True`
 automatically.
+
+How sure: a warning, shown by the loss, which changes with the labels of padding, where the model
+declares what padding is (`mask_zero`); else a hint, since that rows end with zeros may have another
+reason.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 They measure how well the model memorizes. Split first, and augment or copy afterwards. Rows of
 integers alone (tokens, categories) may be equal by chance and are not compared.
+
+How sure: a warning, shown by the bytes of the rows.
 """
 
 from __future__ import annotations

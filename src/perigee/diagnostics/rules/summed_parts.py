@@ -5,6 +5,9 @@ each part. The gradient of the mean over the batch is the mean of these gradient
 many times larger as there are parts. Optimizers such as SGD then take larger steps, and clipping
 and weight decay act on the wrong scale. Reported only if every value is known: each part's loss is
 what a Keras loss returned, and what is applied is their sum.
+
+How sure: a hint, shown by the values: what is applied is the sum of the gradients of the parts. A
+sum may be meant.
 """
 
 from __future__ import annotations

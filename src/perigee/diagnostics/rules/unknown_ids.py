@@ -2,6 +2,8 @@
 
 An embedding with `input_dim=1000` has the ids 0 to 999. On a CPU, TensorFlow raises for others;
 under XLA and on a GPU it silently returns another row, or zeros, as JAX does.
+
+How sure: an error, shown by the id and the size of the embedding.
 """
 
 from __future__ import annotations

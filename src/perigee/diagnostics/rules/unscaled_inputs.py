@@ -2,6 +2,8 @@
 
 Weights are initialized for inputs with a mean near 0 and a standard deviation near 1. Scale the
 data, or begin the model with `Rescaling`, `Normalization` or `BatchNormalization`.
+
+How sure: a warning, shown by the values of the inputs, where no layer scales them.
 """
 
 from __future__ import annotations

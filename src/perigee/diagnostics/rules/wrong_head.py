@@ -8,6 +8,9 @@ a hint.
 A log loss that is written by hand, of probabilities, needs a sigmoid or a softmax: scores below 0
 have no logarithm. Nor has a Poisson loss of them: use `activation="exponential"`. A hinge loss
 pushes predictions below -1 and above 1: use no activation, or tanh.
+
+How sure: a warning, read from the last layer and the loss; a hint where Keras is shown to look
+behind the activation.
 """
 
 from __future__ import annotations

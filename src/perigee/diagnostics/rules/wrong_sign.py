@@ -3,6 +3,9 @@
 The minimized loss is the negative of a distance between labels and predictions, or it decreases as
 labels move away from the outputs. To maximize a measure (a likelihood, an accuracy), minimize its
 negative; minimize a distance without a minus.
+
+How sure: an error where the values show it: the loss is the negative of a distance between labels
+and predictions. It is a warning where the loss only falls as labels move away from the outputs.
 """
 
 from __future__ import annotations
