@@ -1,15 +1,21 @@
 """Write `errors.md` and a page for each code, from the docstrings of error classes and rules.
 
+The programs of a page stand in `programs/<code>.py`: what both begin with, and after the lines
+`# Wrong` and `# Right` what each of them goes on with.
+
 python docs/generate_errors.py
 """
 
+import re
 from collections.abc import Collection, Iterable
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 
 from perigee._cli.pages import Page, all_pages
 
 HERE = Path(__file__).parent
+WIDTH = 100
 
 INTRODUCTION = """\
 # Errors and findings
@@ -18,8 +24,8 @@ INTRODUCTION = """\
 
 Every error that Perigee itself raises, and every finding that it reports, has a code and a message
 of four parts: what happened (with the values that were seen), what was expected, how to fix it, and
-where to read more. `perigee explain CODE` prints the same text. An exception from your own code is
-raised unchanged, with a note that names the step at which it happened.
+where to read more. `perigee explain CODE` prints the text of its page. An exception from your own
+code is raised unchanged, with a note that names the step at which it happened.
 """
 
 REFUSALS = """\
@@ -36,6 +42,22 @@ TURNED_OFF = """\
 
 `ignore_findings = ("{code}",)` in a Step, or `ignore_findings=["{code}"]` of `pg.keras_fit`, turns
 the error off. In `check` it can be ignored like a finding: [Finding silent bugs](../check.md).
+"""
+
+HOW_SURE = "How sure: an error, which {off} be turned off. It rests on {shown_by}."
+
+PROGRAMS = """\
+## A wrong program
+
+```python
+{wrong}
+```
+
+## A right one
+
+```python
+{right}
+```
 """
 
 LEFT_OUT = """\
@@ -100,11 +122,32 @@ def _page(page: Page) -> str:
     else:
         kind = f"An [error](../errors.md){f', also caught as {also}' if also else ''}."
     parts = [f"# {page.code}: {page.name}", kind, page.text]
+    if page.shown_by:
+        off = "can" if page.can_be_ignored else "cannot"
+        sure = HOW_SURE.format(off=off, shown_by=page.shown_by)
+        parts.append(fill(sure, WIDTH, break_long_words=False, break_on_hyphens=False))
+    parts += _programs(page.code)
     if page.is_finding:
         parts.append(LEFT_OUT.format(code=page.code).rstrip())
     elif page.can_be_ignored:
         parts.append(TURNED_OFF.format(code=page.code).rstrip())
     return "\n\n".join(parts) + "\n"
+
+
+def _programs(code: str) -> list[str]:
+    """Return what a page shows of its programs, if it has them."""
+    path = HERE / "programs" / f"{code}.py"
+    if not path.exists():
+        return []
+    parts = re.split(r"^# (?:Wrong|Right)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    both, wrong, right = (part.strip() for part in parts)
+    return [PROGRAMS.format(wrong=_joined(both, wrong), right=_joined(both, right)).rstrip()]
+
+
+def _joined(start: str, end: str) -> str:
+    """Return two parts of a program with as many blank lines between them as are usual."""
+    is_block = start.splitlines()[-1].startswith(" ") or end.startswith(("class ", "def "))
+    return start + ("\n\n\n" if is_block else "\n\n") + end
 
 
 if __name__ == "__main__":

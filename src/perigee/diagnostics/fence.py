@@ -3,6 +3,8 @@
 It says nothing about your program: `check` and the guards of `fit` never end what they examine. The
 other rules continued, and so did the training. Please report it, with the places that it lists;
 until it is fixed, exclude the rule, or check less (`guards=` of `fit`).
+
+How sure: a hint; the rule raised the exception that it names.
 """
 
 from __future__ import annotations

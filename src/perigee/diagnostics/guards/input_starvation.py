@@ -5,6 +5,8 @@ seconds, were spent waiting for batches. Prepare them in the background (`prefet
 `tf.data.Dataset`, `workers` of a PyDataset or of torch's DataLoader), or cache in memory what is
 computed again in each epoch. The waiting time is not known for a `tf.data.Dataset` that is read
 inside compiled code.
+
+How sure: a hint, shown by the time that was spent waiting for batches.
 """
 
 from __future__ import annotations

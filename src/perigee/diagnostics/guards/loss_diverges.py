@@ -3,6 +3,8 @@
 Checked during training: the logged `loss` of 20 consecutive steps is more than three times the
 largest of the first five. On 53 published correct programs this never happened. The learning rate
 is too high, the gradients are not clipped, or the loss has the wrong sign.
+
+How sure: a warning, shown by the logged losses. A training may recover.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ has converged, and is not reported; nor is a training that continues with an opt
 updates before, nor that of a model that already distinguishes the labels, as in fine-tuning. Usual
 causes: a learning rate far too low, all units dead, labels unrelated to the inputs, parts of the
 model that nothing updates.
+
+How sure: a warning, shown by the logged losses. A task may be as hard as that.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ the output of each layer, the gradients, the loss. This needs data that can be r
 position (arrays, a PyDataset; a `tf.data.Dataset` only from its start) and no accumulation;
 otherwise PG408 names only the step, or for a variable the steps between two looks at the state.
 `nonfinite="skip"` skips such steps without searching for a cause.
+
+How sure: an error, shown by the steps, run again: the place is where the first such value is.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ them gives them what was measured.
 At its end, `fit` assigns the averages to the model, as in Keras. So another `fit` of the same Step
 begins with the averages, and has not the numbers of one `fit` with all epochs. A run keeps both:
 the same `run=` with more `epochs` continues exactly.
+
+How sure: a warning, read from the callbacks and their order, or shown by an earlier training of the
+Step.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ added up exactly. It is no error, and it is what Keras does.
 With parts of a few rows, use `keras.layers.GroupNormalization` or `LayerNormalization`. On
 replicas, `BatchNormalization(synchronized=True)` has the statistics of all of them. A model that is
 fine-tuned may run it in inference mode: `model(x, training=False)`.
+
+How sure: a warning, read from the layers, and shown by the loss or a log that depends on their
+statistics.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The data is shuffled after it is batched, so the same examples share a batch in every epoch. Shuffle
 first: `dataset.shuffle(n).batch(32)`.
+
+How sure: a warning, shown by two passes over the data: the same batches in another order.
 """
 
 from __future__ import annotations

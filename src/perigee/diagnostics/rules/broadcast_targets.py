@@ -2,6 +2,9 @@
 
 Labels `(batch, 1)` and predictions `(batch, 3)` broadcast in hand-written arithmetic: every output
 learns the same number. The reverse compares one prediction with several labels.
+
+How sure: a warning, shown by the values: the loss is the squared error of what the shapes broadcast
+to. It may be meant.
 """
 
 from __future__ import annotations

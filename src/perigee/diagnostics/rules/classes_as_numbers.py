@@ -8,6 +8,9 @@ is for classes, or inputs that lie in heaps, one for each label, where the label
 each other are far apart, or labels that are the next of the ids that an `Embedding` looks up.
 Integers alone may be counts or grades, and a squared error of probabilities is the Brier score, so
 then it is a hint, or nothing. `ignore=["PG227"]` turns it off.
+
+How sure: a warning where labels, head, loss and accuracy agree, else a hint: that labels are
+classes is inferred from their values.
 """
 
 from __future__ import annotations

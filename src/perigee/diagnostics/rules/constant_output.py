@@ -2,6 +2,9 @@
 
 A softmax over one unit is 1.0 for every input. A last layer initialized with zeros is constant at
 first too, which is only a hint, since it may be intended.
+
+How sure: an error for a softmax over one unit, whatever the weights; else a hint, shown by equal
+outputs for different examples with these weights.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Python code runs only while a step is compiled: a counter that it increments, or
 lowers, changes just once. Keep such state in a `keras.Variable`. In a training it is reported where
 the step does more with the number than to change it; where that is seen to change the program, it
 is an error (PG417).
+
+How sure: a warning, shown by the attribute before and after the step has run.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ micro-batches or shares. That is the value of the whole batch if it is a mean ov
 ratio, a maximum, a deviation, a correlation and the norm of the gradients are not. The training
 itself is not affected. Return values for each row or `pg.mean(values, weights)` and compute the
 rest from the logs, or hold a metric that has the numerator and the denominator.
+
+How sure: a warning, shown by the logged value with the contents of groups of rows exchanged, where
+the loss is a sum over rows.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ restarted. When they have no more, the training ends: callbacks are called, the 
 was trained, and `stop_reason` is `"data"`, or `"validation data"` where a validation has no batch
 left. Pass the generator function (`batches`, without calling it), which is called again for each
 pass, or request no more epochs and steps than there are batches.
+
+How sure: a warning, shown by the data, which had no more batches when the training asked for one.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 A ReLU passes no gradient to a unit that is 0, so the layer, and all before it, never learn. Causes
 are biases far below 0, inputs far from unit scale and too large a learning rate. Where only these
 initial weights show it, as they may in a layer of a few units, it is a hint.
+
+How sure: an error, shown by the outputs of the layer, which are 0 for every example with these
+weights and with others; a hint where it is so with these weights only.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 AdamW and `weight_decay=` make all weights smaller at each update; a `kernel_regularizer` does the
 same through the loss. Usually one of them is enough, so this is a hint.
+
+How sure: a hint, read from the optimizer and the regularizers. Both may be meant.
 """
 
 from __future__ import annotations

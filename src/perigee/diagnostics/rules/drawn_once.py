@@ -7,6 +7,9 @@ data.
 On JAX, a key that the Step holds and does not replace gives the same numbers in each step, too, and
 so do keys that are split off or folded from it, or made of a number, if nothing that changes goes
 into them.
+
+How sure: a warning, shown by the state of the generator or the key after the step has run. The draw
+may be meant to stay.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 A rate is the share that is dropped: 0.95 keeps one value in twenty. Dropout after the last layer
 drops predictions at random, which no weights can compensate.
+
+How sure: a warning for a rate of 0.9 and more, a hint for Dropout at the end; both read from the
+layers.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A function without `@tf.function` that calls `.numpy()` on a tensor cannot be compiled. `fit` runs
 it as its own loop does, one operation after another, which takes several times as long as compiled
 steps. Return tensors, which are logged, or update metrics, and leave `.numpy()` out.
+
+How sure: a hint, shown by the rehearsal, in which `.numpy()` was called.
 """
 
 from __future__ import annotations

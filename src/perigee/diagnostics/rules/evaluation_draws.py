@@ -5,6 +5,8 @@ own: two evaluations of one model differ, and the evaluated model is not the one
 the model with `training=False` in `test_step`. Draws from a `SeedGenerator` that the Step or a
 layer of its own holds are assumed to be intended, and so is noise that a model adds by itself where
 the data has no labels: its task is then to recognize, or to restore, what the noise has changed.
+
+How sure: a warning, shown by the layers that ran in training mode in `test_step`. It may be meant.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ after a softmax or a mean over axis 0, or a reshape that moves the batch axis. F
 compare the examples of a batch on purpose, pass `ignore=["PG233"]`.
 
 A step that puts the rows of a batch in another order must do so with inputs and labels alike.
+
+How sure: a warning, shown by the outputs: those of other examples change with the first one. It may
+be meant.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ that axis, or none has one, each batch counts the same, and the examples of a sm
 more than others. Override `num_examples(batch)` in the Step to return the number, or return
 `pg.mean(values, weights)`, which has a count of its own. Where each batch is one example, or all
 have the same number of them, nothing is lost.
+
+How sure: a warning, shown by the shapes of the batch. Nothing is lost if all batches have the same
+number of examples.
 """
 
 from __future__ import annotations

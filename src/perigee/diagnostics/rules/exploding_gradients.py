@@ -2,6 +2,8 @@
 
 Wide initial weights make values and gradients grow from layer to layer. The first updates then move
 the weights very far. Use Keras's default initializers, and clip by the global norm.
+
+How sure: a warning, shown by the norm of the gradients on one batch: above 10,000.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 `trainable = False` excludes a layer from what optimizers update. It changes nonetheless if the step
 assigns its weights, or passes them to an optimizer explicitly. A model that is frozen as a whole,
 such as a moving average of another, is not reported.
+
+How sure: a warning, shown by the weights before and after the step. It may be meant.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A compiled step keeps the value of a global variable or a closure from when it was compiled. A
 callback that changes the number later has no effect on the step. Keep it as an attribute of the
 Step: if that changes, the step is recompiled. Keep what changes often in a `keras.Variable`.
+
+How sure: a warning, shown by the number when the step was compiled, and now.
 """
 
 from __future__ import annotations

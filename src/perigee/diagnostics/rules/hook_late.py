@@ -3,6 +3,8 @@
 `Hook.every = None` calls `on_steps` whenever some steps are done. That may be hundreds at once, as
 many as this machine runs in one call, so a learning rate that is set there holds for all of the
 next block. With a cadence, blocks end where the hook is due.
+
+How sure: a warning, shown by the variables before and after the call of the hook.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A `pg.Hook` has five methods: `on_start`, `on_steps`, `on_record`, `on_finding` and `on_end`. A
 `keras.callbacks.Callback` can be passed to `fit` as it is.
+
+How sure: a warning, read from the names of the methods.
 """
 
 from __future__ import annotations

@@ -15,6 +15,9 @@ returns, and nothing else.
 
 A run resumes under another framework, or on another number of devices, from the same weights,
 optimizer slots and data; then random numbers, such as those of dropout, are other ones.
+
+How sure: a warning for what is known to be lost, a hint for data that is only drawn again. It rests
+on the kind of the data, and on what of a callback could not be saved.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ initial values, so the model is trained without Dropout and evaluated with usele
 `training=True` in `train_step`. A model whose `call` has no argument `training` is called without it
 by `fit`, too, and does not pass the mode on. A part of a model that is called with `training=False` on purpose,
 as in fine-tuning, is not reported, nor are models that the step does not update.
+
+How sure: a warning, shown by how the model was called, and by statistics that stay as they were. It
+may be meant.
 """
 
 from __future__ import annotations

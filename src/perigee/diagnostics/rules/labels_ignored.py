@@ -3,6 +3,8 @@
 The batch contains labels, but `train_step` has the same loss for other labels: it compares
 predictions with something else, such as their own argmax. For training without labels, pass data
 without them, leave them out by name (`x, _ = batch`), or `ignore=["PG221"]`.
+
+How sure: a warning, shown by the loss, which is the same for other labels. It may be meant.
 """
 
 from __future__ import annotations

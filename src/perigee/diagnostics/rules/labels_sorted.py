@@ -3,6 +3,9 @@
 Batches that each hold a single class pull the weights back and forth. `fit` shuffles arrays for
 each epoch unless it is called with `shuffle=False`, so this is a hint for them; other data is used
 in its own order.
+
+How sure: a warning, shown by the labels in the order of the data; a hint for arrays, which `fit`
+shuffles.
 """
 
 from __future__ import annotations

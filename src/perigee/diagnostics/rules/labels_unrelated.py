@@ -4,6 +4,9 @@ The most similar examples predict the label of an example no better than others 
 labels had been shuffled separately. Many tasks are too hard for this simple predictor, so this is a
 hint. It is a warning where similar inputs have similar labels in another order: those of the rows
 before or after, of the batch before or after, or in the opposite order.
+
+How sure: a hint: the nearest examples predict the labels no better than shuffled labels would be
+predicted. Other models may do better.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ The position of a `tf.data` pipeline holds what the pipeline has buffered: all e
 `.shuffle(...)` keeps, and those that were prefetched. It is written with each checkpoint. The
 position of arrays, of a PyDataset and of a pipeline over indices takes a few kilobytes, however
 large the data.
+
+How sure: a hint, shown by the size of the position in the checkpoint.
 """
 
 from __future__ import annotations

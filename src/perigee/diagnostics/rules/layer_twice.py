@@ -2,6 +2,8 @@
 
 Its weights are shared between the places. `[kl.Dense(8)] * 3` is one layer three times, not three
 layers: write `[kl.Dense(8) for _ in range(3)]`. Sharing may be intended, so this is a hint.
+
+How sure: a hint, shown by the calls: one layer is called at several places of a chain.
 """
 
 from __future__ import annotations

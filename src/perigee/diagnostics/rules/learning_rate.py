@@ -17,6 +17,9 @@ Without the length of the training, schedules are not checked: they may begin at
 One update that moves the weights by more than their own size leaves nothing of them. For Adam and
 similar optimizers the rate tells, for others the first step. Where the inputs or the weights are
 far from unit scale, they are the cause, and this is not reported.
+
+How sure: a warning, read from the rate of the optimizer, or shown by the first step. An unusual
+loss or unusual weights may need such a rate.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Without an activation in between they are one linear map, however wide; pooling, Dropout, Flatten
 and `BatchNormalization` between them do not change that. A narrow layer between wider ones is a
 low-rank map, and is not reported; nor are convolutions along one axis and then along another.
+
+How sure: a warning, read from the layers. A product of two matrices may be meant.
 """
 
 from __future__ import annotations

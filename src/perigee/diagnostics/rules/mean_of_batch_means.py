@@ -4,6 +4,10 @@ The last batch of an epoch is often smaller, and its examples then count more. P
 `sample_weight`, or return the value from the step: Perigee averages it exactly. If all batches have
 the same size nothing is lost, so `check` gives a hint. A training warns if the value of an epoch
 differs from the exact one, and if the best checkpoint is chosen by such a mean.
+
+How sure: a hint in `check`, shown by what the metric was given: one number for a batch. It is a
+warning in a training that shows another value than the exact one, or chooses the best checkpoint by
+it.
 """
 
 from __future__ import annotations

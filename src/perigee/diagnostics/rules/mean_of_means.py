@@ -3,6 +3,8 @@
 The mean over an epoch is then a mean of means, in which a token of a batch with few tokens counts
 more. With micro-batches and with several devices the gradients change too. `pg.mean(values, mask)`
 keeps the sum and the count separate, so that every token counts the same.
+
+How sure: a hint, shown by the losses of a batch and of its halves. It may be meant.
 """
 
 from __future__ import annotations

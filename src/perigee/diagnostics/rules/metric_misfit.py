@@ -8,6 +8,8 @@ between 0 and 1, which are wrong for logits: pass `threshold=0`, or `from_logits
 need a prediction for each class. One that looks for the class among the best `k` is always 1 where
 there are no more classes than that; without `k` it is 5. Amounts have no accuracy: measure
 `MeanAbsoluteError`.
+
+How sure: a warning, shown by the labels and the predictions that the metric was given.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Each epoch and each evaluation begins with `reset_state`. A metric that overrides it without
 resetting all its variables includes earlier epochs, and reflects the last one less and less.
+
+How sure: a warning, shown by the values of the metric after `reset_state`, from two different
+states.
 """
 
 from __future__ import annotations

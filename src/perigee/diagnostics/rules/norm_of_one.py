@@ -2,6 +2,8 @@
 
 The mean of one value is the value itself, so BatchNorm returns its bias for every input. Use larger
 batches, `LayerNormalization` or `GroupNormalization`.
+
+How sure: a warning, shown by the shape of what the layer was given.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """PG320, NotFinite: a NaN or an infinity in the data.
 
 One such value makes the loss, the gradients and then all weights NaN.
+
+How sure: an error, shown by the value.
 """
 
 from __future__ import annotations

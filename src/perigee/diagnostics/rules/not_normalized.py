@@ -6,6 +6,8 @@ values. Keras's losses may train such a model, through the logits before its las
 the outputs of the model are not probabilities. So does one over the right axis of values that a
 reshape has put there: (height, width, classes) becomes (pixels, classes), and not
 (classes, pixels), which must be transposed.
+
+How sure: a warning, shown by the sums of the predictions that a loss was given.
 """
 
 from __future__ import annotations

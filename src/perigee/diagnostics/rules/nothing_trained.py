@@ -6,6 +6,9 @@ logged, and does not fall. Not reported if a step counts or remembers something,
 attribute, since an update may follow later; nor if all weights are frozen or there is no optimizer,
 since such a step may only measure. So it is on torch for a step that calls `backward` and no
 optimizer's `step`. With batches of several structures, all of them are checked.
+
+How sure: a warning, shown by what the step wrote on the first batch: no weight, and no state of an
+optimizer. It may be there to measure.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Its counter, `iterations`, drives bias corrections and schedules: it grows by one per update. A
 counter that stays or falls means that the optimizer is reset in each step, so no momentum builds
 up; one that grows faster runs ahead of its schedule.
+
+How sure: a warning, shown by the counter before and after the step, and by how often the optimizer
+was applied.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ on a few rows. With `accumulate`, and on several replicas of TensorFlow, a row m
 only rows of its own micro-batch or share, so the loss is not quite that of one step on all rows.
 For augmentation that is usually meant. Where rows belong together in pairs, as 0 and 1, 2 and 3, it
 makes no difference as long as each part has whole pairs: better put a pair into one row.
+
+How sure: a warning, shown by the loss with the contents of groups of rows exchanged.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Layers have a `kernel_regularizer`, but the step does not add its penalty to the loss that it
 minimizes. `minimize` adds it automatically; with `add_losses=False`, or with a gradient tape of
 your own, add `sum(model.losses)` within the objective.
+
+How sure: a warning, shown by what the step read: layers that it updates have penalties, and nothing
+has read them. It may be meant.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ The code of the step, of the functions that it calls, and of callbacks that reac
 compared with that of the start before: by its bytecode and constants, without comments, docstrings
 and prints. An edit may change what is trained, or be a mere cleanup; so it is said, and the
 training continues. A curve that an edit may have bent shows it here.
+
+How sure: a warning, shown by the bytecode then and now. The edit may change nothing.
 """
 
 from __future__ import annotations

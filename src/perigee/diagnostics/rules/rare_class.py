@@ -2,6 +2,8 @@
 
 If one example in fifty belongs to a class, a model that never predicts it has an accuracy of 98%.
 Also measure precision and recall or the area under their curve, or use class weights.
+
+How sure: a hint, shown by how often each label occurs, and by the metrics.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ time, so nothing more is compiled; on JAX, and under XLA, each new size costs a 
 Compilations are counted, not sizes: one, and one more for each axis that varies (such as that of
 the smaller last batch), are usual. Pad the batches to one length, or to a few (bucketing), and mask
 the padding.
+
+How sure: a warning, shown by the number of compilations.
 """
 
 from __future__ import annotations

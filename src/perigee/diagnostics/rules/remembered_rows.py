@@ -7,6 +7,8 @@ batch would see what was there before. On several replicas of TensorFlow a varia
 assigns becomes the mean over the replicas, which is right for averages and wrong for a queue. It is
 shown by running the step twice: its loss changes with what the first run wrote, and that depends on
 the rows.
+
+How sure: a warning, shown by the loss, which changes with what the first run of the step wrote.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ formulas, and on JAX and torch, the gradient of a row is the sum over its uses. 
 `KerasStep` train as Keras does; a Step that calls `minimize` adds the slices up first, so it trains
 to other numbers. Nothing is wrong with either: this is a hint for those who compare. See the page
 on numbers.
+
+How sure: a hint, shown by the ids of a batch and by what the optimizer makes of twice the
+gradients.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ many times larger as there are parts. SGD then takes steps that are as many time
 and weight decay act on the wrong scale; for optimizers that divide by the size of the gradients it
 is a hint. Reported only if every value is known: what is applied is the sum, and each part's loss
 is what a Keras loss returned, or the step logs the mean of the parts' losses as its `loss`.
+
+How sure: a warning for SGD, else a hint, shown by the values: what is applied is the sum of the gradients of the parts. A
+sum may be meant.
 """
 
 from __future__ import annotations

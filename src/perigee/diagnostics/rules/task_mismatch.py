@@ -5,6 +5,9 @@ crossentropy drops their fractions. Rows in which several labels are 1 are none 
 gives all labels together a probability of 1. Use a loss for numbers, such as
 `keras.losses.MeanSquaredError()`, or a sigmoid for each label with `BinaryCrossentropy`. If it is
 meant, pass `ignore=["PG228"]`.
+
+How sure: a warning: the values of all known labels, the last layer and the loss do not fit. It may
+be meant.
 """
 
 from __future__ import annotations

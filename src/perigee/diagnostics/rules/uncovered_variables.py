@@ -8,6 +8,9 @@ whole is taken as meant if no gradient tape recorded it, if it is like one that 
 target network), or if it was trained before, which its biases tell: a teacher. On torch it also names parameters that belong to no variable of Keras, if
 the loss depends on them and neither an optimizer has them nor the step changes them. With batches
 of several structures, an update on any of them counts.
+
+How sure: a warning, shown by the updates of the step on a batch: the variable is in none of them.
+It may be constant on purpose.
 """
 
 from __future__ import annotations

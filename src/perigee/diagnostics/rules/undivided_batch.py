@@ -3,6 +3,8 @@
 Under `keras.distribution` a batch is split along its first axis. If the rows do not divide evenly,
 each device gets all of them: the results are the same, but several devices bring no speedup. For
 the smaller last batch of a pass this is unavoidable, and is not reported.
+
+How sure: a warning, shown by the number of rows and of devices.
 """
 
 from __future__ import annotations

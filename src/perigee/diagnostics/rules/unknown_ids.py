@@ -5,6 +5,8 @@ under XLA and on a GPU it silently returns another row, or zeros, as JAX does. A
 depth 12 has the ids 0 to 11: for others, such as 12, it is all zeros, and they cannot be told
 apart. Ids that were stored in 8 or 16 bits end at 255 or 65535, and begin anew there, which a table
 with far more rows shows.
+
+How sure: an error, shown by the id and the size of the embedding; a warning for rows of zeros.
 """
 
 from __future__ import annotations

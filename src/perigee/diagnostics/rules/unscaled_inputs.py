@@ -5,6 +5,8 @@ is what the first layers with weights are given: scale the data, or begin the mo
 `Rescaling`, `Normalization` (call its `adapt` before training) or `BatchNormalization`. A few
 values a hundred times larger than all others, such as -9999 for a missing one or a row in other
 units, make updates that undo what all other rows teach.
+
+How sure: a warning, shown by the values that the first layers with weights are given.
 """
 
 from __future__ import annotations

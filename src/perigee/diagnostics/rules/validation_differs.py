@@ -2,6 +2,8 @@
 
 Two evaluations of one model then differ. Shuffle and augment only the training data, and validate
 on the same examples each time.
+
+How sure: a warning, shown by two passes over the data.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The batch is `(x, y, sample_weight)`, but `train_step` has the same loss for other weights. Weight
 the values: `pg.mean(values, sample_weight)`.
+
+How sure: a warning, shown by the loss, which is the same for other weights.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ pushes predictions below -1 and above 1: use no activation, or tanh.
 Nothing belongs between the last layer with weights and its activation, or after it. A second
 softmax or sigmoid flattens the probabilities of the first one. A Dropout there drops predictions,
 which no weights can make up for.
+
+How sure: a warning, read from the last layer and the loss; a hint where Keras is shown to look
+behind the activation.
 """
 
 from __future__ import annotations

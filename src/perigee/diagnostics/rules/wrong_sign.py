@@ -4,6 +4,10 @@ The minimized loss is the negative of a distance between labels and predictions,
 labels move away from the outputs. To maximize a measure (a likelihood, an accuracy), minimize its
 negative; minimize a distance without a minus. Or the step moves all that it trains along the
 gradient of its loss, not against it, as by `assign_add(rate * gradient)`: subtract it.
+
+How sure: an error where the values show it: the loss is the negative of a distance between labels
+and predictions. It is a warning where the loss only falls as labels move away from the outputs, and
+where the first step moves the weights along the gradient.
 """
 
 from __future__ import annotations

@@ -6,6 +6,10 @@ step counts or remembers something, as in a warm-up from 0: later gradients may 
 
 On JAX, `jax.value_and_grad` gives zeros for weights that the call of the model does not use: then
 `fit` reports it, too, unless a step counts or remembers something, and may update later.
+
+How sure: an error, shown by the gradients, which are all exactly 0 for the initial weights and for
+others. It is a hint where other weights give gradients or a later step may; a warning in `fit`, and
+for steps that apply optimizers themselves.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 With zero gradients an optimizer with momentum still moves the weights, its slots decay and its
 counter grows. `apply(optimizer, gradients, when=condition)` changes nothing.
+
+How sure: a warning, shown by the gradients that are applied: all 0, for this batch or one with far
+larger gradients, where those that were computed are not.
 """
 
 from __future__ import annotations

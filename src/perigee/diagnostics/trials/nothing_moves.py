@@ -5,6 +5,8 @@ thousandth of its norm, and with updates of the usual size the loss falls: a mod
 fine-tuned may be trained enough already. Usual causes: a learning rate far too low, gradients that
 vanish, a loss divided by a large number, a rate that is multiplied by 0. Schedules are not checked:
 they may begin at 0.
+
+How sure: a warning, shown by the updates of the trial, and by the loss with larger ones.
 """
 
 from __future__ import annotations

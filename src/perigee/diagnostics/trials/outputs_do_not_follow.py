@@ -4,6 +4,8 @@ Checked at `level="full"`: after a trial the loss was less than half of its firs
 value for a predictor that knows only the label frequencies; yet the outputs of the model are no
 better than that. Keras's losses use the logits before a softmax or sigmoid where they can, so a
 model may learn while its outputs, as `predict` returns them, stay the same.
+
+How sure: a warning, shown by the loss and the outputs of the trial.
 """
 
 from __future__ import annotations

@@ -1,0 +1,45 @@
+import keras
+import numpy as np
+from keras import layers as kl
+from keras import ops
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+
+
+class Regression(pg.Step):
+    def __init__(self):
+        self.model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(1)])
+        self.optimizer = keras.optimizers.Adam(1e-2)
+
+
+# Wrong
+class Trained(Regression):
+    def train_step(self, batch):
+        x, y = batch
+        y_pred = self.model(x, training=True)  # outside the objective: a constant there
+
+        def objective():
+            return ops.square(y - y_pred)[:, 0]
+
+        return {"loss": self.minimize(objective, self.optimizer, self.model)}
+
+
+print(pg.check(Trained(), (x, y)))
+
+
+# Right
+class Trained(Regression):
+    def train_step(self, batch):
+        x, y = batch
+
+        def objective():
+            y_pred = self.model(x, training=True)
+            return ops.square(y - y_pred)[:, 0]
+
+        return {"loss": self.minimize(objective, self.optimizer, self.model)}
+
+
+print(pg.check(Trained(), (x, y)))

@@ -1,0 +1,44 @@
+import keras
+import numpy as np
+from keras import layers as kl
+from keras import ops
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+
+
+class Regression(pg.Step):
+    def __init__(self):
+        self.model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(1)])
+        self.optimizer = keras.optimizers.Adam(1e-2)
+
+    def error(self, x, y):
+        return ops.square(y - self.model(x, training=True))[:, 0]
+
+
+# Wrong
+class Trained(Regression):
+    def train_step(self, batch):
+        x, y = batch
+        gradients = self.gradients(lambda: self.error(x, y), self.model)
+        kernels = [value for value in gradients if len(value.shape) == 2]
+        self.apply(self.optimizer, gradients.replaced(kernels))
+        return {"loss": gradients.returned}
+
+
+print(pg.check(Trained(), (x, y)))
+
+
+# Right
+class Trained(Regression):
+    def train_step(self, batch):
+        x, y = batch
+        gradients = self.gradients(lambda: self.error(x, y), self.model)
+        clipped = [ops.clip(value, -1.0, 1.0) for value in gradients]
+        self.apply(self.optimizer, gradients.replaced(clipped))
+        return {"loss": gradients.returned}
+
+
+print(pg.check(Trained(), (x, y)))

@@ -1,0 +1,45 @@
+import keras
+import numpy as np
+from keras import layers as kl
+from keras import ops
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+
+
+class Regression(pg.Step):
+    def __init__(self):
+        self.frozen = kl.Dense(8, "relu", trainable=False)
+        self.model = keras.Sequential([keras.Input((5,)), self.frozen, kl.Dense(1)])
+        self.optimizer = keras.optimizers.Adam(1e-2)
+
+    def error(self, x, y):
+        return ops.square(y - self.model(x, training=True))[:, 0]
+
+
+# Wrong
+class Trained(Regression):
+    def train_step(self, batch):
+        x, y = batch
+        loss = self.minimize(lambda: self.error(x, y), self.optimizer, self.model)
+        for weight in self.model.weights:
+            weight.assign(0.99 * weight)  # the frozen ones, too
+        return {"loss": loss}
+
+
+print(pg.check(Trained(), (x, y)))
+
+
+# Right
+class Trained(Regression):
+    def train_step(self, batch):
+        x, y = batch
+        loss = self.minimize(lambda: self.error(x, y), self.optimizer, self.model)
+        for weight in self.model.trainable_variables:
+            weight.assign(0.99 * weight)
+        return {"loss": loss}
+
+
+print(pg.check(Trained(), (x, y)))

@@ -1,0 +1,20 @@
+import keras
+import numpy as np
+from keras import layers as kl
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :3].argmax(axis=1)
+
+# Wrong
+hidden = [kl.Dense(5, "relu")] * 2
+model = keras.Sequential([keras.Input((5,)), *hidden, kl.Dense(3, "softmax")])
+model.compile("adam", "sparse_categorical_crossentropy")
+print(pg.check(model, (x, y)))
+
+# Right
+hidden = [kl.Dense(5, "relu") for _ in range(2)]
+model = keras.Sequential([keras.Input((5,)), *hidden, kl.Dense(3, "softmax")])
+model.compile("adam", "sparse_categorical_crossentropy")
+print(pg.check(model, (x, y)))

@@ -1,0 +1,18 @@
+import keras
+import numpy as np
+from keras import layers as kl
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :3].argmax(axis=1)
+
+# Wrong
+model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(3, "relu")])
+model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+print(pg.check(model, (x, y)))
+
+# Right
+model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(3)])
+model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+print(pg.check(model, (x, y)))

@@ -1,0 +1,19 @@
+import keras
+import numpy as np
+from keras import layers as kl
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(300, 5)).astype("float32")
+y = x[:, :3].argmax(axis=1)
+model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(3, "softmax")])
+model.compile("adam", "sparse_categorical_crossentropy")
+order = np.argsort(y)
+
+# Wrong
+first = order[:80]
+print(pg.check(model, (x[first], y[first])))
+
+# Right
+first = np.random.default_rng(1).permutation(order)[:80]
+print(pg.check(model, (x[first], y[first])))

@@ -1,0 +1,17 @@
+import keras
+import numpy as np
+from keras import layers as kl
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(1)])
+model.compile("adam", "mse")
+prices = 250_000 + 50_000 * y
+
+# Wrong
+print(pg.check(model, (x, prices)))
+
+# Right
+print(pg.check(model, (x, (prices - prices.mean()) / prices.std())))

@@ -1,0 +1,44 @@
+import keras
+import numpy as np
+from keras import layers as kl
+from keras import ops
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+
+
+class Regression(pg.Step):
+    def __init__(self):
+        layers = [kl.Dense(8, "relu"), kl.Dropout(0.2), kl.Dense(1)]
+        self.model = keras.Sequential([keras.Input((5,)), *layers])
+        self.optimizer = keras.optimizers.Adam(1e-2)
+
+    def train_step(self, batch):
+        x, y = batch
+
+        def objective():
+            return ops.square(y - self.model(x, training=True))[:, 0]
+
+        return {"loss": self.minimize(objective, self.optimizer, self.model)}
+
+
+# Wrong
+class Tested(Regression):
+    def test_step(self, batch):
+        x, y = batch
+        return {"loss": ops.square(y - self.model(x, training=True))[:, 0]}
+
+
+print(pg.check(Tested(), (x, y)))
+
+
+# Right
+class Tested(Regression):
+    def test_step(self, batch):
+        x, y = batch
+        return {"loss": ops.square(y - self.model(x, training=False))[:, 0]}
+
+
+print(pg.check(Tested(), (x, y)))

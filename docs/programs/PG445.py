@@ -1,0 +1,50 @@
+import keras
+import numpy as np
+from keras import layers as kl
+from keras import ops
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+
+
+class Regression(pg.Step):
+    def __init__(self):
+        self.model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(1)])
+        self.optimizer = keras.optimizers.Adam(1e-2)
+
+    def error(self, x, y):
+        return ops.square(y - self.model(x, training=True))[:, 0]
+
+
+# Wrong
+class Trained(Regression):
+    def __init__(self):
+        super().__init__()
+        self.heat = 1.0
+
+    def train_step(self, batch):
+        x, y = batch
+        self.heat *= 0.9  # once, when the step is compiled
+        loss = self.minimize(lambda: self.error(x, y), self.optimizer, self.model)
+        return {"loss": loss, "heat": ops.convert_to_tensor(self.heat)}
+
+
+print(pg.check(Trained(), (x, y)))
+
+
+# Right
+class Trained(Regression):
+    def __init__(self):
+        super().__init__()
+        self.heat = keras.Variable(1.0, trainable=False)
+
+    def train_step(self, batch):
+        x, y = batch
+        self.heat.assign(0.9 * self.heat)
+        loss = self.minimize(lambda: self.error(x, y), self.optimizer, self.model)
+        return {"loss": loss, "heat": self.heat.value}
+
+
+print(pg.check(Trained(), (x, y)))

@@ -1,0 +1,35 @@
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers as kl
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(1)])
+optimizer = keras.optimizers.Adam(1e-2)
+
+
+def update(x, y):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(y - model(x, training=True)))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply(gradients, model.trainable_variables)
+    return loss
+
+
+# Wrong
+def train_step(x, y):
+    return update(x, y).numpy()
+
+
+pg.fit(train_step, (x, y), progress="off")
+
+
+# Right
+def train_step(x, y):
+    return update(x, y)
+
+
+pg.fit(train_step, (x, y), progress="off")

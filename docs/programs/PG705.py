@@ -1,0 +1,18 @@
+import keras
+import numpy as np
+from keras import layers as kl
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(1)])
+
+# Wrong
+step = pg.Supervised(model, keras.optimizers.Adam(1e-2), "mse", [keras.metrics.Accuracy()])
+pg.fit(step, (x, y), epochs=6, progress="off")
+
+# Right
+metric = keras.metrics.MeanAbsoluteError()
+step = pg.Supervised(model, keras.optimizers.Adam(1e-2), "mse", [metric])
+pg.fit(step, (x, y), epochs=6, progress="off")
