@@ -318,6 +318,28 @@ def exchanged(i, j):
     return change
 
 
+def negated(gradients: list[Any]) -> list[Any]:
+    """Return gradients with the other sign."""
+    return [-gradient for gradient in gradients]
+
+
+class Dreaming(pg.Step):
+    """Changes an input so that a model, which stays as it is, returns more."""
+
+    def __init__(self, network: keras.Model) -> None:
+        self.model = network
+        self.model.trainable = False
+        self.image = keras.Variable(np.ones((1, network.input_shape[-1]), "float32"))
+        self.optimizer = keras.optimizers.SGD(0.01)
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        gradients = self.gradients(
+            lambda: ops.mean(self.model(self.image, training=False)), [self.image]
+        )
+        self.apply(self.optimizer, [(-value, self.image) for value in gradients.values])
+        return {"loss": gradients.loss}
+
+
 def clipped(values):
     return [ops.clip(value, -1.0, 1.0) for value in values]
 
@@ -534,6 +556,10 @@ SICK: dict[str, dict[str, Any]] = {
         "own": lambda: (Own(small(1), lambda y, p: -squares(y, p)), numbers()),
         "classes": lambda: (Own(small(3), lambda y, p: -sparse_values(y, p)), classes()),
         "compiled": lambda: (compiled(small(1), lambda y, p: -squares(y, p)), numbers()),
+        "uphill": lambda: (
+            Own(small(1), squares, optimizer=keras.optimizers.SGD(0.01), change=negated),
+            numbers(),
+        ),
     },
     "PG223": {
         "sigmoids": lambda: (supervised(small(3, "sigmoid"), sparse(False)), classes()),
@@ -921,6 +947,7 @@ HEALTHY: dict[str, Any] = {
         classes(),
     ),
     "clipped": lambda: (Own(deep(), sparse_values, change=clipped), classes()),
+    "dreaming": lambda: (Dreaming(small(1)), numbers()[0]),
     "unclipped": lambda: (Own(deep(), sparse_values, change=list), classes()),
     "half of the gradients": lambda: (
         Own(deep(), sparse_values, change=lambda values: [0.5 * value for value in values]),

@@ -77,7 +77,8 @@ def _uphill(evidence: Evidence) -> int:
 
     The loss is what a Keras loss returned, or what the step logs as its loss: what is named a
     reward or a bound may be maximized. Where some variables move against the gradient, others are
-    their adversaries. Momentum of earlier steps may lead uphill for a while.
+    their adversaries. Momentum of earlier steps may lead uphill for a while. What no layer holds
+    beside models that stay as they are is an image that climbs what a model says of it.
     """
     recording = evidence.training
     if any(np.any(recording.before.get(id(o.iterations), 0)) for o in _optimizers(evidence)):
@@ -95,6 +96,9 @@ def _uphill(evidence: Evidence) -> int:
                 moved.setdefault(id(variable), []).append(
                     cosine if is_logged or derived.rows else -1.0
                 )
+    of_models = {id(v) for held in evidence.tracked.models.values() for v in held.variables}
+    if of_models and of_models.isdisjoint(moved):
+        return 0
     is_uphill = bool(moved) and all(min(some) > _UPHILL for some in moved.values())
     return len(moved) if is_uphill else 0
 
