@@ -58,7 +58,7 @@ step = Trained()
 
 
 def halve(epoch, logs):
-    step.share /= 2  # the step is compiled again
+    step.share /= 2  # the step is recompiled
 
 
 halved = keras.callbacks.LambdaCallback(on_epoch_end=halve)

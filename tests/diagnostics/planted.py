@@ -673,6 +673,10 @@ SICK: dict[str, dict[str, Any]] = {
     "PG325": {
         "supervised": lambda: (supervised(small(1), "mse"), (numbers()[0], 1e4 * numbers()[1])),
         "own": lambda: (Own(small(1), squares), (numbers()[0], 1e5 * numbers()[1])),
+        "integers": lambda: (
+            compiled(small(1), "mse"),
+            (numbers()[0], (1e4 * numbers()[1][:, 0]).astype("int64")),
+        ),
     },
     "PG440": {
         "dropout": own(training=False),

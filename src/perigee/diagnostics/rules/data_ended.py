@@ -6,7 +6,7 @@ was trained, and `stop_reason` is `"data"`, or `"validation data"` where a valid
 left. Pass the generator function (`batches`, without calling it), which is called again for each
 pass, or request no more epochs and steps than there are batches.
 
-How sure: a warning, shown by the data, which had no more batches when the training asked for one.
+How sure: a warning, shown by the data, which has no batch left.
 """
 
 from __future__ import annotations
