@@ -24,7 +24,7 @@ from perigee.diagnostics._tasks import OF_NUMBERS, Labels, Task, tasks_of
 
 _OF_CLASSES = ("sigmoid", "softmax", "hard_sigmoid")
 _FEW = 20
-"""More integers are a hint no longer: ages, or words."""
+"""More integers are usually amounts, such as ages: only data can show that they are classes."""
 
 _MOST_ROWS, _MOST_VALUES, _ROWS_EACH = 600, 4_000_000, 6
 _ALIKE, _BESIDE = 0.8, 0.5
@@ -54,10 +54,11 @@ def _of_numbers(evidence: Evidence, task: Task, labels: Labels) -> _Severity:
     if task.loss.kind not in OF_NUMBERS or not task.is_by_value:
         return None
     if labels.kind == "ids":
-        is_bounded = task.head.activation in _OF_CLASSES
-        if task.accuracies or is_bounded or _are_next(evidence, task) or _are_heaps(evidence, task):
+        is_few = labels.classes <= _FEW
+        is_for_classes = bool(task.accuracies) or task.head.activation in _OF_CLASSES
+        if (is_few and is_for_classes) or _are_next(evidence, task) or _are_heaps(evidence, task):
             return "warning"
-        return "hint" if labels.classes <= _FEW else None
+        return "hint" if is_few else None
     if labels.kind in ("binary", "one-hot") and task.accuracies:
         return "warning"
     is_linear = task.head.activation == "linear"

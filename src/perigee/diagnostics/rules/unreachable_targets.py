@@ -62,8 +62,12 @@ def _outside(task: Task, low: float, high: float) -> str | None:
     if task.loss.is_own and (task.true.dtype.kind != "f" or task.true.ndim != task.pred.ndim):
         return None
     y = task.true.astype("float64")
-    is_probed = task.head.activation not in RANGES and np.isfinite(high - low)
-    margin = _MARGIN * max(1.0, high - low) if is_probed else _MARGIN
+    margin = _MARGIN
+    if (
+        task.head.activation not in RANGES
+    ):  # what a probe has shown holds for the inputs that it had
+        y = y[: len(task.pred)]
+        margin *= max(1.0, high - low) if np.isfinite(high - low) else 1.0
     share = float(np.mean((y < low - margin) | (y > high + margin)))
     if share >= _SHARE:
         return f"{share:.0%} of the targets ({y.min():.3g}..{y.max():.3g}) are outside"
