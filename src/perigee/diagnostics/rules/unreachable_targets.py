@@ -46,8 +46,8 @@ def check(evidence: Evidence) -> list[Finding]:
 
 def _range(evidence: Evidence, task: Task) -> tuple[float, float]:
     """Return what a head can return."""
-    is_known = task.head.activation != "unknown" or task.source is None
-    if is_known or task.labels is None or task.loss.kind not in OF_NUMBERS:
+    is_known = task.head.activation != "unknown" or task.labels is None
+    if is_known or task.source is None or task.loss.kind not in OF_NUMBERS:
         return task.head.range
     call, index = task.source
     if call.inputs is None or task.pred.shape != call.outputs[index].shape:
