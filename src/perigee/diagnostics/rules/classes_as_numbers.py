@@ -28,8 +28,8 @@ _FEW = 20
 
 _MOST_ROWS, _MOST_VALUES, _ROWS_EACH = 600, 4_000_000, 6
 _ALIKE, _BESIDE = 0.8, 0.5
-"""Of the nearest rows, the least part that have the same label; and of the nearest with another
-one, how often at most it is the next one, from by chance (0) to always (1), as it is of amounts."""
+"""The least part of nearest rows that have the same label; and how often, at most, the nearest with
+another label has the next one, from by chance (0) to always (1), as with amounts."""
 _FOLLOW = 0.9
 """The least part of labels that are the next ids of a sequence."""
 
@@ -122,7 +122,7 @@ def _of_independent(task: Task, labels: Labels) -> _Severity:
     activation = task.head.activation
     if activation == "softmax" and labels.classes == 2:
         return None  # both losses are the same then
-    # Of two classes each is the other's opposite: independent labels say the same twice.
+    # Each of two classes is the other's opposite: independent labels say the same twice.
     return "hint" if activation == "unknown" or labels.classes == 2 else "warning"
 
 

@@ -69,7 +69,7 @@ def _scales(evidence: Evidence, call: ModelCall) -> bool:
     innermost = [one for one in inside if id(one.layer) not in outer]
     known = {id(v) for one in innermost for v in one.layer.variables}
     if any(id(v) not in known for v in call.layer.trainable_variables):
-        return False  # some are used by what is no layer
+        return False  # no layer shows what some of them get
     return not any(_is_far(values) for one in innermost for values in one.inputs)
 
 
