@@ -891,6 +891,22 @@ def a_change_that_is_bounded() -> Any:
 
 
 @healthy
+def a_bounded_change_of_sorted_inputs() -> Any:
+    entry = keras.Input((FEATURES,))
+    network = keras.Model(entry, entry[:, :1] + 0.1 * ops.tanh(kl.Dense(1)(entry)))
+    x = 5 * inputs()
+    x = x[np.argsort(x[:, 0])]
+    return compiled(network, "mse"), (x, x[:, :1] + 0.05 * np.sin(x[:, 1:2]))
+
+
+@healthy
+def ages_by_squares() -> Any:
+    x = np.random.default_rng(0).normal(size=(400, FEATURES)).astype("float32")
+    age = np.clip(np.round(20 + 6 * x[:, 0] + 3 * x[:, 1]), 1, 40).astype("int64")
+    return compiled(small(1), "mse", ["mae"]), (x, age)
+
+
+@healthy
 def best_two_of_three() -> Any:
     loss, metric = "sparse_categorical_crossentropy", metrics.SparseTopKCategoricalAccuracy(k=2)
     return compiled(small(3, "softmax"), loss, [metric]), column(classes())

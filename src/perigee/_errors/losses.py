@@ -79,7 +79,7 @@ class LabelEncodingError(PerigeeError, ValueError):
     Or a loss for several classes was given predictions of a single class: their softmax is always
     1, so the loss is 0 whatever the labels are.
 
-    Of a loss that the user wrote, `check` exchanges the classes of predictions. If that changes
+    `check` also exchanges the classes of predictions for a loss of your own. If that changes
     nothing, the labels name no class: as a column of ids they only weigh the examples, as in
     `-sum(y * log(p))`, which needs rows. That is a warning.
     """
@@ -123,7 +123,7 @@ class LabelRangeError(PerigeeError, ValueError):
     On the CPU some kernels raise; under XLA and on a GPU the loss silently becomes NaN, or the
     label is clamped.
 
-    Of a loss that the user wrote, `check` changes the predictions where labels are 0, one of two.
+    `check` also changes the predictions for labels of 0, one of two, in a loss of your own.
     If that changes nothing, the loss learns from the label 1 alone: a hinge, which takes -1 and 1,
     or half a log loss. That is a warning.
     """

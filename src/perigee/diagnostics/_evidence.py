@@ -273,7 +273,7 @@ class Evidence:
             return self._inference(call, call.inputs)[0]
 
     def outputs_drawn(self, call: ModelCall, size: float, turn: int) -> list[np.ndarray]:
-        """Run a model in inference mode with weights that are drawn anew, biases too.
+        """Run a model in inference mode with other weights, drawn at random, biases too.
 
         Args:
             call: The call that gives the arguments.

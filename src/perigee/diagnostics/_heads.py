@@ -164,7 +164,7 @@ def reach(evidence: Evidence, call: ModelCall, index: int) -> tuple[float, float
             return -np.inf, np.inf
         ends.append((float(values.min()), float(values.max())))
     (low, high), (lowest, highest) = ends
-    margin = 0.05 * (high - low)
+    margin = 0.05 * (high - low) if np.isfinite(high - low) else 0.0
     return (
         min(low, lowest) if lowest >= low - margin else -np.inf,
         max(high, highest) if highest <= high + margin else np.inf,

@@ -50,7 +50,7 @@ UNKNOWN = Computation("own", "own")
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss that the user wrote, to be asked for its value.
+    """A loss that the user wrote, whose value can be computed.
 
     Attributes:
         value: Returns it for labels and predictions like those that it was given.
@@ -138,7 +138,7 @@ def loss_of_step(evidence: Evidence, known: np.ndarray, call: ModelCall) -> Loss
     """Return the loss of a step, which is given other outputs of its model.
 
     Args:
-        evidence: Of the step.
+        evidence: What is known about the step.
         known: All known labels, the second part of its batches.
         call: The call of its model.
     """

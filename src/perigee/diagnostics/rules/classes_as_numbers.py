@@ -27,12 +27,12 @@ from perigee.diagnostics._tasks import OF_NUMBERS, Labels, Task, tasks_of
 
 _OF_CLASSES = ("sigmoid", "softmax", "hard_sigmoid")
 _FEW = 20
-"""More integers are a hint no longer: ages, or words."""
+"""More integers are usually amounts, such as ages: only data can show that they are classes."""
 
 _MOST_ROWS, _MOST_VALUES, _ROWS_EACH = 600, 4_000_000, 6
 _ALIKE, _BESIDE = 0.8, 0.5
-"""Of the nearest rows, the least part that have the same label; and of the nearest with another
-one, how often at most it is the next one, from by chance (0) to always (1), as it is of amounts."""
+"""The least part of nearest rows that have the same label; and how often, at most, the nearest with
+another label has the next one, from by chance (0) to always (1), as with amounts."""
 _FOLLOW = 0.9
 """The least part of labels that are the next ids of a sequence."""
 
@@ -57,10 +57,11 @@ def _of_numbers(evidence: Evidence, task: Task, labels: Labels) -> _Severity:
     if task.loss.kind not in OF_NUMBERS or not task.is_by_value:
         return None
     if labels.kind == "ids":
-        is_bounded = task.head.activation in _OF_CLASSES
-        if task.accuracies or is_bounded or _are_next(evidence, task) or _are_heaps(evidence, task):
+        is_few = labels.classes <= _FEW
+        is_for_classes = bool(task.accuracies) or task.head.activation in _OF_CLASSES
+        if (is_few and is_for_classes) or _are_next(evidence, task) or _are_heaps(evidence, task):
             return "warning"
-        return "hint" if labels.classes <= _FEW else None
+        return "hint" if is_few else None
     if labels.kind in ("binary", "one-hot") and task.accuracies:
         return "warning"
     is_linear = task.head.activation == "linear"
@@ -124,7 +125,7 @@ def _of_independent(task: Task, labels: Labels) -> _Severity:
     activation = task.head.activation
     if activation == "softmax" and labels.classes == 2:
         return None  # both losses are the same then
-    # Of two classes each is the other's opposite: independent labels say the same twice.
+    # Each of two classes is the other's opposite: independent labels say the same twice.
     return "hint" if activation == "unknown" or labels.classes == 2 else "warning"
 
 

@@ -60,9 +60,11 @@ def _moved_apart(evidence: Evidence) -> list[Finding]:
     given = keras.tree.flatten(call.inputs)[:1] if call.inputs is not None else []
     if not all(isinstance(leaf, np.ndarray) and leaf.ndim for leaf in (*x, *y)) or not given:
         return []
-    places = _places(x[0], given[0])
-    for seen in evidence.training.losses if places is not None and y else ():
+    places, outputs = _places(x[0], given[0]), call.outputs
+    for seen in evidence.training.losses if places and y else ():
         labels, true = y[0], seen.y_true
+        if not any(np.array_equal(made.reshape(-1), seen.y_pred.reshape(-1)) for made in outputs):
+            continue
         if labels.size != true.size or len(labels) != len(true) or len(labels) != len(x[0]):
             continue
         labels = labels.reshape(len(labels), -1)
@@ -84,14 +86,14 @@ def _moved_apart(evidence: Evidence) -> list[Finding]:
     return []
 
 
-def _places(x: np.ndarray, given: np.ndarray) -> list[list[int]] | None:
-    """Return, for each row that a model was given, where it stands in the batch."""
+def _places(x: np.ndarray, given: np.ndarray) -> list[list[int]]:
+    """Return, for each row that a model was given, where it is in the batch; else nothing."""
     if x.size != given.size or len(x) != len(given) or x.dtype.kind not in "fiub":
-        return None
+        return []
     rows = x.reshape(len(x), -1)
     others = given.reshape(len(given), -1).astype(x.dtype)
     places = [np.flatnonzero((rows == row).all(axis=1)).tolist() for row in others]
-    return places if all(places) else None
+    return places if all(places) else []
 
 
 def _rows_of(values: np.ndarray) -> list[bytes]:

@@ -48,8 +48,8 @@ def check(evidence: Evidence) -> list[Finding]:
 
 def _range(evidence: Evidence, task: Task) -> tuple[float, float]:
     """Return what a head can return."""
-    is_known = task.head.activation != "unknown" or task.source is None
-    if is_known or task.labels is None or task.loss.kind not in OF_NUMBERS:
+    is_known = task.head.activation != "unknown" or task.labels is None
+    if is_known or task.source is None or task.loss.kind not in OF_NUMBERS:
         return task.head.range
     call, index = task.source
     if call.inputs is None or task.pred.shape != call.outputs[index].shape:
@@ -64,8 +64,12 @@ def _outside(task: Task, low: float, high: float) -> str | None:
     if task.loss.is_own and (task.true.dtype.kind != "f" or task.true.ndim != task.pred.ndim):
         return None
     y = task.true.astype("float64")
-    is_probed = task.head.activation not in RANGES and np.isfinite(high - low)
-    margin = _MARGIN * max(1.0, high - low) if is_probed else _MARGIN
+    margin = _MARGIN
+    if (
+        task.head.activation not in RANGES
+    ):  # what a probe has shown holds for the inputs that it had
+        y = y[: len(task.pred)]
+        margin *= max(1.0, high - low) if np.isfinite(high - low) else 1.0
     share = float(np.mean((y < low - margin) | (y > high + margin)))
     if share >= _SHARE:
         return f"{share:.0%} of the targets ({y.min():.3g}..{y.max():.3g}) are outside"
