@@ -215,7 +215,7 @@ class Clipped(kl.Layer):
 
 
 class Factors(kl.Layer):
-    """A dense layer whose matrix is a product of two, the second of zeros."""
+    """Adds to its inputs, or returns, a product with two matrices, the second of zeros."""
 
     def __init__(self, units, first="glorot_uniform"):
         super().__init__()
@@ -226,7 +226,8 @@ class Factors(kl.Layer):
         self.up = self.add_weight(shape=(4, self.units), initializer="zeros")
 
     def call(self, inputs):
-        return ops.matmul(ops.matmul(inputs, self.down), self.up)
+        product = ops.matmul(ops.matmul(inputs, self.down), self.up)
+        return inputs + product if self.units == FEATURES else product
 
 
 def ended(deviation):
@@ -996,7 +997,7 @@ HEALTHY: dict[str, Any] = {
     ),
     "skipping": lambda: (Skipping(small(1), squares), numbers()),
     "begun": lambda: (supervised(begun(0.3), sparse()), classes()),
-    "factors": lambda: (Own(with_layers(Factors(8)), sparse_values), classes()),
+    "factors": lambda: (Own(with_layers(Factors(FEATURES)), sparse_values), classes()),
     "gates": lambda: (supervised(small(3, hidden="sigmoid"), sparse()), classes()),
     "pictured": lambda: (Own(pictured(), sparse_values), pictures()),
     "of two axes": lambda: (

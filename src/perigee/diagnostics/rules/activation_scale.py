@@ -9,7 +9,7 @@ layers leaves each of many units a small share of 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from keras import layers as kl
@@ -100,8 +100,9 @@ def _shrinking(evidence: Evidence) -> dict[str, str]:
     return found
 
 
-def _of_each(evidence: Evidence, examine: object) -> dict[str, str]:
-    assert callable(examine)
+def _of_each(
+    evidence: Evidence, examine: Callable[[Evidence, ModelCall], dict[str, str]]
+) -> dict[str, str]:
     first = {id(call.layer): call for call in reversed(evidence.trained)}
     found: dict[str, str] = {}
     for call in first.values():
