@@ -192,8 +192,55 @@ def wide(deviation):
     return keras.initializers.RandomNormal(stddev=deviation, seed=1)
 
 
-def begun(deviation):
-    return with_layers(kl.Dense(8, activation="relu", kernel_initializer=wide(deviation)))
+def begun(deviation, hidden="relu"):
+    return with_layers(kl.Dense(8, activation=hidden, kernel_initializer=wide(deviation)))
+
+
+def pictures():
+    """Return 64 pictures of 6 by 6 from 0 to 1, and three classes."""
+    x = np.random.default_rng(6).uniform(size=(64, 6, 6, 1)).astype("float32")
+    return x, x[:, :3, 0, 0].argmax(axis=1).astype("int32")
+
+
+def pictured(bends=True, *, first=3, second=3):
+    """Return a model of two convolutions, with or without an activation."""
+    hidden = [kl.Activation("relu")] if bends else []
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            *(kl.Conv2D(12, first), *hidden, kl.Conv2D(12, second), kl.ReLU()),
+            *(kl.GlobalAveragePooling2D(), kl.Dense(3)),
+        ]
+    )
+
+
+def encoder(depth):
+    """Return a model that names a class for each word, from rows with a single 1."""
+    ids = keras.Input((6,), dtype="int32")
+    return keras.Model(ids, kl.Dense(3)(ops.one_hot(ids, depth)))
+
+
+class Clipped(kl.Layer):
+    """Holds values within -4 and 4."""
+
+    def call(self, inputs):
+        return ops.clip(inputs, -4.0, 4.0)
+
+
+class Factors(kl.Layer):
+    """Adds to its inputs, or returns, a product with two matrices, the second of zeros."""
+
+    def __init__(self, units, first="glorot_uniform"):
+        super().__init__()
+        self.units, self.first = units, first
+
+    def build(self, shape):
+        self.down = self.add_weight(shape=(shape[-1], 4), initializer=self.first)
+        self.up = self.add_weight(shape=(4, self.units), initializer="zeros")
+
+    def call(self, inputs):
+        product = ops.matmul(ops.matmul(inputs, self.down), self.up)
+        return inputs + product if self.units == FEATURES else product
 
 
 def ended(deviation):
@@ -422,9 +469,12 @@ def cooling(step):
     step.heat = 0.5 * getattr(step, "heat", 1.0)
 
 
+def constant(value):
+    return keras.initializers.Constant(value)
+
+
 def biased(bias):
-    initial = keras.initializers.Constant(bias)
-    return with_layers(kl.Dense(8, activation="relu", bias_initializer=initial))
+    return with_layers(kl.Dense(8, activation="relu", bias_initializer=constant(bias)))
 
 
 def constant(value):
@@ -500,6 +550,15 @@ SICK: dict[str, dict[str, Any]] = {
             classes(),
         ),
         "one width": lambda: (supervised(with_layers(kl.Dense(3)), sparse()), classes()),
+        "no slope": lambda: (
+            supervised(with_layers(kl.Dense(8), kl.LeakyReLU(negative_slope=1.0)), sparse()),
+            classes(),
+        ),
+        "normalized": lambda: (
+            compiled(with_layers(kl.Dense(8), kl.BatchNormalization()), sparse()),
+            classes(),
+        ),
+        "convolutions": lambda: (Own(pictured(bends=False), sparse_values), pictures()),
     },
     "PG124": {
         "too high": lambda: (Own(small(1), squares, optimizer=adam(100.0)), numbers()),
@@ -655,9 +714,36 @@ SICK: dict[str, dict[str, Any]] = {
     "PG321": {
         "wide": lambda: (supervised(small(3), sparse()), (255 * classes()[0], classes()[1])),
         "compiled": lambda: (compiled(small(1), "mse"), (99 * numbers()[0] + 50, numbers()[1])),
+        "bytes": lambda: (
+            supervised(small(3), sparse()),
+            ((127 + 40 * classes()[0]).clip(0, 255).astype("uint8"), classes()[1]),
+        ),
+        "tiny": lambda: (supervised(small(3), sparse()), (1e-4 * classes()[0], classes()[1])),
+        "one column": lambda: (
+            Own(small(1), squares),
+            with_bad(numbers(), 0, np.s_[:, 1], 290 + numbers()[0][:, 1]),
+        ),
+        "never adapted": lambda: (
+            supervised(
+                with_layers(
+                    kl.Normalization(mean=0.0, variance=1.0), kl.Dense(8, activation="relu")
+                ),
+                sparse(),
+            ),
+            (255 * classes()[0], classes()[1]),
+        ),
+        "missing ones": lambda: (
+            compiled(small(1), "mse"),
+            with_bad(numbers(), 0, np.s_[40::6, 2], -999.0),
+        ),
+        "a row in other units": lambda: (
+            Own(small(1), squares),
+            with_bad(numbers(), 0, 50, 1000 * numbers()[0][50]),
+        ),
     },
     "PG322": {
         "labels": lambda: (supervised(small(3), sparse()), (classes()[0], 0 * classes()[1])),
+        "inputs": lambda: (supervised(small(3), sparse()), (0 * classes()[0], classes()[1])),
         "feature": lambda: (
             compiled(small(1), "mse"),
             with_bad(numbers(), 0, np.s_[:, 2], 3.0),
@@ -765,11 +851,23 @@ SICK |= {
         "own": lambda: (Own(begun(1e-7), sparse_values), classes()),
         "supervised": lambda: (supervised(begun(1e-7), sparse()), classes()),
         "compiled": lambda: (compiled(begun(1e-7), sparse()), classes()),
+        "little by little": lambda: (supervised(deep("tanh", 6, wide(1e-3)), sparse()), classes()),
+        "two of zeros": lambda: (Own(model(Factors(3, "zeros")), sparse_values), classes()),
+        "all alike": lambda: (compiled(deep("tanh", 2, "ones"), sparse()), classes()),
+        "saturated": lambda: (supervised(begun(300.0, "tanh"), sparse()), classes()),
+        "softmax between": lambda: (
+            supervised(with_layers(kl.Dense(16, activation="softmax")), sparse()),
+            classes(),
+        ),
     },
     "PG133": {
         "own": lambda: (Own(ended(30.0), sparse_values), classes()),
         "supervised": lambda: (supervised(ended(30.0), sparse()), classes()),
         "compiled": lambda: (compiled(ended(30.0), sparse()), classes()),
+        "far from numbers": lambda: (
+            supervised(model(kl.Dense(1, bias_initializer=constant(1000.0))), "mse"),
+            numbers(),
+        ),
     },
     "PG134": {
         "own": lambda: (Own(regularized(30.0), sparse_values), classes()),
@@ -823,6 +921,11 @@ SICK |= {
         "late": lambda: (Reading(reader(), masked_words), with_bad(words(), 0, (60, 0), 9)),
         "supervised": lambda: (supervised(reader(known=8), sparse()), words()),
         "compiled": lambda: (compiled(reader(known=8), sparse()), words()),
+        "rows without a 1": lambda: (compiled(encoder(8), sparse()), words()),
+        "in eight bits": lambda: (
+            supervised(reader(known=1000), sparse()),
+            (np.linspace(0, 255, 384).reshape(64, 6).astype("uint8"), words()[1]),
+        ),
     },
     "PG327": {
         "arrays": lambda: (supervised(small(3), sparse()), sorted_by_label(classes())),
@@ -837,6 +940,7 @@ SICK |= {
     "PG330": {
         "classes": lambda: (supervised(small(3), sparse()), many(lambda x, y: y[::-1].copy())),
         "compiled": lambda: (compiled(small(3), sparse()), many(lambda x, y: np.roll(y, 9))),
+        "one row before": lambda: (compiled(small(3), sparse()), many(lambda x, y: np.roll(y, 1))),
     },
     "PG331": {
         "supervised": lambda: (supervised(small(3), sparse(), [accuracy()]), many(seldom)),
@@ -959,6 +1063,29 @@ HEALTHY: dict[str, Any] = {
     ),
     "skipping": lambda: (Skipping(small(1), squares), numbers()),
     "begun": lambda: (supervised(begun(0.3), sparse()), classes()),
+    "factors": lambda: (Own(with_layers(Factors(FEATURES)), sparse_values), classes()),
+    "gates": lambda: (supervised(small(3, hidden="sigmoid"), sparse()), classes()),
+    "pictured": lambda: (Own(pictured(), sparse_values), pictures()),
+    "of two axes": lambda: (
+        supervised(pictured(False, first=(1, 3), second=(3, 1)), sparse()),
+        pictures(),
+    ),
+    "encoder": lambda: (compiled(encoder(9), sparse()), words()),
+    "bytes scaled": lambda: (
+        supervised(
+            with_layers(kl.Rescaling(1 / 40, -3.2), kl.Dense(8, activation="relu")), sparse()
+        ),
+        ((127 + 40 * classes()[0]).clip(0, 255).astype("uint8"), classes()[1]),
+    ),
+    "missing ones clipped": lambda: (
+        compiled(model(Clipped(), kl.Dense(8, activation="relu"), kl.Dense(1)), "mse"),
+        with_bad(numbers(), 0, np.s_[40::6, 2], -999.0),
+    ),
+    "long tails": lambda: (Own(small(1), squares), (np.exp(numbers()[0]), numbers()[1])),
+    "labels unused": lambda: (
+        compiled(small(1), lambda _, y_pred: ops.square(y_pred[:, 0] - 1.0)),
+        (numbers()[0], 0 * numbers()[1]),
+    ),
     "ended": lambda: (supervised(ended(0.3), sparse()), classes()),
     "decaying": lambda: (supervised(small(3), sparse(), (), decaying()), classes()),
     "decaying by hand": lambda: (Own(small(3), sparse_values, optimizer=decaying()), classes()),
@@ -1082,7 +1209,7 @@ SIBLINGS = {
     "PG120": _ways("numbers"),
     "PG121": ("clipped", "unclipped", "half of the gradients"),
     "PG122": _ways("classes"),
-    "PG123": (*_ways("deep"), "low rank"),
+    "PG123": (*_ways("deep"), "low rank", "pictured", "of two axes"),
     "PG124": (*_ways("numbers"), "warm-up"),
     "PG125": (*_ways("numbers"), "turns"),
     "PG126": _ways("frozen"),
@@ -1090,7 +1217,7 @@ SIBLINGS = {
     "PG128": _ways("deep"),
     "PG130": _ways("deep"),
     "PG131": _ways("deep"),
-    "PG132": (*_ways("classes"), "begun"),
+    "PG132": (*_ways("classes"), "begun", "factors", "gates"),
     "PG133": (*_ways("classes"), "ended"),
     "PG134": _ways("penalty"),
     "PG135": (*_ways("penalty"), "decaying", "decaying by hand", "decaying compiled"),
@@ -1120,11 +1247,14 @@ SIBLINGS = {
     "PG234": _ways("classes"),
     "PG239": ("beside rows", "beside a number", "counted"),
     "PG320": _ways("numbers"),
-    "PG321": (*_ways("numbers"), "scaled inside"),
-    "PG322": (*_ways("numbers"), *_ways("classes")),
+    "PG321": (
+        *(*_ways("numbers"), "scaled inside", "bytes scaled", "missing ones clipped"),
+        "long tails",
+    ),
+    "PG322": (*_ways("numbers"), *_ways("classes"), "labels unused"),
     "PG324": _ways("numbers"),
     "PG325": _ways("numbers"),
-    "PG326": _ways("words"),
+    "PG326": (*_ways("words"), "encoder"),
     "PG327": ("batches", "batches by hand", "batches supervised"),
     "PG328": ("mixed anew", "mixed anew by hand", "mixed anew compiled", "batches"),
     "PG330": _ways("many"),

@@ -37,7 +37,7 @@ _RANK = {code: place for place, code in enumerate(_ORDER)}
 
 EXPLAINS: Mapping[str, Sequence[str]] = {
     "PG320": ("PG133", "PG222", "PG321", "PG325", "PG330", "PG710"),
-    "PG322": ("PG221", "PG330", "PG331"),
+    "PG322": ("PG120", "PG122", "PG132", "PG221", "PG224", "PG330", "PG331"),
     "PG203": ("PG211", "PG212", "PG222", "PG227", "PG230"),
     "PG204": ("PG120", "PG133", "PG221", "PG222", "PG223", "PG224", "PG230"),
     # A loss of labels that it is not defined for has neither a sign nor a scale.

@@ -10,7 +10,7 @@ How sure: a warning, shown by what the layers are given and return, on one batch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from keras import layers as kl
@@ -86,8 +86,9 @@ def _shrinking(evidence: Evidence) -> dict[str, str]:
     return found
 
 
-def _of_each(evidence: Evidence, examine: object) -> dict[str, str]:
-    assert callable(examine)
+def _of_each(
+    evidence: Evidence, examine: Callable[[Evidence, ModelCall], dict[str, str]]
+) -> dict[str, str]:
     first = {id(call.layer): call for call in reversed(evidence.trained)}
     found: dict[str, str] = {}
     for call in first.values():

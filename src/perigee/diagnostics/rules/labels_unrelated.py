@@ -21,8 +21,8 @@ _FEWEST, _MOST, _WIDEST = 96, 600, 4096
 _NEIGHBORS, _DRAWS = 5, 40
 _BETTER = 2.0
 """Standard deviations above predictions with shuffled labels."""
-_PROVEN = 8.0
-"""So many show that labels belong to other rows."""
+_UNSURE, _PROVEN = 4.0, 8.0
+"""So few may be chance, and so many show that labels belong to other rows."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -53,18 +53,21 @@ def check(evidence: Evidence) -> list[Finding]:
     def gap(labels: np.ndarray) -> float:
         return (_score(labels, nearest, is_of_classes) - mean) / deviation
 
-    if gap(y) > _BETTER:
+    own = gap(y)
+    if own > _UNSURE:
         return []
     moved = {said: gap(labels) for said, labels in _moved(y, evidence)}
     best = max(moved, key=lambda said: moved[said])
     found = moved[best] > _PROVEN
+    if own > _BETTER and not found:
+        return []
     return [
         Finding(
             code="PG330",
             name="LabelsUnrelated",
             severity="warning" if found else "hint",
             happened=f"The {_NEIGHBORS} nearest inputs predict the labels of {len(y)} examples "
-            f"no better than shuffled labels ({gap(y):.1f} standard deviations apart)"
+            f"no better than shuffled labels ({own:.1f} standard deviations apart)"
             + (f", and well the labels {best} ({moved[best]:.0f})." if found else "."),
             expected="labels that are related to their inputs.",
             fix="check that inputs and labels are in the same order; shuffle them together.",

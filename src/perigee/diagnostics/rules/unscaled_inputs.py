@@ -36,7 +36,7 @@ _MOST_APART, _ROWS_APART = 0.3, 15.0
 """The share of rows that may be apart from the others, and by which factor."""
 _SEVERAL_APART, _ONE_APART = 10.0, 100.0
 """How far values are apart from others, in units of the range of these."""
-_STILL_APART = 5.0
+_STILL_APART, _FAR = 5.0, 3.0
 _MOST_LOOKED_AT, _MOST_FEATURES = 4_000_000, 4096
 
 
@@ -253,6 +253,6 @@ def _stay_apart(given: np.ndarray, size: int) -> bool:
         return False
     few = _few(size)
     flat = given.reshape(size, -1).astype("float64")
-    distances = np.abs(flat - np.median(flat[few:], axis=0)).max(axis=1)
-    nearest, farthest = distances[:few].min(), distances[few:].max()
-    return bool(nearest > _STILL_APART * max(1.0, farthest))
+    distances = np.abs(flat - np.median(flat[few:], axis=0))
+    nearest, farthest = distances[:few].min(axis=0), distances[few:].max(axis=0)
+    return bool(np.any((nearest > _FAR) & (nearest > _STILL_APART * farthest)))
