@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+from keras import ops
 
 import perigee as pg
 from perigee import diagnostics
@@ -131,6 +132,27 @@ def test_each_rule_has_two_sick_and_three_healthy_programs():
 def test_what_is_a_fault_of_compiled_steps_alone_is_none_of_others(code):
     for make in ONLY_COMPILED[code].values():
         assert code not in codes(*make())
+
+
+class Crossing(Own):
+    """Multiplies errors (batch, 1) by weights (batch,)."""
+
+    def train_step(self, batch):
+        x, y, weights = batch
+
+        def objective():
+            return ops.mean(ops.square(self.model(x) - y[:, None]) * weights)
+
+        return {"loss": self.minimize(objective, self.optimizer)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_of_examples_that_meet_all_errors_are_found_though_centered_ones_cancel(seed):
+    x, y = numbers()
+    draw = np.random.default_rng(seed)
+    weights = (draw.random(len(x)) < 0.6).astype("float32")
+
+    assert "PG211" in codes(Crossing(small(1), squares), (x, y[:, 0], weights))
 
 
 def test_examples_that_are_validated_and_trained_on_are_found():
