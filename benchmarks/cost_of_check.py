@@ -113,11 +113,10 @@ def beside_fit(count: int) -> Iterator[dict[str, Any]]:
         _processor_seconds(first, by)
     for turn, program in enumerate(chosen):
         took: dict[str, Any] = {"name": program.name}
-        for by in (Examination(), _timed())[:: 1 if turn % 2 else -1]:
-            is_check = isinstance(by, Examination)
-            took["check" if is_check else "fit"] = _processor_seconds(program, by)
-            if not is_check:
-                took["epoch"] = round(by.first_epoch_seconds, 3)
+        by = _timed()
+        for name, user in (("check", Examination()), ("fit", by))[:: 1 if turn % 2 else -1]:
+            took[name] = _processor_seconds(program, user)
+        took["epoch"] = round(by.first_epoch_seconds, 3)
         print(took, flush=True)
         yield took
 
