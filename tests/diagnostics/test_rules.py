@@ -37,6 +37,7 @@ from tests.diagnostics.programs import (
     compiled,
     model,
     numbers,
+    rows,
     small,
     sparse,
     squares,
@@ -155,6 +156,75 @@ class ViewsAndAllBesides(Views):
 def test_labels_that_the_step_leaves_out_by_name_are_not_ignored_by_mistake():
     assert codes(Views(small(3), squares), classes()) == []
     assert codes(ViewsAndAllBesides(small(3), squares), classes()) == ["PG221"]
+
+
+class Crossing(Own):
+    """Multiplies errors (batch, 1) by weights (batch,)."""
+
+    def train_step(self, batch):
+        x, y, weights = batch
+
+        def objective():
+            return ops.mean(ops.square(self.model(x) - y[:, None]) * weights)
+
+        return {"loss": self.minimize(objective, self.optimizer)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_of_examples_that_meet_all_errors_are_found_though_centered_ones_cancel(seed):
+    x, y = numbers()
+    draw = np.random.default_rng(seed)
+    weights = (draw.random(len(x)) < 0.6).astype("float32")
+
+    assert "PG211" in codes(Crossing(small(1), squares), (x, y[:, 0], weights))
+
+
+def given(network, *weights):
+    """Return a model with these kernels, and biases of 0."""
+    for layer, kernel in zip(network.layers[-len(weights) :], weights, strict=True):
+        layer.kernel.assign(np.array(kernel, "float32"))
+    return network
+
+
+def test_a_loss_of_exclusive_classes_has_the_right_sign_however_many_scores_are_above_0():
+    network = small(3)
+    network.layers[-1].kernel.assign(0.01 * network.layers[-1].kernel)
+    network.layers[-1].bias.assign([0.1, 0.1, -0.1])
+
+    def loss(y, scores):
+        return keras.losses.categorical_crossentropy(y, scores, from_logits=True)
+
+    assert "PG222" not in codes(Own(network, loss), rows())
+
+
+def test_a_critic_that_falls_far_out_by_chance_has_no_wrong_sign():
+    """A critic of `(x, y)`: what it says is no prediction of `y`, though it has its shape."""
+
+    class Critic(Own):
+        def train_step(self, batch):
+            def objective():
+                return ops.mean(self.model(ops.concatenate(batch, 1)))
+
+            return {"loss": self.minimize(objective, self.optimizer)}
+
+    x, y = numbers()
+    network = keras.Sequential([keras.Input((2,)), kl.Dense(2, "relu"), kl.Dense(1)])
+    given(network, [[0.0, 0.0], [1.0, -1.0]], [[-1.0], [-1.0]])
+
+    assert "PG222" not in codes(Critic(network, squares), (x[:, :1], y))
+
+
+def test_a_loss_that_is_large_for_these_weights_alone_is_a_hint():
+    ids = np.arange(48) % 3
+    x = np.eye(3, dtype="float32")[ids]
+    network = keras.Sequential([keras.Input((3,)), kl.Dense(3)])
+    given(network, -6.0 * np.eye(3))
+
+    report = pg.check(Own(network, sparse()), (x, ids))
+
+    (found,) = [finding for finding in report if finding.code == "PG133"]
+    assert found.severity == "hint"
+    assert "for these weights" in found.happened
 
 
 def test_examples_that_are_validated_and_trained_on_are_found():

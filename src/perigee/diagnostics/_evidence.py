@@ -25,6 +25,9 @@ from perigee.diagnostics.rules import labels
 
 T = TypeVar("T")
 
+_DRAWS = 4
+"""Other draws of the weights, where a size is compared with a limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Length:
@@ -105,6 +108,7 @@ class Evidence:
         self._others = others
         self._inferences: dict[tuple[int, str], _Inference] = {}
         self._traces: dict[int, tuple[list[Inner], list[np.ndarray]]] = {}
+        self._redrawn: dict[int, Recording] = {}
         self._made: dict[Any, Any] = {}
         self._checks = labels.LossChecks()
 
@@ -289,8 +293,20 @@ class Evidence:
 
     def training_redrawn(self, turn: int) -> Recording:
         """Return what `train_step` does with other weights; see `redrawn`."""
-        with self.redrawn(turn):
-            return record(self.step, "train_step", self.batch, self.tracked, ())
+        if turn not in self._redrawn:
+            with self.redrawn(turn):
+                made = record(self.step, "train_step", self.batch, self.tracked, ())
+            self._redrawn[turn] = made
+        return self._redrawn[turn]
+
+    def is_by_chance(self, shows: Callable[[Recording], bool]) -> bool:
+        """Return whether most other draws of the weights do not show what these weights do.
+
+        Args:
+            shows: Whether a recording of `train_step` shows it.
+        """
+        others = sum(shows(self.training_redrawn(turn)) for turn in range(_DRAWS))
+        return others < _DRAWS / 2
 
     def loss(
         self, batch: Batch, times: int | None = None, change_weights: bool = False

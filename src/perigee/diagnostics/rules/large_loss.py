@@ -3,8 +3,8 @@
 An untrained model has a crossentropy near log K for K classes. If it is far higher, the logits are
 too large: the initial weights of the last layer are too wide, or the inputs are far from unit
 scale. So are predictions of numbers that begin far beyond all labels, as by a bias of another
-table. It is a hint where layers of your own gather statistics in training, which begin far from the
-data.
+table. It is a hint where most other draws of the weights begin lower, and where layers of your own
+gather statistics in training, which begin far from the data.
 
 How sure: a warning or, as said, a hint, shown by the loss on one batch: above four times that of a
 guess; or by predictions twenty times larger than all labels.
@@ -12,14 +12,13 @@ guess; or by predictions twenty times larger than all labels.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from perigee._step.losses import computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import statistics_of
+from perigee.diagnostics._recording import Recording
 from perigee.diagnostics._tasks import OF_NUMBERS
 
 _TIMES = 4.0
@@ -30,55 +29,69 @@ _BEYOND = 20.0
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Compare the crossentropies with that of a random guess."""
-    severity = "hint" if statistics_of(evidence) else "warning"
-    for seen in evidence.training.losses:
-        what = computation_of(seen.by)
-        is_binary = what.kind == "binary_crossentropy"
-        if seen.y_pred.ndim == 0 or len(seen.y_pred) < _FEWEST_ROWS:
+    """Compare the crossentropies with that of a random guess, and predictions with the labels."""
+    for shown, expected, fix in (
+        (
+            _large,
+            f"a loss below {_TIMES:g} times that of a random guess.",
+            "use smaller initial weights in the last layer, and scale the inputs.",
+        ),
+        (
+            _beyond,
+            "predictions of the scale of the labels.",
+            "use smaller initial weights, a bias near the mean of the labels, and scale the inputs.",
+        ),
+    ):
+        happened = shown(evidence.training)
+        if happened is None:
             continue
-        if not np.isfinite(seen.y_pred).all():
-            continue
-        if what.kind in OF_NUMBERS and (said := _beyond(seen.y_true, seen.y_pred)):
-            return [_of_numbers(said, severity)]
-        if not is_binary and what.kind not in _CATEGORICAL:
-            continue
-        classes = 2 if is_binary else seen.y_pred.shape[what.axis]
-        value = what.mean(seen.y_true, seen.y_pred)
-        if classes < 2 or not np.isfinite(value) or value <= _TIMES * np.log(classes):
-            continue
+        is_by_chance = evidence.is_by_chance(lambda other, shown=shown: shown(other) is not None)
         return [
             Finding(
                 code="PG133",
                 name="LargeLoss",
-                severity=severity,
-                happened=f"{what.name} begins at {value:.3g}, where a random guess among "
-                f"{classes} classes has {np.log(classes):.3g}.",
-                expected=f"a loss below {_TIMES:g} times that of a random guess.",
-                fix="use smaller initial weights in the last layer, and scale the inputs.",
+                severity="hint" if is_by_chance or statistics_of(evidence) else "warning",
+                happened=happened + (", for these weights." if is_by_chance else "."),
+                expected=expected,
+                fix=fix,
             )
         ]
     return []
 
 
-def _beyond(y_true: np.ndarray, y_pred: np.ndarray) -> str | None:
-    """Return where predictions of numbers begin, if that is far beyond all labels."""
-    if y_true.dtype.kind not in "fiub" or not y_true.size or not np.isfinite(y_true).all():
-        return None
-    low, high = float(y_true.min()), float(y_true.max())
-    typical = float(np.median(np.abs(y_pred.astype("float64"))))
-    if low == high or typical <= _BEYOND * max(1.0, -low, high):
-        return None
-    return f"begin at {typical:.3g}, where the labels are {low:.3g}..{high:.3g}"
+def _large(recording: Recording) -> str | None:
+    """Return which crossentropy is far above that of a random guess; `None` for none."""
+    for seen in recording.losses:
+        what = computation_of(seen.by)
+        is_binary = what.kind == "binary_crossentropy"
+        if not is_binary and what.kind not in _CATEGORICAL:
+            continue
+        if not _is_known(seen.y_pred):
+            continue
+        classes = 2 if is_binary else seen.y_pred.shape[what.axis]
+        value = what.mean(seen.y_true, seen.y_pred)
+        if classes >= 2 and np.isfinite(value) and value > _TIMES * np.log(classes):
+            return (
+                f"{what.name} begins at {value:.3g}, where a random guess among {classes} "
+                f"classes has {np.log(classes):.3g}"
+            )
+    return None
 
 
-def _of_numbers(said: str, severity: Literal["hint", "warning"]) -> Finding:
-    return Finding(
-        code="PG133",
-        name="LargeLoss",
-        severity=severity,
-        happened=f"Predictions {said}.",
-        expected="predictions of the scale of the labels.",
-        fix="use smaller initial weights, a bias near the mean of the labels, and scale the "
-        "inputs.",
-    )
+def _beyond(recording: Recording) -> str | None:
+    """Return where predictions of numbers begin far beyond all labels; `None` for nowhere."""
+    for seen in recording.losses:
+        labels = seen.y_true
+        if computation_of(seen.by).kind not in OF_NUMBERS or not _is_known(seen.y_pred):
+            continue
+        if labels.dtype.kind not in "fiub" or not labels.size or not np.isfinite(labels).all():
+            continue
+        low, high = float(labels.min()), float(labels.max())
+        typical = float(np.median(np.abs(seen.y_pred.astype("float64"))))
+        if low != high and typical > _BEYOND * max(1.0, -low, high):
+            return f"Predictions begin at {typical:.3g}, where the labels are {low:.3g}..{high:.3g}"
+    return None
+
+
+def _is_known(y_pred: np.ndarray) -> bool:
+    return y_pred.ndim > 0 and len(y_pred) >= _FEWEST_ROWS and bool(np.isfinite(y_pred).all())
