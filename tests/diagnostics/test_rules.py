@@ -188,10 +188,30 @@ def test_examples_of_a_validation_that_differ_are_left_alone():
 
 
 def test_validation_data_that_differs_each_time_is_found():
-    (x, y), changing = numbers(), shuffled(in_batches([array + 1.0 for array in numbers()]))
+    (x, y), rng = numbers(), np.random.default_rng(0)
+
+    def changing():
+        yield from in_batches([x + 1.0 + 0.1 * rng.normal(size=x.shape), y])
 
     for target in (Own(small(1), squares), supervised(small(1), "mse"), compiled(small(1), "mse")):
         assert codes(target, (x, y), validation=changing) == ["PG329"]
+
+
+def test_validation_data_that_is_shuffled_is_left_alone():
+    step, (x, y) = supervised(small(1), "mse"), numbers()
+    reordered = shuffled(in_batches([x + 1.0, y]))
+
+    assert codes(step, (x, y), validation=reordered) == []
+
+
+def test_validation_data_that_is_split_after_it_is_shuffled_is_found():
+    step, (x, y) = supervised(small(1), "mse"), numbers()
+    reordered = shuffled(in_batches([x + 1.0, y]))
+
+    def half():
+        yield from list(reordered())[::2]
+
+    assert codes(step, (x, y), validation=half) == ["PG329"]
 
 
 @pytest.mark.parametrize("as_", [list, tuple, lambda batches: lambda: iter(batches)])
