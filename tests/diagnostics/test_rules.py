@@ -157,6 +157,26 @@ def test_labels_that_the_step_leaves_out_by_name_are_not_ignored_by_mistake():
     assert codes(ViewsAndAllBesides(small(3), squares), classes()) == ["PG221"]
 
 
+def test_equal_labels_that_the_loss_does_not_use_are_dummies():
+    x, y = numbers()
+    network = keras.Sequential([keras.Input(x.shape[1:]), kl.Dense(4), kl.UnitNormalization()])
+
+    def spread(_, y_pred):
+        return ops.mean(ops.abs(y_pred), axis=-1)
+
+    assert codes(supervised(network, spread), (x, 0 * y)) == []
+    assert codes(supervised(small(1), squares), (x, 0 * y)) == ["PG322"]
+
+
+def test_candidates_of_which_the_first_is_right_are_a_hint():
+    x, _ = numbers()
+    first = np.tile(np.eye(3, dtype="float32")[:1], (len(x), 1))
+
+    report = pg.check(supervised(small(3), keras.losses.CategoricalCrossentropy(True)), (x, first))
+
+    assert [f.severity for f in report if f.code == "PG322"] == ["hint"]
+
+
 def test_examples_that_are_validated_and_trained_on_are_found():
     step, data = supervised(small(1), "mse"), numbers()
     some = tuple(array[:20] for array in data)

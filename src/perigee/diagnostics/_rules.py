@@ -332,6 +332,8 @@ def examine(evidence: Evidence) -> list[Finding]:
     found += [of_error(error) for error in refused]
     if is_recorded:
         unknown = _run(FIRST, evidence, fence)
+        withdrawn = fence.run(constant_data.of_dummies, evidence)
+        found = [finding for finding in found if finding not in withdrawn]
         told = {error.code for error in refused}
         found += unknown or [f for f in _run(OF_STEPS, evidence, fence) if f.code not in told]
     return sorted_out([*found, *fence.findings()])
