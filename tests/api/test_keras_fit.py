@@ -740,3 +740,20 @@ def test_nested_inputs_and_workers_train_as_in_fit(workers):
     theirs = build_nested().fit(data, shuffle=False, verbose=0).history
 
     np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=TOLERANCE)
+
+
+@pytest.mark.only_tensorflow
+@pytest.mark.filterwarnings("ignore:Layer InputLayer")
+def test_a_model_that_works_only_in_a_graph_trains_as_by_fit():
+    """Keras's own custom gradients for float8 fail where they run op by op."""
+    x, _, _ = arrays(ROWS, 0)
+
+    def trained(fit):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(1)])
+        model.quantize("float8")
+        model.compile("sgd", "mse")
+        history = fit(model, x, x[:, :1], batch_size=5, epochs=2, shuffle=False, verbose=0)
+        return history.history["loss"]
+
+    assert trained(pg.keras_fit) == pytest.approx(trained(keras.Model.fit), rel=1e-5)

@@ -227,6 +227,26 @@ def test_a_loss_that_is_large_for_these_weights_alone_is_a_hint():
     assert "for these weights" in found.happened
 
 
+def test_equal_labels_that_the_loss_does_not_use_are_dummies():
+    x, y = numbers()
+    network = keras.Sequential([keras.Input(x.shape[1:]), kl.Dense(4), kl.UnitNormalization()])
+
+    def spread(_, y_pred):
+        return ops.mean(ops.abs(y_pred), axis=-1)
+
+    assert codes(supervised(network, spread), (x, 0 * y)) == []
+    assert codes(supervised(small(1), squares), (x, 0 * y)) == ["PG322"]
+
+
+def test_candidates_of_which_the_first_is_right_are_a_hint():
+    x, _ = numbers()
+    first = np.tile(np.eye(3, dtype="float32")[:1], (len(x), 1))
+
+    report = pg.check(supervised(small(3), keras.losses.CategoricalCrossentropy(True)), (x, first))
+
+    assert [f.severity for f in report if f.code == "PG322"] == ["hint"]
+
+
 def test_examples_that_are_validated_and_trained_on_are_found():
     step, data = supervised(small(1), "mse"), numbers()
     some = tuple(array[:20] for array in data)
@@ -258,10 +278,30 @@ def test_examples_of_a_validation_that_differ_are_left_alone():
 
 
 def test_validation_data_that_differs_each_time_is_found():
-    (x, y), changing = numbers(), shuffled(in_batches([array + 1.0 for array in numbers()]))
+    (x, y), rng = numbers(), np.random.default_rng(0)
+
+    def changing():
+        yield from in_batches([x + 1.0 + 0.1 * rng.normal(size=x.shape), y])
 
     for target in (Own(small(1), squares), supervised(small(1), "mse"), compiled(small(1), "mse")):
         assert codes(target, (x, y), validation=changing) == ["PG329"]
+
+
+def test_validation_data_that_is_shuffled_is_left_alone():
+    step, (x, y) = supervised(small(1), "mse"), numbers()
+    reordered = shuffled(in_batches([x + 1.0, y]))
+
+    assert codes(step, (x, y), validation=reordered) == []
+
+
+def test_validation_data_that_is_split_after_it_is_shuffled_is_found():
+    step, (x, y) = supervised(small(1), "mse"), numbers()
+    reordered = shuffled(in_batches([x + 1.0, y]))
+
+    def half():
+        yield from list(reordered())[::2]
+
+    assert codes(step, (x, y), validation=half) == ["PG329"]
 
 
 @pytest.mark.parametrize("as_", [list, tuple, lambda batches: lambda: iter(batches)])

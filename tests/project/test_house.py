@@ -181,7 +181,7 @@ def classes(path: Path) -> list[ast.ClassDef]:
     return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
-OF_KERAS = {"trainable", "training", "stop_training", "path", "fit"}
+OF_KERAS = {"trainable", "training", "stop_training", "path", "fit", "mode"}
 """Attributes of Keras's objects, torch's and `sys`, that objects of ours happen to have too."""
 OF_USERS = {"ignore_findings", "class_weight"}
 """Public attributes of a Step, which users assign as well."""

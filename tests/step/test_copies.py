@@ -1,5 +1,8 @@
 """A copy begins exactly where the original stands, and shares nothing with it."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -402,3 +405,18 @@ def test_a_target_of_another_form_is_refused(kind):
 def test_a_target_that_would_move_with_each_micro_batch_is_refused():
     with pytest.raises(PerigeeError, match="PG209"):
         pg.fit(Following(0.5), x(), batch_size=2, accumulate=2, progress="off")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda step: pickle.loads(pickle.dumps(step))])
+def test_a_trained_step_can_be_copied_with_pythons_means(copied):
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    step = pg.Supervised(model, keras.optimizers.SGD(0.1), "mse")
+    pg.fit(step, (x, x[:, :2]), batch_size=4, progress="off", execution="eager")
+
+    kept = copied(step)
+    before = pg.predict(kept, x, execution="eager")
+    pg.fit(step, (x, x[:, :2]), batch_size=4, progress="off", execution="eager")
+
+    assert np.array_equal(pg.predict(kept, x, execution="eager"), before)
+    assert not np.array_equal(pg.predict(step, x, execution="eager"), before)

@@ -108,7 +108,7 @@ def check(
             redraw=lambda: _sorted(_batches(data, batch_size))[0],
             redraw_validation=None
             if validation is None
-            else lambda: _columns(validation, _batches(validation, None)),
+            else lambda most=_BATCHES: _columns(validation, _batches(validation, None, most)),
             evaluated=evaluated[0] if evaluated else None,
             others=others,
             length=_length(data, batch_size, epochs, steps, steps_per_epoch),
@@ -150,13 +150,13 @@ def _repeatable(name: str, data: Any) -> Any:
     return begin
 
 
-def _batches(data: Any, batch_size: int | None) -> list[Batch]:
+def _batches(data: Any, batch_size: int | None, most: int = _BATCHES) -> list[Batch]:
     """Return the first batches, on the host."""
     feed = open_feed(data, batch_size=batch_size)
     try:
         batches = [feed.peek()]
         feed.draw()
-        while len(batches) < _BATCHES:
+        while len(batches) < most:
             batch = feed.draw()
             if batch is None:
                 break
@@ -164,7 +164,7 @@ def _batches(data: Any, batch_size: int | None) -> list[Batch]:
     except BatchChangedError:
         # `fit` takes batches of one structure, a loop of the user's own any.
         drawn: Any = data() if callable(data) else data
-        batches = list(islice(drawn, _BATCHES))
+        batches = list(islice(drawn, most))
     finally:
         feed.close()
     return [_on_host(_backends.current().tensors(batch)) for batch in batches]

@@ -127,7 +127,8 @@ def fit(
             finite becomes so: `"raise"` an error, `"stop"` after that very step, or `"skip"`, which
             undoes such a step and logs `skipped_steps` each epoch.
         run: A directory (or a `Run`) that keeps `run.json` and `metrics.jsonl`.
-        callbacks: Keras callbacks and `Hook`s.
+        callbacks: Keras callbacks and `Hook`s. The `model` of a callback is the Step, with the
+            methods and attributes of its only model.
         execution: `"auto"`, `"graph"`, `"xla"`, or `"eager"` for debugging.
         progress: `"auto"`, `"bar"`, `"lines"` or `"off"`.
         guards: What watches the training: `"default"` for all guards, or names or codes such as

@@ -150,7 +150,9 @@ class LogValueError(PerigeeError, TypeError):
             f"`{method}` returned {given} under {name!r}.",
             expected="a number: a scalar (the batch's mean), a vector `(batch,)`, or "
             "`pg.mean(values, weights)`.",
-            fix="average it over all axes but the first, or remove it from the dict.",
+            fix="put its values into the dict itself, under names of their own: `{**logs, ...}`."
+            if given == "a dict"
+            else "average it over all axes but the first, or remove it from the dict.",
         )
 
 

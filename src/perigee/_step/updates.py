@@ -102,6 +102,12 @@ class Internals:
         self.apart: dict[str, Any] = {}  # by method, what finds functions compiled apart
         self._predicted: tuple[Any, int] = (None, 0)  # seeds, and how often they predicted
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy of the Step takes over: nothing that was compiled for this one."""
+        fresh = vars(Internals())
+        begun = ("programs", "said", "apart", "accumulators", "accumulated")
+        return {**vars(self), **{name: fresh[name] for name in begun}}
+
     def count_prediction(self, seeds: Any) -> int:
         """Return how many predictions there were before this one, since seeds were drawn from.
 

@@ -86,7 +86,7 @@ class Evidence:
         is_of_keras: bool,
         is_of_arrays: bool = True,
         redraw: Callable[[], Sequence[Batch]] | None = None,
-        redraw_validation: Callable[[], Sequence[np.ndarray]] | None = None,
+        redraw_validation: Callable[..., Sequence[np.ndarray]] | None = None,
         evaluated: Batch | None = None,
         others: Sequence[Batch] = (),
         length: Length | None = None,
@@ -208,10 +208,11 @@ class Evidence:
         """The batches of another pass; none where the data is arrays."""
         return [] if self._redraw is None or self.is_of_arrays else self._redraw()
 
-    @cached_property
-    def validation_again(self) -> Sequence[np.ndarray]:
-        """`validation` from another pass; empty if there is none."""
-        return [] if self._redraw_validation is None else self._redraw_validation()
+    def validation_again(self, most: int | None = None) -> Sequence[np.ndarray]:
+        """Return `validation` from another pass, or so many batches; empty if there is none."""
+        if self._redraw_validation is None:
+            return []
+        return self._redraw_validation() if most is None else self._redraw_validation(most)
 
     @cached_property
     def penalty(self) -> float:

@@ -5,6 +5,7 @@ import functools
 import inspect
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -91,13 +92,25 @@ def _tried(function: Callable[[], Any]) -> Any:
         with functions_as_python():
             return function()
     except Exception as error:
-        if isinstance(error, PerigeeError) or "eager" not in str(error):
+        if isinstance(error, PerigeeError) or not _is_of_graphs(error):
             raise
         first = error
-    try:
-        return function()
-    except Exception:
-        raise first from None
+    for again in (function, tf.function(function)):
+        try:
+            return again()
+        except Exception:
+            pass
+    raise first from None
+
+
+def _is_of_graphs(error: Exception) -> bool:
+    """Return whether code may have failed because it works only in a graph.
+
+    A `tf.custom_gradient` is given the variables that it reads when it runs op by op, and not if
+    they are its arguments in a graph: of Keras's own, those of float8 take none.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return "eager" in str(error) or frames[-1].name == "actual_grad_fn"
 
 
 _lock = threading.Lock()

@@ -1,11 +1,13 @@
 """PG322, ConstantData: labels that are all equal, or a feature that never changes.
 
 Nothing can be learned from labels that are all equal; often a split by time or by class went wrong,
-or a comparison. Labels that the loss does not look at may be anything. Nor can anything be learned
-of inputs that are the same in all rows. A single feature with one value carries no information
-either; zeros, as in pixels at the edge, are not reported.
+or a comparison. Labels that the loss does not use may be anything, and rows of several labels may
+rightly be equal, where the first candidate is always the right one. Nor can anything be learned of
+inputs that are the same in all rows. A single feature with one value carries no information either;
+zeros, as in pixels at the edge, are not reported.
 
-How sure: a warning for labels, a hint for a feature, shown by all known rows, at least 48.
+How sure: a warning for labels, a hint for rows of several labels and for a feature, shown by all
+known rows, at least 48.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ def check_labels(evidence: Evidence) -> list[Finding]:
         return []
     if not np.all(labels == labels[0]) or not _matter(evidence):
         return []
+    are_alike = len(np.unique(labels)) == 1
     return [
         _finding(
-            "warning",
+            "warning" if are_alike else "hint",
             f"All {len(labels)} labels (batch[1]) are {np.asarray(labels[0]).tolist()}.",
             "labels that differ.",
             "check how the data was split, and what the labels were compared with.",
@@ -40,12 +43,12 @@ def check_labels(evidence: Evidence) -> list[Finding]:
 def _matter(evidence: Evidence) -> bool:
     """Return whether the loss changes with the labels, as far as that can be told."""
     batch = evidence.batches[0]
-    base = evidence.loss(batch)
-    if base is None or not evidence.is_repeatable:
+    if not isinstance(batch, tuple) or not evidence.is_repeatable:
         return True
     y = np.asarray(batch[1])
-    other = (1 - y if y.max() <= 1 else y + 1) if y.dtype.kind != "b" else ~y
-    return evidence.loss((batch[0], other.astype(y.dtype), *batch[2:])) != base
+    others = (batch[0], ~y if y.dtype.kind == "b" else (y + 1).astype(y.dtype), *batch[2:])
+    losses = [[evidence.loss(b, change_weights=m) for b in (batch, others)] for m in (False, True)]
+    return any(one is None or one != other for one, other in losses)
 
 
 def check(evidence: Evidence) -> list[Finding]:
