@@ -405,6 +405,16 @@ def alike(hidden, last):
     )
 
 
+def unbent(between=None):
+    """Return convolutions with nothing between them that is not linear."""
+    inputs = keras.Input((5,))
+    hidden = kl.Conv1D(6, 3, padding="same")(kl.Reshape((5, 1))(inputs))
+    hidden = kl.BatchNormalization()(hidden)
+    hidden = hidden if between is None else between(hidden)
+    hidden = kl.Conv1D(4, 3)(hidden)
+    return keras.Model(inputs, kl.Dense(1)(kl.GlobalAveragePooling1D()(hidden)))
+
+
 def zeros(units):
     return model(kl.Dense(units, kernel_initializer="zeros"))
 
@@ -465,6 +475,8 @@ SICK: dict[str, dict[str, Any]] = {
             classes(),
         ),
         "one width": lambda: (supervised(with_layers(kl.Dense(3)), sparse()), classes()),
+        "functional": lambda: (Own(unbent(), squares), numbers()),
+        "no bend": lambda: (compiled(unbent(kl.LeakyReLU(negative_slope=1.0)), "mse"), numbers()),
     },
     "PG124": {
         "too high": lambda: (Own(small(1), squares, optimizer=adam(100.0)), numbers()),

@@ -1,7 +1,10 @@
-"""PG123, LinearLayers: two dense layers in a row with nothing between them.
+"""PG123, LinearLayers: layers in a row with nothing between them that bends their values.
 
 Without an activation in between they are one linear map, however wide. A narrow layer between wider
 ones is a low-rank map, and is not reported.
+
+Dense layers in a Sequential are read from it. Other models are asked: if all that comes before the
+last layer is linear, halfway between two rows of inputs it is halfway between what it is for each.
 """
 
 from __future__ import annotations
@@ -10,14 +13,21 @@ from itertools import pairwise
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers as kl
 
 from perigee._step.state import nested_layers
-from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._evidence import Evidence, Inner
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import activation_of
+from perigee.diagnostics._recording import ModelCall
 
 _NOTHING = (kl.Dropout, kl.InputLayer, kl.Identity)
+_KERNELS = (kl.Dense, kl.EinsumDense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
+_FAR = 1e4
+"""By which factor inputs are larger: near 0, activations are nearly linear."""
+_ROUNDED = 1e-3
+"""What is due to rounding, beside the largest difference of values."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -27,6 +37,10 @@ def check(evidence: Evidence) -> list[Finding]:
         for model in nested_layers(call.layer):
             if isinstance(model, keras.Sequential):
                 found |= dict.fromkeys(_pairs(model))
+    happened = "Dense layers follow each other without an activation:"
+    if not found:
+        found |= dict.fromkeys(path for call in evidence.trained for path in _all(evidence, call))
+        happened = "Up to its last layer the model is linear: these layers do no more than one:"
     if not found:
         return []
     return [
@@ -34,12 +48,50 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG123",
             name="LinearLayers",
             severity="warning",
-            happened="Dense layers follow each other without an activation:",
+            happened=happened,
             items=tuple(found),
-            expected="an activation between two dense layers.",
+            expected="an activation between two layers.",
             fix='give the first one an activation, such as "relu", or remove it.',
         )
     ]
+
+
+def _all(evidence: Evidence, call: ModelCall) -> list[str]:
+    """Return the layers of a model if everything up to the last of them is linear."""
+    leaves = keras.tree.flatten(call.inputs)
+    is_of_rows = all(leaf.ndim > 1 and leaf.dtype.kind == "f" and len(leaf) > 1 for leaf in leaves)
+    inner = [one for one in evidence.inside(call) if isinstance(one.layer, _KERNELS)]
+    if not leaves or not is_of_rows or len({id(one.layer) for one in inner}) != len(inner):
+        return []
+    *before, last = inner or [None]
+    if last is None or not any(_is_wide(one, last) for one in before):
+        return []
+    far = keras.tree.map_structure(lambda leaf: (leaf * _FAR).astype(leaf.dtype), call.inputs)
+    middle = keras.tree.map_structure(
+        lambda leaf: ((leaf + np.roll(leaf, 1, axis=0)) / 2).astype(leaf.dtype), far
+    )
+    own, found = (
+        x.inputs[0].astype("float64")
+        for inputs in (far, middle)
+        for x in evidence.inside_on(call, inputs)
+        if x.layer is last.layer
+    )
+    halfway = (own + np.roll(own, 1, axis=0)) / 2
+    scale = float(np.abs(own - own.mean(axis=0)).max())
+    if not np.isfinite(scale) or scale <= _ROUNDED * float(np.abs(own).max()):
+        return []
+    if float(np.abs(found - halfway).max()) > _ROUNDED * scale:
+        return []
+    return [one.layer.path for one in (*before, last)]
+
+
+def _is_wide(inner: Inner, last: Inner) -> bool:
+    """Return whether a layer is no narrower than both what it is given and what comes last."""
+    given, made, end = (
+        array.size / max(1, len(array))
+        for array in (inner.inputs[0], inner.outputs[0], last.outputs[0])
+    )
+    return made >= min(given, end)
 
 
 def _pairs(model: Any) -> list[str]:
