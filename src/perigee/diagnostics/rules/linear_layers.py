@@ -58,9 +58,15 @@ def check(evidence: Evidence) -> list[Finding]:
 
 def _all(evidence: Evidence, call: ModelCall) -> list[str]:
     """Return the layers of a model if everything up to the last of them is linear."""
+    if call.inputs is None:
+        return []
     leaves = keras.tree.flatten(call.inputs)
     is_of_rows = all(leaf.ndim > 1 and leaf.dtype.kind == "f" and len(leaf) > 1 for leaf in leaves)
-    inner = [one for one in evidence.inside(call) if isinstance(one.layer, _KERNELS)]
+    inner = [
+        one
+        for one in evidence.inside(call)
+        if isinstance(one.layer, _KERNELS) and one.inputs and one.outputs
+    ]
     if not leaves or not is_of_rows or len({id(one.layer) for one in inner}) != len(inner):
         return []
     *before, last = inner or [None]
@@ -80,7 +86,7 @@ def _all(evidence: Evidence, call: ModelCall) -> list[str]:
     scale = float(np.abs(own - own.mean(axis=0)).max())
     if not np.isfinite(scale) or scale <= _ROUNDED * float(np.abs(own).max()):
         return []
-    if float(np.abs(found - halfway).max()) > _ROUNDED * scale:
+    if not float(np.abs(found - halfway).max()) <= _ROUNDED * scale:
         return []
     return [one.layer.path for one in (*before, last)]
 
