@@ -67,10 +67,11 @@ def _all(evidence: Evidence, call: ModelCall) -> list[str]:
         for one in evidence.inside(call)
         if isinstance(one.layer, _KERNELS) and one.inputs and one.outputs
     ]
-    if not leaves or not is_of_rows or len({id(one.layer) for one in inner}) != len(inner):
+    is_chain = len(inner) > 1 and len({id(one.layer) for one in inner}) == len(inner)
+    if not leaves or not is_of_rows or not is_chain:
         return []
-    *before, last = inner or [None]
-    if last is None or not any(_is_wide(one, last) for one in before):
+    *before, last = inner
+    if not any(_is_wide(one, last) for one in before):
         return []
     far = keras.tree.map_structure(lambda leaf: (leaf * _FAR).astype(leaf.dtype), call.inputs)
     middle = keras.tree.map_structure(
