@@ -477,10 +477,6 @@ def biased(bias):
     return with_layers(kl.Dense(8, activation="relu", bias_initializer=constant(bias)))
 
 
-def constant(value):
-    return keras.initializers.Constant(value)
-
-
 def alike(hidden, last):
     """Return a chain of three layers whose kernels begin as given."""
     return model(
@@ -488,6 +484,16 @@ def alike(hidden, last):
         kl.Dense(6, activation="tanh", kernel_initializer=hidden),
         kl.Dense(1, kernel_initializer=last),
     )
+
+
+def unbent(between=None):
+    """Return convolutions with nothing between them that is not linear."""
+    inputs = keras.Input((5,))
+    hidden = kl.Conv1D(6, 3, padding="same")(kl.Reshape((5, 1))(inputs))
+    hidden = kl.BatchNormalization()(hidden)
+    hidden = hidden if between is None else between(hidden)
+    hidden = kl.Conv1D(4, 3)(hidden)
+    return keras.Model(inputs, kl.Dense(1)(kl.GlobalAveragePooling1D()(hidden)))
 
 
 def zeros(units):
@@ -559,6 +565,8 @@ SICK: dict[str, dict[str, Any]] = {
             classes(),
         ),
         "convolutions": lambda: (Own(pictured(bends=False), sparse_values), pictures()),
+        "functional": lambda: (Own(unbent(), squares), numbers()),
+        "no bend": lambda: (compiled(unbent(kl.LeakyReLU(negative_slope=1.0)), "mse"), numbers()),
     },
     "PG124": {
         "too high": lambda: (Own(small(1), squares, optimizer=adam(100.0)), numbers()),

@@ -66,6 +66,21 @@ def wide():
     return keras.initializers.RandomNormal(stddev=20.0)
 
 
+class OfDict(pg.Step):
+    """A step whose batches are dicts that hold the labels."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self.model, self.optimizer = small(1), optimizer
+        self.loss = losses.MeanSquaredError()
+
+    def train_step(self, batch):
+        def loss():
+            return self.loss(batch["y"], self.model(batch["x"], training=True))
+
+        return {"loss": self.minimize(loss, self.optimizer)}
+
+
 SICK = {
     "PG710": {
         "logarithm": lambda: (
@@ -91,6 +106,8 @@ SICK = {
         "too low": lambda: (Own(small(1), squares, optimizer=sgd(1e-5)), numbers()),
         "supervised": lambda: (pg.Supervised(small(1), sgd(1e-5), "mse"), numbers()),
         "not finite": lambda: (Own(small(1), squares, optimizer=sgd(5.0)), numbers()),
+        "dict": lambda: (OfDict(adam(2e-6)), dict(zip("xy", numbers(), strict=True))),
+        "two optimizers": lambda: (two(1e-7), numbers()),
     },
     "PG715": {
         "wide": lambda: (net(1e-3, kernel_initializer=wide()), rings()),
@@ -117,7 +134,8 @@ HEALTHY = {
         numbers(),
     ),
     "labels of chance": lambda: (net(), (rings()[0], rings()[1][::-1])),
-    "two optimizers": lambda: (two(1e-4), numbers()),
+    "dict": lambda: (OfDict(adam(1e-2)), dict(zip("xy", numbers(), strict=True))),
+    "two optimizers": lambda: (two(1e-3), numbers()),
     "trained before": lambda: (fine_tuned(), rings()),
     "small steps of a negative loss": lambda: (
         Own(small(1), lambda y, p: squares(y, p) - 5.0, optimizer=adam(1e-3)),

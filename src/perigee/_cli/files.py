@@ -42,7 +42,7 @@ class Target:
             if the file only names it.
         name: Its name, if the Step is made of a function of the file.
         length: What `check` is told about how long it trains: `epochs`, `steps`,
-            `steps_per_epoch`, as far as they are known.
+            `steps_per_epoch`, where known.
     """
 
     step: Any

@@ -56,14 +56,17 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "PG321": (*("PG120", "PG122", "PG131", "PG132", "PG133", "PG221", "PG222", "PG224", "PG714"),),
     "PG325": ("PG131",),
     "PG122": ("PG120", "PG130", "PG132", "PG221", "PG224"),  # no gradient passes dead units
-    "PG138": ("PG120", "PG122", "PG130", "PG132", "PG221", "PG224", "PG711", "PG713"),
+    "PG138": (
+        *("PG120", "PG122", "PG130", "PG132", "PG221", "PG224"),
+        *("PG711", "PG713", "PG714", "PG715", "PG716"),
+    ),
     "PG130": ("PG132",),
     "PG131": ("PG133",),
     # Nearly equal outputs have nearly the same loss for all labels, and no gradient.
     "PG132": ("PG120", "PG221", "PG224"),
     "PG120": ("PG711", "PG713"),
-    "PG124": ("PG711", "PG713", "PG716"),
-    "PG137": ("PG711", "PG713", "PG716"),
+    "PG124": ("PG711", "PG713", "PG714", "PG715", "PG716"),
+    "PG137": ("PG711", "PG713", "PG714", "PG715", "PG716"),
     "PG442": ("PG713",),
     # What a trial has shown to be the cause explains what shows at the first step.
     "PG713": ("PG131", "PG710", "PG711"),

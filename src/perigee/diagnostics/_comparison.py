@@ -72,6 +72,8 @@ def cause_of(trials: Trials) -> Cause | None:
         return None
     if not trials.held_out and trials.updates is None:
         return None  # what is learned by heart in the end says nothing
+    if _has_learned(trials):
+        return None
     own = _own(trials, 0)
     tried = _tried(trials)
     if not tried:
@@ -97,6 +99,15 @@ def cause_of(trials: Trials) -> Cause | None:
         if learned(same) >= _LITTLE or learned(again) < (_LITTLE + _MOST) / 2:
             return None
     return Cause(kind, variation, own, tried[variation], blind, trials.held_out)
+
+
+def _has_learned(trials: Trials) -> bool:
+    """Return whether a program learns half of what there is even if no loss at all can be reached.
+
+    Nothing else need be tried then.
+    """
+    blind = trials.of(replace(trials.unchanged, is_blind=True)).loss
+    return 0 <= trials.own.loss <= (1 - _LITTLE) * min(blind, trials.first_loss)
 
 
 def _blind(trials: Trials, tried: dict[Variation, float], best: float) -> float:

@@ -365,6 +365,10 @@ class Evidence:
         """Run a model in inference mode on the inputs of a call, with its current weights."""
         return self._inference(call, call.inputs)[1]
 
+    def inside_on(self, call: ModelCall, inputs: Any) -> list[Inner]:
+        """Return what each layer inside a model returns on inputs like those of a call."""
+        return self._inference(call, inputs)[0]
+
     def inside(self, call: ModelCall) -> list[Inner]:
         """Run a model in inference mode, and return what each layer inside it returned."""
         return self._traced(call)[0]

@@ -136,7 +136,7 @@ def some_of(updates: int) -> np.ndarray:
 def reach(evidence: Evidence, plan: Planned) -> float | None:
     """Return how far a training can move the weights, in units of their size.
 
-    Of adaptive optimizers this is a bound: each update moves a weight by about the rate. Of plain
+    For adaptive optimizers this is a bound: each update moves a weight by about the rate. For plain
     descent it is an estimate by the first gradient, and no less than the part of the loss that this
     gradient takes away.
 

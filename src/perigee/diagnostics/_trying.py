@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from perigee._events.protocols import Feed
-from perigee.diagnostics._causes import sorted_out
+from perigee.diagnostics._causes import EXPLAINS, sorted_out
 from perigee.diagnostics._comparison import Comparison
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
@@ -50,5 +50,9 @@ def try_out(
     if evidence.training.rehearsal is None:
         return list(found)
     trials, fence = Comparison(evidence, open_feed), Fence()
-    tried = [finding for rule in OF_TRIALS for finding in fence.run(rule, trials)]
+    shown = [finding.code for finding in found if finding.severity != "hint"]
+    explained = {code for cause in shown for code in EXPLAINS.get(cause, ())}
+    # What a finding explains needs no trial, which would cost more than all other rules together.
+    rules = [rule for rule, code in OF_TRIALS.items() if code not in explained]
+    tried = [finding for rule in rules for finding in fence.run(rule, trials)]
     return sorted_out([*found, *tried, *fence.findings()])

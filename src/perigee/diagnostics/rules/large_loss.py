@@ -39,7 +39,8 @@ def check(evidence: Evidence) -> list[Finding]:
         (
             _beyond,
             "predictions of the scale of the labels.",
-            "use smaller initial weights, a bias near the mean of the labels, and scale the inputs.",
+            "use smaller initial weights, a bias near the mean of the labels, and scale the "
+            "inputs.",
         ),
     ):
         happened = shown(evidence.training)

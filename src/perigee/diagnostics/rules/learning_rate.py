@@ -6,7 +6,7 @@ all its updates are looked at, too:
 
 - A schedule counts steps, not epochs: one that is over after so many steps as there are epochs
   leaves nearly all of the training at a rate of almost 0.
-- A warm-up that is longer than the training never comes to the rate that it leads to.
+- A warm-up that is longer than the training never reaches the rate that it leads to.
 - A rate that only grows has no highest value.
 - The sum of the rates says how far Adam and similar optimizers can move a weight at most; for plain
   SGD, the first gradient tells. A model that is not trained yet, by its loss, has to move by more

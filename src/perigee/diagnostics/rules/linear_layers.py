@@ -1,10 +1,14 @@
-"""PG123, LinearLayers: two dense or convolutional layers in a row with nothing between them.
+"""PG123, LinearLayers: layers with weights in a row with nothing between them that bends values.
 
 Without an activation in between they are one linear map, however wide; pooling, Dropout, Flatten
 and `BatchNormalization` between them do not change that. A narrow layer between wider ones is a
 low-rank map, and is not reported; nor are convolutions along one axis and then along another.
 
-How sure: a warning, read from the layers. A product of two matrices may be meant.
+Where the layers do not tell, the model is asked: if all that comes before its last layer is linear,
+halfway between two rows of inputs it is halfway between what it is for each.
+
+How sure: a warning, read from the layers or shown by their values. A product of two matrices may be
+meant.
 """
 
 from __future__ import annotations
@@ -14,16 +18,23 @@ from itertools import pairwise
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers as kl
 
 from perigee._step.state import nested_layers
 from perigee.diagnostics._chains import CONVOLUTIONS, chained
-from perigee.diagnostics._evidence import Evidence
+from perigee.diagnostics._evidence import Evidence, Inner
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import activation_of
+from perigee.diagnostics._recording import ModelCall
 
 _NOTHING = (kl.Dropout, kl.InputLayer, kl.Identity)
 _MAXIMA = (kl.MaxPooling1D, kl.MaxPooling2D, kl.MaxPooling3D)
+_KERNELS = (kl.Dense, kl.EinsumDense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
+_FAR = 1e4
+"""By which factor inputs are larger: near 0, activations are nearly linear."""
+_ROUNDED = 1e-3
+"""What is due to rounding, beside the largest difference of values."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -38,6 +49,10 @@ def check(evidence: Evidence) -> list[Finding]:
                 continue  # as the last block of a MobileNet
             if _are_trained(evidence, first.layer, second.layer):
                 found |= dict.fromkeys(_pair(first.layer, second.layer))
+    happened = "Layers follow each other without an activation:"
+    if not found:
+        found |= dict.fromkeys(path for call in evidence.trained for path in _all(evidence, call))
+        happened = "Up to its last layer the model is linear: these layers do no more than one:"
     if not found:
         return []
     return [
@@ -45,7 +60,7 @@ def check(evidence: Evidence) -> list[Finding]:
             code="PG123",
             name="LinearLayers",
             severity="warning",
-            happened="Layers follow each other without an activation:",
+            happened=happened,
             items=tuple(found),
             expected="an activation between two layers with weights.",
             fix='give the first one an activation, such as "relu", or remove it.',
@@ -59,6 +74,51 @@ def _averages(layer: Any) -> bool:
 
 def _are_trained(evidence: Evidence, *layers: Any) -> bool:
     return all(id(layer.kernel) in evidence.updated for layer in layers)
+
+
+def _all(evidence: Evidence, call: ModelCall) -> list[str]:
+    """Return the layers of a model if everything up to the last of them is linear."""
+    if call.inputs is None:
+        return []
+    leaves = keras.tree.flatten(call.inputs)
+    is_of_rows = all(leaf.ndim > 1 and leaf.dtype.kind == "f" and len(leaf) > 1 for leaf in leaves)
+    inner = [
+        one
+        for one in evidence.inside(call)
+        if isinstance(one.layer, _KERNELS) and one.inputs and one.outputs
+    ]
+    is_chain = len(inner) > 1 and len({id(one.layer) for one in inner}) == len(inner)
+    if not leaves or not is_of_rows or not is_chain:
+        return []
+    *before, last = inner
+    if not any(_is_wide(one, last) for one in before):
+        return []
+    far = keras.tree.map_structure(lambda leaf: (leaf * _FAR).astype(leaf.dtype), call.inputs)
+    middle = keras.tree.map_structure(
+        lambda leaf: ((leaf + np.roll(leaf, 1, axis=0)) / 2).astype(leaf.dtype), far
+    )
+    own, found = (
+        x.inputs[0].astype("float64")
+        for inputs in (far, middle)
+        for x in evidence.inside_on(call, inputs)
+        if x.layer is last.layer
+    )
+    halfway = (own + np.roll(own, 1, axis=0)) / 2
+    scale = float(np.abs(own - own.mean(axis=0)).max())
+    if not np.isfinite(scale) or scale <= _ROUNDED * float(np.abs(own).max()):
+        return []
+    if not float(np.abs(found - halfway).max()) <= _ROUNDED * scale:
+        return []
+    return [one.layer.path for one in (*before, last)]
+
+
+def _is_wide(inner: Inner, last: Inner) -> bool:
+    """Return whether a layer is no narrower than both what it is given and what comes last."""
+    given, made, end = (
+        array.size / max(1, len(array))
+        for array in (inner.inputs[0], inner.outputs[0], last.outputs[0])
+    )
+    return made >= min(given, end)
 
 
 def _pairs(model: Any) -> list[str]:
