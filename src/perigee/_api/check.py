@@ -68,7 +68,8 @@ def check(
         A `Report`.
 
     Raises:
-        ArgumentError: If a code is unknown, `data` is an iterator that cannot restart, or the Step has replicas.
+        ArgumentError: If a code is unknown, `data` is an iterator that cannot restart, or the Step
+            has replicas.
     """
     ignored = check_codes("ignore", ignore)
     if level not in get_args(Level):
