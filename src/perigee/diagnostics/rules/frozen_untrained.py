@@ -66,7 +66,12 @@ def _is_as_drawn(layer: Any) -> bool:
     for name, of in _INITIALIZED.items():
         variable, initializer = getattr(layer, name, None), getattr(layer, of, None)
         usual = inspect.signature(type(layer).__init__).parameters.get(of)
-        if variable is None or usual is None or not hasattr(initializer, "seed"):
+        if (
+            variable is None
+            or initializer is None
+            or usual is None
+            or not hasattr(initializer, "seed")
+        ):
             continue
         if type(initializer) is not type(keras.initializers.get(usual.default)):
             continue
