@@ -32,10 +32,10 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "initial weights": ("PG122", "PG130", "PG131", "PG132", "PG133", "PG138", "PG715"),
     "activations": ("PG122", "PG123", "PG130", "PG132", "PG442"),
     "too little training": ("PG137", "PG716"),
-    "not trained": ("PG101", "PG102", "PG104", "PG110", "PG112", "PG120", "PG121"),
+    "not trained": ("PG101", "PG102", "PG104", "PG110", "PG112", "PG120", "PG121", "PG142"),
     "gradient": (
-        "PG121", "PG127", "PG129", "PG135", "PG141", "PG208", "PG214", "PG215", "PG216", "PG220", "PG222",
-        "PG229", "PG411",
+        "PG121", "PG127", "PG129", "PG135", "PG141", "PG208", "PG214", "PG215", "PG216", "PG220",
+        "PG222", "PG229", "PG411",
     ),
     "pairing": ("PG203", "PG211", "PG212", "PG221", "PG233"),
     "mode": ("PG440", "PG441", "PG443", "PG461"),

@@ -53,9 +53,9 @@ def check(
 
     Args:
         target: A Step, a function as in `fit`, or a compiled `keras.Model`.
-        data: As in `fit`. Arrays are examined whole, other data by its first 8 batches. Of a
-            generator that has not started nothing is taken; other iterators, which cannot restart,
-            are refused.
+        data: As in `fit`. Arrays are examined whole, other data by its first 8 batches. A
+            generator that has not started keeps all of its batches; other iterators, which cannot
+            restart, are refused.
         validation: Data to validate on, to see whether examples are shared.
         batch_size: Rows a batch, 32 by default; for arrays only.
         epochs: How many epochs the training will have, to see whether these are enough, and what
@@ -72,7 +72,8 @@ def check(
         A `Report`.
 
     Raises:
-        ArgumentError: If a code is unknown, `data` is an iterator that cannot restart, or the Step has replicas.
+        ArgumentError: If a code is unknown, `data` is an iterator that cannot restart, or the Step
+            has replicas.
     """
     ignored = check_codes("ignore", ignore)
     if level not in get_args(Level):

@@ -31,8 +31,10 @@ def beginning(data: Any) -> Callable[[], Generator[Any]] | None:
     if inspect.getgeneratorstate(data) != inspect.GEN_CREATED:
         return None
     code, frame = data.gi_code, data.gi_frame
+    if frame is None:  # of one that has ended
+        return None
     held = dict(frame.f_locals)
-    given = inspect.getargs(code)
+    given, around = inspect.getargs(code), frame.f_globals
     names = [*given.args, *filter(None, (given.varargs, given.varkw)), *code.co_freevars]
     reads = [each for each in held.values() if isinstance(each, Iterator)]
     if not all(isinstance(each, _COPIED) for each in reads) or not held.keys() >= set(names):
@@ -41,7 +43,7 @@ def beginning(data: Any) -> Callable[[], Generator[Any]] | None:
     def begin() -> Generator[Any]:
         own = {name: _apart(value) for name, value in held.items()}
         cells = tuple(CellType(own[name]) for name in code.co_freevars)
-        function = FunctionType(code, frame.f_globals, code.co_name, None, cells)
+        function = FunctionType(code, around, code.co_name, None, cells)
         plain, named = given.args[: code.co_argcount], given.args[code.co_argcount :]
         further = own[given.varargs] if given.varargs else ()
         options = {name: own[name] for name in named} | (own[given.varkw] if given.varkw else {})

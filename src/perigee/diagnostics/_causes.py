@@ -22,9 +22,9 @@ _ORDER = (
     # The scale of the data, of which most numbers are a consequence.
     *("PG321", "PG325"),
     # Gradients and updates.
-    *("PG102", "PG112", "PG101", "PG110", "PG104", "PG105", "PG121", "PG129", "PG138", "PG141"),
-    *("PG122", "PG120", "PG220", "PG214", "PG215", "PG216", "PG229", "PG126", "PG127", "PG125"),
-    *("PG137", "PG124", "PG128"),
+    *("PG102", "PG112", "PG101", "PG110", "PG142", "PG104", "PG105", "PG121", "PG129", "PG138"),
+    *("PG141", "PG122", "PG120", "PG220", "PG214", "PG215", "PG216", "PG229", "PG208", "PG126"),
+    *("PG127", "PG125", "PG137", "PG124", "PG128"),
     # Modes, and values that a program holds.
     *("PG440", "PG441", "PG461", "PG442", "PG443", "PG444", "PG445", "PG231", "PG232", "PG234"),
     *("PG245", "PG462"),

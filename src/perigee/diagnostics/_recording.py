@@ -44,6 +44,13 @@ DRAWING = (
 )
 """Layers that change their inputs at random, in training mode only."""
 
+AUGMENTING = tuple(
+    kind
+    for name, kind in sorted(vars(kl).items())
+    if name.startswith("Random") and isinstance(kind, type) and issubclass(kind, keras.Layer)
+)
+"""Keras's layers for images that do so, such as `RandomFlip`."""
+
 
 @dataclass(slots=True)
 class ModelCall:
@@ -336,7 +343,12 @@ class _Listening:
             weights += [v for v in layer.variables if id(v) in self._hidden]
             self._recording.strange |= {id(v): v for v in weights}
         self._called(layer, args, kwargs, outputs)
-        if isinstance(layer, DRAWING) and args and _is_tensor(args[0]) and _is_tensor(outputs):
+        if (
+            isinstance(layer, (*DRAWING, *AUGMENTING))
+            and args
+            and _is_tensor(args[0])
+            and _is_tensor(outputs)
+        ):
             look((args[0], outputs), partial(self._drawn, layer))
 
     def _looked_up(self, layer: Any, ids: Any) -> Any:

@@ -3,12 +3,10 @@
 Its Dropout is active, or its BatchNorm uses the statistics of the batch and changes its own: what a
 teacher says is then noise in part. Call it with `training=False`. Reported of models that are
 frozen or were trained before; a model that the step itself assigns, as the moving average of
-another, or that is like the one that is trained, may be noisy on purpose.
+another, may be noisy on purpose.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from keras import layers as kl
 
@@ -25,17 +23,18 @@ def check(evidence: Evidence) -> list[Finding]:
     if any(id(o) not in applied for o in evidence.tracked.optimizers.values()):
         return []  # another step may train what this one leaves alone
     trained = {id(layer) for layer in evidence.trained_layers}
-    shapes = [_shapes(call.layer) for call in evidence.trained]
+    rehearsal = evidence.training.rehearsal
+    written = set() if rehearsal is None else {id(v) for v in rehearsal.written}
     for call in evidence.training.calls:
         model = call.layer
-        if evidence.is_updated(model) or not shapes or _shapes(model) in shapes:
+        if evidence.is_updated(model) or not evidence.trained:
             continue
         if not model.weights or (model.trainable_weights and not was_trained(model)):
             continue
         layers = [layer for layer in nested_layers(model) if id(layer) not in trained]
         norms = [layer for layer in layers if isinstance(layer, kl.BatchNormalization)]
         own = {id(v) for layer in norms for v in layer.non_trainable_variables}
-        if any(evidence.training.changed(v) for v in model.weights if id(v) not in own):
+        if any(id(v) in written for v in model.weights if id(v) not in own):
             continue
         found = [
             f"{layer.path or layer.name} ({type(layer).__name__})"
@@ -57,7 +56,3 @@ def check(evidence: Evidence) -> list[Finding]:
                 )
             ]
     return []
-
-
-def _shapes(layer: Any) -> list[tuple[int, ...]]:
-    return [tuple(v.shape) for v in layer.weights]

@@ -2,9 +2,10 @@
 
 `model(x)` without `training=True` turns Dropout off and leaves the statistics of BatchNorm at their
 initial values, so the model is trained without Dropout and evaluated with useless statistics. Pass
-`training=True` in `train_step`. A model whose `call` has no argument `training` is called without it
-by `fit`, too, and does not pass the mode on. A part of a model that is called with `training=False` on purpose,
-as in fine-tuning, is not reported, nor are models that the step does not update.
+`training=True` in `train_step`. A model whose `call` has no argument `training` is called without
+it by `fit`, too, and does not pass the mode on. A part of a model that is called with
+`training=False` on purpose, as in fine-tuning, is not reported, nor are models that the step does
+not update.
 
 How sure: a warning, shown by how the model was called, and by statistics that stay as they were. It
 may be meant.

@@ -4,10 +4,11 @@ It keeps its initial value, as if it were frozen, while `model.summary()` lists 
 Pass it to an optimizer, or set `trainable = False` on its layer if it should stay constant. What
 the step assigns itself is updated, as the moving average of a teacher. A step that applies
 optimizers itself is checked if it applies all that it holds; a model that it leaves alone as a
-whole is taken as meant if no gradient tape recorded it, if it is like one that is trained (a
-target network), or if it was trained before, which its biases tell: a teacher. On torch it also names parameters that belong to no variable of Keras, if
-the loss depends on them and neither an optimizer has them nor the step changes them. With batches
-of several structures, an update on any of them counts.
+whole is taken as meant if no gradient tape recorded it, if it is like one that is trained (a target
+network), or if it was trained before, which its biases tell: a teacher. On torch it also names
+parameters that belong to no variable of Keras, if the loss depends on them and neither an optimizer
+has them nor the step changes them. With batches of several structures, an update on any of them
+counts.
 
 How sure: a warning, shown by the updates of the step on a batch: the variable is in none of them.
 It may be constant on purpose.
