@@ -66,7 +66,7 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def _is_meant(evidence: Evidence) -> bool:
-    """Return whether a sum is asked for by name, and the learning rates are those for sums."""
+    """Return whether a loss says that it is a sum, and the learning rates are those for sums."""
     sums = [seen for seen in evidence.training.losses if seen.by.reduction == "sum"]
     rates = [_rate_of_sgd(update.optimizer) for update in evidence.training.updates]
     return bool(sums and rates) and all(
