@@ -3,7 +3,7 @@
 An embedding with `input_dim=1000` has the ids 0 to 999. On a CPU, TensorFlow raises for others;
 under XLA and on a GPU it silently returns another row, or zeros, as JAX does. A one-hot row of
 depth 12 has the ids 0 to 11: for others, such as 12, it is all zeros, and they cannot be told
-apart. Ids that were stored in 8 or 16 bits end at 255 or 65535, and begin anew there, which a table
+apart. Ids that were stored in 8 or 16 bits end at 255 or 65535, and larger ones wrap, which a table
 with far more rows shows.
 
 How sure: an error, shown by the id and the size of the embedding; a warning for rows of zeros.
