@@ -186,7 +186,8 @@ def test_sigmoids_before_a_categorical_loss_have_no_wrong_sign(classes):
 
     report = pg.check(compiled(model, losses.CategoricalCrossentropy()), (inputs(), y))
 
-    assert codes(report) == ["PG223"]
+    # The labels are of chance, as a hint says.
+    assert [f.code for f in report if f.severity != "hint"] == ["PG223"]
 
 
 TARGETS = {

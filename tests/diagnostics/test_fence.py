@@ -156,7 +156,7 @@ def test_each_trial_may_fail_and_the_others_are_heard(rule, monkeypatch):
     other = Finding("PG711", "NothingMoves", "warning", "", "", "")
     rules = [planted(r) if r is rule else lambda _: [other] for r in _trying.OF_TRIALS]
     monkeypatch.setattr(_trying, "OF_TRIALS", dict.fromkeys(rules, "PG711"))
-    evidence = SimpleNamespace(training=SimpleNamespace(rehearsal=1))
+    evidence = SimpleNamespace(training=SimpleNamespace(rehearsal=1), length=None)
 
     found = _trying.try_out(evidence, [], lambda: None)
 

@@ -111,10 +111,6 @@ SICK = {
     },
     "PG715": {
         "wide": lambda: (net(1e-3, kernel_initializer=wide()), rings()),
-        "constant": lambda: (
-            net(1e-3, kernel_initializer=keras.initializers.Constant(2.0)),
-            rings(),
-        ),
         "dead": lambda: (net(bias_initializer=keras.initializers.Constant(-9.0)), rings()),
     },
 }
@@ -230,7 +226,7 @@ def test_a_training_that_is_long_enough_passes_its_trial(name):
 
 @pytest.mark.spread(1, once=True)
 def test_a_trial_finds_inputs_that_are_too_small():
-    tiny = 1e-4
+    tiny = 0.015  # smaller ones are found without a trial
 
     assert list(found(net(optimizer=sgd(0.1)), rings(scale=tiny), epochs=75)) == ["PG714"]
 
@@ -257,7 +253,7 @@ def test_a_finding_tells_what_was_tried_and_what_it_gave():
 
 @pytest.mark.spread(1, once=True)
 def test_two_trials_of_one_program_give_the_same():
-    target = net(kernel_initializer=wide())
+    target = net(bias_initializer=keras.initializers.Constant(-9.0))
 
     first, again = (found(target, rings(), epochs=40)["PG715"] for _ in range(2))
 

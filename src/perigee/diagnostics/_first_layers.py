@@ -106,4 +106,6 @@ def _are_whole(arrays: Sequence[np.ndarray]) -> bool:
 
 
 def _key(array: np.ndarray) -> tuple[int, bytes]:
+    if array.dtype.kind in "OSU":
+        return array.size, repr(array.tolist()).encode()
     return array.size, array.astype("float32").tobytes()

@@ -10,6 +10,8 @@ If it is known how long the training is (`epochs=`, `steps=`), one of these hold
 
 Typical causes are a batch as large as the data, a `take(2)` or `steps_per_epoch=1` that was left
 in, steps where epochs were meant, and a `validation_split` that keeps back nearly all.
+
+How sure: a warning, read from the length of the training, the optimizers and the first step.
 """
 
 from __future__ import annotations

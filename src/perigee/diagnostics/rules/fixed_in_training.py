@@ -4,6 +4,8 @@ Its Dropout is active, or its BatchNorm uses the statistics of the batch and cha
 teacher says is then noise in part. Call it with `training=False`. Reported of models that are
 frozen or were trained before; a model that the step itself assigns, as the moving average of
 another, may be noisy on purpose.
+
+How sure: a warning, shown by the layers that ran in training mode. It may be meant.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ initializers drew: nothing was loaded, and what comes after them learns from ran
 or train the weights before they are frozen, or remove `trainable = False`. A single layer is left
 alone, except an `Embedding`, since random features are a method; so are layers with an initializer
 of your own, and models that are compiled by themselves, as the discriminator of a GAN.
+
+How sure: a warning, shown by the weights, which are what the initializers draw. Random features may be
+meant.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ hint. It is a warning where similar inputs have similar labels in another order:
 before or after, of the batch before or after, or in the opposite order.
 
 How sure: a hint: the nearest examples predict the labels no better than shuffled labels would be
-predicted. Other models may do better.
+predicted. Other models may do better. A warning where they predict them in another order.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A layer of your own assigns in training what it uses in evaluation, as a running mean, but the new
 value does not depend on the old one: it is that of the last batch alone. Assign a mixture of both,
 `momentum * old + (1 - momentum) * new`.
+
+How sure: a warning, shown by a step from other old values, which leads to the same new ones.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A mean of equal values stays the same, a sum or a count doubles. Call `update_state` once for each
 batch: in Keras's own steps `compute_metrics` updates what `compile` was given.
+
+How sure: a warning, shown by the values of the metric after one batch. It may be meant.
 """
 
 from __future__ import annotations

@@ -1,0 +1,17 @@
+import keras
+import numpy as np
+from keras import layers as kl
+
+import perigee as pg
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = x[:, :1] - x[:, 1:2]
+model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "relu"), kl.Dense(1)])
+
+# Wrong
+model.compile(keras.optimizers.SGD(0.1, clipnorm=1e-5), "mse")
+print(pg.check(model, (x, y)))
+
+# Right
+model.compile(keras.optimizers.SGD(0.1, clipnorm=1.0), "mse")
+print(pg.check(model, (x, y)))
