@@ -335,3 +335,15 @@ def test_normalization_of_single_examples_is_found():
 )
 def test_normalization_over_something_is_left_alone(network, batch_size):
     assert "PG443" not in codes(supervised(network(), sparse()), classes(), batch_size=batch_size)
+
+
+def test_what_bends_beside_what_does_not_is_no_linear_model():
+    """Far from 0 a bounded part is small beside a straight one; positive inputs stay positive."""
+    x, y = numbers()
+    inputs = keras.Input(x.shape[1:])
+    bounded = kl.Dense(8, "tanh")(kl.Dense(8, "tanh")(inputs))
+    beside = keras.Model(inputs, kl.Dense(1)(bounded + kl.Dense(8)(inputs)))
+    above = model(kl.Dense(8, "relu", kernel_initializer="orthogonal"), kl.Dense(1))
+
+    assert "PG123" not in codes(Own(beside, squares), (x, y))
+    assert "PG123" not in codes(Own(above, squares), (np.abs(x), y))

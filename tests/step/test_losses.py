@@ -363,7 +363,9 @@ def test_a_loss_of_keras_has_the_sign_that_keras_gives_it():
     model.compile("adam", keras.losses.CategoricalCrossentropy())
     inputs = np.random.default_rng(0).normal(size=(256, 10)).astype("float32")
 
-    assert [finding.code for finding in pg.check(model, (inputs, y))] == ["PG223"]
+    report = pg.check(model, (inputs, y))
+    # The labels are of chance, as a hint says.
+    assert [finding.code for finding in report if finding.severity != "hint"] == ["PG223"]
 
 
 @pytest.mark.once

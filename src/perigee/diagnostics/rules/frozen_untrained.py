@@ -6,8 +6,8 @@ or train the weights before they are frozen, or remove `trainable = False`. A si
 alone, except an `Embedding`, since random features are a method; so are layers with an initializer
 of your own, and models that are compiled by themselves, as the discriminator of a GAN.
 
-How sure: a warning, shown by the weights, which are what the initializers draw. Random features may be
-meant.
+How sure: a warning, shown by the weights, which are what the initializers draw. Random features may
+be meant.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ from perigee.diagnostics._recording import ModelCall
 _NOTHING = (kl.Dropout, kl.InputLayer, kl.Identity)
 _MAXIMA = (kl.MaxPooling1D, kl.MaxPooling2D, kl.MaxPooling3D)
 _KERNELS = (kl.Dense, kl.EinsumDense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
-_FAR = 1e4
-"""By which factor inputs are larger: near 0, activations are nearly linear."""
+_SCALES = 1.0, 1e4
+"""By which factors inputs are larger: near 0 activations are nearly linear, and far from it what is
+bounded is small beside what is not."""
 _ROUNDED = 1e-3
 """What is due to rounding, beside the largest difference of values."""
 
@@ -93,23 +94,34 @@ def _all(evidence: Evidence, call: ModelCall) -> list[str]:
     *before, last = inner
     if not any(_is_wide(one, last) for one in before):
         return []
-    far = keras.tree.map_structure(lambda leaf: (leaf * _FAR).astype(leaf.dtype), call.inputs)
-    middle = keras.tree.map_structure(
-        lambda leaf: ((leaf + np.roll(leaf, 1, axis=0)) / 2).astype(leaf.dtype), far
-    )
-    own, found = (
-        x.inputs[0].astype("float64")
-        for inputs in (far, middle)
-        for x in evidence.inside_on(call, inputs)
-        if x.layer is last.layer
-    )
-    halfway = (own + np.roll(own, 1, axis=0)) / 2
-    scale = float(np.abs(own - own.mean(axis=0)).max())
-    if not np.isfinite(scale) or scale <= _ROUNDED * float(np.abs(own).max()):
-        return []
-    if not float(np.abs(found - halfway).max()) <= _ROUNDED * scale:
+    if not all(_is_linear(evidence, call, last, scale) for scale in _SCALES):
         return []
     return [one.layer.path for one in (*before, last)]
+
+
+def _is_linear(evidence: Evidence, call: ModelCall, last: Inner, scale: float) -> bool:
+    """Return whether what comes before the last layer is linear in inputs of this scale."""
+    ends = keras.tree.map_structure(lambda leaf: _scaled(leaf, scale), call.inputs)
+    middle = keras.tree.map_structure(
+        lambda leaf: ((leaf + np.roll(leaf, 1, axis=0)) / 2).astype(leaf.dtype), ends
+    )
+    own, found = (
+        one.inputs[0].astype("float64")
+        for inputs in (ends, middle)
+        for one in evidence.inside_on(call, inputs)
+        if one.layer is last.layer
+    )
+    halfway = (own + np.roll(own, 1, axis=0)) / 2
+    size = float(np.abs(own - own.mean(axis=0)).max())
+    if not np.isfinite(size) or size <= _ROUNDED * float(np.abs(own).max()):
+        return False
+    return float(np.abs(found - halfway).max()) <= _ROUNDED * size
+
+
+def _scaled(leaf: np.ndarray, scale: float) -> np.ndarray:
+    """Return rows on both sides of 0: of positive ones, a ReLU may keep all."""
+    signs = np.where(np.arange(len(leaf)) % 2, -scale, scale)
+    return (leaf * signs.reshape(-1, *[1] * (leaf.ndim - 1))).astype(leaf.dtype)
 
 
 def _is_wide(inner: Inner, last: Inner) -> bool:

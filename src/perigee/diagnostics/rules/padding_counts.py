@@ -5,8 +5,8 @@ Labels at padded positions of a sequence mean nothing. Weight the values by a ma
 automatically. It is a hint unless the padding is declared by `mask_zero=True`, or most tokens are
 padding and have a label that no other token has.
 
-How sure: a warning or, as said, a hint, shown by the loss, which changes with the labels of padding.
-That rows end with zeros may have another reason.
+How sure: a warning or, as said, a hint, shown by the loss, which changes with the labels of
+padding. That rows end with zeros may have another reason.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ the other as the factors of a product, hold each other back: neither ever gets a
 shown by moving them. A single layer of zeros, as before a loss or at the end of a residual branch,
 is right: its units get gradients of their own. Random initial values tell units apart.
 
-How sure: a warning, shown by the weights and their gradients on one batch, or by moving the weights;
-an error where no weight has a gradient.
+How sure: a warning, shown by the weights and their gradients on one batch, or by moving the
+weights; an error where no weight has a gradient.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def _of_labels_ever_farther(evidence: Evidence, recording: Recording) -> list[li
     """Return losses of labels equal to the model's outputs, and of others, from near to far.
 
     Args:
-        evidence: Its Step has the weights with which the outputs were recorded.
-        recording: Of `train_step`.
+        evidence: Its Step has the weights that it had when the recording was made.
+        recording: A recording of `train_step`.
     """
     batch = evidence.batches[0]
     calls = [call for call in recording.calls if evidence.is_updated(call.layer)]
