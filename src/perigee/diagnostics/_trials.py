@@ -134,7 +134,7 @@ class Trials:
     def __init__(self, evidence: Evidence, open_feed: Callable[..., Feed]) -> None:
         self.evidence = evidence
         self._open_feed = open_feed
-        self.updates = None if evidence.length is None else evidence.length.steps
+        self.updates: int | None = None if evidence.length is None else evidence.length.steps
         self._known: dict[Variation, Trial] = {}
 
     @cached_property
