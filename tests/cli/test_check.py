@@ -32,10 +32,10 @@ x = np.random.default_rng(1).normal(size=(64, 5)).astype("float32")
 y = x[:, :1] - 0.5 * x[:, 1:2]
 """
 
-SICK = 'model = made("sigmoid")\nmodel.fit(x, y, epochs=3)\n'
+SICK = 'model = made("sigmoid")\nmodel.fit(x, y, epochs=300)\n'
 """Its targets lie outside what a sigmoid can return: PG226, a warning."""
 
-HEALTHY = "model = made()\nmodel.fit(x, y, epochs=3)\n"
+HEALTHY = "model = made()\nmodel.fit(x, y, epochs=300)\n"
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 
 def test_a_loss_by_name_is_what_it_computes(check):
-    healthy = check(BY_NAME + "model.fit(x, x[:, :3].argmax(axis=1), epochs=5)\n")
-    sick = check(BY_NAME + "model.fit(x, x.argmax(axis=1), epochs=5)\n", "--format", "json")
+    healthy = check(BY_NAME + "model.fit(x, x[:, :3].argmax(axis=1), epochs=300)\n")
+    sick = check(BY_NAME + "model.fit(x, x.argmax(axis=1), epochs=300)\n", "--format", "json")
 
     assert healthy.exit_code == 0, healthy.output
     assert codes(sick) == ["PG205"]  # two classes more than the model has
@@ -118,9 +118,9 @@ def test_what_a_file_prints_does_not_come_between(check):
 
 
 STEPS = {
-    "pg.fit": 'pg.fit(pg.KerasStep(made("sigmoid")), (x, y), epochs=2)\n',
+    "pg.fit": 'pg.fit(pg.KerasStep(made("sigmoid")), (x, y), epochs=300)\n',
     "imported before": 'from perigee import fit\nfit(pg.KerasStep(made("sigmoid")), data=(x, y))\n',
-    "pg.keras_fit": 'pg.keras_fit(made("sigmoid"), x, y, epochs=2)\n',
+    "pg.keras_fit": 'pg.keras_fit(made("sigmoid"), x, y, epochs=300)\n',
     "model.fit by keywords": 'made("sigmoid").fit(y=y, x=x, validation_split=0.25)\n',
     "a generator": 'g = iter([(x, y)] * 20)\nmade("sigmoid").fit(g, steps_per_epoch=10)\n',
     "guarded by __name__": f"if __name__ == '__main__':\n    {SICK.splitlines()[0]}\n"
@@ -137,7 +137,7 @@ def test_the_first_training_of_a_file_is_checked(check, way):
 
 
 NAMED = {
-    "a function that returns a pair": "def it(epochs=3):\n    return made('sigmoid'), (x, y)\n",
+    "a function that returns a pair": "def it(epochs=300):\n    return made('sigmoid'), (x, y)\n",
     "a function that trains": "def it():\n    made('sigmoid').fit(x, y)\n",
     "a pair": "it = made('sigmoid'), (x, y)\n",
     "an experiment": "class it:\n    step, data = made('sigmoid'), (x, y)\n"

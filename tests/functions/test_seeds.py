@@ -101,7 +101,7 @@ def partly_used() -> dict[str, Any]:
 
 def partly_used_parts() -> dict[str, Any]:
     parts = two_parts()
-    parts["backbone"] = backbone = keras.Sequential([keras.layers.Dense(12), Spare()])
+    parts["backbone"] = backbone = keras.Sequential([keras.layers.Dense(12, "relu"), Spare()])
     parts["model"] = model = keras.Sequential([backbone, parts["head"]])
     model(np.zeros((1, 32), "float32"))
     return parts

@@ -60,24 +60,24 @@ def chained(evidence: Evidence, call: ModelCall) -> Iterator[tuple[Inner, Inner,
         for one in evidence.inside(call)
         if len(one.inputs) == 1 and len(one.outputs) == 1 and _is_leaf(one.layer)
     ]
-    used = Counter(_key(leaf) for one in evidence.inside(call) for leaf in _used(one))
-    used.update(_key(leaf) for leaf in call.outputs)
+    used = Counter(key_of(leaf) for one in evidence.inside(call) for leaf in _used(one))
+    used.update(key_of(leaf) for leaf in call.outputs)
     made: dict[tuple[int, bytes], tuple[Inner, list[Any]]] = {}
     for one in units:
-        key = _key(one.inputs[0])
+        key = key_of(one.inputs[0])
         first = made.get(key) if used[key] == 1 else None
         if _is_weighted(one.layer):
             if first is not None:
                 yield first[0], one, first[1]
-            made[_key(one.outputs[0])] = one, []
+            made[key_of(one.outputs[0])] = one, []
         elif first is not None and _passes(one.layer):
-            made[_key(one.outputs[0])] = first[0], [*first[1], one.layer]
+            made[key_of(one.outputs[0])] = first[0], [*first[1], one.layer]
 
 
 def _used(one: Inner) -> list[np.ndarray]:
     """Return the inputs that a layer uses; a model's are its layers', and Dropout hands them on."""
-    made = {_key(leaf) for leaf in one.outputs}
-    return [leaf for leaf in one.inputs if _is_leaf(one.layer) and _key(leaf) not in made]
+    made = {key_of(leaf) for leaf in one.outputs}
+    return [leaf for leaf in one.inputs if _is_leaf(one.layer) and key_of(leaf) not in made]
 
 
 def _is_leaf(layer: Any) -> bool:
@@ -96,5 +96,8 @@ def _passes(layer: Any) -> bool:
     return isinstance(layer, _BETWEEN)
 
 
-def _key(array: np.ndarray) -> tuple[int, bytes]:
+def key_of(array: np.ndarray) -> tuple[int, bytes]:
+    """Return by what values are known again, also in another shape and dtype."""
+    if array.dtype.kind in "OSU":
+        return array.size, repr(array.tolist()).encode()
     return array.size, array.astype("float32").tobytes()

@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers as kl
 
 from perigee._step.state import nested_layers
+from perigee.diagnostics._chains import key_of
 from perigee.diagnostics._evidence import Evidence, Inner
 from perigee.diagnostics._recording import ModelCall
 
@@ -60,17 +61,17 @@ def first_layers(evidence: Evidence, call: ModelCall) -> list[Inner]:
         inside = [Inner(call.layer, given, call.outputs)] if _is_unit(call.layer) else []
     if any(isinstance(one.layer, NORMALIZING) or _learns(evidence, one.layer) for one in inside):
         return []
-    plain = {_key(leaf) for leaf in given}
+    plain = {key_of(leaf) for leaf in given}
     found: list[Inner] = []
     is_past = False
     for one in inside:
-        is_given = bool(one.inputs) and all(_key(leaf) in plain for leaf in one.inputs)
+        is_given = bool(one.inputs) and all(key_of(leaf) in plain for leaf in one.inputs)
         if one.layer.weights and not isinstance(one.layer, kl.Normalization):
             if (is_given or not is_past) and _multiplies(evidence, one):
                 found.append(one)
             is_past = True
         elif is_given or not is_past:
-            plain |= {_key(leaf) for leaf in one.outputs}
+            plain |= {key_of(leaf) for leaf in one.outputs}
     return found
 
 
@@ -103,9 +104,3 @@ def _are_whole(arrays: Sequence[np.ndarray]) -> bool:
         array.dtype.kind in "iub" or (array.dtype.kind == "f" and bool(np.all(array % 1 == 0)))
         for array in arrays
     )
-
-
-def _key(array: np.ndarray) -> tuple[int, bytes]:
-    if array.dtype.kind in "OSU":
-        return array.size, repr(array.tolist()).encode()
-    return array.size, array.astype("float32").tobytes()

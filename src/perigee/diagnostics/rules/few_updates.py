@@ -9,12 +9,16 @@ If it is known how long the training is (`epochs=`, `steps=`), one of these hold
   similar optimizers this is the sum of the rates; for plain SGD, the first gradient tells.
 
 Typical causes are a batch as large as the data, a `take(2)` or `steps_per_epoch=1` that was left
-in, steps where epochs were meant, and a `validation_split` that keeps back nearly all.
+in, steps where epochs were meant, and a `validation_split` that keeps back nearly all. The last is
+a hint for fewer than 100 rows: such data is often a demonstration.
 
-How sure: a warning, read from the length of the training, the optimizers and the first step.
+How sure: a warning or, as said, a hint, read from the length of the training, the optimizers and
+the first step.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import keras
 
@@ -23,6 +27,7 @@ from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._planned import Planned, planned, reach
 
 _FEW, _VERY_FEW = 150, 100
+_FEWEST_ROWS = 100
 _LEAST_REACH, _LEAST_OF_DESCENT = 0.4, 0.1
 _USUAL, _USUAL_OF_DESCENT = 1e-4, 1e-3
 """Rates at which a training of usual length learns something."""
@@ -59,6 +64,7 @@ def check(evidence: Evidence) -> list[Finding]:
                 f"The training makes {plan.updates} updates: at its learning rates these move the "
                 f"weights by some {reach(evidence, plan):.0%} of their size.",
                 "train for more epochs, or use smaller batches: each batch makes one update.",
+                "warning" if len(evidence.columns[0]) >= _FEWEST_ROWS else "hint",
             )
         ]
     return []
@@ -76,11 +82,11 @@ def are_too_few(plan: Planned, evidence: Evidence) -> bool:
     return far is not None and far < (_LEAST_OF_DESCENT if is_descent else _LEAST_REACH)
 
 
-def _finding(happened: str, fix: str) -> Finding:
+def _finding(happened: str, fix: str, severity: Literal["hint", "warning"] = "warning") -> Finding:
     return Finding(
         code="PG137",
         name="FewUpdates",
-        severity="warning",
+        severity=severity,
         happened=happened,
         expected="enough updates to learn what the rows hold.",
         fix=fix,
