@@ -28,8 +28,8 @@ def net(optimizer, **options):
     return compiled(model, "mse", optimizer=optimizer)
 
 
-def told(target, rows=ROWS, **length):
-    report = pg.check(target, data(rows), batch_size=SIZE, **{"epochs": EPOCHS, **length})
+def told(target, rows=ROWS, size=SIZE, **length):
+    report = pg.check(target, data(rows), batch_size=size, **{"epochs": EPOCHS, **length})
     return [finding.code for finding in report if finding.severity != "hint"]
 
 
@@ -128,8 +128,11 @@ def test_weights_that_are_tiny_are_no_fault_of_the_rate():
 FEW = {
     "three steps": lambda: (net(adam(1e-2)), {"epochs": None, "steps": 3}),
     "a step an epoch": lambda: (net(adam(1e-2)), {"steps_per_epoch": 1, "epochs": 9}),
-    "one large batch": lambda: (net(adam(1e-3)), {"rows": SIZE}),
-    "by descent": lambda: (net(keras.optimizers.SGD(2e-3)), {"rows": SIZE, "epochs": 3}),
+    "one large batch": lambda: (net(adam(1e-3)), {"rows": 128, "size": 128}),
+    "by descent": lambda: (
+        net(keras.optimizers.SGD(2e-3)),
+        {"rows": 128, "size": 128, "epochs": 3},
+    ),
     "never applied": lambda: (net(adam(1e-2, gradient_accumulation_steps=500)), {}),
 }
 

@@ -76,6 +76,7 @@ def of_framework(code):
     return pytest.param(code, marks=[pytest.mark.only_tensorflow] if needs_tensorflow else [])
 
 
+@pytest.mark.once
 @pytest.mark.spread(14, once=True)
 @pytest.mark.parametrize("code", [of_framework(c) for c in PROGRAMS if c not in OF_TRIALS])
 def test_a_page_shows_a_program_with_its_fault_and_one_without(code, tmp_path):

@@ -39,7 +39,7 @@ def check(evidence: Evidence) -> list[Finding]:
     for update in evidence.training.updates:
         optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
         rate = constant_rate(optimizer) or 0.0
-        if type(optimizer) is not keras.optimizers.SGD or rate < _LOWEST_RATE:
+        if not isinstance(optimizer, keras.optimizers.SGD) or rate < _LOWEST_RATE:
             continue
         if update.is_conditional or len(update.gradients) != len(update.variables):
             continue

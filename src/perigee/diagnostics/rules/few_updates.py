@@ -74,7 +74,7 @@ def are_too_few(plan: Planned, evidence: Evidence) -> bool:
     """Return whether it is the number of updates, not their rate, that moves weights too little."""
     if not 0 < plan.updates < _FEW:
         return False
-    is_descent = type(plan.optimizer) is keras.optimizers.SGD
+    is_descent = isinstance(plan.optimizer, keras.optimizers.SGD)
     usual = _USUAL_OF_DESCENT if is_descent else _USUAL
     if plan.total < usual * plan.updates:
         return False

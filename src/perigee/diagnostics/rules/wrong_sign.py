@@ -22,7 +22,8 @@ import numpy as np
 from perigee._step.losses import NOT_NEGATIVE, computation_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._recording import Recording
+from perigee.diagnostics._layers import activation_of
+from perigee.diagnostics._recording import ModelCall, Recording
 
 _SAME = 1e-3
 _UPHILL = 0.3
@@ -160,6 +161,8 @@ def _of_labels_ever_farther(evidence: Evidence, recording: Recording) -> list[li
     batch = evidence.batches[0]
     calls = [call for call in recording.calls if evidence.is_updated(call.layer)]
     outputs = [output for call in calls for output in call.outputs]
+    if isinstance(batch, tuple) and _is_binary(batch[1]):
+        outputs = [o for call in calls if _predicts(evidence, call) for o in call.outputs]
     known = [seen.y_pred for seen in recording.losses]
     if known:  # what is trained may be another model than the one whose outputs are measured
         outputs = [o for o in outputs if any(np.array_equal(o, each) for each in known)]
@@ -178,6 +181,17 @@ def _of_labels_ever_farther(evidence: Evidence, recording: Recording) -> list[li
     ]
     values = [[np.nan if loss is None else loss for loss in some] for some in losses]
     return values if np.isfinite(values).all() else []
+
+
+def _predicts(evidence: Evidence, call: ModelCall) -> bool:
+    """Return whether a model ends with scores or probabilities: a distance is small for a 1."""
+    layers = [one.layer for one in evidence.inside(call)] or [call.layer]
+    last = [name for name in map(activation_of, layers) if name is not None][-1:]
+    return last == [] or last[0] in ("linear", "sigmoid", "softmax")
+
+
+def _is_binary(labels: Any) -> bool:
+    return not keras.tree.is_nested(labels) and set(np.unique(np.asarray(labels))) <= {0, 1}
 
 
 def _farther(y: np.ndarray, output: np.ndarray) -> list[list[np.ndarray]]:
