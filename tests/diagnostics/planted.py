@@ -580,6 +580,8 @@ SICK: dict[str, dict[str, Any]] = {
         "constant": lambda: (Own(alike("ones", "ones"), squares), numbers()),
         "zeros": lambda: (supervised(alike("zeros", "zeros"), "mse"), numbers()),
         "compiled": lambda: (compiled(alike(constant(-0.3), constant(0.2)), "mse"), numbers()),
+        "two of zeros": lambda: (Own(model(Factors(3, "zeros")), sparse_values), classes()),
+        "all alike": lambda: (compiled(deep("tanh", 2, "ones"), sparse()), classes()),
     },
     "PG204": {
         "own": lambda: (Own(small(3, "softmax"), of_rows), column_of_classes()),
@@ -860,8 +862,6 @@ SICK |= {
         "supervised": lambda: (supervised(begun(1e-7), sparse()), classes()),
         "compiled": lambda: (compiled(begun(1e-7), sparse()), classes()),
         "little by little": lambda: (supervised(deep("tanh", 6, wide(1e-3)), sparse()), classes()),
-        "two of zeros": lambda: (Own(model(Factors(3, "zeros")), sparse_values), classes()),
-        "all alike": lambda: (compiled(deep("tanh", 2, "ones"), sparse()), classes()),
         "saturated": lambda: (supervised(begun(300.0, "tanh"), sparse()), classes()),
         "softmax between": lambda: (
             supervised(with_layers(kl.Dense(16, activation="softmax")), sparse()),

@@ -105,7 +105,6 @@ SICK = {
         "far too low": lambda: (Own(small(1), squares, optimizer=adam(2e-6)), numbers()),
         "too low": lambda: (Own(small(1), squares, optimizer=sgd(1e-5)), numbers()),
         "supervised": lambda: (pg.Supervised(small(1), sgd(1e-5), "mse"), numbers()),
-        "not finite": lambda: (Own(small(1), squares, optimizer=sgd(5.0)), numbers()),
         "dict": lambda: (OfDict(adam(2e-6)), dict(zip("xy", numbers(), strict=True))),
         "two optimizers": lambda: (two(1e-7), numbers()),
     },

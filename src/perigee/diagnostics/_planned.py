@@ -149,7 +149,7 @@ def reach(evidence: Evidence, plan: Planned) -> float | None:
     if is_adaptive(plan.optimizer) or isinstance(plan.optimizer, keras.optimizers.Adagrad):
         sizes = [min(own, usual) for own, usual in _sizes(evidence, plan.given.variables)]
         return plan.total / float(np.median(sizes)) if sizes else None
-    if type(plan.optimizer) is not keras.optimizers.SGD or evidence.once(is_out_of_scale):
+    if not isinstance(plan.optimizer, keras.optimizers.SGD) or evidence.once(is_out_of_scale):
         return None
     return _reach_of_descent(evidence, plan)
 

@@ -29,7 +29,6 @@ from perigee.diagnostics._layers import activation_of
 from perigee.diagnostics._recording import ModelCall
 
 _NOTHING = (kl.Dropout, kl.InputLayer, kl.Identity)
-_MAXIMA = (kl.MaxPooling1D, kl.MaxPooling2D, kl.MaxPooling3D)
 _KERNELS = (kl.Dense, kl.EinsumDense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
 _SCALES = 1.0, 1e4
 """By which factors inputs are larger: near 0 activations are nearly linear, and far from it what is
@@ -45,9 +44,9 @@ def check(evidence: Evidence) -> list[Finding]:
         for model in nested_layers(call.layer):
             if isinstance(model, keras.Sequential):
                 found |= dict.fromkeys(_pairs(model))
-        for first, second, between in chained(evidence, call):
-            if type(first.layer) is not type(second.layer) and any(map(_averages, between)):
-                continue  # as the last block of a MobileNet
+        for first, second, _ in chained(evidence, call):
+            if type(first.layer) is not type(second.layer):
+                continue  # as the last block of a MobileNet, or a filter before a classifier
             if _are_trained(evidence, first.layer, second.layer):
                 found |= dict.fromkeys(_pair(first.layer, second.layer))
     happened = "Layers follow each other without an activation:"
@@ -67,10 +66,6 @@ def check(evidence: Evidence) -> list[Finding]:
             fix='give the first one an activation, such as "relu", or remove it.',
         )
     ]
-
-
-def _averages(layer: Any) -> bool:
-    return not isinstance(layer, (kl.Flatten, kl.Dropout, *_MAXIMA))
 
 
 def _are_trained(evidence: Evidence, *layers: Any) -> bool:
