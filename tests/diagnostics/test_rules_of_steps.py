@@ -308,9 +308,9 @@ class Centered(kl.Layer):
         if training:
             mean = self.momentum * self.mean + (1 - self.momentum) * ops.mean(x, 0)
             if self.is_set_once:
-                mean = ops.where(self.is_set > 0, self.mean, mean)
+                mean = ops.where(ops.convert_to_tensor(self.is_set) > 0, self.mean, mean)
             self.mean.assign(mean)
-            self.is_set.assign(ops.ones_like(self.is_set))
+            self.is_set.assign(1.0)
         return x - self.mean if self.is_used else x
 
 
