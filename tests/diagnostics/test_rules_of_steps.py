@@ -308,7 +308,8 @@ class Centered(kl.Layer):
         if training:
             mean = self.momentum * self.mean + (1 - self.momentum) * ops.mean(x, 0)
             if self.is_set_once:
-                mean = ops.where(ops.convert_to_tensor(self.is_set) > 0, self.mean, mean)
+                known = ops.convert_to_tensor(self.mean)
+                mean = ops.where(ops.convert_to_tensor(self.is_set) > 0, known, mean)
             self.mean.assign(mean)
             self.is_set.assign(1.0)
         return x - self.mean if self.is_used else x
