@@ -296,9 +296,20 @@ class Evidence:
         """Return what `train_step` does with other weights; see `redrawn`."""
         if turn not in self._redrawn:
             with self.redrawn(turn):
-                made = record(self.step, "train_step", self.batch, self.tracked, ())
-            self._redrawn[turn] = made
+                self._redrawn[turn] = self.training_now()
         return self._redrawn[turn]
+
+    def training_now(self) -> Recording:
+        """Return what `train_step` does with the weights as they are now."""
+        return record(self.step, "train_step", self.batch, self.tracked, ())
+
+    def training_on(self, batch: Batch) -> Recording | None:
+        """Return what `train_step` does with another batch now; `None` if it rejects it."""
+        try:
+            tensors = _backends.current().tensors(batch)
+            return record(self.step, "train_step", tensors, self.tracked, ())
+        except Exception:
+            return None
 
     def is_by_chance(self, shows: Callable[[Recording], bool]) -> bool:
         """Return whether most other draws of the weights do not show what these weights do.

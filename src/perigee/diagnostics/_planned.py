@@ -89,7 +89,7 @@ def _planned(evidence: Evidence) -> Sequence[Planned]:
     written = {id(variable) for variable in evidence.rehearsals[0].written}
     found: dict[int, Planned] = {}
     for update in evidence.training.updates:
-        optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
+        optimizer = update.inner
         constant, schedule = constant_rate(optimizer), schedule_of(optimizer)
         is_steered = id(optimizer.learning_rate) in written
         if (constant is None and schedule is None) or is_steered or update.is_conditional:

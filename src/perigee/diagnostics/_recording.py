@@ -120,6 +120,18 @@ class Update:
     unreached: Sequence[Any] = ()
     sparse: Sequence[Any] = ()
 
+    @property
+    def inner(self) -> Any:
+        """The optimizer without a loss scale."""
+        return getattr(self.optimizer, "inner_optimizer", self.optimizer)
+
+    @property
+    def pairs(self) -> list[tuple[Any, np.ndarray]]:
+        """Each variable with its gradient; empty where the gradients are not known."""
+        if len(self.gradients) != len(self.variables):
+            return []
+        return list(zip(self.variables, self.gradients, strict=True))
+
 
 @dataclass(slots=True)
 class Derived:

@@ -9,7 +9,7 @@ import numpy as np
 
 from perigee._step.state import preserved, restore
 from perigee.diagnostics._evidence import Evidence
-from perigee.diagnostics._recording import Recording, Update, record
+from perigee.diagnostics._recording import Recording, Update
 
 _MOVES = 3
 """Steps after which weights that are held back only at first have a gradient."""
@@ -32,14 +32,14 @@ def stuck_at_zero(evidence: Evidence) -> list[Any]:
         for _ in range(_MOVES):
             if not _moved(latest):
                 break
-            latest = _again(evidence)
+            latest = evidence.training_now()
             waiting = [v for v in waiting if not _has_gradient(latest, v)]
             if not waiting:
                 return []
         draw = np.random.default_rng(0)
         values = [evidence.training.before[id(v)] for v in waiting]
         restore(waiting, [draw.normal(0, _OTHER, v.shape).astype(v.dtype) for v in values])
-        latest = _again(evidence)
+        latest = evidence.training_now()
         return [v for v in waiting if _has_gradient(latest, v)]
 
 
@@ -71,12 +71,7 @@ def _is_zero(before: Any, variable: Any) -> bool:
 
 
 def _pairs(updates: Sequence[Update]) -> list[tuple[Any, np.ndarray]]:
-    return [
-        (variable, gradient)
-        for update in updates
-        if len(update.gradients) == len(update.variables)
-        for variable, gradient in zip(update.variables, update.gradients, strict=True)
-    ]
+    return [pair for update in updates for pair in update.pairs]
 
 
 def _moved(recording: Recording) -> bool:
@@ -90,10 +85,6 @@ def _moved(recording: Recording) -> bool:
     ]
     restore([v for v, _ in moved], new)
     return bool(moved)
-
-
-def _again(evidence: Evidence) -> Recording:
-    return record(evidence.step, "train_step", evidence.batch, evidence.tracked, ())
 
 
 def _has_gradient(recording: Recording, variable: Any) -> bool:

@@ -37,7 +37,7 @@ def check(evidence: Evidence) -> list[Finding]:
             norm = float(np.linalg.norm(gradient))
             computed[id(variable)] = max(norm, computed.get(id(variable), 0.0))
     for update in evidence.training.updates:
-        optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
+        optimizer = update.inner
         rate = constant_rate(optimizer) or 0.0
         if not isinstance(optimizer, keras.optimizers.SGD) or rate < _LOWEST_RATE:
             continue

@@ -16,7 +16,7 @@ def check(evidence: Evidence) -> list[Finding]:
     """Find variables with a penalty under an optimizer with decay."""
     found: dict[str, Finding] = {}
     for update in evidence.training.updates:
-        optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
+        optimizer = update.inner
         if not optimizer.weight_decay or not evidence.training.adds_losses:
             continue
         both = [v for v in update.variables if getattr(v, "regularizer", None) is not None]

@@ -30,11 +30,9 @@ def check(evidence: Evidence) -> list[Finding]:
                 own.setdefault(id(variable), []).append(gradient)
     computed = [gradient for gradients in own.values() for gradient in gradients]
     for update in evidence.training.updates:
-        if len(update.gradients) != len(update.variables):
-            continue
         exchanged = [
             variable
-            for variable, applied in zip(update.variables, update.gradients, strict=True)
+            for variable, applied in update.pairs
             if id(variable) in own
             and not any(_is_along(applied, gradient) for gradient in own[id(variable)])
             and any(_is_along(applied, g) for g in computed if g.shape == applied.shape)

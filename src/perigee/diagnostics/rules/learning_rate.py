@@ -63,7 +63,7 @@ def check(evidence: Evidence) -> list[Finding]:
     found: dict[str, Finding] = {}
     plans = {id(plan.optimizer): plan for plan in planned(evidence)}
     for update in evidence.training.updates:
-        optimizer = getattr(update.optimizer, "inner_optimizer", update.optimizer)
+        optimizer = update.inner
         path = evidence.tracked.path_of(update.optimizer)
         rate, plan = constant_rate(optimizer), plans.get(id(optimizer))
         highest = _HIGHEST_ADAPTIVE if is_adaptive(optimizer) else _HIGHEST
@@ -108,9 +108,7 @@ def _of_leap(
     Where inputs or weights are of an unusual scale, that would be the cause.
     """
     highest = None
-    if update is not None and is_adaptive(
-        getattr(update.optimizer, "inner_optimizer", update.optimizer)
-    ):
+    if update is not None and is_adaptive(update.inner):
         highest = rate if plan is None else float(plan.rates.max())
         if highest is None:
             return None

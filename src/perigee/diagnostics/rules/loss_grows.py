@@ -71,10 +71,10 @@ def _is_meant(evidence: Evidence) -> bool:
     losses = evidence.training.losses
     if not losses or any(getattr(seen.by, "reduction", "") != "sum" for seen in losses):
         return False
-    optimizers = [u.optimizer for u in evidence.training.updates]
+    optimizers = [update.inner for update in evidence.training.updates]
     rates = [
         float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        for optimizer in (getattr(each, "inner_optimizer", each) for each in optimizers)
+        for optimizer in optimizers
         if isinstance(optimizer, keras.optimizers.SGD)
     ]
     return bool(optimizers) and all(rate * evidence.size <= _USUAL_RATE for rate in rates)

@@ -14,13 +14,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from perigee import _backends
 from perigee._step.state import nested_layers, preserved, restore, snapshot
-from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import statistics_of
-from perigee.diagnostics._recording import Recording, record
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -35,10 +32,10 @@ def check(evidence: Evidence) -> list[Finding]:
     held = [v for v in evidence.tracked.variables if id(v) in evidence.training.after]
     with preserved(evidence.tracked.state):
         restore(held, [evidence.training.after[id(v)] for v in held])
-        plain = _recorded(evidence, evidence.batches[0])
-        other = _recorded(evidence, evidence.batches[1])
+        plain = evidence.training_on(evidence.batches[0])
+        other = evidence.training_on(evidence.batches[1])
         restore(running, [_moved(value) for value in snapshot(running)])
-        moved = _recorded(evidence, evidence.batches[0])
+        moved = evidence.training_on(evidence.batches[0])
         if plain is None or other is None or moved is None:
             return []
         forgetful = [
@@ -62,14 +59,6 @@ def check(evidence: Evidence) -> list[Finding]:
             fix="assign `momentum * old + (1 - momentum) * new`, with a momentum such as 0.99.",
         )
     ]
-
-
-def _recorded(evidence: Evidence, batch: Batch) -> Recording | None:
-    tensors = _backends.current().tensors(batch)
-    try:
-        return record(evidence.step, "train_step", tensors, evidence.tracked, ())
-    except Exception:
-        return None
 
 
 def _matters(evidence: Evidence, variable: Any) -> bool:

@@ -31,11 +31,10 @@ def check(evidence: Evidence) -> list[Finding]:
         of_what = ", whose mean loss is logged,"
     else:
         return []
-    summed = [u.optimizer for u in evidence.training.updates if _is_sum(u, parts)]
+    summed = [u.inner for u in evidence.training.updates if _is_sum(u, parts)]
     if not summed:
         return []
-    inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in summed]
-    is_larger = any(isinstance(optimizer, keras.optimizers.SGD) for optimizer in inner)
+    is_larger = any(isinstance(optimizer, keras.optimizers.SGD) for optimizer in summed)
     return [
         Finding(
             code="PG129",
@@ -64,13 +63,11 @@ def _are_averaged(evidence: Evidence) -> bool:
 def _is_sum(update: Update, parts: list[Derived]) -> bool:
     """Return whether all gradients of an update are sums over the parts."""
     computed = [dict(zip(map(id, p.variables), p.gradients, strict=False)) for p in parts]
-    if not update.gradients or len(update.gradients) != len(update.variables):
-        return False
-    for variable, applied in zip(update.variables, update.gradients, strict=True):
+    for variable, applied in update.pairs:
         own = [gradients.get(id(variable)) for gradients in computed]
         if any(gradient is None for gradient in own):
             return False
         total = np.sum(np.asarray(own, "float64"), axis=0)
         if not np.allclose(applied, total, rtol=1e-3, atol=1e-6 + 1e-4 * np.abs(total).max()):
             return False
-    return any(np.any(applied) for applied in update.gradients)
+    return any(np.any(applied) for _, applied in update.pairs)

@@ -18,12 +18,11 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from perigee import _backends
 from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._first_layers import first_layers
-from perigee.diagnostics._recording import ModelCall, Recording, record
+from perigee.diagnostics._recording import ModelCall, Recording
 
 _LARGEST, _WIDEST = 30.0, 10.0
 _LARGEST_OF_A_COLUMN, _WIDEST_OF_A_COLUMN = 100.0, 30.0
@@ -235,12 +234,7 @@ def _with_rows(evidence: Evidence, rows: _Rows) -> Recording | None:
     leaves = [column[chosen] for column in evidence.columns]
     if len(leaves) != len(keras.tree.flatten(evidence.batches[0])):
         return None
-    batch = keras.tree.pack_sequence_as(evidence.batches[0], leaves)
-    try:
-        tensors = _backends.current().tensors(batch)
-        return record(evidence.step, "train_step", tensors, evidence.tracked, ())
-    except Exception:
-        return None
+    return evidence.training_on(keras.tree.pack_sequence_as(evidence.batches[0], leaves))
 
 
 def _few(size: int) -> int:

@@ -30,10 +30,8 @@ def check(evidence: Evidence) -> list[Finding]:
         raise UntrackedVariablesError([f"{v.path} {tuple(v.shape)}" for v in strange])
     unreached = _unreached(evidence.rehearsals)
     for update in evidence.training.updates:
-        if len(update.gradients) == len(update.variables):
-            pairs = zip(update.variables, update.gradients, strict=True)
-            zero = {id(v): v for v, gradient in pairs if not np.any(gradient)}
-            unreached |= {key: v for key, v in zero.items() if key in _of_silent_layers(evidence)}
+        zero = {id(v): v for v, gradient in update.pairs if not np.any(gradient)}
+        unreached |= {key: v for key, v in zero.items() if key in _of_silent_layers(evidence)}
     return [*_idle(evidence.rehearsals), *_finding(_names(unreached, evidence.rehearsals))]
 
 

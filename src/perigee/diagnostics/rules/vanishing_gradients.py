@@ -41,11 +41,9 @@ def check(evidence: Evidence) -> list[Finding]:
 def _small(evidence: Evidence, recording: Recording) -> str | None:
     """Return which gradient is far smaller than the last one; `None` for none."""
     for update in recording.updates:
-        if len(update.gradients) != len(update.variables):
-            continue
         kernels = [
             (evidence.tracked.name_of(variable), gradient)
-            for variable, gradient in zip(update.variables, update.gradients, strict=True)
+            for variable, gradient in update.pairs
             if gradient.ndim > 1 and "embedding" not in variable.path
         ]
         if len(kernels) < _FEWEST:

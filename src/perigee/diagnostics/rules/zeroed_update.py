@@ -12,11 +12,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from perigee import _backends
 from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._recording import Recording, record
+from perigee.diagnostics._recording import Recording
 
 _FACTORS = (1.0, 30.0, 1000.0)
 
@@ -49,11 +48,7 @@ def check(evidence: Evidence) -> list[Finding]:
 
 def _recorded(evidence: Evidence, factor: float) -> Recording | None:
     """Record the step on scaled inputs; `None` if it rejects them."""
-    batch = _backends.current().tensors(_scaled(evidence.batches[0], factor))
-    try:
-        return record(evidence.step, "train_step", batch, evidence.tracked, ())
-    except Exception:
-        return None
+    return evidence.training_on(_scaled(evidence.batches[0], factor))
 
 
 def _zeroed(evidence: Evidence, recording: Recording) -> str | None:
