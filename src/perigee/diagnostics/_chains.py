@@ -97,7 +97,7 @@ def _passes(layer: Any) -> bool:
 
 
 def key_of(array: np.ndarray) -> tuple[int, bytes]:
-    """Return by what values are known again, also in another shape and dtype."""
+    """Return what arrays of equal values share, whatever their shapes and dtypes."""
     if array.dtype.kind in "OSU":
         return array.size, repr(array.tolist()).encode()
     return array.size, array.astype("float32").tobytes()
