@@ -154,6 +154,15 @@ def test_a_script_has_what_the_report_needs(name):
     assert f"## {title}" in report
 
 
+@pytest.mark.slow
+@pytest.mark.only_tensorflow
+def test_draws_are_measured_in_every_way():
+    found = quick(importlib.import_module("benchmarks.draws_in_xla"))
+
+    assert len(found) == 4
+    assert all(value > 0 for values in found.values() for value in values)
+
+
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.only_tensorflow
