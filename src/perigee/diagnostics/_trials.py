@@ -172,7 +172,8 @@ class Trials:
     @cached_property
     def most_steps(self) -> int:
         """The most steps of a trial: fewer, the larger the model is."""
-        operations = self._program.operations()
+        with preserved(self.evidence.tracked.state):  # on torch, a step runs
+            operations = self._program.operations()
         total = float(_STEPS_OF_ALL)
         if operations is not None:
             total += _OPERATIONS / max(1.0, operations)

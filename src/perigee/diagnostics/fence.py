@@ -4,6 +4,8 @@ It says nothing about your program: `check` and the guards of `fit` never end wh
 other rules continued, and so did the training. Please report it, with the places that it lists;
 until it is fixed, exclude the rule, or check less (`guards=` of `fit`).
 
+No program is shown: one that shows it shows a bug of Perigee's, which is then mended.
+
 How sure: a hint; the rule raised the exception that it names.
 """
 
