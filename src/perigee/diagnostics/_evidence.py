@@ -367,22 +367,29 @@ class Evidence:
         Args:
             call: The call that gives all arguments except the first.
             inputs: The first argument.
+
+        Returns:
+            Nothing if the model rejects other inputs than those of the call.
         """
-        if inputs is call.inputs:
-            return self._traced(call)[1]
-        return self._inference(call, inputs)[1]
+        return self._traced(call)[1] if inputs is call.inputs else self._on(call, inputs)[1]
 
     def outputs_now(self, call: ModelCall) -> list[np.ndarray]:
         """Run a model in inference mode on the inputs of a call, with its current weights."""
         return self._inference(call, call.inputs)[1]
 
     def inside_on(self, call: ModelCall, inputs: Any) -> list[Inner]:
-        """Return what each layer inside a model returns on inputs like those of a call."""
-        return self._inference(call, inputs)[0]
+        """Return what each layer inside returns on other inputs; nothing if they are rejected."""
+        return self._on(call, inputs)[0]
 
     def inside(self, call: ModelCall) -> list[Inner]:
         """Run a model in inference mode, and return what each layer inside it returned."""
         return self._traced(call)[0]
+
+    def _on(self, call: ModelCall, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
+        try:
+            return self._inference(call, inputs)
+        except Exception:  # numbers may be ids, or places
+            return [], []
 
     def _traced(self, call: ModelCall) -> tuple[list[Inner], list[np.ndarray]]:
         if id(call) not in self._traces:
