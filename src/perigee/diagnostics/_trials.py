@@ -19,6 +19,7 @@ from perigee._events.protocols import Feed
 from perigee._execution import Blocks, Plan, Program, constant_rate
 from perigee._rehearsal.discovery import Rehearsal, rehearse
 from perigee._step.state import preserved, restore, snapshot
+from perigee._step.updates import inner_of
 from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._planned import highest_rate, rate_at, schedule_of
@@ -188,7 +189,7 @@ class Trials:
         """
         training = self.evidence.training
         updates = {id(u.optimizer): u.optimizer for u in training.updates}
-        found = [getattr(each, "inner_optimizer", each) for each in updates.values()]
+        found = [inner_of(each) for each in updates.values()]
         written = {id(variable) for variable in self._rehearsal.written}
         for optimizer in found:
             is_constant = constant_rate(optimizer) is not None
