@@ -44,7 +44,7 @@ _STEPS_OF_ALL = 400
 """The steps of all trials together, however large the model: some twenty for each probe."""
 _OPERATIONS = 4e10
 """The operations of all further steps."""
-_MOST_STEPS_EAGERLY = 60
+_MOST_STEPS_EAGERLY = 40
 
 _RATIOS_AT = (1, 2, 5, 10, 20, 50, 100, 200)
 _LOOKS = (1 / 8, 1 / 3, 2 / 3, 1.0)
