@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,14 +37,16 @@ class Fence:
         self._failures: list[tuple[str, Exception]] = []
 
     def run(self, rule: Callable[..., Iterable[Finding] | None], *arguments: Any) -> list[Finding]:
-        """Return what a rule finds; nothing if it fails.
+        """Return what a rule finds; nothing if it fails. What its probes warn of is not shown.
 
         Args:
             rule: Takes the arguments; it may report its result only by raising a `PerigeeError`.
             arguments: Arguments of the rule.
         """
         try:
-            return list(rule(*arguments) or ())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return list(rule(*arguments) or ())
         except PerigeeError:
             raise
         except Exception as error:
