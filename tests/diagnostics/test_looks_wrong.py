@@ -153,13 +153,14 @@ def test_validation_batches_may_be_shuffled(batches):
     assert "PG329" not in codes(regression(), numbers(seed=1), validation=shuffled)
 
 
-@pytest.mark.only_tensorflow
 def test_many_validation_batches_may_not_be_augmented():
-    import tensorflow as tf
-
     x, y = numbers(4 * 200)
-    steady = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-    noisy = steady.map(lambda x, y: (x + tf.random.normal(tf.shape(x)), y))
+    draw = np.random.default_rng(2)
+
+    def noisy():
+        for rows in (slice(at, at + 4) for at in range(0, len(x), 4)):
+            noise = draw.normal(size=x[rows].shape).astype("float32")
+            yield x[rows] + noise, y[rows]
 
     assert "PG329" in codes(regression(), numbers(seed=1), validation=noisy)
 
@@ -222,8 +223,8 @@ def test_probes_of_rules_warn_of_nothing():
 
 @pytest.mark.parametrize(
     "third",
-    ["accuracy", ["accuracy"], [keras.metrics.SparseCategoricalAccuracy()]],
-    ids=["name", "names", "objects"],
+    [["accuracy"], [keras.metrics.SparseCategoricalAccuracy()]],
+    ids=["names", "objects"],
 )
 def test_metrics_in_the_place_of_loss_weights_are_refused(third):
     model = chain(kl.Dense(3, "softmax"))

@@ -375,7 +375,7 @@ def _refuse_metrics_as_weights(model: keras.Model) -> None:
         weights = (model.get_compile_config() or {}).get("loss_weights")
     except Exception:  # of an object of the user's that has no config
         return
-    named = weights if isinstance(weights, list | tuple) else [weights]
+    named = weights if isinstance(weights, list | tuple) else []  # Keras refuses a name itself
     metrics = [each for each in named if isinstance(each, str) or _is_metric(each)]
     if metrics:
         raise ArgumentError(
