@@ -274,6 +274,24 @@ def masks_between_layers() -> Any:
     return step, (ids, np.count_nonzero(ids, axis=1)[:, None].astype("float32") / 6)
 
 
+@program()
+def ids_as_numbers() -> Any:
+    ids, _ = words()
+    layers = [kl.Embedding(9, 4, mask_zero=True), kl.GlobalAveragePooling1D(), kl.Dense(1)]
+    network = keras.Sequential([keras.Input((6,)), *layers])
+    y = np.count_nonzero(ids, axis=1)[:, None] / 6.0
+    return supervised(network, "mse"), (ids.astype("float32"), y)
+
+
+@program()
+def ids_between_numbers() -> Any:
+    ids, _ = words()  # Keras truncates them; no other number need be one
+    forward = lambda s, b, t=True: squares(b[1], s.model(b[0] + 0.5, training=t))  # noqa: E731
+    layers = [kl.Embedding(9, 4), kl.GlobalAveragePooling1D(), kl.Dense(1)]
+    network = keras.Sequential([keras.Input((6,)), *layers])
+    return Step(network, forward), (ids.astype("float32"), np.float32(ids > 0).mean(1)[:, None])
+
+
 # Data.
 
 

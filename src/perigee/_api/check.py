@@ -109,7 +109,7 @@ def check(
             redraw=lambda: _sorted(_batches(data, batch_size))[0],
             redraw_validation=None
             if validation is None
-            else lambda most=_BATCHES: _columns(validation, _batches(validation, None, most)),
+            else lambda most=None: _columns(validation, _pass(validation, most)),
             evaluated=evaluated[0] if evaluated else None,
             others=others,
             length=_length(data, batch_size, epochs, steps, steps_per_epoch),
@@ -169,6 +169,14 @@ def _batches(data: Any, batch_size: int | None, most: int = _BATCHES) -> list[Ba
     finally:
         feed.close()
     return [_on_host(_backends.current().tensors(batch)) for batch in batches]
+
+
+def _pass(data: Any, most: int | None) -> list[Batch]:
+    """Return the first batches; with `most`, all of them, or none if there are more."""
+    if most is None:
+        return _batches(data, None)
+    batches = _batches(data, None, most + 1)
+    return batches if len(batches) <= most else []
 
 
 def _on_host(batch: Batch) -> Batch:

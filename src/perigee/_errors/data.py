@@ -31,7 +31,7 @@ class DataEndedError(PerigeeError, ValueError):
     def __init__(self, kind: str, drawn: int, wanted: str) -> None:
         self.kind, self.drawn, self.wanted = kind, drawn, wanted
         super().__init__(
-            f"The data ({kind}) ended after {drawn} batches; {wanted} were requested.",
+            f"The data ({kind}) ended after {drawn} batches, and {wanted} is needed.",
             expected="data that can be iterated over as often as needed.",
             fix="pass the generator function instead of a generator object, or request no more "
             "than the data holds.",
@@ -151,7 +151,10 @@ class NotResumableError(PerigeeError, ValueError):
 
 
 class DataStateError(PerigeeError, ValueError):
-    """The saved value is not a position of data of this type."""
+    """The saved value is not a position of data of this type.
+
+    No program is shown: it takes a checkpoint of another TensorFlow release.
+    """
 
     code = "PG310"
     shown_by = "the saved value"

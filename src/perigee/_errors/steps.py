@@ -200,7 +200,10 @@ class LogNameError(PerigeeError, ValueError):
 
 
 class ForeignKerasError(PerigeeError, TypeError):
-    """A Keras 3 Step holds a Keras 2 object (`tf_keras`)."""
+    """A Keras 3 Step holds a Keras 2 object (`tf_keras`).
+
+    No program is shown: it takes Keras 2, installed beside Keras 3.
+    """
 
     code = "PG405"
     shown_by = "an object of `tf_keras` that the Step holds"

@@ -10,7 +10,7 @@ from keras import ops
 
 from perigee import _backends
 from perigee._rehearsal.discovery import Rehearsal
-from perigee._step.updates import counter_of
+from perigee._step.updates import counter_of, inner_of
 
 
 def learning_rates(rehearsal: Rehearsal) -> dict[str, float]:
@@ -35,7 +35,7 @@ def constant_rate(optimizer: Any) -> float | None:
 
     It waits for the device. A schedule of the user's need not have a `get_config`.
     """
-    rate = getattr(optimizer, "inner_optimizer", optimizer).learning_rate
+    rate = inner_of(optimizer).learning_rate
     return _number(rate) if isinstance(rate, keras.Variable) else None
 
 
@@ -79,7 +79,7 @@ def finalize(rehearsal: Rehearsal) -> bool:
             is_own = path in rehearsal.raw.paths and not rehearsal.raw.is_of_keras
             if optimizer is None or is_own:
                 continue
-            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            inner = inner_of(optimizer)
             if inner.use_ema and int(_backends.current().read(counter_of(inner))) > 0:
                 optimizer.finalize_variable_values(list(variables))
                 is_any = True

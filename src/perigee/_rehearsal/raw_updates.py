@@ -21,7 +21,7 @@ from perigee._step.frame import Watch, current_frame
 from perigee._step.gradients import Gradients
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
-from perigee._step.updates import internals
+from perigee._step.updates import inner_of, internals
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +432,7 @@ _COUNTING = (
 
 def _counts(optimizer: Any) -> bool:
     """Return whether what an optimizer does depends on how often it was applied."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_of(optimizer)
     if isinstance(inner, _COUNTING) or inner.use_ema or inner.gradient_accumulation_steps:
         return True
     return not isinstance(inner.learning_rate, keras.Variable)  # a schedule follows the count

@@ -24,6 +24,7 @@ from perigee._runs.program import (
 )
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
+from perigee._step.updates import inner_of
 
 _ACCUMULATED = ("perigee/accumulated/", "perigee/accumulator/")
 _NONE = "(none)"
@@ -314,7 +315,7 @@ def set_rates(step: Step, now: Mapping[str, float], saved: Mapping[str, float]) 
         saved: What it stated then.
     """
     for path, optimizer in track(step).optimizers.items():
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        inner = inner_of(optimizer)
         rate = inner.learning_rate
         is_other = path in saved and path in now and not _are_equal(saved[path], now[path])
         if isinstance(rate, keras.Variable) and is_other:

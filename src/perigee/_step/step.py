@@ -33,7 +33,7 @@ from perigee._step.objective import ObjectiveCall, inner_scalar, measured
 from perigee._step.rows import arrays_of_rows
 from perigee._step.samples import Sample
 from perigee._step.state import Holder, Tracked, nested_layers, track
-from perigee._step.updates import internals, update
+from perigee._step.updates import inner_of, internals, update
 from perigee._typing import Batch, Tensor, Tree
 
 Objective = Callable[..., Any]
@@ -330,7 +330,7 @@ class Step(Holder):
         _refuse_unused(self, gradients.variables, gradients.values)
         frame = under_way.get()
         own = internals(self)
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        inner = inner_of(optimizer)
         if inner.gradient_accumulation_steps:
             name = track(self).path_of(optimizer)
             raise OptimizerAccumulationError(name, inner.gradient_accumulation_steps)

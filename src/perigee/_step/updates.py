@@ -25,12 +25,17 @@ _LOSS_SCALE_GROWTH_STEPS = 2000
 _LEAST_WEIGHT = 1e-30
 
 
+def inner_of(optimizer: Any) -> Any:
+    """Return what makes the updates: the optimizer inside one with a loss scale, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def counter_of(optimizer: Any) -> keras.Variable:
     """Return the variable in which an optimizer counts its calls.
 
     `iterations` of one with `gradient_accumulation_steps` is a number computed from it.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_of(optimizer)
     counter = inner.iterations
     return counter if isinstance(counter, keras.Variable) else inner.variables[0]
 
@@ -43,7 +48,7 @@ def update(
     scale = internals(step).loss_scale
     # Keras's `LossScaleOptimizer` divides by a scale that it expects in the loss; its other work is
     # done here.
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_of(optimizer)
     if scale is not None or inner is not optimizer:
         finite = backend.all_finite(gradients)
         frame = under_way.get()
@@ -79,7 +84,7 @@ def update(
 
 def _unknown(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
     """Return the variables that an optimizer was not built for; Keras names only the first."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_of(optimizer)
     known = {id(v) for v in getattr(inner, "_trainable_variables", ())}
     return [v for v in variables if id(v) not in known]
 

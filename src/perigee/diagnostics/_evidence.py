@@ -187,9 +187,14 @@ class Evidence:
 
     @cached_property
     def answers(self) -> np.ndarray | None:
-        """All known rows of the labels, if they are one array after the inputs."""
+        """All known rows of the labels, if they are one array after the inputs.
+
+        What comes after them, if anything, is weights: transitions and triplets have no labels.
+        """
         batch = self.batches[0]
-        if not isinstance(batch, tuple) or len(batch) < 2 or keras.tree.is_nested(batch[1]):
+        if not isinstance(batch, tuple) or not 2 <= len(batch) <= 3:
+            return None
+        if keras.tree.is_nested(batch[1]) or (len(batch) == 3 and not _may_weigh(*batch[1:])):
             return None
         index = len(keras.tree.flatten(batch[0]))
         return self.columns[index] if index < len(self.columns) else None
@@ -209,7 +214,11 @@ class Evidence:
         return [] if self._redraw is None or self.is_of_arrays else self._redraw()
 
     def validation_again(self, most: int | None = None) -> Sequence[np.ndarray]:
-        """Return `validation` from another pass, or so many batches; empty if there is none."""
+        """Return `validation` from another pass.
+
+        Args:
+            most: All of its batches instead, if there are no more than these, else nothing.
+        """
         if self._redraw_validation is None:
             return []
         return self._redraw_validation() if most is None else self._redraw_validation(most)
@@ -367,22 +376,29 @@ class Evidence:
         Args:
             call: The call that gives all arguments except the first.
             inputs: The first argument.
+
+        Returns:
+            Nothing if the model rejects other inputs than those of the call.
         """
-        if inputs is call.inputs:
-            return self._traced(call)[1]
-        return self._inference(call, inputs)[1]
+        return self._traced(call)[1] if inputs is call.inputs else self._on(call, inputs)[1]
 
     def outputs_now(self, call: ModelCall) -> list[np.ndarray]:
         """Run a model in inference mode on the inputs of a call, with its current weights."""
         return self._inference(call, call.inputs)[1]
 
     def inside_on(self, call: ModelCall, inputs: Any) -> list[Inner]:
-        """Return what each layer inside a model returns on inputs like those of a call."""
-        return self._inference(call, inputs)[0]
+        """Return what each layer inside returns on other inputs; nothing if they are rejected."""
+        return self._on(call, inputs)[0]
 
     def inside(self, call: ModelCall) -> list[Inner]:
         """Run a model in inference mode, and return what each layer inside it returned."""
         return self._traced(call)[0]
+
+    def _on(self, call: ModelCall, inputs: Any) -> tuple[list[Inner], list[np.ndarray]]:
+        try:
+            return self._inference(call, inputs)
+        except Exception:  # numbers may be ids, or places
+            return [], []
 
     def _traced(self, call: ModelCall) -> tuple[list[Inner], list[np.ndarray]]:
         if id(call) not in self._traces:
@@ -488,6 +504,15 @@ def _redrawn(draw: np.random.Generator, value: np.ndarray) -> np.ndarray:
     if not value.size or not value.min() < 0 < value.max():
         return other
     return other * draw.choice([-1, 1], value.shape).astype(value.dtype)
+
+
+def _may_weigh(labels: Any, weights: Any) -> bool:
+    """Return whether a third part of a batch may be weights: none, or one for each label or row."""
+    if weights is None or keras.tree.is_nested(weights):
+        return weights is None
+    shape = np.shape(weights)
+    is_of_rows = len(shape) < 2 or (len(shape) == 2 and shape[1] == 1)
+    return is_of_rows or shape == np.shape(labels)[: len(shape)]
 
 
 def rows_of(leaf: Any) -> np.ndarray:

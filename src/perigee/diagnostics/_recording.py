@@ -26,6 +26,7 @@ from perigee._step.masks import mask_of
 from perigee._step.samples import Sample
 from perigee._step.state import Tracked, host_random, snapshot
 from perigee._step.step import Step
+from perigee._step.updates import inner_of
 from perigee._typing import Batch
 
 _SIGNATURES = {name: inspect.signature(getattr(keras.ops, name)) for name in BY_HAND}
@@ -123,7 +124,7 @@ class Update:
     @property
     def inner(self) -> Any:
         """The optimizer without a loss scale."""
-        return getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        return inner_of(self.optimizer)
 
     @property
     def pairs(self) -> list[tuple[Any, np.ndarray]]:

@@ -19,6 +19,7 @@ from perigee._events.protocols import Feed
 from perigee._execution import Blocks, Plan, Program, constant_rate
 from perigee._rehearsal.discovery import Rehearsal, rehearse
 from perigee._step.state import preserved, restore, snapshot
+from perigee._step.updates import inner_of
 from perigee._typing import Batch
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._planned import highest_rate, rate_at, schedule_of
@@ -43,7 +44,7 @@ _STEPS_OF_ALL = 400
 """The steps of all trials together, however large the model: some twenty for each probe."""
 _OPERATIONS = 4e10
 """The operations of all further steps."""
-_MOST_STEPS_EAGERLY = 60
+_MOST_STEPS_EAGERLY = 40
 
 _RATIOS_AT = (1, 2, 5, 10, 20, 50, 100, 200)
 _LOOKS = (1 / 8, 1 / 3, 2 / 3, 1.0)
@@ -172,7 +173,8 @@ class Trials:
     @cached_property
     def most_steps(self) -> int:
         """The most steps of a trial: fewer, the larger the model is."""
-        operations = self._program.operations()
+        with preserved(self.evidence.tracked.state):  # on torch, a step runs
+            operations = self._program.operations()
         total = float(_STEPS_OF_ALL)
         if operations is not None:
             total += _OPERATIONS / max(1.0, operations)
@@ -187,7 +189,7 @@ class Trials:
         """
         training = self.evidence.training
         updates = {id(u.optimizer): u.optimizer for u in training.updates}
-        found = [getattr(each, "inner_optimizer", each) for each in updates.values()]
+        found = [inner_of(each) for each in updates.values()]
         written = {id(variable) for variable in self._rehearsal.written}
         for optimizer in found:
             is_constant = constant_rate(optimizer) is not None

@@ -4,6 +4,8 @@ It says nothing about your program: `check` and the guards of `fit` never end wh
 other rules continued, and so did the training. Please report it, with the places that it lists;
 until it is fixed, exclude the rule, or check less (`guards=` of `fit`).
 
+No program is shown: one that shows it shows a bug of Perigee's, which is then mended.
+
 How sure: a hint; the rule raised the exception that it names.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,14 +37,16 @@ class Fence:
         self._failures: list[tuple[str, Exception]] = []
 
     def run(self, rule: Callable[..., Iterable[Finding] | None], *arguments: Any) -> list[Finding]:
-        """Return what a rule finds; nothing if it fails.
+        """Return what a rule finds; nothing if it fails. What its probes warn of is not shown.
 
         Args:
             rule: Takes the arguments; it may report its result only by raising a `PerigeeError`.
             arguments: Arguments of the rule.
         """
         try:
-            return list(rule(*arguments) or ())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return list(rule(*arguments) or ())
         except PerigeeError:
             raise
         except Exception as error:

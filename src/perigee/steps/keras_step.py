@@ -366,6 +366,29 @@ def check_compiled(model: keras.Model) -> None:
             "a compiled model.",
             "call `model.compile(...)` first.",
         )
+    _refuse_metrics_as_weights(model)
+
+
+def _refuse_metrics_as_weights(model: keras.Model) -> None:
+    """Refuse metrics in place of the weights of losses, which is what `compile` takes third."""
+    try:
+        weights = (model.get_compile_config() or {}).get("loss_weights")
+    except Exception:  # of an object of the user's that has no config
+        return
+    named = weights if isinstance(weights, list | tuple) else []  # Keras refuses a name itself
+    metrics = [each for each in named if isinstance(each, str) or _is_metric(each)]
+    if metrics:
+        raise ArgumentError(
+            "loss_weights",
+            f"{[each if isinstance(each, str) else each['class_name'] for each in metrics]}",
+            "numbers, one for each loss; the third argument of `compile` is `loss_weights`.",
+            "name the argument: `model.compile(optimizer, loss, metrics=[...])`.",
+        )
+
+
+def _is_metric(config: Any) -> bool:
+    """Return whether a part of a compiled model's configuration is a metric of Keras's."""
+    return isinstance(config, dict) and config.get("module") == "keras.metrics"
 
 
 # What a step does.

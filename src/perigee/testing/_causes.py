@@ -16,6 +16,7 @@ from keras import ops
 from perigee import _backends
 from perigee._listening import Call, Talk, listening
 from perigee._step.state import track
+from perigee._step.updates import inner_of
 from perigee._typing import Batch
 from perigee.testing._ways import WEIGHTS, Array, Outcome, Pair, Under, Way
 
@@ -358,9 +359,7 @@ def _with_sums(way: Way, side: int) -> Generator[None]:
 
 
 def _without_clipping(way: Way, side: int) -> AbstractContextManager[None]:
-    optimizers = [
-        getattr(each, "inner_optimizer", each) for each in track(way.holder).optimizers.values()
-    ]
+    optimizers = [inner_of(each) for each in track(way.holder).optimizers.values()]
     return _set(optimizers, ("clipnorm", "clipvalue", "global_clipnorm"), None)
 
 

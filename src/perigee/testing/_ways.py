@@ -17,6 +17,7 @@ from perigee._execution import Execution, Program, logged_metrics, rows_on_host
 from perigee._listening import Call, Talk, listening
 from perigee._step.state import INTERNALS, Entry, Holder, preserved, snapshot, track
 from perigee._step.step import Step
+from perigee._step.updates import inner_of
 from perigee._typing import Batch
 from perigee.checkpoints import random_state, set_random_state
 
@@ -359,7 +360,7 @@ class Pair:
 def _state_of(way: Way) -> list[Entry]:
     """Return all variables except learning rates: they are settings, which each way keeps."""
     tracked = track(way.holder)
-    inner = [getattr(o, "inner_optimizer", o) for o in tracked.optimizers.values()]
+    inner = [inner_of(o) for o in tracked.optimizers.values()]
     rates = {id(optimizer.learning_rate) for optimizer in inner}
     return [entry for entry in tracked.entries if id(entry.variable) not in rates]
 

@@ -22,7 +22,7 @@ from perigee._typing import Batch, Tensor, Tree
 _REFUSED = {
     "ParameterServerStrategyV2": "its workers update without waiting for each other: of 20 "
     "scheduled steps, 12 updates were counted, and the others were lost",
-    "CentralStorageStrategyV1": "Keras 3 creates variables there that it cannot update: BatchNorm, "
+    "CentralStorageStrategy": "Keras 3 creates variables there that it cannot update: BatchNorm, "
     "averages of weights and loss scaling fail",
 }
 _TRIED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)

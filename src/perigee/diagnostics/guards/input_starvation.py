@@ -6,6 +6,8 @@ seconds, were spent waiting for batches. Prepare them in the background (`prefet
 computed again in each epoch. The waiting time is not known for a `tf.data.Dataset` that is read
 inside compiled code.
 
+No program is shown: what is too slow on one machine is fast enough on another.
+
 How sure: a hint, shown by the time that was spent waiting for batches.
 """
 

@@ -5,12 +5,16 @@ scale, values vanish, in a chain of layers a little at each; far above it, sigmo
 saturated, and pass no gradient. A softmax between hidden layers leaves each of many units a small
 share of 1.
 
-How sure: a warning, shown by what the layers are given and return, on one batch.
+Layers of your own that gather statistics in training begin far from the data, and are left alone.
+
+How sure: a warning, shown by what the layers are given and return, on one batch, with most of some
+other draws of the weights, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from keras import layers as kl
@@ -18,7 +22,7 @@ from keras import layers as kl
 from perigee._step.state import nested_layers
 from perigee.diagnostics._evidence import Evidence, Inner
 from perigee.diagnostics._finding import Finding
-from perigee.diagnostics._layers import activation_of
+from perigee.diagnostics._layers import activation_of, statistics_of
 from perigee.diagnostics._recording import DRAWING, ModelCall
 
 _SMALLEST, _VANISHED = 1e-4, 1e-6
@@ -27,13 +31,17 @@ _LAYERS = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
 _FLAT, _SATURATED, _FEWEST_ROWS = 1e-4, 0.95, 8
 """A slope at which an activation passes next to nothing, and the share of values that have it."""
 _MOST_SHARES = 8
+_DRAWS = 4
+"""Other draws of the weights."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Examine what layers return."""
+    if statistics_of(evidence):
+        return []
     for items, happened, expected in (
         (
-            _shrinking(evidence),
+            _of_each(evidence, _shrinking),
             "Layers make the standard deviation of their values far smaller:",
             f"values of the same scale, within a factor of {1 / _SMALLEST:g}.",
         ),
@@ -48,7 +56,7 @@ def check(evidence: Evidence) -> list[Finding]:
             f"values of the same scale, within a factor of {1 / _SMALLEST:g}.",
         ),
         (
-            _of_each(evidence, _shares),
+            _of_each(evidence, partial(_shares, evidence)),
             "A softmax between hidden layers leaves their units small shares of 1:",
             "an activation that keeps the scale of the values.",
         ),
@@ -72,11 +80,27 @@ def _finding(happened: str, items: tuple[str, ...], expected: str) -> Finding:
     )
 
 
-def _shrinking(evidence: Evidence) -> dict[str, str]:
+_Examine = Callable[[ModelCall, Sequence[Inner]], dict[str, str]]
+"""Takes a call of a model and those of the layers inside; returns what is said, by layer."""
+
+
+def _of_each(evidence: Evidence, examine: _Examine) -> dict[str, str]:
+    """Return what models show, if it is shown with most other draws of their weights, too."""
+    first = {id(call.layer): call for call in reversed(evidence.trained)}
+    found: dict[str, str] = {}
+    for call in first.values():
+        items = {} if call.inputs is None else examine(call, evidence.inside(call))
+        if items:
+            draws = [examine(call, evidence.inside_redrawn(call, turn)) for turn in range(_DRAWS)]
+            found |= items if sum(map(bool, draws)) >= _DRAWS / 2 else {}
+    return found
+
+
+def _shrinking(call: ModelCall, inside: Sequence[Inner]) -> dict[str, str]:
     """Compare the standard deviations of inputs and outputs of dense and convolutional layers."""
     found: dict[str, str] = {}
     largest = 0.0
-    for inner in evidence.hidden:
+    for inner in inside:
         if not isinstance(inner.layer, _LAYERS) or not inner.inputs or not inner.outputs:
             continue
         given, made = (_deviation(arrays[0]) for arrays in (inner.inputs, inner.outputs))
@@ -86,21 +110,10 @@ def _shrinking(evidence: Evidence) -> dict[str, str]:
     return found
 
 
-def _of_each(
-    evidence: Evidence, examine: Callable[[Evidence, ModelCall], dict[str, str]]
-) -> dict[str, str]:
-    first = {id(call.layer): call for call in reversed(evidence.trained)}
-    found: dict[str, str] = {}
-    for call in first.values():
-        if call.inputs is not None:
-            found |= examine(evidence, call)
-    return found
-
-
-def _saturated(evidence: Evidence, call: ModelCall) -> dict[str, str]:
+def _saturated(call: ModelCall, inside: Sequence[Inner]) -> dict[str, str]:
     """Return hidden layers of sigmoid or tanh whose values have next to no slope."""
     found: dict[str, str] = {}
-    for inner in evidence.inside(call):
+    for inner in inside:
         name = activation_of(inner.layer)
         if name not in ("tanh", "sigmoid") or len(inner.outputs) != 1:
             continue
@@ -118,10 +131,10 @@ def _saturated(evidence: Evidence, call: ModelCall) -> dict[str, str]:
     return found
 
 
-def _vanished(evidence: Evidence, call: ModelCall) -> dict[str, str]:
+def _vanished(call: ModelCall, inside: Sequence[Inner]) -> dict[str, str]:
     """Return the first layer with weights that is given next to the same for all examples."""
     first: float | None = None
-    for inner in evidence.inside(call):
+    for inner in inside:
         if not isinstance(inner.layer, _LAYERS) or not inner.inputs:
             continue
         differs = _between_rows(inner.inputs[0])
@@ -133,13 +146,13 @@ def _vanished(evidence: Evidence, call: ModelCall) -> dict[str, str]:
     return {}
 
 
-def _shares(evidence: Evidence, call: ModelCall) -> dict[str, str]:
+def _shares(evidence: Evidence, call: ModelCall, inside: Sequence[Inner]) -> dict[str, str]:
     """Return layers whose softmax is all that another dense layer is given.
 
     A code that is narrower than what it stands for, as in a model of topics, is meant so.
     """
     found: dict[str, str] = {}
-    inside = [one for one in evidence.inside(call) if len(one.inputs) == len(one.outputs) == 1]
+    inside = [one for one in inside if len(one.inputs) == len(one.outputs) == 1]
     for place, inner in enumerate(inside):
         if activation_of(inner.layer) != "softmax" or list(nested_layers(inner.layer)) != [
             inner.layer

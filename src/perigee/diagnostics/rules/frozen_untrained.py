@@ -3,8 +3,9 @@
 `trainable = False` keeps what a layer has learned. These layers hold exactly what their
 initializers drew: nothing was loaded, and what comes after them learns from random features. Load
 or train the weights before they are frozen, or remove `trainable = False`. A single layer is left
-alone, except an `Embedding`, since random features are a method; so are layers with an initializer
-of your own, and models that are compiled by themselves, as the discriminator of a GAN.
+alone, except an `Embedding`, since random features are a method; so are recurrent layers, the
+reservoir of an echo state network, layers with an initializer of your own, and models that are
+compiled by themselves, as the discriminator of a GAN.
 
 How sure: a warning, shown by the weights, which are what the initializers draw. Random features may
 be meant.
@@ -32,6 +33,12 @@ def check(evidence: Evidence) -> list[Finding]:
         id(inner)
         for layer in evidence.trained_layers
         if isinstance(layer, keras.Model) and layer.compiled and not evidence.is_updated(layer)
+        for inner in nested_layers(layer)
+    }
+    apart |= {
+        id(inner)
+        for layer in evidence.trained_layers
+        if isinstance(layer, kl.RNN)
         for inner in nested_layers(layer)
     }
     frozen = [

@@ -3,7 +3,8 @@
 An untrained model has a crossentropy near log K for K classes. If it is far higher, the logits are
 too large: the initial weights of the last layer are too wide, or the inputs are far from unit
 scale. So are predictions of numbers that begin far beyond all labels, as by a bias of another
-table. It is a hint where most other draws of the weights begin lower, and where layers of your own
+table. A loss that smaller weights leave as it is, as of cosines times a scale (ArcFace), is left
+alone. It is a hint where most other draws of the weights begin lower, and where layers of your own
 gather statistics in training, which begin far from the data.
 
 How sure: a warning or, as said, a hint, shown by the loss on one batch: above four times that of a
@@ -15,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from perigee._step.losses import computation_of
+from perigee._step.state import preserved, restore, snapshot
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import statistics_of
@@ -24,6 +26,8 @@ from perigee.diagnostics._tasks import OF_NUMBERS
 _TIMES = 4.0
 _CATEGORICAL = {"sparse_categorical_crossentropy", "categorical_crossentropy"}
 _FEWEST_ROWS = 8
+_SMALLER, _STAYS = 0.25, 0.9
+"""What weights are multiplied by, and which part of the loss is left where that matters little."""
 _BEYOND = 20.0
 """How many times larger than all labels predictions are."""
 
@@ -44,7 +48,7 @@ def check(evidence: Evidence) -> list[Finding]:
         ),
     ):
         happened = shown(evidence.training)
-        if happened is None:
+        if happened is None or (shown is _large and _is_of_any_weights(evidence)):
             continue
         is_by_chance = evidence.is_by_chance(lambda other, shown=shown: shown(other) is not None)
         return [
@@ -58,6 +62,28 @@ def check(evidence: Evidence) -> list[Finding]:
             )
         ]
     return []
+
+
+def _is_of_any_weights(evidence: Evidence) -> bool:
+    """Return whether smaller weights leave the loss where it is, as cosines times a scale do.
+
+    Single numbers and constrained weights stay: the scale may be one of them.
+    """
+    weights = [v for v in evidence.tracked.of_kind("trainable") if len(v.shape)]
+    weights = [v for v in weights if getattr(v, "constraint", None) is None]
+    with preserved(evidence.tracked.state):
+        restore(weights, [(_SMALLER * value).astype(value.dtype) for value in snapshot(weights)])
+        smaller = evidence.training_now()
+    pairs = zip(evidence.training.losses, smaller.losses, strict=False)
+    known = [
+        (computation_of(seen.by), seen, other)
+        for seen, other in pairs
+        if seen.y_pred.shape == other.y_pred.shape
+    ]
+    return bool(known) and all(
+        what.mean(other.y_true, other.y_pred) > _STAYS * what.mean(seen.y_true, seen.y_pred)
+        for what, seen, other in known
+    )
 
 
 def _large(recording: Recording) -> str | None:

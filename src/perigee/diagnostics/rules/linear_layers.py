@@ -100,12 +100,15 @@ def _is_linear(evidence: Evidence, call: ModelCall, last: Inner, scale: float) -
     middle = keras.tree.map_structure(
         lambda leaf: ((leaf + np.roll(leaf, 1, axis=0)) / 2).astype(leaf.dtype), ends
     )
-    own, found = (
+    given = [
         one.inputs[0].astype("float64")
         for inputs in (ends, middle)
         for one in evidence.inside_on(call, inputs)
         if one.layer is last.layer
-    )
+    ]
+    if len(given) != 2:
+        return False
+    own, found = given
     halfway = (own + np.roll(own, 1, axis=0)) / 2
     size = float(np.abs(own - own.mean(axis=0)).max())
     if not np.isfinite(size) or size <= _ROUNDED * float(np.abs(own).max()):

@@ -2,7 +2,8 @@
 
 Training then only shrinks the weights. Usual factors are between 1e-6 and 1e-2.
 
-How sure: a warning, shown by the values of the penalties and of the loss, on one batch.
+How sure: a warning, shown by the values of the penalties and of the loss, on one batch, with most
+of some other draws of the weights, too.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import numpy as np
 
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
+from perigee.diagnostics._recording import Recording
 
 _SHARE, _LEAST = 0.9, 1.0
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Compare the penalties with the whole loss."""
-    logged, penalty = evidence.training.logs.get("loss"), evidence.penalty
-    if logged is None or not logged.size or not np.isfinite(logged).all() or penalty < _LEAST:
+    penalty = evidence.penalty
+
+    def dominates(recording: Recording) -> bool:
+        logged = recording.logs.get("loss")
+        if logged is None or not logged.size or not np.isfinite(logged).all():
+            return False
+        return penalty >= _SHARE * (penalty + abs(float(np.mean(logged)) - penalty))
+
+    if penalty < _LEAST or not dominates(evidence.training) or evidence.is_by_chance(dominates):
         return []
-    loss = float(np.mean(logged))
-    rest = abs(loss - penalty)
-    if penalty < _SHARE * (penalty + rest):
-        return []
+    loss = float(np.mean(evidence.training.logs["loss"]))
     return [
         Finding(
             code="PG134",

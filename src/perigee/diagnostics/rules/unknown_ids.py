@@ -34,6 +34,7 @@ def check(evidence: Evidence) -> list[Finding]:
         if not size or lookup.layer.path in found:
             continue
         where, ids = _column(evidence, lookup.ids)
+        ids = np.trunc(ids) if ids.dtype.kind == "f" else ids  # as Keras does
         bad = np.argwhere((ids < 0) | (ids >= known))
         if not bad.size:
             continue

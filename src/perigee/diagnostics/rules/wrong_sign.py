@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from perigee._step.losses import NOT_NEGATIVE, computation_of
+from perigee._step.updates import inner_of
 from perigee.diagnostics._evidence import Evidence
 from perigee.diagnostics._finding import Finding
 from perigee.diagnostics._layers import activation_of
@@ -114,7 +115,7 @@ def _uphill(evidence: Evidence) -> int:
 
 def _optimizers(evidence: Evidence) -> list[Any]:
     held = evidence.tracked.optimizers.values()
-    return [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in held]
+    return [inner_of(optimizer) for optimizer in held]
 
 
 def _change(recording: Recording, variable: Any) -> np.ndarray | None:
