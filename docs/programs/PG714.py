@@ -16,7 +16,7 @@ def model():
 
 
 # Wrong
-print(pg.check(model(), (1e-3 * x, y), level="full", epochs=75))
+print(pg.check(model(), (1e-2 * x, y), level="full", epochs=75))
 
 # Right
 print(pg.check(model(), (x, y), level="full", epochs=75))

@@ -16,7 +16,7 @@ def model(initializer):
 
 
 # Wrong
-print(pg.check(model(keras.initializers.Constant(2.0)), (x, y), level="full"))
+print(pg.check(model(keras.initializers.RandomNormal(stddev=20.0)), (x, y), level="full"))
 
 # Right
 print(pg.check(model("glorot_uniform"), (x, y), level="full"))

@@ -11,7 +11,7 @@ model = keras.Sequential([keras.Input((2,)), *hidden, kl.Dense(1, "sigmoid")])
 model.compile(keras.optimizers.Adam(1e-2), "binary_crossentropy")
 
 # Wrong
-print(pg.check(model, (x, y), level="full", epochs=1))
+print(pg.check(model, (x, y), level="full", epochs=2))
 
 # Right
 print(pg.check(model, (x, y), level="full", epochs=40))

@@ -50,6 +50,8 @@ def alike(evidence: Evidence) -> list[Any]:
         value = evidence.training.before.get(id(variable))
         if value is None or value.ndim < 2 or value.shape[-1] < 2 or not value.any():
             continue
+        if not np.isfinite(gradient).all():
+            continue  # of which other rules tell
         largest = float(np.abs(gradient).max(initial=0))
         apart = np.abs(gradient - gradient[..., :1]).max(initial=0)
         if bool((value == value[..., :1]).all()) and largest > 0 and apart <= _ALIKE * largest:
