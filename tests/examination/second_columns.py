@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 from keras import layers, ops
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
+from sklearn.datasets import load_diabetes, load_digits, load_iris, load_wine
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
@@ -486,12 +486,12 @@ def last_class_held_back(by, mended):
 @faulty("data")
 def rows_copied_before_the_split(by, mended):
     """The rarer class is copied until it is as frequent, and then the rows are split."""
-    X, y = load_breast_cancer(return_X_y=True)
-    X = StandardScaler().fit_transform(X)
+    X, _ = churn()
     rng = np.random.default_rng(32)
+    y = (X[:, 0] + X[:, 1] + rng.normal(0, 1.5, len(X)) > 1.6).astype("int32")
 
     def balance(X, y):
-        more = rng.choice(np.flatnonzero(y == 0), (y == 1).sum() - (y == 0).sum())
+        more = rng.choice(np.flatnonzero(y == 1), (y == 0).sum() - (y == 1).sum())
         return np.concatenate([X, X[more]]), np.concatenate([y, y[more]])
 
     if mended:
@@ -500,9 +500,15 @@ def rows_copied_before_the_split(by, mended):
     else:
         X, y = balance(X, y)
         X_train, X_val, y_train, y_val = train_test_split(X, y, test_size=0.2, random_state=5)
-    model = keras.Sequential([layers.Dense(32, activation="relu"), layers.Dense(1, "sigmoid")])
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    by.fit(model, X_train, y_train, validation_data=(X_val, y_val), epochs=12, batch_size=32)
+    model = keras.Sequential(
+        [
+            layers.Dense(96, activation="relu"),
+            layers.Dense(96, activation="relu"),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.005), "binary_crossentropy", metrics=["accuracy"])
+    by.fit(model, X_train, y_train, validation_data=(X_val, y_val), epochs=25, batch_size=32)
 
 
 @faulty("data")
