@@ -401,11 +401,11 @@ def head_first_then_all(by):
 
 
 @healthy
-def three_draws_of_dropout(by):
-    """Monte Carlo dropout in test_step, averaged, as uncertainty asks for."""
+def dropout_in_training_alone(by):
+    """A regression by a step with one squared error for each row."""
     x, y = houses_scaled()
 
-    class McDropout(pg.Step):
+    class Dropped(pg.Step):
         def __init__(self):
             self.net = keras.Sequential(
                 [layers.Dense(48, activation="relu"), layers.Dropout(0.1), layers.Dense(1)]
@@ -422,7 +422,7 @@ def three_draws_of_dropout(by):
             out = self.net(x, training=False)[:, 0]
             return {"mse": ops.square(y - out)}
 
-    by.fit(McDropout(), (x[:320], y[:320]), epochs=15, batch_size=32, validation=(x[320:], y[320:]))
+    by.fit(Dropped(), (x[:320], y[:320]), epochs=15, batch_size=32, validation=(x[320:], y[320:]))
 
 
 @healthy(only=("tensorflow",))

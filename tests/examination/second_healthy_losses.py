@@ -182,7 +182,7 @@ def recent_days_weigh_more(by):
     weight = np.linspace(0.1, 1.9, len(x)).astype("float32")
     m = keras.Sequential([keras.Input((14, 1)), layers.GRU(12), layers.Dense(1)])
     m.compile(keras.optimizers.Adam(0.01), "mse", weighted_metrics=["mae"])
-    by.fit(m, x, y, weight, epochs=10, batch_size=32)
+    by.fit(m, x, y, sample_weight=weight, epochs=10, batch_size=32)
 
 
 @healthy
@@ -372,7 +372,11 @@ def tags_that_occur_together(by):
         return ops.mean(each * weight, axis=-1)
 
     m = mlp(32, 5, act="selu")
-    m.compile("adam", weighted, metrics=[keras.metrics.AUC(multi_label=True, from_logits=True)])
+    m.compile(
+        "adam",
+        weighted,
+        metrics=[keras.metrics.AUC(multi_label=True, num_labels=5, from_logits=True)],
+    )
     by.fit(m, x, y, epochs=15, batch_size=32)
 
 

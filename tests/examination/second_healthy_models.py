@@ -148,7 +148,7 @@ def tagger_with_weights_of_places(by):
     o = layers.TimeDistributed(layers.Dense(5, activation="softmax"))(h)
     m = keras.Model(i, o)
     m.compile(keras.optimizers.Adam(0.01), SPARSE, weighted_metrics=["accuracy"])
-    by.fit(m, ids, tags, mask, epochs=10, batch_size=30)
+    by.fit(m, ids, tags, sample_weight=mask, epochs=10, batch_size=30)
 
 
 @healthy
@@ -180,7 +180,11 @@ def two_heads_two_losses(by):
     i = keras.Input((12,))
     t = layers.Dense(24, activation="relu")(i)
     m = keras.Model(
-        i, {"kind": layers.Dense(3, "softmax", name="kind")(t), "alcohol": layers.Dense(1)(t)}
+        i,
+        {
+            "kind": layers.Dense(3, "softmax", name="kind")(t),
+            "alcohol": layers.Dense(1, name="alcohol")(t),
+        },
     )
     m.compile(
         keras.optimizers.Adam(0.01),

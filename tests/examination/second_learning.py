@@ -261,7 +261,7 @@ def adapter_of_two_zero_matrices(by, mended):
             )
 
         def call(self, x):
-            return self.frozen(x) + ops.relu(x @ self.a @ self.b - 0.0)
+            return self.frozen(x) + x @ self.a @ self.b
 
     class Tuned(pg.Step):
         def __init__(self):
@@ -484,45 +484,6 @@ def autoencoder_of_lines(by, mended):
     by.fit(m, curve, epochs=25, batch_size=25)
 
 
-@faulty("activations")
-def saturated_recurrence(by, mended):
-    """A gate of one's own: hard_sigmoid of a sum that is always far above 3."""
-    x, y = motion()
-
-    class Gated(layers.Layer):
-        def build(self, shape):
-            self.w = layers.Dense(16, activation="tanh")
-            self.g = layers.Dense(
-                16, bias_initializer=keras.initializers.Constant(0.0 if mended else -12.0)
-            )
-            self.w.build(shape)
-            self.g.build(shape)
-
-        def call(self, x):
-            return self.w(x) * keras.activations.hard_sigmoid(self.g(x))
-
-    class Steps(pg.Step):
-        def __init__(self):
-            self.net = keras.Sequential(
-                [layers.Flatten(), Gated(), layers.Dense(3, activation="softmax")]
-            )
-            self.opt = keras.optimizers.Adam(0.01)
-            self.acc = keras.metrics.SparseCategoricalAccuracy(name="acc")
-
-        def train_step(self, batch):
-            x, y = batch
-
-            def objective():
-                p = self.net(x, training=True)
-                return ops.mean(ops.sparse_categorical_crossentropy(y, p)), p
-
-            loss, p = self.minimize(objective, self.opt, self.net)
-            self.acc.update_state(y, p)
-            return {"loss": loss}
-
-    by.fit(Steps(), (x, y), epochs=15, batch_size=30)
-
-
 # Durations
 
 
@@ -561,7 +522,7 @@ def two_steps_an_epoch(by, mended):
             yield x[rows], y[rows][:, None]
 
     m = keras.Sequential([keras.Input((14, 1)), layers.LSTM(16), layers.Dense(1)])
-    m.compile(optimizer="adam", loss="mse")
+    m.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
     by.fit(m, batches(), steps_per_epoch=len(x) // 16 if mended else 2, epochs=5)
 
 

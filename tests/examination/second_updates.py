@@ -498,7 +498,7 @@ def weights_of_rows_not_used(by, mended):
 
     m = Weighted()
     m.compile(optimizer=keras.optimizers.Adam(0.01))
-    by.fit(m, x, y, trust, epochs=15, batch_size=32)
+    by.fit(m, x, y, sample_weight=trust, epochs=15, batch_size=32)
 
 
 @faulty("gradient")
@@ -567,5 +567,5 @@ def micro_batches_not_divided(by, mended):
 
     m = Accumulating()
     m(x[:1])
-    m.compile(optimizer=keras.optimizers.SGD(1.0, momentum=0.9))
+    m.compile(optimizer=keras.optimizers.SGD(0.3, momentum=0.9))
     by.fit(m, x, y.astype("float32")[:, None], epochs=15, batch_size=64)
