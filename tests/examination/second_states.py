@@ -383,7 +383,7 @@ def coin_thrown_once(by, mended):
 
 @faulty("constant in a program", only=("tensorflow",))
 def rate_as_a_python_number(by, mended):
-    """self.lr *= 1.03 in the step, to warm up: it runs while the step is traced, and never again."""
+    """self.lr grows within the step, to warm up: that line runs once, while it is traced."""
     import tensorflow as tf
 
     x, y = churn()
