@@ -72,6 +72,11 @@ class Program:
         name = self.name.removesuffix(" mended")
         return hashlib.sha256(name.encode()).digest()[0] % 2 == 1
 
+    @property
+    def is_second(self) -> bool:
+        """Whether it is of the second set, which was written without a look at the rules."""
+        return self.name.startswith("second_")
+
 
 PROGRAMS: dict[str, Program] = {}
 
@@ -113,7 +118,7 @@ def _register(program: Program) -> None:
 def programs() -> list[Program]:
     """Return the programs of all modules beside this one that this framework runs."""
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem.startswith(("faulty_", "healthy_")):
+        if path.stem.startswith(("faulty_", "healthy_", "second_")):
             importlib.import_module(f"tests.examination.{path.stem}")
     return [program for program in PROGRAMS.values() if BACKEND in program.only]
 

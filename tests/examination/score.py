@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="programs and categories with this in their name"
     )
+    parser.add_argument("--set", choices=("first", "second"), help="one set; both by default")
     parser.add_argument("--level", default="default", choices=("default", "full"))
     parser.add_argument("--every", type=int, default=1, help="one program of so many")
     parser.add_argument("--show", default="", help="print the whole report of one program")
@@ -99,6 +100,7 @@ def main() -> None:
         program
         for program in programs()
         if program.is_held_out == arguments.held_out
+        and (arguments.set is None or program.is_second == (arguments.set == "second"))
         and (arguments.only in program.name or arguments.only == program.category)
     ][:: arguments.every]
     told: dict[str, Counter[str]] = defaultdict(Counter)
