@@ -65,7 +65,12 @@ def read(variable: Any) -> np.ndarray:
     return np.asarray(variable)  # at most one copy; `ops.convert_to_numpy` may make two
 
 
-def write(variable: Any, value: np.ndarray) -> None:
+def hold(variable: Any) -> None:
+    """See `Backend.hold`: variables change in place."""
+    del variable
+
+
+def write(variable: Any, value: np.ndarray | Tensor) -> None:
     """See `Backend.write`."""
     variable.assign(value)
 

@@ -839,8 +839,16 @@ class Backend(Protocol):
         """Return the value of a Keras variable, possibly shared. It waits for the device."""
         ...
 
-    def write(self, variable: Any, value: np.ndarray) -> None:
-        """Assign a value that `read` returned to a Keras variable."""
+    def hold(self, variable: Any) -> Tensor | None:
+        """Return the value of a Keras variable, which stays as it is when that is assigned.
+
+        It takes no memory until then. Compiled code that reuses the memory of variables must not
+        run meanwhile. `None` if the framework cannot do so, or not with this variable.
+        """
+        ...
+
+    def write(self, variable: Any, value: np.ndarray | Tensor) -> None:
+        """Assign a value that `read` or `hold` returned to a Keras variable."""
         ...
 
     def compile(

@@ -45,6 +45,7 @@ from perigee._step.state import (
     Tracked,
     are_same_bits,
     attributes_preserved,
+    hold,
     nested_layers,
     preserved,
     restore,
@@ -226,7 +227,7 @@ def _rehearsed(
 
 @dataclass(slots=True)
 class _Undo:
-    values: list[np.ndarray]
+    values: list[Any]
     made: list[Any] = field(default_factory=list)
     global_seed: tuple[Any, np.ndarray | None] | None = None
 
@@ -248,7 +249,7 @@ class _Undo:
 @contextmanager
 def undone(variables: Sequence[Any]) -> Generator[_Undo]:
     """Restore variables, including those created meanwhile, and the host's random state."""
-    with preserved(variables) as values:
+    with preserved(variables, take=hold) as values:
         undo = _Undo(values)
         try:
             with listening(keras.random.SeedGenerator, "next", undo.draws):
@@ -258,6 +259,7 @@ def undone(variables: Sequence[Any]) -> Generator[_Undo]:
             for variable, initial in made:
                 if initial is not None:
                     variable.assign(initial)
+            undo.made.clear()  # a recorder may keep the list, with a copy of each value
 
 
 def _run(
@@ -367,10 +369,13 @@ def _noting(step: Step, method: Method) -> Generator[None]:
         raise
 
 
-def _changed(variables: Sequence[Any], values: Sequence[np.ndarray]) -> list[Any]:
+def _changed(variables: Sequence[Any], values: Sequence[Any]) -> list[Any]:
     read = _backends.current().read  # one at a time: all of them may be most of the memory
-    pairs = zip(variables, values, strict=True)
-    return [variable for variable, old in pairs if not are_same_bits(read(variable), old)]
+    return [
+        variable
+        for variable, old in zip(variables, values, strict=True)
+        if variable.value is not old and not are_same_bits(read(variable), np.asarray(old))
+    ]
 
 
 def _written(before: Tracked, after: Tracked, recorder: StepRecorder, undo: _Undo) -> list[Any]:

@@ -21,7 +21,7 @@ from perigee._step.frame import Watch, current_frame
 from perigee._step.gradients import Gradients
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
-from perigee._step.updates import inner_of, internals
+from perigee._step.updates import can_wait, inner_of, internals
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ class RawRecorder:
         tracked: What it holds.
         derived: Called with the gradients of each tape.
         applied: Called with an optimizer that is to apply gradients, some of them `None`.
+        left_out: Called with one whose update is not made, and the variables that it would move.
     """
 
     def __init__(
@@ -108,9 +109,11 @@ class RawRecorder:
         tracked: Tracked,
         derived: Callable[[Gradients], None],
         applied: Callable[[Any, Gradients], None],
+        left_out: Callable[[Any, Sequence[Any]], None],
     ) -> None:
         self._step, self._tracked = step, tracked
         self._tell_derived, self._tell_applied = derived, applied
+        self._tell_left_out = left_out
         self._applied: list[_Applied] = []
         self._derived: list[Gradients] = []
         self._read: set[int] | None = None
@@ -168,7 +171,7 @@ class RawRecorder:
         names = names_of(held)
         by_path = {path_in(held, one.optimizer): one for one in self._stepped}
         moved = {id(v) for one in self._stepped for v in one.variables} | with_optimizers(held)
-        return RawUpdates(
+        found = RawUpdates(
             paths=frozenset({*(tracked.path_of(one.optimizer) for one in self._applied), *by_path}),
             moved=frozenset(
                 moved | {id(v) for v in tracked.variables if moved and id(v.value) in moved}
@@ -195,6 +198,9 @@ class RawRecorder:
                 and (both := self._moved_by_both(one, ours, other, theirs))
             ],
         )
+        # Listeners that are gone may keep this recorder for a while: not the gradients.
+        self._applied, self._derived, self._foreign = [], [], {}
+        return found
 
     # Calls.
 
@@ -229,8 +235,10 @@ class RawRecorder:
             trainable_variables = list(trainable_variables)
         update = self._update(optimizer, grads, trainable_variables)
         call = Call(original, (grads, trainable_variables), kwargs)
-        if not optimizer.built and update.moved and _can_wait(optimizer):
-            # It is built for the union of its variables when the rehearsal is over.
+        if update.moved and can_wait(optimizer, update.gradients, update.variables):
+            # If it is not built: for the union of its variables, when the rehearsal is over.
+            if optimizer.built:
+                self._tell_left_out(optimizer, update.moved)
             call = Call(lambda: None, (), {})
         yield from self._within(call)
 
@@ -293,7 +301,9 @@ class RawRecorder:
         self._applied.append(update)
         values = [g for g in gradients if g is not None and g is not ...]
         if values and _backends.current().capabilities.has_zero_gradients:
-            largest = keras.ops.stack([keras.ops.max(keras.ops.abs(value)) for value in values])
+            # The largest absolute value takes no memory this way.
+            ends = [(keras.ops.max(value), keras.ops.min(value)) for value in values]
+            largest = keras.ops.stack([keras.ops.maximum(high, -low) for high, low in ends])
             _backends.current().observe(
                 [largest], lambda sizes: self._zeroed.extend(() if sizes.any() else variables)
             )
@@ -402,15 +412,6 @@ class RawRecorder:
 
 def _host_copy(value: Any) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(value))
-
-
-def _can_wait(optimizer: Any) -> bool:
-    """Return whether a rehearsal can do without an update: Keras's own, in code that is not kept.
-
-    A function that is compiled meanwhile would never make it.
-    """
-    is_own = optimizer.__class__.apply.__module__.partition(".")[0] == "keras"
-    return is_own and _backends.current().compiler() is None
 
 
 def divides(optimizer: Any) -> bool:

@@ -115,7 +115,7 @@ class StepRecorder:
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
         self._late_read: str | None = None
-        self._raw = RawRecorder(step, tracked, self._raw_derived, self._raw_applied)
+        self._raw = RawRecorder(step, tracked, self._raw_derived, self._raw_applied, self.left_out)
         self._read: list[Any] = []
         self._unlisted: dict[int, Any] = {}
 
@@ -184,6 +184,11 @@ class StepRecorder:
         self.updates.append((optimizer, list(variables)))
         for variable in optimizer.variables:
             self._is_held(variable)
+
+    def left_out(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        """An update is not made in the rehearsal: what it would write counts as written."""
+        rate = getattr(optimizer, "inner_optimizer", optimizer).learning_rate
+        self.assigned |= {id(v) for v in (*variables, *optimizer.variables) if v is not rate}
 
     def _raw_derived(self, gradients: Gradients) -> None:
         if self._witness is not None:

@@ -34,6 +34,10 @@ class Recorder(Protocol):
         """An optimizer is to apply `gradients`, under a condition or not."""
         ...
 
+    def left_out(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        """The update of `variables` is not made: what it would write counts as written."""
+        ...
+
     def measured(self, terms: Sequence[Term], adds: bool) -> None:
         """A loss of `terms` was measured, to which layers add others or not."""
         ...

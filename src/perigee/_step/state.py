@@ -416,6 +416,12 @@ def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
     return [_host_copy(variable) for variable in variables]
 
 
+def hold(variables: Sequence[Any]) -> list[Any]:
+    """Return the values of variables as `Backend.hold` does; copies on the host where it cannot."""
+    values = [(variable, _backends.current().hold(variable)) for variable in variables]
+    return [_host_copy(variable) if value is None else value for variable, value in values]
+
+
 def _host_copy(variable: Any) -> np.ndarray:
     value = _backends.current().read(variable)
     if not any(part.any() for part in _bits(value)):
@@ -441,10 +447,11 @@ def _bits(value: np.ndarray, count: int = 1 << 20) -> Iterator[np.ndarray]:
         yield bits[start : start + count]
 
 
-def restore(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    """Restore the values that `snapshot` returned."""
+def restore(variables: Sequence[Any], values: Sequence[Any]) -> None:
+    """Restore the values that `snapshot` or `hold` returned."""
     for variable, value in zip(variables, values, strict=True):
-        _backends.current().write(variable, value)
+        if variable.value is not value:  # JAX assigns by another array
+            _backends.current().write(variable, value)
 
 
 def host_random() -> Any:
@@ -459,21 +466,30 @@ def set_host_random(state: Any) -> None:
 
 
 @contextmanager
-def preserved(variables: Sequence[Any], host: bool = True) -> Generator[list[np.ndarray]]:
+def preserved(
+    variables: Sequence[Any],
+    host: bool = True,
+    take: Callable[[Sequence[Any]], list[Any]] = snapshot,
+) -> Generator[list[Any]]:
     """Restore variables, gradients in them and the framework's random state; yields the values.
+
+    The list is empty at the end: whoever still has it keeps no copy of the state.
 
     Args:
         variables: The variables. It waits for them.
         host: Whether to restore Python's and NumPy's global generators too.
+        take: Returns their values: `snapshot`, or `hold` where no compiled code reuses their
+            memory.
     """
     backend = _backends.current()
     here, framework = host_random(), backend.random_state()
-    values = snapshot(variables)
+    values = take(variables)
     try:
         with backend.gradients_restored(variables):
             yield values
     finally:
         restore(variables, values)
+        values.clear()
         backend.set_random_state(framework)
         if host:
             set_host_random(here)

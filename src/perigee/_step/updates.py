@@ -82,6 +82,32 @@ def update(
         watch.updated(optimizer, seen, variables, before, when)
 
 
+def can_wait(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> bool:
+    """Return whether a rehearsal can do without an update: Keras's own, in code that is not kept.
+
+    Made op by op, it would take the memory of another model, which training does not need. One that
+    would fail is made, and so is one of a user's own class that is built. A function that is
+    compiled meanwhile would never make it.
+    """
+    kind = type(optimizer)
+    is_own = (kind if optimizer.built else kind.apply).__module__.partition(".")[0] == "keras"
+    if not is_own or _backends.current().compiler() is not None:
+        return False
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return not optimizer.built or (
+        type(inner).__module__.partition(".")[0] == "keras"
+        and not _unknown(optimizer, variables)
+        and all(
+            gradient is None or _shape_of(gradient) == tuple(variable.shape)
+            for gradient, variable in zip(gradients, variables, strict=True)
+        )
+    )
+
+
+def _shape_of(gradient: Any) -> tuple[int, ...] | None:
+    return tuple(gradient.shape) if hasattr(gradient, "shape") else None
+
+
 def _unknown(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
     """Return the variables that an optimizer was not built for; Keras names only the first."""
     inner = inner_of(optimizer)

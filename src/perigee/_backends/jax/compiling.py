@@ -178,6 +178,12 @@ def _is_left_out(original: Any, *args: Any, **kwargs: Any) -> Talk:
     yield Call(lambda: None, (), {})
 
 
+def hold(variable: Any) -> Tensor | None:
+    """See `Backend.hold`: arrays do not change; but code that runs eagerly may donate them."""
+    is_eager = _is_eager.get() or not isinstance(variable, keras.Variable)
+    return None if is_eager else variable.value
+
+
 @contextmanager
 def _not_shown() -> Generator[None]:
     """Leave out what a step shows outside: it is only tried, and shows each step once later."""

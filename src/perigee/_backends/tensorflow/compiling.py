@@ -38,7 +38,7 @@ def watch(hear: Hear, layers: Iterable[Any] = ()) -> Generator[Watched]:
     def creator(next_creator: Callable[..., Any], **arguments: Any) -> Any:
         variable = next_creator(**arguments)
         with tf.init_scope():
-            watched.made.append((variable, variable.numpy()))
+            watched.made.append((variable, tf.convert_to_tensor(variable)))
         return variable
 
     # The innermost condition decides, so one that the step itself sets must be overridden. There is

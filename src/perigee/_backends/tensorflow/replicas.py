@@ -335,10 +335,17 @@ def read(variable: Any) -> np.ndarray:
     held = copies(variable)
     if len(held) > 1 and is_sum(variable):
         return np.asarray(sum(copy.numpy() for copy in held), held[0].dtype.as_numpy_dtype)
-    return np.asarray(held[0])
+    return np.asarray(tf.convert_to_tensor(held[0]))  # of a variable, it would be a copy
 
 
-def write(variable: Any, value: np.ndarray) -> None:
+def hold(variable: Any) -> Tensor | None:
+    """See `Backend.hold`: a variable that is written takes other memory while this one is read."""
+    is_copied = isinstance(variable.value, tf.distribute.DistributedValues)
+    is_state = isinstance(variable, StateObject)
+    return None if is_state or is_copied else tf.convert_to_tensor(variable.value)
+
+
+def write(variable: Any, value: np.ndarray | Tensor) -> None:
     """See `Backend.write`: without communication with other processes."""
     if not isinstance(variable.value, tf.distribute.DistributedValues):
         variable.assign(value)
