@@ -174,7 +174,11 @@ def made(workload: str) -> tuple[Any, np.ndarray, int]:
             x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 8)(x, x))
             x = layers.LayerNormalization()(x + layers.Dense(32)(layers.Dense(64, "gelu")(x)))
         outputs = layers.Dense(10)(layers.GlobalAveragePooling1D()(x))
-        return keras.Model(inputs, outputs), np.random.normal(size=(rows, 16, 32)).astype("float32"), 10
+        return (
+            keras.Model(inputs, outputs),
+            np.random.normal(size=(rows, 16, 32)).astype("float32"),
+            10,
+        )
     else:
         count = int(workload.removeprefix("layers-"))
         shape, body = (16,), [layers.Dense(16, "relu") for _ in range(count)]

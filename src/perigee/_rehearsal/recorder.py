@@ -82,6 +82,7 @@ class StepRecorder:
         observers: Sequence[Observer],
         accumulates: bool,
         witness: Witness | None = None,
+        looks_at_all: bool = False,
     ) -> None:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.raw = RawUpdates()
@@ -115,11 +116,13 @@ class StepRecorder:
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
         self._late_read: str | None = None
-        self._raw = RawRecorder(step, tracked, self._raw_derived, self._raw_applied)
+        self._raw = RawRecorder(step, tracked, self._raw_derived, self._raw_applied, looks_at_all)
         self._read: list[Any] = []
         self._unlisted: dict[int, Any] = {}
 
     def differentiated(self, read: Sequence[Any]) -> None:
+        if not read:  # as on JAX, always
+            return
         tracked = track(self._step)
         copies = _backends.current().copies
         listed = [entry.variable for entry in tracked.entries if entry.is_listed]
@@ -196,6 +199,11 @@ class StepRecorder:
         for variable, value in zip(gradients.variables, gradients, strict=True):
             if value is not None:  # an optimizer that is not built yet does not write it now
                 self._is_held(variable)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """See `RawRecorder`."""
+        return self._raw.is_in_doubt
 
     def finish(self) -> None:
         """The step has run: take in the updates that it made itself, and refuse wrong ones."""
