@@ -471,6 +471,9 @@ def test_bench_measures_every_way_and_keeps_nothing(folder):
     parts = dict(part.rsplit(" ", 2)[:2] for part in shares.split(": ")[1].split(", "))
     assert sum(map(float, parts.values())) == pytest.approx(100, abs=0.5)
     assert "compiling" not in parts
+    running = [line for line in answer.stderr.splitlines() if line.endswith(" per call")]
+    turns = ("compiling", "round 1 of 2", "round 2 of 2")
+    assert running == [f"{turn}: {name}" for turn in turns for name in names]
     after = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
     assert after == before
 

@@ -39,7 +39,8 @@ def bench(
     """Time the step of FILE in each execution mode; saves nothing.
 
     Compiling is not counted, and nothing is validated or saved. Only times measured together are
-    comparable: the last column is the speed of each mode relative to the first.
+    comparable: the last column is the speed of each mode relative to the first. The measurement
+    that is running is named on the standard error stream.
     """
     settings = Settings.parsed(set_ or ())
     with opened(file) as experiment:
@@ -50,8 +51,11 @@ def bench(
         ways = [_Way(experiment, settings, execution, given_seed) for execution in _executions()]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `perigee check` reports findings
-            for _ in range(rounds + 1):  # the first one compiles
+            for turn in range(rounds + 1):  # the first one compiles
                 for way in ways:
+                    if way.failure is None:
+                        what = f"round {turn} of {rounds}" if turn else "compiling"
+                        typer.echo(f"{what}: {way.name}", err=True)
                     way.measure(steps, arguments)
     typer.echo(_table(ways))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import keras
@@ -180,6 +180,8 @@ def _rehearsed(
             _refuse_kept_tensors(step, before, after, attributes_before)
             written = _written(before, after, recorder, undo)
             recorder.refuse_untrained(written)
+            if recorder.is_in_doubt:
+                _look_at_all_gradients(step, method, batch, recorder, before, accumulate, undo)
         if _is_split(step):
             _refuse_samples(recorder)
             _refuse_counts(step, method, batch, after, written)
@@ -285,6 +287,22 @@ def _run(
         loops_well = _backends.current().rehearse(run, tracked.variables, computes, overwrites)
     recorder.finish()
     return loops_well
+
+
+def _look_at_all_gradients(
+    step: Step,
+    method: Method,
+    batch: Batch,
+    recorder: StepRecorder,
+    tracked: Tracked,
+    accumulate: int,
+    undo: _Undo,
+) -> None:
+    """Run the step again, to find updates in which every gradient is 0, not only the last ones."""
+    again = StepRecorder(step, tracked, (), accumulate > 1, looks_at_all=True)
+    again.made, again.is_global_seed = undo.made, undo.is_global_seed
+    _run(step, method, batch, again, tracked, computes=True)
+    recorder.raw = replace(recorder.raw, zeroed=again.raw.zeroed)
 
 
 def _may_overwrite(tracked: Tracked) -> bool:

@@ -23,6 +23,9 @@ from perigee._step.state import Tracked, track
 from perigee._step.step import Step
 from perigee._step.updates import can_wait, inner_of, internals
 
+_LOOKED_AT_FIRST = 2
+"""How many gradients are computed first: of the kernel and the bias of the last layer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Twice:
@@ -101,6 +104,12 @@ class RawRecorder:
         derived: Called with the gradients of each tape.
         applied: Called with an optimizer that is to apply gradients, some of them `None`.
         left_out: Called with one whose update is not made, and the variables that it would move.
+        looks_at_all: Whether to compute all gradients, to find updates in which all are 0. Where
+            operations are compiled, the last ones are computed otherwise: those of the layers next
+            to the loss, without most of the backward pass, which takes long to compile.
+
+    Attributes:
+        is_in_doubt: Whether those last ones were all 0, so that the others have to be looked at.
     """
 
     def __init__(
@@ -110,7 +119,10 @@ class RawRecorder:
         derived: Callable[[Gradients], None],
         applied: Callable[[Any, Gradients], None],
         left_out: Callable[[Any, Sequence[Any]], None],
+        looks_at_all: bool = False,
     ) -> None:
+        self.is_in_doubt: bool = False
+        self._looks_at_all = looks_at_all
         self._step, self._tracked = step, tracked
         self._tell_derived, self._tell_applied = derived, applied
         self._tell_left_out = left_out
@@ -301,12 +313,18 @@ class RawRecorder:
         self._applied.append(update)
         values = [g for g in gradients if g is not None and g is not ...]
         if values and _backends.current().capabilities.has_zero_gradients:
+            is_partial = not self._looks_at_all and _backends.current().compiler() is not None
+            chosen = values[-_LOOKED_AT_FIRST:] if is_partial else values
             # The largest absolute value takes no memory this way.
-            ends = [(keras.ops.max(value), keras.ops.min(value)) for value in values]
+            ends = [(keras.ops.max(value), keras.ops.min(value)) for value in chosen]
             largest = keras.ops.stack([keras.ops.maximum(high, -low) for high, low in ends])
-            _backends.current().observe(
-                [largest], lambda sizes: self._zeroed.extend(() if sizes.any() else variables)
-            )
+
+            def look(sizes: np.ndarray) -> None:
+                if not sizes.any():
+                    self.is_in_doubt |= len(chosen) < len(values)
+                    self._zeroed.extend(variables)
+
+            _backends.current().observe([largest], look)
         return update
 
     def _default(self) -> Sequence[Any]:

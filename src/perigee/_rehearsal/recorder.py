@@ -30,7 +30,7 @@ from perigee._step.masks import mask_of
 from perigee._step.samples import Sample
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
-from perigee._step.updates import counter_of, internals
+from perigee._step.updates import counter_of, inner_of, internals
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,7 @@ class StepRecorder:
         observers: Sequence[Observer],
         accumulates: bool,
         witness: Witness | None = None,
+        looks_at_all: bool = False,
     ) -> None:
         self.updates: list[tuple[Any, list[Any]]] = []
         self.raw = RawUpdates()
@@ -115,11 +116,15 @@ class StepRecorder:
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
         self._late_read: str | None = None
-        self._raw = RawRecorder(step, tracked, self._raw_derived, self._raw_applied, self.left_out)
+        self._raw = RawRecorder(
+            step, tracked, self._raw_derived, self._raw_applied, self.left_out, looks_at_all
+        )
         self._read: list[Any] = []
         self._unlisted: dict[int, Any] = {}
 
     def differentiated(self, read: Sequence[Any]) -> None:
+        if not read:  # as on JAX, always
+            return
         tracked = track(self._step)
         copies = _backends.current().copies
         listed = [entry.variable for entry in tracked.entries if entry.is_listed]
@@ -187,7 +192,7 @@ class StepRecorder:
 
     def left_out(self, optimizer: Any, variables: Sequence[Any]) -> None:
         """An update is not made in the rehearsal: what it would write counts as written."""
-        rate = getattr(optimizer, "inner_optimizer", optimizer).learning_rate
+        rate = inner_of(optimizer).learning_rate
         self.assigned |= {id(v) for v in (*variables, *optimizer.variables) if v is not rate}
 
     def _raw_derived(self, gradients: Gradients) -> None:
@@ -201,6 +206,11 @@ class StepRecorder:
         for variable, value in zip(gradients.variables, gradients, strict=True):
             if value is not None:  # an optimizer that is not built yet does not write it now
                 self._is_held(variable)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """See `RawRecorder`."""
+        return self._raw.is_in_doubt
 
     def finish(self) -> None:
         """The step has run: take in the updates that it made itself, and refuse wrong ones."""

@@ -613,9 +613,9 @@ def branch_seeds(tracked: Tracked, key: int, is_seed: bool) -> None:
 def nested_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
     """Yield a layer and all layers inside it, without using private attributes of Keras."""
     seen: set[int] = set()
-    waiting: list[Any] = [layer]
+    waiting: deque[Any] = deque([layer])
     while waiting:
-        value = waiting.pop(0)
+        value = waiting.popleft()
         if isinstance(value, keras.Layer):
             if id(value) in seen:
                 continue

@@ -93,7 +93,7 @@ def can_wait(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any])
     is_own = (kind if optimizer.built else kind.apply).__module__.partition(".")[0] == "keras"
     if not is_own or _backends.current().compiler() is not None:
         return False
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_of(optimizer)
     return not optimizer.built or (
         type(inner).__module__.partition(".")[0] == "keras"
         and not _unknown(optimizer, variables)

@@ -153,17 +153,14 @@ class KerasStep(Step):
                 _build_as_fit(model)
             return
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        is_new = not all(layer.built for layer in nested_layers(model))
+        layers = nested_layers(model)
+        is_new = not all(layer.built for layer in layers)
         has_new_metrics = any(not getattr(metric, "built", True) for metric in model.metrics)
         trackers = [value for value in vars(model).values() if _has_trackers(value)]
-        if is_new or not all(getattr(tracker, "built", True) for tracker in trackers):
+
+        def build() -> None:
             # Assignments within a scope are dropped; created variables stay.
-            with (
-                _backends.current().watch(
-                    listening,
-                ),
-                keras.StatelessScope(),
-            ):
+            with _backends.current().watch(listening, layers), keras.StatelessScope():
                 y_pred = model(x, training=False)
             weights = [(variable, variable.value) for variable in model.trainable_variables]
             with keras.StatelessScope(weights):  # penalties are computed from these
@@ -171,6 +168,10 @@ class KerasStep(Step):
                     _compute_loss(model, x, y, y_pred, sample_weight, method == "train_step")
                 if has_new_metrics and method != "predict_step":
                     model.compute_metrics(x, y, y_pred, sample_weight)
+
+        if is_new or not all(getattr(tracker, "built", True) for tracker in trackers):
+            # Traced, since JAX compiles each operation that runs on its own.
+            _backends.current().rehearse(build, [], computes=False)
         if method == "train_step" and model.optimizer is not None and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
 
