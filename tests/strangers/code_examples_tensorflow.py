@@ -7,12 +7,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-import perigee as pg
 from tests.strangers.corpus import by_fit, by_hand
-from tests.strangers.datasets import cancer, digits, sentences, waves, wine
+from tests.strangers.datasets import cancer, digits, sentences, wine
 
 AUTOTUNE = tf.data.AUTOTUNE
-autoencoder_optimizer = keras.optimizers.Adam  # made at module level, called later
 
 
 def rng(seed=0):
@@ -114,7 +112,9 @@ def conditional_gan(by):
 
 
 class WGAN(keras.Model):
-    def __init__(self, discriminator, generator, latent_dim, discriminator_extra_steps=3, gp_weight=10.0):
+    def __init__(
+        self, discriminator, generator, latent_dim, discriminator_extra_steps=3, gp_weight=10.0
+    ):
         super().__init__()
         self.discriminator = discriminator
         self.generator = generator
@@ -153,7 +153,9 @@ class WGAN(keras.Model):
                 gp = self.gradient_penalty(batch_size, real_images, fake_images)
                 d_loss = d_cost + gp * self.gp_weight
             d_gradient = tape.gradient(d_loss, self.discriminator.trainable_variables)
-            self.d_optimizer.apply_gradients(zip(d_gradient, self.discriminator.trainable_variables))
+            self.d_optimizer.apply_gradients(
+                zip(d_gradient, self.discriminator.trainable_variables)
+            )
         noise = tf.random.stateless_normal((batch_size, self.latent_dim), seed=(3, 7))
         with tf.GradientTape() as tape:
             generated = self.generator(noise, training=True)
@@ -181,8 +183,18 @@ class GANMonitor(keras.callbacks.Callback):
 @by_fit(only="tensorflow", differs=("d_loss", "g_loss"))
 def wasserstein_gan_with_gradient_penalty_and_a_monitor(by):
     real = rng().normal(size=(64, 5)).astype("float32")
-    discriminator = keras.Sequential([keras.Input((5,)), layers.Dense(8), layers.LeakyReLU(), layers.Dense(1)])
-    generator = keras.Sequential([keras.Input((3,)), layers.Dense(8), layers.BatchNormalization(), layers.ReLU(), layers.Dense(5, activation="tanh")])
+    discriminator = keras.Sequential(
+        [keras.Input((5,)), layers.Dense(8), layers.LeakyReLU(), layers.Dense(1)]
+    )
+    generator = keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers.Dense(8),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Dense(5, activation="tanh"),
+        ]
+    )
     wgan = WGAN(discriminator=discriminator, generator=generator, latent_dim=3)
     wgan.compile(
         d_optimizer=keras.optimizers.Adam(learning_rate=0.0002, beta_1=0.5, beta_2=0.9),
@@ -196,7 +208,15 @@ def wasserstein_gan_with_gradient_penalty_and_a_monitor(by):
 
 
 class CycleGan(keras.Model):
-    def __init__(self, generator_G, generator_F, discriminator_X, discriminator_Y, lambda_cycle=10.0, lambda_identity=0.5):
+    def __init__(
+        self,
+        generator_G,
+        generator_F,
+        discriminator_X,
+        discriminator_Y,
+        lambda_cycle=10.0,
+        lambda_identity=0.5,
+    ):
         super().__init__()
         self.gen_G = generator_G
         self.gen_F = generator_F
@@ -208,7 +228,15 @@ class CycleGan(keras.Model):
     def call(self, inputs):
         return (self.disc_X(inputs), self.disc_Y(inputs), self.gen_G(inputs), self.gen_F(inputs))
 
-    def compile(self, gen_G_optimizer, gen_F_optimizer, disc_X_optimizer, disc_Y_optimizer, gen_loss_fn, disc_loss_fn):
+    def compile(
+        self,
+        gen_G_optimizer,
+        gen_F_optimizer,
+        disc_X_optimizer,
+        disc_Y_optimizer,
+        gen_loss_fn,
+        disc_loss_fn,
+    ):
         super().compile()
         self.gen_G_optimizer = gen_G_optimizer
         self.gen_F_optimizer = gen_F_optimizer
@@ -236,8 +264,12 @@ class CycleGan(keras.Model):
             gen_F_loss = self.generator_loss_fn(disc_fake_x)
             cycle_loss_G = self.cycle_loss_fn(real_y, cycled_y) * self.lambda_cycle
             cycle_loss_F = self.cycle_loss_fn(real_x, cycled_x) * self.lambda_cycle
-            id_loss_G = self.identity_loss_fn(real_y, same_y) * self.lambda_cycle * self.lambda_identity
-            id_loss_F = self.identity_loss_fn(real_x, same_x) * self.lambda_cycle * self.lambda_identity
+            id_loss_G = (
+                self.identity_loss_fn(real_y, same_y) * self.lambda_cycle * self.lambda_identity
+            )
+            id_loss_F = (
+                self.identity_loss_fn(real_x, same_x) * self.lambda_cycle * self.lambda_identity
+            )
             total_loss_G = gen_G_loss + cycle_loss_G + id_loss_G
             total_loss_F = gen_F_loss + cycle_loss_F + id_loss_F
             disc_X_loss = self.discriminator_loss_fn(disc_real_x, disc_fake_x)
@@ -250,7 +282,12 @@ class CycleGan(keras.Model):
         self.gen_F_optimizer.apply_gradients(zip(grads_F, self.gen_F.trainable_variables))
         self.disc_X_optimizer.apply_gradients(zip(disc_X_grads, self.disc_X.trainable_variables))
         self.disc_Y_optimizer.apply_gradients(zip(disc_Y_grads, self.disc_Y.trainable_variables))
-        return {"G_loss": total_loss_G, "F_loss": total_loss_F, "D_X_loss": disc_X_loss, "D_Y_loss": disc_Y_loss}
+        return {
+            "G_loss": total_loss_G,
+            "F_loss": total_loss_F,
+            "D_X_loss": disc_X_loss,
+            "D_Y_loss": disc_Y_loss,
+        }
 
 
 adv_loss_fn = keras.losses.MeanSquaredError()
@@ -269,7 +306,11 @@ def discriminator_loss_fn(real, fake):
 @by_fit(only="tensorflow", differs=("*_loss",))
 def cycle_gan_with_four_optimizers_and_a_persistent_tape(by):
     x, _ = digits(40)
-    horses = tf.data.Dataset.from_tensor_slices(x).map(lambda i: i * 2 - 1, num_parallel_calls=AUTOTUNE).batch(4)
+    horses = (
+        tf.data.Dataset.from_tensor_slices(x)
+        .map(lambda i: i * 2 - 1, num_parallel_calls=AUTOTUNE)
+        .batch(4)
+    )
     zebras = tf.data.Dataset.from_tensor_slices(1 - x).map(lambda i: i * 2 - 1).batch(4)
 
     def gen(name):
@@ -277,16 +318,30 @@ def cycle_gan_with_four_optimizers_and_a_persistent_tape(by):
         h = layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
         h = layers.GroupNormalization(groups=1)(h)
         h = layers.Activation("relu")(h)
-        return keras.models.Model(inputs, layers.Conv2D(1, 3, padding="same", activation="tanh")(h), name=name)
+        return keras.models.Model(
+            inputs, layers.Conv2D(1, 3, padding="same", activation="tanh")(h), name=name
+        )
 
     def disc(name):
         inputs = layers.Input((8, 8, 1))
         h = layers.LeakyReLU(0.2)(layers.Conv2D(4, 4, strides=2, padding="same")(inputs))
         return keras.Model(inputs=inputs, outputs=layers.Conv2D(1, 3, padding="same")(h), name=name)
 
-    model = CycleGan(generator_G=gen("generator_G"), generator_F=gen("generator_F"), discriminator_X=disc("discriminator_X"), discriminator_Y=disc("discriminator_Y"))
-    adam = lambda: keras.optimizers.Adam(learning_rate=2e-4, beta_1=0.5)  # noqa: E731
-    model.compile(gen_G_optimizer=adam(), gen_F_optimizer=adam(), disc_X_optimizer=adam(), disc_Y_optimizer=adam(), gen_loss_fn=generator_loss_fn, disc_loss_fn=discriminator_loss_fn)
+    model = CycleGan(
+        generator_G=gen("generator_G"),
+        generator_F=gen("generator_F"),
+        discriminator_X=disc("discriminator_X"),
+        discriminator_Y=disc("discriminator_Y"),
+    )
+    adam = lambda: keras.optimizers.Adam(learning_rate=2e-4, beta_1=0.5)
+    model.compile(
+        gen_G_optimizer=adam(),
+        gen_F_optimizer=adam(),
+        disc_X_optimizer=adam(),
+        disc_Y_optimizer=adam(),
+        gen_loss_fn=generator_loss_fn,
+        disc_loss_fn=discriminator_loss_fn,
+    )
     by.fit(model, tf.data.Dataset.zip((horses, zebras)), epochs=1)
 
 
@@ -297,10 +352,20 @@ class ContrastiveModel(keras.Model):
     def __init__(self):
         super().__init__()
         self.temperature = 0.1
-        self.contrastive_augmenter = keras.Sequential([layers.Rescaling(1.0), layers.GaussianNoise(0.1, seed=3)])
-        self.encoder = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(16, activation="relu")], name="encoder")
-        self.projection_head = keras.Sequential([keras.Input(shape=(16,)), layers.Dense(8, activation="relu"), layers.Dense(8)], name="projection_head")
-        self.linear_probe = keras.Sequential([layers.Input(shape=(16,)), layers.Dense(10)], name="linear_probe")
+        self.contrastive_augmenter = keras.Sequential(
+            [layers.Rescaling(1.0), layers.GaussianNoise(0.1, seed=3)]
+        )
+        self.encoder = keras.Sequential(
+            [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(16, activation="relu")],
+            name="encoder",
+        )
+        self.projection_head = keras.Sequential(
+            [keras.Input(shape=(16,)), layers.Dense(8, activation="relu"), layers.Dense(8)],
+            name="projection_head",
+        )
+        self.linear_probe = keras.Sequential(
+            [layers.Input(shape=(16,)), layers.Dense(10)], name="linear_probe"
+        )
 
     def compile(self, contrastive_optimizer, probe_optimizer, **kwargs):
         super().compile(**kwargs)
@@ -314,7 +379,12 @@ class ContrastiveModel(keras.Model):
 
     @property
     def metrics(self):
-        return [self.contrastive_loss_tracker, self.contrastive_accuracy, self.probe_loss_tracker, self.probe_accuracy]
+        return [
+            self.contrastive_loss_tracker,
+            self.contrastive_accuracy,
+            self.probe_loss_tracker,
+            self.probe_accuracy,
+        ]
 
     def contrastive_loss(self, projections_1, projections_2):
         projections_1 = ops.normalize(projections_1, axis=1)
@@ -324,8 +394,12 @@ class ContrastiveModel(keras.Model):
         contrastive_labels = ops.arange(batch_size)
         self.contrastive_accuracy.update_state(contrastive_labels, similarities)
         self.contrastive_accuracy.update_state(contrastive_labels, ops.transpose(similarities))
-        loss_1_2 = keras.losses.sparse_categorical_crossentropy(contrastive_labels, similarities, from_logits=True)
-        loss_2_1 = keras.losses.sparse_categorical_crossentropy(contrastive_labels, ops.transpose(similarities), from_logits=True)
+        loss_1_2 = keras.losses.sparse_categorical_crossentropy(
+            contrastive_labels, similarities, from_logits=True
+        )
+        loss_2_1 = keras.losses.sparse_categorical_crossentropy(
+            contrastive_labels, ops.transpose(similarities), from_logits=True
+        )
         return (loss_1_2 + loss_2_1) / 2
 
     def train_step(self, data):
@@ -339,8 +413,13 @@ class ContrastiveModel(keras.Model):
             projections_1 = self.projection_head(features_1, training=True)
             projections_2 = self.projection_head(features_2, training=True)
             contrastive_loss = self.contrastive_loss(projections_1, projections_2)
-        gradients = tape.gradient(contrastive_loss, self.encoder.trainable_weights + self.projection_head.trainable_weights)
-        self.contrastive_optimizer.apply_gradients(zip(gradients, self.encoder.trainable_weights + self.projection_head.trainable_weights))
+        gradients = tape.gradient(
+            contrastive_loss,
+            self.encoder.trainable_weights + self.projection_head.trainable_weights,
+        )
+        self.contrastive_optimizer.apply_gradients(
+            zip(gradients, self.encoder.trainable_weights + self.projection_head.trainable_weights)
+        )
         self.contrastive_loss_tracker.update_state(contrastive_loss)
         with tf.GradientTape() as tape:
             features = self.encoder(labeled_images, training=False)
@@ -354,7 +433,9 @@ class ContrastiveModel(keras.Model):
 
     def test_step(self, data):
         labeled_images, labels = data
-        class_logits = self.linear_probe(self.encoder(labeled_images, training=False), training=False)
+        class_logits = self.linear_probe(
+            self.encoder(labeled_images, training=False), training=False
+        )
         probe_loss = self.probe_loss(labels, class_logits)
         self.probe_loss_tracker.update_state(probe_loss)
         self.probe_accuracy.update_state(labels, class_logits)
@@ -369,7 +450,9 @@ def contrast_on_unlabeled_and_labeled_pairs_with_a_probe(by):
     train = tf.data.Dataset.zip((unlabeled, labeled)).prefetch(buffer_size=AUTOTUNE)
     test = tf.data.Dataset.from_tensor_slices((x[96:], y[96:])).batch(12)
     model = ContrastiveModel()
-    model.compile(contrastive_optimizer=keras.optimizers.Adam(), probe_optimizer=keras.optimizers.Adam())
+    model.compile(
+        contrastive_optimizer=keras.optimizers.Adam(), probe_optimizer=keras.optimizers.Adam()
+    )
     by.fit(model, train, epochs=2, validation_data=test)
 
 
@@ -378,7 +461,15 @@ class BYOL(keras.Model):
         super().__init__(**kw)
 
         def net():
-            return keras.Sequential([keras.Input((13,)), layers.Dense(12), layers.BatchNormalization(), layers.ReLU(), layers.Dense(6)])
+            return keras.Sequential(
+                [
+                    keras.Input((13,)),
+                    layers.Dense(12),
+                    layers.BatchNormalization(),
+                    layers.ReLU(),
+                    layers.Dense(6),
+                ]
+            )
 
         self.online, self.target = net(), net()
         self.target.set_weights(self.online.get_weights())
@@ -471,11 +562,15 @@ class DiffusionModel(keras.Model):
         images = self.normalizer(images, training=True)
         size = ops.shape(images)[0]
         noises = keras.random.normal(shape=(size, 8, 8, 1), seed=self.seed_generator)
-        times = keras.random.uniform(shape=(size, 1, 1, 1), minval=0.0, maxval=1.0, seed=self.seed_generator)
+        times = keras.random.uniform(
+            shape=(size, 1, 1, 1), minval=0.0, maxval=1.0, seed=self.seed_generator
+        )
         noise_rates, signal_rates = self.diffusion_schedule(times)
         noisy_images = signal_rates * images + noise_rates * noises
         with tf.GradientTape() as tape:
-            pred_noises, pred_images = self.denoise(noisy_images, noise_rates, signal_rates, training=True)
+            pred_noises, pred_images = self.denoise(
+                noisy_images, noise_rates, signal_rates, training=True
+            )
             noise_loss = self.loss(noises, pred_noises)
             image_loss = self.loss(images, pred_images)
         gradients = tape.gradient(noise_loss, self.network.trainable_weights)
@@ -492,7 +587,9 @@ class DiffusionModel(keras.Model):
         times = ops.ones((ops.shape(images)[0], 1, 1, 1)) * 0.5
         noise_rates, signal_rates = self.diffusion_schedule(times)
         noisy_images = signal_rates * images + noise_rates * noises
-        pred_noises, pred_images = self.denoise(noisy_images, noise_rates, signal_rates, training=False)
+        pred_noises, pred_images = self.denoise(
+            noisy_images, noise_rates, signal_rates, training=False
+        )
         self.image_loss_tracker.update_state(self.loss(images, pred_images))
         self.noise_loss_tracker.update_state(self.loss(noises, pred_noises))
         return {m.name: m.result() for m in self.metrics}
@@ -511,9 +608,18 @@ def implicit_diffusion_with_averaged_network_and_plots(by):
     train = dataset.take(64).cache().batch(16, drop_remainder=True).prefetch(buffer_size=AUTOTUNE)
     val = dataset.skip(64).batch(16, drop_remainder=True)
     model = DiffusionModel()
-    model.compile(optimizer=keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4), loss=keras.losses.mean_absolute_error)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4),
+        loss=keras.losses.mean_absolute_error,
+    )
     model.normalizer.adapt(train)
-    by.fit(model, train, epochs=2, validation_data=val, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=model.plot_images)])
+    by.fit(
+        model,
+        train,
+        epochs=2,
+        validation_data=val,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=model.plot_images)],
+    )
     return {"plotted": model.plotted}
 
 
@@ -548,7 +654,11 @@ def actor_critic_on_recorded_episodes():
 
     draw = rng(4)
     episodes = [
-        (draw.normal(size=(n, 4)).astype("float32"), draw.integers(0, 2, n), draw.uniform(size=n).astype("float32"))
+        (
+            draw.normal(size=(n, 4)).astype("float32"),
+            draw.integers(0, 2, n),
+            draw.uniform(size=n).astype("float32"),
+        )
         for n in (7, 9, 12, 7, 5, 9, 11)
     ]
     return learn, episodes, 2, lambda: {"weights": model.get_weights()}
@@ -557,7 +667,13 @@ def actor_critic_on_recorded_episodes():
 @by_hand(only="tensorflow")
 def deep_q_network_with_a_target_that_is_copied_every_third_step():
     def create_q_model():
-        return keras.Sequential([keras.Input((6,)), layers.Dense(16, activation="relu"), layers.Dense(3, activation="linear")])
+        return keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(16, activation="relu"),
+                layers.Dense(3, activation="linear"),
+            ]
+        )
 
     model, model_target = create_q_model(), create_q_model()
     optimizer = keras.optimizers.Adam(learning_rate=0.00025, clipnorm=1.0)
@@ -592,7 +708,16 @@ def deep_q_network_with_a_target_that_is_copied_every_third_step():
         (draw.uniform(size=80) < 0.1).astype("float32"),
     )
     replay = tf.data.Dataset.from_tensor_slices(data).batch(16)
-    return update, replay, 2, lambda: {"weights": model.get_weights(), "target": model_target.get_weights(), "frames": frame_count.numpy()}
+    return (
+        update,
+        replay,
+        2,
+        lambda: {
+            "weights": model.get_weights(),
+            "target": model_target.get_weights(),
+            "frames": frame_count.numpy(),
+        },
+    )
 
 
 # Images that are optimized.
@@ -601,10 +726,20 @@ def deep_q_network_with_a_target_that_is_copied_every_third_step():
 @by_hand(only="tensorflow")
 def style_transfer_by_a_schedule_over_one_image():
     x, _ = digits(3)
-    backbone = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(4, 3, activation="relu", name="block1"), layers.Conv2D(4, 3, activation="relu", name="block2")])
+    backbone = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, activation="relu", name="block1"),
+            layers.Conv2D(4, 3, activation="relu", name="block2"),
+        ]
+    )
     outputs_dict = {layer.name: layer.output for layer in backbone.layers}
     feature_extractor = keras.Model(inputs=backbone.inputs, outputs=outputs_dict)
-    optimizer = keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(initial_learning_rate=1.0, decay_steps=3, decay_rate=0.9))
+    optimizer = keras.optimizers.SGD(
+        keras.optimizers.schedules.ExponentialDecay(
+            initial_learning_rate=1.0, decay_steps=3, decay_rate=0.9
+        )
+    )
     base_image, style_image = tf.constant(x[:1]), tf.constant(x[1:2])
     combination_image = tf.Variable(x[:1])
 
@@ -635,13 +770,24 @@ def style_transfer_by_a_schedule_over_one_image():
         optimizer.apply_gradients([(grads, combination_image)])
         return loss
 
-    return iteration, list(range(1, 9)), 1, lambda: {"image": combination_image.numpy(), "steps": optimizer.iterations.numpy()}
+    return (
+        iteration,
+        list(range(1, 9)),
+        1,
+        lambda: {"image": combination_image.numpy(), "steps": optimizer.iterations.numpy()},
+    )
 
 
 @by_hand(only="tensorflow")
 def deep_dream_by_normalized_ascent():
     x, _ = digits(1)
-    base = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(4, 3, activation="relu"), layers.Conv2D(4, 3, activation="relu")])
+    base = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Conv2D(4, 3, activation="relu"),
+        ]
+    )
     base.trainable = False
     image = tf.Variable(x)
 
@@ -663,7 +809,13 @@ def deep_dream_by_normalized_ascent():
 
 @by_hand(only="tensorflow")
 def reptile_with_set_weights_between_inner_steps():
-    model = keras.Sequential([keras.Input((2,)), layers.Dense(8, activation="relu"), layers.Dense(3, activation="softmax")])
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            layers.Dense(8, activation="relu"),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
     model.compile()
     optimizer = keras.optimizers.SGD(learning_rate=0.003)
     meta = {"step": 0}
@@ -675,7 +827,9 @@ def reptile_with_set_weights_between_inner_steps():
         for i in range(2):
             with tf.GradientTape() as tape:
                 preds = model(images[i * 5 : (i + 1) * 5])
-                loss = keras.losses.sparse_categorical_crossentropy(labels[i * 5 : (i + 1) * 5], preds)
+                loss = keras.losses.sparse_categorical_crossentropy(
+                    labels[i * 5 : (i + 1) * 5], preds
+                )
             grads = tape.gradient(loss, model.trainable_weights)
             optimizer.apply_gradients(zip(grads, model.trainable_weights))
         new_vars = model.get_weights()
@@ -685,13 +839,17 @@ def reptile_with_set_weights_between_inner_steps():
         meta["step"] += 1
 
     draw = rng(6)
-    tasks = [(draw.normal(size=(10, 2)).astype("float32"), draw.integers(0, 3, 10)) for _ in range(6)]
+    tasks = [
+        (draw.normal(size=(10, 2)).astype("float32"), draw.integers(0, 3, 10)) for _ in range(6)
+    ]
     return meta_step, tasks, 1, lambda: {"weights": model.get_weights(), "step": meta["step"]}
 
 
 @by_hand(only="tensorflow")
 def maml_with_a_tape_within_a_tape():
-    model = keras.Sequential([keras.Input((1,)), layers.Dense(8, activation="tanh"), layers.Dense(1)])
+    model = keras.Sequential(
+        [keras.Input((1,)), layers.Dense(8, activation="tanh"), layers.Dense(1)]
+    )
     copied = keras.models.clone_model(model)
     optimizer = keras.optimizers.Adam(1e-2)
 
@@ -722,10 +880,23 @@ def maml_with_a_tape_within_a_tape():
 
     def task():
         phase = draw.uniform(0, 3)
-        x = draw.uniform(-3, 3, (5, 1)).astype("float32"), draw.uniform(-3, 3, (5, 1)).astype("float32")
-        return {"x": x[0], "y": np.sin(x[0] + phase).astype("float32"), "x_test": x[1], "y_test": np.sin(x[1] + phase).astype("float32")}
+        x = (
+            draw.uniform(-3, 3, (5, 1)).astype("float32"),
+            draw.uniform(-3, 3, (5, 1)).astype("float32"),
+        )
+        return {
+            "x": x[0],
+            "y": np.sin(x[0] + phase).astype("float32"),
+            "x_test": x[1],
+            "y_test": np.sin(x[1] + phase).astype("float32"),
+        }
 
-    return whole, [task() for _ in range(6)], 2, lambda: {"weights": model.get_weights(), "copied": copied.get_weights()}
+    return (
+        whole,
+        [task() for _ in range(6)],
+        2,
+        lambda: {"weights": model.get_weights(), "copied": copied.get_weights()},
+    )
 
 
 # Text.
@@ -737,9 +908,15 @@ class CTCLayer(layers.Layer):
 
     def call(self, y_true, y_pred):
         batch_len = ops.cast(ops.shape(y_true)[0], dtype="int64")
-        input_length = ops.cast(ops.shape(y_pred)[1], dtype="int64") * ops.ones(shape=(batch_len,), dtype="int64")
-        label_length = ops.cast(ops.shape(y_true)[1], dtype="int64") * ops.ones(shape=(batch_len,), dtype="int64")
-        loss = ops.ctc_loss(ops.cast(y_true, "int32"), y_pred, label_length, input_length, mask_index=0)
+        input_length = ops.cast(ops.shape(y_pred)[1], dtype="int64") * ops.ones(
+            shape=(batch_len,), dtype="int64"
+        )
+        label_length = ops.cast(ops.shape(y_true)[1], dtype="int64") * ops.ones(
+            shape=(batch_len,), dtype="int64"
+        )
+        loss = ops.ctc_loss(
+            ops.cast(y_true, "int32"), y_pred, label_length, input_length, mask_index=0
+        )
         self.add_loss(loss)
         return y_pred
 
@@ -761,8 +938,16 @@ def ocr_with_an_endpoint_layer(by):
     def encode_single_sample(img, label):
         return {"image": img, "label": label}
 
-    train = tf.data.Dataset.from_tensor_slices((x[:48], labels[:48])).map(encode_single_sample, num_parallel_calls=AUTOTUNE).batch(16)
-    valid = tf.data.Dataset.from_tensor_slices((x[48:], labels[48:])).map(encode_single_sample).batch(16)
+    train = (
+        tf.data.Dataset.from_tensor_slices((x[:48], labels[:48]))
+        .map(encode_single_sample, num_parallel_calls=AUTOTUNE)
+        .batch(16)
+    )
+    valid = (
+        tf.data.Dataset.from_tensor_slices((x[48:], labels[48:]))
+        .map(encode_single_sample)
+        .batch(16)
+    )
     stop = keras.callbacks.EarlyStopping(monitor="val_loss", patience=10, restore_best_weights=True)
     by.fit(model, train, validation_data=valid, epochs=2, callbacks=[stop])
     prediction_model = keras.models.Model(model.input[0], model.get_layer(name="dense2").output)
@@ -815,7 +1000,9 @@ class CRF(layers.Layer):
     def __init__(self, num_tags, **kwargs):
         super().__init__(**kwargs)
         self.num_tags = num_tags
-        self.transitions = self.add_weight(shape=(num_tags, num_tags), name="transitions", initializer="glorot_uniform")
+        self.transitions = self.add_weight(
+            shape=(num_tags, num_tags), name="transitions", initializer="glorot_uniform"
+        )
         self.supports_masking = True
 
     def call(self, emissions, tags=None, mask=None):
@@ -828,7 +1015,9 @@ class CRF(layers.Layer):
         score = unary + tf.reduce_sum(pairs * mask[:, 1:], axis=1)
         alpha = emissions[:, 0]
         for t in range(1, emissions.shape[1]):
-            new = tf.reduce_logsumexp(alpha[:, :, None] + self.transitions, axis=1) + emissions[:, t]
+            new = (
+                tf.reduce_logsumexp(alpha[:, :, None] + self.transitions, axis=1) + emissions[:, t]
+            )
             alpha = tf.where(mask[:, t, None] > 0, new, alpha)
         return score - tf.reduce_logsumexp(alpha, axis=-1)
 
@@ -850,7 +1039,9 @@ class TaggerWithCRF(keras.Model):
             emissions = self(x, training=True)
             crf_loss = -tf.reduce_mean(self.crf(emissions, tags=y, mask=tf.not_equal(x, 0)))
             loss = crf_loss + sum(self.losses)
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables))
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        )
         return {"crf_loss": crf_loss}
 
 
@@ -870,7 +1061,7 @@ def translation_by_a_loop_over_time_with_teacher_forcing():
 
     class Encoder(keras.Model):
         def __init__(self, vocab_size, enc_units):
-            super(Encoder, self).__init__()  # noqa: UP008
+            super(Encoder, self).__init__()
             self.enc_units = enc_units
             self.embedding = layers.Embedding(vocab_size, 8)
             self.gru = layers.GRU(enc_units, return_sequences=True, return_state=True)
@@ -932,7 +1123,12 @@ def translation_by_a_loop_over_time_with_teacher_forcing():
         return batch_loss
 
     dataset = tf.data.Dataset.from_tensor_slices((ids, targ)).batch(16, drop_remainder=True)
-    return train_step, dataset, 2, lambda: {"encoder": encoder.get_weights(), "decoder": decoder.get_weights()}
+    return (
+        train_step,
+        dataset,
+        2,
+        lambda: {"encoder": encoder.get_weights(), "decoder": decoder.get_weights()},
+    )
 
 
 # Old idioms.
@@ -958,7 +1154,11 @@ def compiled_metrics_of_keras_2(by):
     x, y = wine()
     inputs = keras.Input(shape=(13,))
     model = OldIdioms(inputs, layers.Dense(3, activation="softmax")(inputs))
-    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(k=2)])
+    model.compile(
+        optimizer="adam",
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(k=2)],
+    )
     by.fit(model, x, y, epochs=2, batch_size=32)
 
 
@@ -983,12 +1183,23 @@ class Counting(keras.Model):
         return logs
 
 
-@by_fit(only="tensorflow", differs=("calls",))
+@by_fit(only="tensorflow", differs=("lr", "calls"))
 def counters_around_the_train_step_of_keras(by):
     x, y = cancer()
-    body = keras.Sequential([keras.Input((30,)), layers.Dense(8, "relu"), layers.Dropout(0.3, seed=1), layers.Dense(1, "sigmoid")])
+    body = keras.Sequential(
+        [
+            keras.Input((30,)),
+            layers.Dense(8, "relu"),
+            layers.Dropout(0.3, seed=1),
+            layers.Dense(1, "sigmoid"),
+        ]
+    )
     model = Counting(body)
-    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.01, 40)), "binary_crossentropy", metrics=["AUC"])
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.01, 40)),
+        "binary_crossentropy",
+        metrics=["AUC"],
+    )
     by.fit(model, x, y.astype("int64"), batch_size=64, epochs=2, class_weight={0: 1.0, 1: 0.5})
     return {"calls": model.calls.numpy(), "seen": model.seen.numpy()}
 
@@ -998,12 +1209,18 @@ def label_taken_from_a_copy_of_the_features(by):
     class Ranking(keras.Model):
         def __init__(self):
             super().__init__()
-            self.user = keras.Sequential([layers.StringLookup(vocabulary=list("abcdef")), layers.Embedding(7, 4)])
-            self.item = keras.Sequential([layers.IntegerLookup(vocabulary=[1, 2, 3, 4]), layers.Embedding(5, 4)])
+            self.user = keras.Sequential(
+                [layers.StringLookup(vocabulary=list("abcdef")), layers.Embedding(7, 4)]
+            )
+            self.item = keras.Sequential(
+                [layers.IntegerLookup(vocabulary=[1, 2, 3, 4]), layers.Embedding(5, 4)]
+            )
             self.rate = keras.Sequential([layers.Dense(8, activation="relu"), layers.Dense(1)])
 
         def call(self, features):
-            return self.rate(tf.concat([self.user(features["user"]), self.item(features["item"])], axis=1))
+            return self.rate(
+                tf.concat([self.user(features["user"]), self.item(features["item"])], axis=1)
+            )
 
         def compute(self, inputs, training):
             inputs = dict(inputs)
@@ -1025,16 +1242,24 @@ def label_taken_from_a_copy_of_the_features(by):
 
     draw = rng(10)
     n = 60
-    rows = {"user": draw.choice(list("abcdefg"), n), "item": draw.integers(1, 6, n), "rating": draw.integers(1, 6, (n, 1)).astype("float32")}
+    rows = {
+        "user": draw.choice(list("abcdefg"), n),
+        "item": draw.integers(1, 6, n),
+        "rating": draw.integers(1, 6, (n, 1)).astype("float32"),
+    }
     model = Ranking()
-    model.compile(optimizer=keras.optimizers.Adagrad(0.5), loss="mse", metrics=[keras.metrics.RootMeanSquaredError(name="rmse")])
+    model.compile(
+        optimizer=keras.optimizers.Adagrad(0.5),
+        loss="mse",
+        metrics=[keras.metrics.RootMeanSquaredError(name="rmse")],
+    )
     ds = tf.data.Dataset.from_tensor_slices(rows)
     by.fit(model, ds.batch(16), epochs=2)
 
 
 @by_hand(only="tensorflow")
 def named_tuples_of_experience_and_a_loss_of_shape_one():
-    Experience = collections.namedtuple("Experience", "obs target weight")  # noqa: PYI024
+    Experience = collections.namedtuple("Experience", "obs target weight")
     net = keras.Sequential([keras.Input((3,)), layers.Dense(4, "tanh"), layers.Dense(1)])
     opt = keras.optimizers.RMSprop(0.01)
 
@@ -1048,11 +1273,20 @@ def named_tuples_of_experience_and_a_loss_of_shape_one():
 
     draw = rng(11)
     ten = [
-        Experience(draw.normal(size=(8, 3)).astype("float32"), draw.normal(size=8).astype("float32"), np.ones(8, "float32"))
+        Experience(
+            draw.normal(size=(8, 3)).astype("float32"),
+            draw.normal(size=8).astype("float32"),
+            np.ones(8, "float32"),
+        )
         for _ in range(6)
     ]
     # Passed whole, since the function has one argument.
-    return (lambda *parts: fit_one(Experience(*parts))), [tuple(e) for e in ten], 2, lambda: {"weights": net.get_weights()}
+    return (
+        (lambda *parts: fit_one(Experience(*parts))),
+        [tuple(e) for e in ten],
+        2,
+        lambda: {"weights": net.get_weights()},
+    )
 
 
 @by_hand(only="tensorflow")
@@ -1060,7 +1294,9 @@ def loss_scale_of_float16_by_hand():
     inputs = keras.Input((13,))
     h = layers.Dense(16, activation="relu", dtype="mixed_float16")(inputs)
     model = keras.Model(inputs, layers.Dense(3, dtype="float32")(h))
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=1024.0)
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.01), initial_scale=1024.0
+    )
     loss_object = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     acc = keras.metrics.SparseCategoricalAccuracy("acc")
 
@@ -1085,7 +1321,9 @@ def ragged_sentences_made_dense_within_the_step():
     texts = [" ".join(rng(i).choice(vocabulary, rng(i).integers(2, 7))) for i in range(32)]
     labels = np.array([("cat" in t.split()) for t in texts])
     lookup = layers.StringLookup(vocabulary=vocabulary, mask_token="")
-    model = keras.Sequential([layers.Embedding(12, 8, mask_zero=True), layers.GRU(6), layers.Dense(1)])
+    model = keras.Sequential(
+        [layers.Embedding(12, 8, mask_zero=True), layers.GRU(6), layers.Dense(1)]
+    )
     bce = keras.losses.BinaryCrossentropy(from_logits=True)
     optimizer = keras.optimizers.Nadam(0.01)
 
@@ -1093,7 +1331,9 @@ def ragged_sentences_made_dense_within_the_step():
         words = tf.strings.split(texts).to_tensor("")
         with tf.GradientTape() as tape:
             loss = bce(tf.cast(labels[:, None], "float32"), model(lookup(words), training=True))
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        )
         return float(loss)
 
     data = tf.data.Dataset.from_tensor_slices((texts, labels)).batch(8)
@@ -1132,7 +1372,12 @@ def a_trainer_object_whose_step_is_a_decorated_method():
     net = keras.Sequential([keras.Input((10,)), layers.Dense(8, "relu"), layers.Dense(1)])
     trainer = Trainer(net)
     data = tf.data.Dataset.from_tensor_slices(diabetes()).batch(64)
-    return trainer.train_step, data, 2, lambda: {"weights": net.get_weights(), "n": trainer.step_no.numpy()}
+    return (
+        trainer.train_step,
+        data,
+        2,
+        lambda: {"weights": net.get_weights(), "n": trainer.step_no.numpy()},
+    )
 
 
 class MaskedAutoencoder(keras.Model):
@@ -1149,7 +1394,9 @@ class MaskedAutoencoder(keras.Model):
         self.resize = layers.Resizing(8, 8)
 
     def calculate_loss(self, images, test=False):
-        patches = tf.image.extract_patches(self.resize(images), [1, 2, 2, 1], [1, 2, 2, 1], [1, 1, 1, 1], "VALID")
+        patches = tf.image.extract_patches(
+            self.resize(images), [1, 2, 2, 1], [1, 2, 2, 1], [1, 1, 1, 1], "VALID"
+        )
         patches = tf.reshape(patches, (-1, 16, 4))
         n = tf.shape(patches)[0]
         rand = ops.argsort(keras.random.uniform((n, 16), seed=self.seed_generator), axis=-1)
@@ -1182,14 +1429,18 @@ class MaskedAutoencoder(keras.Model):
         self.optimizer.apply_gradients(tv_list)
         results = {}
         for metric in self.metrics:
-            metric.update_state(loss_patch, loss_output) if metric.name != "loss" else metric.update_state(total_loss)
+            metric.update_state(
+                loss_patch, loss_output
+            ) if metric.name != "loss" else metric.update_state(total_loss)
             results[metric.name] = metric.result()
         return results
 
     def test_step(self, images):
         total_loss, loss_patch, loss_output = self.calculate_loss(images, test=True)
         for metric in self.metrics:
-            metric.update_state(loss_patch, loss_output) if metric.name != "loss" else metric.update_state(total_loss)
+            metric.update_state(
+                loss_patch, loss_output
+            ) if metric.name != "loss" else metric.update_state(total_loss)
         return {m.name: m.result() for m in self.metrics}
 
 
@@ -1203,7 +1454,11 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.pi = tf.constant(np.pi)
 
     def __call__(self, step):
-        cos = tf.cos(self.pi * (tf.cast(step, tf.float32) - self.warmup_steps) / float(self.total_steps - self.warmup_steps))
+        cos = tf.cos(
+            self.pi
+            * (tf.cast(step, tf.float32) - self.warmup_steps)
+            / float(self.total_steps - self.warmup_steps)
+        )
         learning_rate = 0.5 * self.learning_rate_base * (1 + cos)
         slope = (self.learning_rate_base - self.warmup_learning_rate) / self.warmup_steps
         warmup_rate = slope * tf.cast(step, tf.float32) + self.warmup_learning_rate
@@ -1225,7 +1480,11 @@ def masked_autoencoder_with_lists_of_lists_of_variables(by):
     x, _ = digits(96)
     model = MaskedAutoencoder()
     schedule = WarmUpCosine(5e-3, total_steps=6, warmup_learning_rate=0.0, warmup_steps=2)
-    model.compile(optimizer=keras.optimizers.AdamW(learning_rate=schedule, weight_decay=1e-4), loss=keras.losses.MeanSquaredError(), metrics=["mae"])
+    model.compile(
+        optimizer=keras.optimizers.AdamW(learning_rate=schedule, weight_decay=1e-4),
+        loss=keras.losses.MeanSquaredError(),
+        metrics=["mae"],
+    )
     ds = tf.data.Dataset.from_tensor_slices(x).batch(32)
     by.fit(model, ds, epochs=2)
 
@@ -1248,7 +1507,9 @@ class NeRF(keras.Model):
         predictions = ops.reshape(predictions, (-1, 8, 8, 5, 4))
         rgb, sigma = ops.sigmoid(predictions[..., :-1]), ops.relu(predictions[..., -1])
         delta = t_vals[..., 1:] - t_vals[..., :-1]
-        delta = ops.concatenate([delta[:, None, None, :], ops.ones((ops.shape(delta)[0], 1, 1, 1)) * 1e10], axis=-1)
+        delta = ops.concatenate(
+            [delta[:, None, None, :], ops.ones((ops.shape(delta)[0], 1, 1, 1)) * 1e10], axis=-1
+        )
         alpha = 1.0 - ops.exp(-sigma * delta)
         weights = alpha * tf.math.cumprod(1.0 - alpha + 1e-10, axis=-1, exclusive=True)
         return ops.sum(weights[..., None] * rgb, axis=-2)
@@ -1259,7 +1520,9 @@ class NeRF(keras.Model):
             rgb = self.render(rays, training=True)
             loss = self.loss_fn(images, rgb)
         trainable_variables = self.nerf_model.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, trainable_variables), trainable_variables))
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(loss, trainable_variables), trainable_variables)
+        )
         psnr = tf.image.psnr(images, rgb, max_val=1.0)
         self.loss_tracker.update_state(loss)
         self.psnr_metric.update_state(psnr)
@@ -1286,7 +1549,11 @@ def radiance_field_with_nested_batches(by):
     def make(sl):
         img_ds = tf.data.Dataset.from_tensor_slices(images[sl])
         ray_ds = tf.data.Dataset.from_tensor_slices((rays[sl], t_vals[sl]))
-        return tf.data.Dataset.zip((img_ds, ray_ds)).batch(2, drop_remainder=True, num_parallel_calls=AUTOTUNE).prefetch(AUTOTUNE)
+        return (
+            tf.data.Dataset.zip((img_ds, ray_ds))
+            .batch(2, drop_remainder=True, num_parallel_calls=AUTOTUNE)
+            .prefetch(AUTOTUNE)
+        )
 
     inputs = keras.Input(shape=(8 * 8 * 5, 6))
     h = inputs

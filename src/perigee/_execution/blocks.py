@@ -158,6 +158,7 @@ class Blocks:
         resident = self.feed.resident()
         if program.most_steps < 2 or self._is_stream:
             return None
+        drawn: list[Batch] = []
         if resident is not None:
             first = self.feed.position.batches
             count = min(most, resident.full_batches - first)
@@ -169,11 +170,11 @@ class Blocks:
             first, count = 0, stack.fill(most, takes_smaller=False)
             if count == 0:
                 return None
-            arrays, size = stack.arrays, stack.rows
+            arrays, size, drawn = stack.arrays, stack.rows, stack.drawn
         try:
             rows = program.run_block(arrays, size, first, count)
         except SizesNeeded:
-            self._push_back([] if resident is not None else stack.drawn)
+            self._push_back(drawn)
             raise
         found = _backends.current().to_host(rows)
         if resident is not None:

@@ -43,9 +43,10 @@ class FunctionStep(Step):
     under these names.
 
     A batch of several parts is passed as the arguments of the function, in order; a dict by name;
-    a function of one argument gets the batch whole. What it returns may be nothing, a scalar
-    (logged as `"loss"`), a dict of values to log, or a tuple that begins with a scalar. Metrics are
-    reset at each epoch, and read and logged at its end. Those named `val_...` get no second prefix.
+    a function of one argument gets the batch whole. What it returns may be nothing, a scalar or one
+    value per example, shape `(batch,)` (logged as `"loss"`), a dict of values to log, or a tuple
+    that begins with a scalar. Metrics are reset at each epoch, and read and logged at its end.
+    Those named `val_...` get no second prefix.
 
     It is still callable as the function, so the old loop runs as before.
 
