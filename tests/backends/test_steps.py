@@ -60,35 +60,25 @@ def on_host(tensor):
 
 
 @pytest.mark.parametrize("feed", ["arrays", "batches"])
-def test_an_error_that_comes_of_open_sizes_says_so_and_what_to_write(data, feed):
+def test_a_step_that_needs_sizes_is_compiled_for_each_size(data, feed):
     def body(step, x, y):
         total = 0.0
-        for row in range(x.shape[0] if step.is_static else ops.shape(x)[0]):
+        for row in range(x.shape[0]):  # None where a graph leaves the number of rows open
             total = total + ops.mean(x[row])
-        return {"loss": total}
+        return {"loss": total / x.shape[0]}
 
-    x, y = data[0][: 2 * BATCH], data[1][: 2 * BATCH]
-    given = (x, y) if feed == "arrays" else [(x[:BATCH], y[:BATCH]), (x[BATCH:], y[BATCH:])]
+    x, y = data[0][: 2 * BATCH + 1], data[1][: 2 * BATCH + 1]
+    cuts = [slice(at, at + BATCH) for at in range(0, len(x), BATCH)]
+    given = (x, y) if feed == "arrays" else [(x[cut], y[cut]) for cut in cuts]
     arguments = {"batch_size": BATCH, "shuffle": False} if feed == "arrays" else {}
-    static = Custom(body, is_static=True)
-    if backend.name == "tensorflow":
-        with pytest.raises(TypeError, match="NoneType") as raised:
-            pg.fit(static, given, progress="off", **arguments)
-        note = next(note for note in raised.value.__notes__ if "first axis" in note)
-        assert "`keras.ops.shape(x)[0]`" in note and "`train_step`" in note
-        # Both ways that the note tells of work.
-        arguments["execution"] = "xla"
-        if feed == "arrays":
-            pg.fit(Custom(body, is_static=False), given, progress="off", batch_size=BATCH)
 
-    history = pg.fit(static, given, progress="off", **arguments).history
+    history = pg.fit(Custom(body), given, epochs=2, progress="off", **arguments).history
 
-    expected = np.mean([x[:BATCH].mean(axis=1).sum(), x[BATCH:].mean(axis=1).sum()])
-    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
+    np.testing.assert_allclose(history["loss"], [x.mean()] * 2, rtol=1e-5)
 
 
 @pytest.mark.only_tensorflow
-def test_an_error_with_another_cause_gets_no_note_about_sizes(data):
+def test_an_error_with_another_cause_than_sizes_is_raised(data):
     import tensorflow as tf
 
     def body(step, x, y):
@@ -96,10 +86,8 @@ def test_an_error_with_another_cause_gets_no_note_about_sizes(data):
             return {"loss": ops.mean(x)}
         raise KeyError("missing")
 
-    with pytest.raises(KeyError) as raised:
+    with pytest.raises(KeyError, match="missing"):
         fit(Custom(body), data)
-
-    assert not any("first axis" in note for note in raised.value.__notes__)
 
 
 # Tensors that would outlive the call

@@ -59,6 +59,37 @@ def by_loop(plain: Callable[[], Mapping[str, Any]], **marks: Any) -> Any:
     return register
 
 
+def by_hand(program: Any = None, **marks: Any) -> Any:
+    """Register a hand-written step: the plain loop calls it, and `pg.fit` is given it as it is.
+
+    The program returns the function, its batches (a tuple is passed as the arguments, a dict by
+    name), the number of epochs, and a function that returns what to compare.
+    """
+
+    def register(function: Callable[[], Any]) -> Callable[[], Any]:
+        def plain(_: Any) -> Any:
+            step, batches, epochs, read = function()
+            for _ in range(epochs):
+                for batch in batches:
+                    if isinstance(batch, tuple):
+                        step(*batch)
+                    elif isinstance(batch, dict):
+                        step(**batch)
+                    else:
+                        step(batch)
+            return read()
+
+        def ours(_: Any) -> Any:
+            step, batches, epochs, read = function()
+            pg.fit(step, batches, epochs=epochs, progress="off")
+            return read()
+
+        _register(function, ours, plain, **marks)
+        return function
+
+    return register if program is None else register(program)
+
+
 def _register(
     named: Callable[..., Any],
     run: Callable[[Any], Any],

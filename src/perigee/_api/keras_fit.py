@@ -380,12 +380,16 @@ def _is_array(leaf: Any) -> bool:
     return (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) or hasattr(leaf, "to_numpy")
 
 
-def _arrays(x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
-    """Return arrays as one data set, numbers with a point in Keras's `floatx`."""
+def _arrays(x: Any, y: Any, sample_weight: Any) -> Any:
+    """Return arrays as one data set, numbers with a point in Keras's `floatx`.
+
+    As in Keras, a step gets `x` alone without a tuple around it, unless it is a tuple or a list.
+    """
     parts = [x, y, sample_weight]
     while parts[-1] is None:
         parts.pop()
-    return tuple(keras.tree.map_structure(_array, part) for part in parts)
+    arrays = tuple(keras.tree.map_structure(_array, part) for part in parts)
+    return arrays[0] if len(arrays) == 1 and not isinstance(x, tuple | list) else arrays
 
 
 def _array(value: Any) -> Any:
@@ -419,7 +423,7 @@ def _part(data: Any, start: int, end: int | None) -> Any:
     )
 
 
-def _split(data: tuple[Any, ...], share: float) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _split(data: Any, share: float) -> tuple[Any, Any]:
     rows = _rows(data)
     at = math.floor(rows * (1.0 - share))
     if at in (0, rows):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import keras
@@ -12,7 +12,7 @@ from perigee import _backends
 from perigee._backends import Pending
 from perigee._events.protocols import Feed, Resident, Stacked, Stacks
 from perigee._execution.compiling import compile_seconds
-from perigee._execution.program import Program
+from perigee._execution.program import Program, SizesNeeded, for_each_size_if_needed
 from perigee._execution.timing import now
 from perigee._typing import Batch, Tree
 
@@ -106,7 +106,7 @@ class Blocks:
             return None
         began, waited, compiled = now(), self.data_seconds, compile_seconds()
         traces = program.traces
-        rows = run()
+        rows = for_each_size_if_needed(run)
         if rows is None:
             return None
         seconds = now() - began - (self.data_seconds - waited)
@@ -158,6 +158,7 @@ class Blocks:
         resident = self.feed.resident()
         if program.most_steps < 2 or self._is_stream:
             return None
+        drawn: list[Batch] = []
         if resident is not None:
             first = self.feed.position.batches
             count = min(most, resident.full_batches - first)
@@ -169,8 +170,13 @@ class Blocks:
             first, count = 0, stack.fill(most, takes_smaller=False)
             if count == 0:
                 return None
-            arrays, size = stack.arrays, stack.rows
-        found = _backends.current().to_host(program.run_block(arrays, size, first, count))
+            arrays, size, drawn = stack.arrays, stack.rows, stack.drawn
+        try:
+            rows = program.run_block(arrays, size, first, count)
+        except SizesNeeded:
+            self._push_back(drawn)
+            raise
+        found = _backends.current().to_host(rows)
         if resident is not None:
             self.feed.skip(count)
         return [
@@ -252,7 +258,7 @@ class Blocks:
         it takes depends on the data alone. A graph takes all sizes.
         """
         count = min(most, stack.steps)
-        is_taken = program.rehearsal.carried or (stack.number or 0) < _MOST_SIZES
+        is_taken = program.is_sized or (stack.number or 0) < _MOST_SIZES
         if program.block_mode == "xla" and is_taken:
             arrays = stack.arrays(fills_room=True)
             return program.begin_block(arrays, stack.rows, stack.first, count), count
@@ -279,7 +285,11 @@ class Blocks:
         self.data_seconds += now() - began
         if count == 0:
             return None
-        pending = program.begin_block(stack.arrays, stack.rows, 0, count)
+        try:
+            pending = program.begin_block(stack.arrays, stack.rows, 0, count)
+        except SizesNeeded:
+            self._push_back(stack.drawn)
+            raise
         try:
             # No further than the next due event: if that saves or ends the training, the data must
             # be at the same position.
@@ -288,9 +298,12 @@ class Blocks:
         finally:
             rows = pending.result()
         rows = _ran(program, _backends.current().to_host(rows)[:count])
-        for batch in reversed(stack.drawn[len(rows) :]):
-            self.feed.push_back(batch)
+        self._push_back(stack.drawn[len(rows) :])
         return rows
+
+    def _push_back(self, batches: Sequence[Batch]) -> None:
+        for batch in reversed(batches):
+            self.feed.push_back(batch)
 
     def _look_ahead(self, most: int, pending: Pending) -> None:
         """Prefetch batches of the next block while the device runs this one."""

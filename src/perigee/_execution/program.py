@@ -46,13 +46,6 @@ from perigee._typing import Batch, Tensor, Tree
 _PREDICTED_BYTES = 32 * 2**20
 """The most bytes of the predictions of a block, at 8 per value."""
 
-_OPEN_SIZES = (
-    "Compiled, `{}` accepts batches of any size: the first axis of its tensors is undefined, and "
-    "`x.shape[0]` is None. It compiles for the size of the first batch. Write "
-    "`keras.ops.shape(x)[0]` for the number of rows, keep a number that never changes as an "
-    'attribute of the Step, or pass `execution="xla"`, which compiles it for each size.'
-)
-
 _NOT_FOR_XLA = 'XLA cannot compile all operations: `execution="graph"` runs those that it cannot.'
 
 Nonfinite = Literal["raise", "skip", "stop"]
@@ -72,6 +65,22 @@ class Retrace:
     traces: int
     axes: int
     change: str
+
+
+class SizesNeeded(Exception):
+    """A program cannot be traced for batches of any size; now it is compiled for each size."""
+
+
+def for_each_size_if_needed(run: Callable[[], Any]) -> Any:
+    """Return what `run` returns; it is called again if its program turns out to need sizes.
+
+    Nothing has run until then: the first call fails while it is traced.
+    """
+    try:
+        return run()
+    except SizesNeeded:
+        pass
+    return run()
 
 
 class Program:
@@ -127,6 +136,7 @@ class Program:
         self.like: Batch | None = like
         self._watching = Watching(rehearsal, watches) if watches else None
         self._compiled: dict[Any, Compiled] = {}
+        self._needs_sizes = False
         self._traced_for: dict[Compiled, Sequence[str]] = {}
         self._sizes: dict[Compiled, list[set[tuple[Any, ...]]]] = {}
 
@@ -227,7 +237,17 @@ class Program:
     @property
     def block_mode(self) -> Mode:
         """The mode that blocks are made for: XLA's if the sizes of batches must be known."""
-        return "xla" if self.rehearsal.carried else self.plan.mode
+        return "xla" if self.is_sized else self.plan.mode
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether each size of batches is compiled on its own."""
+        return self._needs_sizes or bool(self.rehearsal.carried)
+
+    @property
+    def _states(self) -> Sequence[Any] | None:
+        """What `Backend.compile` takes as states."""
+        return None if self._needs_sizes else self.rehearsal.carried
 
     @property
     def accumulates(self) -> bool:
@@ -277,7 +297,7 @@ class Program:
 
         def program() -> Any:
             compiled = _backends.current().compile(
-                body, variables, self.plan.mode, states=self.rehearsal.carried
+                body, variables, self.plan.mode, states=self._states
             )
             return compiled.program(batch)
 
@@ -346,7 +366,7 @@ class Program:
             `predict_step`, its result.
         """
         self.forget_end()
-        return self._watched(self._single(), batch)
+        return for_each_size_if_needed(lambda: self._watched(self._single(), batch))
 
     def run_block(self, arrays: Batch, batch_size: int, first: int, count: int) -> Tensor:
         """Run the method on `count` batches cut from arrays, in one call.
@@ -442,19 +462,17 @@ class Program:
             batch: For a plan of single steps.
             sample: For a plan of blocks: arrays, the batch size, and how many full batches.
         """
-        if self.plan.is_fused:
-            arrays, batch_size, _ = sample
-            arguments = arrays, np.int32(0), np.int32(1)
-            compiled = self.compiled_block(batch_size)
-        else:
-            arguments = (batch,)
-            compiled = self._single()
-        traces = compiled.traces
-        try:
-            return compiled.obstacles(*arguments)
-        except Exception as error:
-            self._note_open_sizes(error, compiled.traces != traces)
-            raise
+
+        def compiled() -> Sequence[str]:
+            if self.plan.is_fused:
+                arrays, batch_size, _ = sample
+                block = self.compiled_block(batch_size)
+                arguments = arrays, np.int32(0), np.int32(1)
+                return self._traced(block, lambda: block.obstacles(*arguments))
+            single = self._single()
+            return self._traced(single, lambda: single.obstacles(batch))
+
+        return for_each_size_if_needed(compiled)
 
     def operations(self) -> float | None:
         """Count the floating-point operations of one step, of matrix products and convolutions.
@@ -469,7 +487,7 @@ class Program:
             return None
         variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
         compiled = _backends.current().compile(
-            self._row, variables, self.plan.mode, states=self.rehearsal.carried
+            self._row, variables, self.plan.mode, states=self._states
         )
         try:
             count = compiled.operations(keras.tree.map_structure(_zeros, self.like))
@@ -512,24 +530,30 @@ class Program:
         That includes the steps of the call, if it waits for the device.
         """
         traces, began = compiled.traces, now()
-        try:
-            result = (run or compiled)(*arguments)
-        except Exception as error:
-            self._note_open_sizes(error, compiled.traces != traces)
-            self._note_other_mode(error, compiled.traces != traces)
-            raise
+        result = self._traced(compiled, lambda: (run or compiled)(*arguments))
         is_traced = compiled.traces != traces
         if is_traced:
             count_as_compiling(now() - began)
         return result, is_traced
 
-    def _note_open_sizes(self, error: Exception, is_traced: bool) -> None:
-        """Add to a tracing error that it is due to sizes that compiled code leaves undefined.
+    def _traced(self, compiled: Compiled, run: Callable[[], Any]) -> Any:
+        """Run what may trace compiled code first.
 
-        Only if the step can be compiled for the sizes of the first batch.
+        Raises:
+            SizesNeeded: If only the sizes are missing, which open axes leave undefined. From then
+                on each size is compiled on its own, as `tf.function` does.
         """
-        if is_traced and not isinstance(error, PerigeeError) and self._fits_sized():
-            error.add_note(_OPEN_SIZES.format(self._method))
+        traces = compiled.traces
+        try:
+            return run()
+        except Exception as error:
+            is_traced = compiled.traces != traces
+            if is_traced and not isinstance(error, PerigeeError) and self._fits_sized():
+                self._needs_sizes = True
+                self._compiled.clear()
+                raise SizesNeeded from error
+            self._note_other_mode(error, is_traced)
+            raise
 
     def _note_other_mode(self, error: Exception, is_traced: bool) -> None:
         """Add to an error of XLA, which may have no such operations, how to run the step."""
@@ -568,7 +592,7 @@ class Program:
             lambda: _backends.current().sliced(
                 function,
                 batch_size,
-                "xla" if self.rehearsal.carried else mode,
+                "xla" if self.is_sized else mode,
                 self.most_steps,
                 dtypes,
                 self._until(),
@@ -583,7 +607,7 @@ class Program:
         if compiled is None:
             variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
             compiled = _backends.current().compile(
-                make(), variables, mode or self.plan.mode, states=self.rehearsal.carried
+                make(), variables, mode or self.plan.mode, states=self._states
             )
             self._compiled[key] = compiled
         return compiled

@@ -43,9 +43,10 @@ class FunctionStep(Step):
     under these names.
 
     A batch of several parts is passed as the arguments of the function, in order; a dict by name;
-    a function of one argument gets the batch whole. What it returns may be nothing, a scalar
-    (logged as `"loss"`), a dict of values to log, or a tuple that begins with a scalar. Metrics are
-    reset at each epoch, and read and logged at its end. Those named `val_...` get no second prefix.
+    a function of one argument gets the batch whole. What it returns may be nothing, a scalar or one
+    value per example, shape `(batch,)` (logged as `"loss"`), a dict of values to log, or a tuple
+    that begins with a scalar. Metrics are reset at each epoch, and read and logged at its end.
+    Those named `val_...` get no second prefix.
 
     It is still callable as the function, so the old loop runs as before.
 
@@ -191,9 +192,13 @@ class FunctionStep(Step):
         return returned
 
 
+_READING = ("numpy", "get_weights", "convert_to_numpy")
+"""Methods and functions that return values of tensors."""
+
+
 def _reads_values(code: CodeType) -> bool:
     return any(
-        operation in ("LOAD_ATTR", "LOAD_METHOD") and name == "numpy"
+        operation in ("LOAD_ATTR", "LOAD_METHOD") and name in _READING
         for operation, name in instructions(code)
     )
 
@@ -315,9 +320,13 @@ def _logs(returned: Any) -> Any:
         return {}
     if isinstance(returned, Mapping):
         return dict(returned)
-    if isinstance(returned, tuple) and returned and _is_scalar(returned[0]):
-        return {"loss": returned[0]}
-    return {"loss": returned} if _is_scalar(returned) else returned
+    first = returned[0] if isinstance(returned, tuple) and returned else returned
+    if _is_scalar(first):
+        return {"loss": first}
+    shape = getattr(first, "shape", ())
+    if shape and all(size == 1 for size in shape):  # as `float(loss)` takes it
+        return {"loss": keras.ops.reshape(first, ())}
+    return {"loss": returned} if first is returned and len(shape) == 1 else returned
 
 
 def _is_scalar(value: Any) -> bool:
