@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 import perigee as pg
-from perigee.data import TFDatasetFeed, tf_data
+from perigee.data import TFDatasetFeed
 from tests.data.pipelines import plain
 from tests.execution.trainings import Beginning, Counting
 
@@ -21,11 +21,6 @@ pytestmark = [
 tf = pytest.importorskip("tensorflow")
 
 BATCH, FEATURES = 4, 3
-
-
-@pytest.fixture(autouse=True)
-def stacked_however_short(monkeypatch):
-    monkeypatch.setattr(tf_data, "_LEAST_STACKED", 1)
 
 
 def rows(count):

@@ -14,6 +14,9 @@ MOST_STACKED = 64
 _MOST_BYTES = 4 * 2**20
 """The most batches in a stack, and their bytes."""
 
+_SIZES = (64, 32, 16, 8)
+"""How many batches are drawn in one call; fewer are drawn one by one."""
+
 _ENDLESS = 2**62
 
 
@@ -36,10 +39,11 @@ class Stack:
 
     Args:
         spec: The spec of a batch.
-        leaves: Tensors of a leaf each, with one more axis in front: the batches.
-        first: The first of the batches in them.
-        end: The end of the batches in them.
-        rows: Rows per batch of each leaf; the tensors may have room for more.
+        leaves: Tensors of a leaf each: batches, one after another on the first axis.
+        starts: The row of each leaf where the first of these batches begins.
+        rows: Rows per batch of each leaf.
+        steps: The number of these batches.
+        room: For how many batches of as many rows stacks have room.
         number: The number of other row counts that came before; `None` if the leaves have no common
             first axis.
 
@@ -48,23 +52,23 @@ class Stack:
         number: As given.
         steps: The number of batches that are left.
         first: The first of these in what `arrays` returns.
-        room: For how many batches of as many rows stacks have room: it depends on nothing else, so
-            one compiled program runs all of them.
+        room: As given; one compiled program runs all stacks with as many rows.
     """
 
     def __init__(
         self,
         spec: Any,
         leaves: Sequence[Any],
-        first: int,
-        end: int,
+        starts: Sequence[int],
         rows: Sequence[int],
+        steps: int,
+        room: int,
         number: int | None,
     ) -> None:
-        self.rows, self.number, self.steps, self.first = rows[0], number, end - first, 0
-        self._spec, self._leaves, self._rows = spec, leaves, rows
-        self._begin, self._end = first, end
-        self.room = room_for(leaves, rows)
+        self.rows, self.number, self.steps, self.first = rows[0], number, steps, 0
+        self.room = room
+        self._spec, self._leaves, self._starts, self._rows = spec, leaves, starts, rows
+        self._whole = steps
         self._arrays: tuple[int, Any] = 0, None
 
     def arrays(self, fills_room: bool) -> Any:
@@ -73,25 +77,19 @@ class Stack:
         Args:
             fills_room: Whether zeros fill the rest of the room.
         """
-        room = self.room if fills_room else self._end - self._begin
+        room = self.room if fills_room else self._whole
         if self._arrays[0] != room:
-            if self._is_whole(room):
-                joined = [tf.reshape(leaf, [-1, *leaf.shape[2:]]) for leaf in self._leaves]
-            else:
-                numbers = self._begin, self._end, self.rows, room
-                joined = _joined(self._leaves, *map(tf.constant, numbers))
-            self._arrays = room, tf.nest.pack_sequence_as(self._spec, joined)
+            count, size = self._whole * self.rows, room * self.rows
+            parts = zip(self._leaves, self._starts, strict=True)
+            leaves = [_part(leaf, start, count, size) for leaf, start in parts]
+            self._arrays = room, tf.nest.pack_sequence_as(self._spec, leaves)
         return self._arrays[1]
-
-    def _is_whole(self, room: int) -> bool:
-        size = self._leaves[0].shape[:2]
-        return self._begin == 0 and [self._end, self.rows] == size.as_list() == [room, self.rows]
 
     def batch(self, index: int = 0) -> Any:
         """Return one of the batches that are left."""
-        at = self._begin + self.first + index
-        pairs = zip(self._leaves, self._rows, strict=True)
-        leaves = [leaf[at, :rows] for leaf, rows in pairs]
+        parts = zip(self._leaves, self._starts, self._rows, strict=True)
+        at = self.first + index
+        leaves = [_part(leaf, start + at * rows, rows, rows) for leaf, start, rows in parts]
         return tf.nest.pack_sequence_as(self._spec, leaves)
 
     def skip(self, count: int) -> None:
@@ -99,22 +97,26 @@ class Stack:
         self.first, self.steps = self.first + count, self.steps - count
 
 
-def room_for(leaves: Sequence[Any], rows: Sequence[int]) -> int:
-    """Return for how many batches a stack has room, given stacked leaves and rows per batch."""
-    pairs = zip(leaves, rows, strict=True)
-    size = sum(leaf.dtype.size * count * math.prod(leaf.shape[2:]) for leaf, count in pairs)
-    return max(1, min(MOST_STACKED, _MOST_BYTES // max(1, size)))
+def _part(leaf: Any, start: int, count: int, size: int) -> Any:
+    """Return some rows of a tensor, and zeros up to a size."""
+    if leaf.shape[0] != count:
+        leaf = leaf[start : start + count]
+    if count == size:
+        return leaf
+    return tf.pad(leaf, [[0, size - count], *[[0, 0]] * (len(leaf.shape) - 1)])
 
 
-@tf.function(reduce_retracing=True)
-def _joined(leaves: Any, first: Any, end: Any, rows: Any, room: Any) -> Any:
-    joined: list[Any] = []
-    for leaf in leaves:
-        given = leaf[first:end, :rows]
-        given = tf.reshape(given, [-1, *leaf.shape[2:]])
-        missing = room * rows - tf.shape(given)[0]
-        joined.append(tf.pad(given, [[0, missing], *[[0, 0]] * (len(given.shape) - 1)]))
-    return joined
+def room_for(spec: Any, rows: Sequence[int], most: int | None) -> int:
+    """Return for how many batches a stack has room.
+
+    Args:
+        spec: The spec of a batch.
+        rows: Rows per batch of each leaf.
+        most: The most batches that there can be, or `None`.
+    """
+    pairs = zip(tf.nest.flatten(spec), rows, strict=True)
+    size = sum(leaf.dtype.size * count * math.prod(leaf.shape[1:]) for leaf, count in pairs)
+    return max(1, min(MOST_STACKED, most or MOST_STACKED, _MOST_BYTES // max(1, size)))
 
 
 class Stacker:
@@ -124,62 +126,88 @@ class Stacker:
     little more than if the data did so. The iterator stands behind the batches that were returned,
     since nothing waits in between: so it can be saved, and batches be drawn from it in other ways.
 
+    Making that pipeline takes milliseconds, so it is kept from pass to pass: `begin` begins another
+    pass in the same iterator.
+
     Args:
         iterator: The iterator of the data.
         spec: The spec of its batches.
-        count: The number of batches to draw.
     """
 
-    def __init__(self, iterator: Any, spec: Any, count: int) -> None:
-        self._spec = spec
+    def __init__(self, iterator: Any, spec: Any) -> None:
         [self._handle] = tf.nest.flatten(iterator, expand_composites=True)
         leaves = tf.nest.flatten(spec)
-        self._types = [*(leaf.dtype for leaf in leaves), tf.int32]
-        shapes = [*(leaf.shape for leaf in leaves), tf.TensorShape([len(leaves)])]
-        self._shapes = [tf.TensorShape([None, None, *shape[1:]]) for shape in shapes[:-1]]
-        self._shapes.append(tf.TensorShape([None, len(leaves)]))
-        # Not `Dataset.map`, which would run each call on threads of a pool: that costs as much as
-        # to make a batch of 32 rows.
-        drawn = _raw.MapDataset(
-            input_dataset=_numbers(),
-            other_arguments=[self._handle],
-            f=_getter(tuple(self._types[:-1]), tuple(tuple(leaf.shape) for leaf in leaves)),
-            output_types=self._types,
-            output_shapes=shapes,
-            use_inter_op_parallelism=False,
-            preserve_cardinality=False,
-        )
-        # It pads where the last batch of a pass has fewer rows.
-        stacked = _raw.PaddedBatchDatasetV2(
-            input_dataset=drawn,
-            batch_size=tf.constant(count, tf.int64),
-            padded_shapes=[
-                tf.constant([-1 if axis is None else axis for axis in shape], tf.int64)
-                for shape in shapes
+        self._types = tuple(leaf.dtype for leaf in leaves)
+        self._shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+        self._of_many = {
+            "output_types": [*self._types, tf.int32],
+            "output_shapes": [
+                *(tf.TensorShape([None, *shape[1:]]) for shape in self._shapes),
+                tf.TensorShape([None, len(leaves)]),
             ],
-            padding_values=[tf.zeros([], dtype) for dtype in self._types],
-            drop_remainder=tf.constant(False),
-            output_shapes=self._shapes,
-        )
-        self._iterator = _raw.AnonymousIteratorV3(
-            output_types=self._types, output_shapes=self._shapes
-        )
-        _raw.MakeIterator(dataset=stacked, iterator=self._iterator)
+        }
+        self._pipelines: dict[int, Any] = {}
 
-    def draw(self) -> tuple[list[Any], np.ndarray] | None:
+    def begin(self, dataset: Any) -> None:
+        """Let the iterator begin another pass."""
+        variant = tf.data.experimental.to_variant(dataset)
+        _raw.MakeIterator(dataset=variant, iterator=self._handle)
+
+    def draw(self, count: int, is_sure: bool) -> tuple[list[Any], np.ndarray] | None:
         """Draw batches: fewer at the end of the pass, `None` after it.
 
+        Args:
+            count: The number of batches to draw.
+            is_sure: Whether the pass is known to have as many.
+
         Returns:
-            A tensor for each leaf, with one more axis in front: the batches. And the rows of each
-            leaf of each batch, shape `(batches, leaves)`.
+            A tensor for each leaf: the batches, one after another on the first axis. And the rows
+            of each leaf of each batch, shape `(batches, leaves)`.
+
+        Raises:
+            OutOfRangeError: If the pass ends although it is sure that it does not.
         """
+        parts: list[list[Any]] = []
+        for size in _SIZES if is_sure else ():
+            while count >= size:
+                parts.append(self._many(size))
+                count -= size
         try:
-            *leaves, rows = _raw.IteratorGetNextSync(
-                iterator=self._iterator, output_types=self._types, output_shapes=self._shapes
-            )
+            for _ in range(count):
+                parts.append(self._one())
         except tf.errors.OutOfRangeError:
-            return None
-        return leaves, rows.numpy()
+            if not parts:
+                return None
+        *leaves, rows = (list(part) for part in zip(*parts, strict=True))
+        with tf.device("CPU:0"):
+            joined = [leaf[0] if len(leaf) == 1 else tf.concat(leaf, 0) for leaf in leaves]
+        return joined, np.concatenate([np.asarray(part) for part in rows])
+
+    def _one(self) -> list[Any]:
+        leaves = _raw.IteratorGetNextSync(
+            iterator=self._handle, output_types=self._types, output_shapes=self._shapes
+        )
+        return [*leaves, [[leaf.shape[0] for leaf in leaves]]]
+
+    def _many(self, size: int) -> list[Any]:
+        if size not in self._pipelines:
+            self._pipelines[size] = self._pipeline(size)
+        return _raw.IteratorGetNextSync(iterator=self._pipelines[size], **self._of_many)
+
+    def _pipeline(self, size: int) -> Any:
+        # Not `Dataset.map`, which would run each call on threads of a pool: that costs as much as
+        # to make a batch of 32 rows.
+        stacked = _raw.MapDataset(
+            input_dataset=_numbers(),
+            other_arguments=[self._handle],
+            f=_getter(size, self._types, self._shapes),
+            use_inter_op_parallelism=False,
+            preserve_cardinality=False,
+            **self._of_many,
+        )
+        iterator = _raw.AnonymousIteratorV3(**self._of_many)
+        _raw.MakeIterator(dataset=stacked, iterator=iterator)
+        return iterator
 
 
 @lru_cache(1)
@@ -192,8 +220,8 @@ def _numbers() -> Any:
 
 
 @lru_cache(32)
-def _getter(types: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:
-    """Return the function that draws one batch and looks how many rows each leaf has."""
+def _getter(size: int, types: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:
+    """Return the function that draws batches and looks how many rows each leaf of each has."""
 
     @tf.function(
         input_signature=[tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.resource)],
@@ -201,9 +229,15 @@ def _getter(types: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:
     )
     def get(number: Any, iterator: Any) -> Any:
         del number
-        leaves = _raw.IteratorGetNextSync(
-            iterator=iterator, output_types=list(types), output_shapes=list(shapes)
-        )
-        return (*leaves, tf.stack([tf.shape(leaf)[0] for leaf in leaves]))
+        batches: list[Any] = []
+        for _ in range(size):
+            with tf.control_dependencies(batches[-1] if batches else ()):
+                leaves = _raw.IteratorGetNextSync(
+                    iterator=iterator, output_types=list(types), output_shapes=list(shapes)
+                )
+            batches.append(leaves)
+        leaves = [list(leaf) for leaf in zip(*batches, strict=True)]
+        rows = [tf.stack(tf.shape_n(leaf))[:, 0] for leaf in leaves]
+        return (*(tf.concat(leaf, 0) for leaf in leaves), tf.stack(rows, 1))
 
     return get.get_concrete_function()

@@ -23,9 +23,6 @@ from perigee.data._spec import describe, has_rows, map_leaves, shortened
 _MOST_ITERATORS = 10**6
 """A bound on the number in a damaged state; making one iterator takes milliseconds."""
 
-_LEAST_STACKED = 128
-"""Passes with fewer batches are not stacked: preparing that takes as long as it saves."""
-
 _FILES = {"index": ".index", "data": ".data-00000-of-00001"}
 _SHUFFLE_IN_FILE = b"@@epoch_num_random_samples"
 """TensorFlow's name for the count of a shuffle in the file of an iterator.
@@ -84,7 +81,7 @@ class TFDatasetFeed(PassFeed):
         self._opened = 0  # iterators made so far, on which the order of a shuffle depends
         self._can_be_stacked = self._is_native and _stacks().can_be_stacked(self.spec)
         self._count = 0  # of batches to take at once; 0 until there are stacks
-        self._stackers: dict[int, Any] = {}  # of the iterator, by the number of batches
+        self._stacker: Any = None  # of the iterator
         self._stacked: deque[Any] = deque()  # taken from the iterator; they follow those ahead
         self._row_counts: list[int] = []  # of stacked batches so far, in order
 
@@ -124,11 +121,9 @@ class TFDatasetFeed(PassFeed):
         """Itself if `stack` may be called instead of `stream`, or `None`.
 
         Stacks are taken before their batches are trained, so nothing outside the pipeline may
-        affect what it yields, or be affected. They cost milliseconds a pass, so it must not be
-        known to be short.
+        affect what it yields, or be affected.
         """
-        is_long = self._length is None or self._length >= _LEAST_STACKED
-        return self if self._can_be_stacked and is_long and self._pipeline.is_pure else None
+        return self if self._can_be_stacked and self._pipeline.is_pure else None
 
     def stack(self, count: int) -> Stacked | None:
         """Return the next batches of the pass in one piece, without drawing them.
@@ -155,7 +150,7 @@ class TFDatasetFeed(PassFeed):
         Args:
             count: The number of batches to take from the data.
         """
-        if self._is_open and not self._ahead and len(self._stacked) == 1:
+        if self._is_open and not self._ahead and len(self._stacked) == 1 and self._left() != 0:
             self._take_stack(count, is_ahead=True)
 
     def skip_stacked(self, count: int) -> None:
@@ -180,9 +175,11 @@ class TFDatasetFeed(PassFeed):
         """
         import tensorflow as tf
 
-        leaves = [tf.stack([leaf] * count) for leaf in tf.nest.flatten(self.peek())]
-        rows = [int(leaf.shape[1]) for leaf in leaves]
-        return _stacks().Stack(self.spec, leaves, 0, count, rows, None)
+        batch = tf.nest.flatten(self.peek())
+        leaves, rows = [tf.concat([leaf] * count, 0) for leaf in batch], list(map(len, batch))
+        return _stacks().Stack(
+            self.spec, leaves, [0] * len(rows), rows, count, self._room_for(rows), None
+        )
 
     def peek(self) -> Batch:
         """Return the next batch without drawing it; see `PassFeed.peek`."""
@@ -216,11 +213,12 @@ class TFDatasetFeed(PassFeed):
             if not self._is_open:
                 self._open(cursor)
                 self._is_open = True
-            stacker = self._stackers.get(count)
-            if stacker is None:
-                stacker = _stacks().Stacker(self._iterator, self.spec, count)
-                self._stackers[count] = stacker
-            taken = stacker.draw()
+            if self._stacker is None:
+                self._stacker = _stacks().Stacker(self._iterator, self.spec)
+            left = self._left()
+            if left is not None:
+                count = min(count, left or 1)  # beyond the known end, one that ends the pass
+            taken = self._stacker.draw(count, is_sure=left is not None or self._is_infinite)
             if taken is None and not is_ahead:
                 self._ahead.append(self._ended(cursor))
                 self._cursor = Position(cursor.passes + 1)
@@ -235,21 +233,35 @@ class TFDatasetFeed(PassFeed):
         if taken is not None:
             self._sort_in(*taken)
 
+    def _left(self) -> int | None:
+        """Return how many batches of the pass are to be taken from the iterator, if known."""
+        if self._length is None:
+            return None
+        waiting = sum(stack.steps for stack in self._stacked)
+        return max(0, self._length - self._cursor.batches - waiting)
+
     def _sort_in(self, leaves: Sequence[Any], rows: Any) -> None:
         """Add batches that were taken to those that wait, in stacks of as many rows."""
-        first = 0
+        first, starts = 0, np.cumsum(rows, axis=0) - rows
         for end in range(1, len(rows) + 1):
-            is_full = end - first == _stacks().room_for(leaves, rows[first].tolist())
+            is_full = end - first == self._room_for(rows[first].tolist())
             if is_full or end == len(rows) or (rows[end] != rows[first]).any():
-                self._stacked.append(self._stack_of(leaves, first, end, rows[first].tolist()))
+                start, steps = starts[first].tolist(), end - first
+                self._stacked.append(self._stack_of(leaves, start, rows[first].tolist(), steps))
                 first = end
 
-    def _stack_of(self, leaves: Sequence[Any], first: int, end: int, rows: list[int]) -> Any:
+    def _stack_of(
+        self, leaves: Sequence[Any], starts: list[int], rows: list[int], steps: int
+    ) -> Any:
         is_even = len(set(rows)) == 1
         if is_even and rows[0] not in self._row_counts:
             self._row_counts.append(rows[0])
         number = self._row_counts.index(rows[0]) if is_even else None
-        return _stacks().Stack(self.spec, leaves, first, end, rows, number)
+        room = self._room_for(rows)
+        return _stacks().Stack(self.spec, leaves, starts, rows, steps, room, number)
+
+    def _room_for(self, rows: list[int]) -> int:
+        return _stacks().room_for(self.spec, rows, self._length)
 
     def _stack_ahead(self) -> None:
         """Let the batches that were drawn ahead wait in stacks, unless the pass ends in them."""
@@ -260,8 +272,8 @@ class TFDatasetFeed(PassFeed):
         batches = [tf.nest.flatten(batch) for batch in self._ahead]
         later, self._stacked = self._stacked, deque()
         for leaves in batches:
-            rows = [int(leaf.shape[0]) for leaf in leaves]
-            self._stacked.append(self._stack_of([leaf[None] for leaf in leaves], 0, 1, rows))
+            rows = list(map(len, leaves))
+            self._stacked.append(self._stack_of(leaves, [0] * len(rows), rows, 1))
         self._stacked.extend(later)
         self._cursor = Position(self._cursor.passes, self._cursor.batches - len(batches))
         self._ahead.clear()
@@ -459,8 +471,10 @@ class TFDatasetFeed(PassFeed):
                 raise self._position_error(position, "its pass is shorter")
 
     def _make_iterator(self) -> None:
-        self._stackers.clear()
-        self._iterator = iter(self.dataset)
+        if self._iterator is None or self._stacker is None:
+            self._iterator, self._stacker = iter(self.dataset), None
+        else:
+            self._stacker.begin(self.dataset)
         self._opened += 1
 
     def _take(self, position: Position) -> Batch:
@@ -480,7 +494,7 @@ class TFDatasetFeed(PassFeed):
 
     def _let_go(self) -> None:
         self._stacked.clear()
-        self._stackers.clear()
+        self._stacker = None
         if self._iterator is None:
             return
         # It ends in a thread: TensorFlow waits for pending work, up to half a second.
