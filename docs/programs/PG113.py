@@ -41,7 +41,7 @@ class Trained(Regression):
         def objective():
             call = jax.checkpoint(lambda w, s: self.model.stateless_call(w, s, x, training=True))
             y_pred, new = call([v.value for v in weights], [v.value for v in state])
-            for variable, value in zip(state, new):
+            for variable, value in zip(state, new, strict=True):
                 variable.assign(value)
             return ops.square(y - y_pred)[:, 0]
 

@@ -103,7 +103,7 @@ class RawRecorder:
         tracked: What it holds.
         derived: Called with the gradients of each tape.
         applied: Called with an optimizer that is to apply gradients, some of them `None`.
-        left_out: Called with one whose update is not made, and the variables that it would move.
+        leaves_out: Tells whether the update of some variables is not made; see `Recorder`.
         looks_at_all: Whether to compute all gradients, to find updates in which all are 0. Where
             operations are compiled, the last ones are computed otherwise: those of the layers next
             to the loss, without most of the backward pass, which takes long to compile.
@@ -118,14 +118,14 @@ class RawRecorder:
         tracked: Tracked,
         derived: Callable[[Gradients], None],
         applied: Callable[[Any, Gradients], None],
-        left_out: Callable[[Any, Sequence[Any]], None],
+        leaves_out: Callable[[Any, Sequence[Any]], bool],
         looks_at_all: bool = False,
     ) -> None:
         self.is_in_doubt: bool = False
         self._looks_at_all = looks_at_all
         self._step, self._tracked = step, tracked
         self._tell_derived, self._tell_applied = derived, applied
-        self._tell_left_out = left_out
+        self._leaves_out = leaves_out
         self._applied: list[_Applied] = []
         self._derived: list[Gradients] = []
         self._read: set[int] | None = None
@@ -247,10 +247,12 @@ class RawRecorder:
             trainable_variables = list(trainable_variables)
         update = self._update(optimizer, grads, trainable_variables)
         call = Call(original, (grads, trainable_variables), kwargs)
-        if update.moved and can_wait(optimizer, update.gradients, update.variables):
+        if (
+            update.moved
+            and can_wait(optimizer, update.gradients, update.variables)
             # If it is not built: for the union of its variables, when the rehearsal is over.
-            if optimizer.built:
-                self._tell_left_out(optimizer, update.moved)
+            and (not optimizer.built or self._leaves_out(optimizer, update.moved))
+        ):
             call = Call(lambda: None, (), {})
         yield from self._within(call)
 

@@ -112,12 +112,13 @@ class StepRecorder:
         self._held = {id(v) for v in tracked.variables}
         self._observers = observers
         self._witness = witness
+        self._left_out: set[int] = set()
         self._accumulates = accumulates
         replicas = internals(step).replicas
         self._is_split = replicas is not None and replicas.splits
         self._late_read: str | None = None
         self._raw = RawRecorder(
-            step, tracked, self._raw_derived, self._raw_applied, self.left_out, looks_at_all
+            step, tracked, self._raw_derived, self._raw_applied, self.leaves_out, looks_at_all
         )
         self._read: list[Any] = []
         self._unlisted: dict[int, Any] = {}
@@ -190,10 +191,18 @@ class StepRecorder:
         for variable in optimizer.variables:
             self._is_held(variable)
 
-    def left_out(self, optimizer: Any, variables: Sequence[Any]) -> None:
-        """An update is not made in the rehearsal: what it would write counts as written."""
+    def leaves_out(self, optimizer: Any, variables: Sequence[Any]) -> bool:
+        """See `Recorder`.
+
+        A witness sees what each update changes. And where an optimizer makes a second update, code
+        may wait for the effect of the first: `while loss > 0.1`.
+        """
+        if self._witness is not None or id(optimizer) in self._left_out:
+            return False
+        self._left_out.add(id(optimizer))
         rate = inner_of(optimizer).learning_rate
         self.assigned |= {id(v) for v in (*variables, *optimizer.variables) if v is not rate}
+        return True
 
     def _raw_derived(self, gradients: Gradients) -> None:
         if self._witness is not None:

@@ -34,8 +34,8 @@ class Recorder(Protocol):
         """An optimizer is to apply `gradients`, under a condition or not."""
         ...
 
-    def left_out(self, optimizer: Any, variables: Sequence[Any]) -> None:
-        """The update of `variables` is not made: what it would write counts as written."""
+    def leaves_out(self, optimizer: Any, variables: Sequence[Any]) -> bool:
+        """Tell whether an update is not made; what it would write then counts as written."""
         ...
 
     def measured(self, terms: Sequence[Term], adds: bool) -> None:

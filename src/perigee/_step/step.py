@@ -338,8 +338,10 @@ class Step(Holder):
             frame.recorder.applied(optimizer, gradients, when is not None)
             if not optimizer.built:
                 return  # built for the union of its variables when the rehearsal is over
-            if can_wait(optimizer, gradients, gradients.variables):
-                frame.recorder.left_out(optimizer, gradients.variables)
+            variables = gradients.variables
+            if can_wait(optimizer, gradients, variables) and frame.recorder.leaves_out(
+                optimizer, variables
+            ):
                 return
         if frame is not None and frame.is_probed:
             return
