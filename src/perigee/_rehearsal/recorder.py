@@ -214,7 +214,8 @@ class StepRecorder:
         self.assigned |= {id(v) for v in (*gradients.variables, counter_of(optimizer))}
         for variable, value in zip(gradients.variables, gradients, strict=True):
             if value is not None:  # an optimizer that is not built yet does not write it now
-                self._is_held(_backends.current().as_keras_variable(variable) or variable)
+                wrapped = _backends.current().as_keras_variable(variable)
+                self._is_held(variable if wrapped is None else wrapped)
 
     @property
     def is_in_doubt(self) -> bool:
