@@ -35,7 +35,7 @@ from perigee._errors.advice import advise
 from perigee._events.events import RUNNING
 from perigee._listening import Talk, listening
 from perigee._rehearsal.own_gradients import held_by, misses_a_graph, takes_gradients
-from perigee._rehearsal.raw_updates import RawUpdates
+from perigee._rehearsal.raw_updates import RawUpdates, as_held
 from perigee._rehearsal.recorder import Observer, StepRecorder, Witness
 from perigee._step.averages import Average
 from perigee._step.frame import Method, rehearsal
@@ -208,7 +208,7 @@ def _rehearsed(
             of_examples=of_examples,
             metrics=metrics,
             beside={name: names for name, names in beside.items() if names},
-            updated={built.path_of(o): v for o, v in recorder.updates},
+            updated={built.path_of(o): [as_held(v) for v in vs] for o, vs in recorder.updates},
             written=written,
             carried=_carried(built, written),
             volatile=_volatile(before, after),

@@ -306,7 +306,8 @@ class RawRecorder:
         variables = list(self._default() if given is None else given)
         gradients = list(grads) if isinstance(grads, list | tuple) else []
         if len(variables) == len(gradients):
-            self._tell_applied(optimizer, Gradients(gradients, variables, is_altered=True))
+            held = [as_held(variable) for variable in variables]
+            self._tell_applied(optimizer, Gradients(gradients, held, is_altered=True))
         elif given is None:
             variables, gradients = [], []
         else:
@@ -432,6 +433,12 @@ class RawRecorder:
 
 def _host_copy(value: Any) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(value))
+
+
+def as_held(variable: Any) -> Any:
+    """Return what stands for a variable of the framework among those of a Step, or itself."""
+    wrapped = _backends.current().as_keras_variable(variable)
+    return variable if wrapped is None else wrapped
 
 
 def divides(optimizer: Any) -> bool:

@@ -214,8 +214,7 @@ class StepRecorder:
         self.assigned |= {id(v) for v in (*gradients.variables, counter_of(optimizer))}
         for variable, value in zip(gradients.variables, gradients, strict=True):
             if value is not None:  # an optimizer that is not built yet does not write it now
-                wrapped = _backends.current().as_keras_variable(variable)
-                self._is_held(variable if wrapped is None else wrapped)
+                self._is_held(variable)
 
     @property
     def is_in_doubt(self) -> bool:
