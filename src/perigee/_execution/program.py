@@ -468,9 +468,9 @@ class Program:
                 arrays, batch_size, _ = sample
                 block = self.compiled_block(batch_size)
                 arguments = arrays, np.int32(0), np.int32(1)
-                return self._traced(block, lambda: block.obstacles(*arguments))
+                return self._traced(block, block.obstacles, *arguments)
             single = self._single()
-            return self._traced(single, lambda: single.obstacles(batch))
+            return self._traced(single, single.obstacles, batch)
 
         return for_each_size_if_needed(compiled)
 
@@ -530,13 +530,13 @@ class Program:
         That includes the steps of the call, if it waits for the device.
         """
         traces, began = compiled.traces, now()
-        result = self._traced(compiled, lambda: (run or compiled)(*arguments))
+        result = self._traced(compiled, run or compiled, *arguments)
         is_traced = compiled.traces != traces
         if is_traced:
             count_as_compiling(now() - began)
         return result, is_traced
 
-    def _traced(self, compiled: Compiled, run: Callable[[], Any]) -> Any:
+    def _traced(self, compiled: Compiled, run: Callable[..., Any], *arguments: Any) -> Any:
         """Run what may trace compiled code first.
 
         Raises:
@@ -545,10 +545,11 @@ class Program:
         """
         traces = compiled.traces
         try:
-            return run()
+            return run(*arguments)
         except Exception as error:
             is_traced = compiled.traces != traces
-            if is_traced and not isinstance(error, PerigeeError) and self._fits_sized():
+            is_of_tracing = is_traced and not isinstance(error, PerigeeError)
+            if is_of_tracing and self._fits_sized() and not _traces(compiled, arguments):
                 self._needs_sizes = True
                 self._compiled.clear()
                 raise SizesNeeded from error
@@ -570,11 +571,7 @@ class Program:
         variables = [*self.rehearsal.tracked.variables, *self._slot_variables]
         body = self._predict if self._method == "predict_step" else self._row
         sized = _backends.current().compile(body, variables, self.plan.mode, states=None)
-        try:
-            sized.obstacles(keras.tree.map_structure(_zeros, self.like))
-        except Exception:  # of user code: the cause is another
-            return False
-        return True
+        return _traces(sized, [keras.tree.map_structure(_zeros, self.like)])
 
     def _single(self) -> Compiled:
         body = self._predict if self._method == "predict_step" else self._row
@@ -859,6 +856,15 @@ def _like(batch: Batch) -> Batch | None:
         return keras.tree.map_structure(leaf_like, batch)
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def _traces(compiled: Compiled, arguments: Sequence[Any]) -> bool:
+    """Return whether compiled code can be traced: what fails once, in user code, may not again."""
+    try:
+        compiled.obstacles(*arguments)
+    except Exception:
+        return False
+    return True
 
 
 def _zeros(leaf: Any) -> Any:

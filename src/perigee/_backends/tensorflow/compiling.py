@@ -479,15 +479,16 @@ class _Program:
         ):
             return
         if self._specs is None:
-            self._specs = [_open_spec(tensor) for tensor in tensors]
+            specs = [_open_spec(tensor) for tensor in tensors]
         else:
-            self._specs = [
+            specs = [
                 spec.most_specific_common_supertype([_open_spec(tensor)]) or _open_spec(tensor)
                 for spec, tensor in zip(self._specs, tensors, strict=True)
             ]
-        self._traced = tf.function(self._function, input_signature=self._specs, autograph=False)
+        traced = tf.function(self._function, input_signature=specs, autograph=False)
         # Looking up the trace for the arguments at each call would cost as much as a small step.
-        self.run = self._traced.get_concrete_function()
+        self.run = traced.get_concrete_function()
+        self._traced, self._specs = traced, specs  # what could not be traced is tried again
 
     def _of_these_sizes(self, tensors: Sequence[Any]) -> Any:
         """Return the concrete function for arguments of these sizes."""
