@@ -1,5 +1,7 @@
 """A rehearsal takes no memory that training does not need: it keeps no copy of the state."""
 
+from typing import Any, ClassVar
+
 import keras
 import numpy as np
 
@@ -37,7 +39,9 @@ def test_what_is_written_meanwhile_is_restored_and_then_nothing_is_kept():
 class _Watched(pg.Supervised):
     """Notes whether its weights differ after an update, where their values are known."""
 
-    def train_step(self, batch):
+    moved: ClassVar[list[bool]] = []
+
+    def train_step(self, batch: Any):
         weight = self.model.trainable_variables[0]
         before = keras.ops.convert_to_tensor(weight)
         logs = super().train_step(batch)
@@ -53,13 +57,13 @@ def test_a_built_optimizer_makes_no_update_and_what_it_would_write_is_known():
     optimizer = keras.optimizers.Adam(0.1)
     optimizer.build(model.trainable_variables)
     step = _Watched(model, optimizer, keras.losses.MeanSquaredError())
-    moved = _Watched.moved = []
+    _Watched.moved.clear()
     batch = _backends.current().tensors((np.ones((4, 3), "float32"), np.ones((4, 2), "float32")))
 
     found = rehearse(step, "train_step", batch)
 
     if keras.backend.backend() != "jax":  # compiled there: the compiler drops an update unused
-        assert moved == [False]
+        assert _Watched.moved == [False]
     names = {e.name for e in track(step).entries if id(e.variable) in set(map(id, found.written))}
     assert names >= {"optimizer/iteration", "model/dense/kernel"}
     assert any("velocity" in name for name in names)
