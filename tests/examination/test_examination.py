@@ -23,8 +23,8 @@ ONCE_WRONG = (
 
 
 def drawn():
-    """Return the names of as many faulty programs as of right ones."""
-    known = [program for program in programs() if program.name not in OPEN]
+    """Return the names of as many faulty programs as of right ones, of those that were tuned on."""
+    known = [each for each in programs() if each.name not in OPEN and not each.is_second]
     for is_faulty in (True, False):
         names = sorted(p.name for p in known if (p.category is not None) == is_faulty)
         yield from random.Random(SEED).sample(names, SAMPLE)

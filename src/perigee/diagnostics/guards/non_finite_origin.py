@@ -37,7 +37,7 @@ from perigee.diagnostics._recording import look, record
 _COST_SHARE = 0.005
 """Share of the time that keeping good states may take."""
 
-_MOST_BYTES = 2**26
+_MOST_BYTES = 2**28
 """The most bytes of a state that is kept: a large one would take half as much memory again."""
 _MOST_STEPS = 5000
 _MOST_SECONDS = 30.0
