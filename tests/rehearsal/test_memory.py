@@ -68,3 +68,36 @@ def test_a_built_optimizer_makes_no_update_and_what_it_would_write_is_known():
     assert names >= {"optimizer/iteration", "model/dense/kernel"}
     assert any("velocity" in name for name in names)
     assert "optimizer/learning_rate" not in names
+
+
+class UntilSmall(pg.Step):
+    """Updates until the loss is small, as only code that runs eagerly can; notes how often."""
+
+    def __init__(self):
+        self.model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        self.optimizer = keras.optimizers.Adam(0.1)
+        self.optimizer.build(self.model.trainable_variables)
+        self.counts = []
+
+    def error(self, x, y):
+        return keras.ops.mean((self.model(x, training=True) - y) ** 2)
+
+    def train_step(self, batch):
+        x, y = batch
+        count, loss = 0, 1.0
+        while float(loss) > 0.05 and count < 500:
+            loss = self.minimize(lambda: self.error(x, y), self.optimizer)
+            count += 1
+        self.counts.append(count)
+        return {"loss": loss}
+
+
+def test_a_loop_that_waits_for_the_effect_of_updates_ends():
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(32, 3)).astype("float32")
+    step = UntilSmall()
+
+    pg.fit(step, (x, x.sum(1, keepdims=True)), execution="eager", progress="off")
+
+    assert len(step.counts) > 1
+    assert max(step.counts) < 500
