@@ -54,7 +54,7 @@ class _Watched(pg.Supervised):
 
 
 def test_a_built_optimizer_makes_no_update_and_what_it_would_write_is_known():
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
     optimizer = keras.optimizers.Adam(0.1)
     optimizer.build(model.trainable_variables)
     step = _Watched(model, optimizer, keras.losses.MeanSquaredError())

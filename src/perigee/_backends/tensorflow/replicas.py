@@ -335,7 +335,10 @@ def read(variable: Any) -> np.ndarray:
     held = copies(variable)
     if len(held) > 1 and is_sum(variable):
         return np.asarray(sum(copy.numpy() for copy in held), held[0].dtype.as_numpy_dtype)
-    return np.asarray(tf.convert_to_tensor(held[0]))  # of a variable, it would be a copy
+    value = held[0]
+    if isinstance(value, tf.Variable) and np.dtype(value.dtype.as_numpy_dtype).isbuiltin == 1:
+        value = tf.convert_to_tensor(value)  # of a variable, and of other dtypes, it is a copy
+    return np.asarray(value)
 
 
 def hold(variable: Any) -> Tensor | None:
