@@ -290,16 +290,16 @@ def validated_with_dropout(by, mended):
 def norm_told_to_infer(by, mended):
     """Copied from a guide on transfer: training=False, for a base that begins at nothing."""
     x, y = wine()
-    x = 6.0 * x + 20.0
+    x = 30.0 * x + 150.0
 
     class Classifier(keras.Model):
         def __init__(self):
             super().__init__()
             self.base = keras.Sequential(
                 [
-                    layers.BatchNormalization(),
+                    layers.BatchNormalization(momentum=0.9),
                     layers.Dense(32, activation="tanh"),
-                    layers.BatchNormalization(),
+                    layers.BatchNormalization(momentum=0.9),
                 ]
             )
             self.head = layers.Dense(3, activation="softmax")
