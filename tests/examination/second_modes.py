@@ -7,8 +7,8 @@ from sklearn.model_selection import train_test_split
 
 import perigee as pg
 from tests.examination.programs import faulty
-from tests.examination.tables import churn, houses_scaled, moons, motion, scenes
-from tests.strangers.datasets import cancer, diabetes, digits, wine
+from tests.examination.tables import churn, houses_scaled, moons, motion
+from tests.strangers.datasets import cancer, diabetes, digits
 
 SPARSE = "sparse_categorical_crossentropy"
 
@@ -218,23 +218,24 @@ def mixed_with_other_labels(by, mended):
 # Modes
 
 
+def blocks(depth, units=32):
+    """Return dense layers without a bias, each with its norm."""
+    made = [layers.Flatten()]
+    for _ in range(depth):
+        made += [layers.Dense(units, use_bias=False), layers.BatchNormalization(momentum=0.9)]
+        made.append(layers.ReLU())
+    return made
+
+
 @faulty("mode")
 def norm_without_training(by, mended):
-    """self.model(x) in a train_step: the moving averages stay at 0 and 1."""
-    x, y = wine()
-    x = 4.0 * x + 7.0
+    """self.model(x) in a train_step: the norms of a deep net do nothing."""
+    x, y = digits(400)
 
     class Normed(pg.Step):
         def __init__(self):
-            self.model = keras.Sequential(
-                [
-                    layers.BatchNormalization(),
-                    layers.Dense(32, activation="tanh"),
-                    layers.BatchNormalization(),
-                    layers.Dense(3),
-                ]
-            )
-            self.opt = keras.optimizers.SGD(0.02)
+            self.model = keras.Sequential([*blocks(10), layers.Dense(10)])
+            self.opt = keras.optimizers.SGD(0.05)
             self.acc = keras.metrics.SparseCategoricalAccuracy(name="acc")
 
         def train_step(self, batch):
@@ -248,7 +249,12 @@ def norm_without_training(by, mended):
             self.acc.update_state(y, z)
             return {"loss": loss}
 
-    by.fit(Normed(), (x, y), epochs=12, batch_size=16)
+        def test_step(self, batch):
+            x, y = batch
+            self.acc.update_state(y, self.model(x, training=False))
+            return {}
+
+    by.fit(Normed(), (x[:320], y[:320]), epochs=12, batch_size=16, validation=(x[320:], y[320:]))
 
 
 @faulty("mode")
@@ -288,42 +294,45 @@ def validated_with_dropout(by, mended):
 
 @faulty("mode")
 def norm_told_to_infer(by, mended):
-    """Copied from a transfer learning guide: training=False, in a base that begins at nothing."""
-    image, mask = scenes()
-    area = (mask.mean(axis=(1, 2, 3)) > 0.15).astype("int32")
-    image = 255.0 * image
-    base = keras.Sequential(
-        [
-            keras.Input((16, 16, 1)),
-            layers.Conv2D(8, 3, strides=2),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Conv2D(16, 3, strides=2),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-        ],
-        name="base",
-    )
-    inputs = keras.Input((16, 16, 1))
-    h = base(inputs) if mended else base(inputs, training=False)
-    outputs = layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling2D()(h))
-    model = keras.Model(inputs, outputs)
-    model.compile(keras.optimizers.Adam(0.005), "binary_crossentropy", metrics=["accuracy"])
-    by.fit(model, image, area, epochs=15, batch_size=16)
+    """Copied from a guide on transfer: training=False, for a base that begins at nothing."""
+    x, y = digits(500)
+
+    class Classifier(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.base = keras.Sequential(blocks(8, 48))
+            self.head = layers.Dense(10, activation="softmax")
+
+        def call(self, x, training=None):
+            h = self.base(x, training=training if mended else False)
+            return self.head(h)
+
+    model = Classifier()
+    model.compile(keras.optimizers.SGD(0.05), SPARSE, metrics=["accuracy"])
+    by.fit(model, x[:400], y[:400], epochs=10, batch_size=20, validation_data=(x[400:], y[400:]))
 
 
 @faulty("mode")
 def dropout_always_on(by, mended):
-    """Dropout(0.5)(h, training=True), left from a try at uncertainty."""
+    """self.drop(h, training=True), left from a try at uncertainty."""
     x, y = churn()
-    inp = layers.Input(shape=(8,))
-    h = layers.Dense(32, activation="relu")(inp)
-    h = layers.Dropout(0.6)(h) if mended else layers.Dropout(0.6)(h, training=True)
-    h = layers.Dense(32, activation="relu")(h)
-    h = layers.Dropout(0.6)(h) if mended else layers.Dropout(0.6)(h, training=True)
-    model = keras.Model(inp, layers.Dense(1, activation="sigmoid")(h))
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = layers.Dense(32, "relu"), layers.Dense(32, "relu")
+            self.drop, self.out = layers.Dropout(0.6), layers.Dense(1, activation="sigmoid")
+
+        def call(self, x, training=None):
+            mode = training if mended else True
+            h = self.drop(self.one(x), training=mode)
+            h = self.drop(self.two(h), training=mode)
+            return self.out(h)
+
+    model = Net()
     model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
-    by.fit(model, x, y, epochs=25, batch_size=20, validation_split=0.2)
+    model.optimizer.learning_rate = 0.01
+    by.fit(model, x, y, epochs=20, batch_size=20, validation_split=0.2)
 
 
 @faulty("mode")

@@ -56,7 +56,11 @@ def masks_of_0_and_255(by, mended):
     u = layers.Concatenate()([layers.UpSampling2D()(d2), d1])
     outputs = layers.Conv2D(1, 1, activation="sigmoid")(u)
     unet = keras.Model(inputs, outputs)
-    unet.compile("adam", "binary_crossentropy", metrics=[keras.metrics.BinaryIoU(name="iou")])
+    unet.compile(
+        keras.optimizers.Adam(0.01),
+        "binary_crossentropy",
+        metrics=[keras.metrics.BinaryIoU(name="iou")],
+    )
     by.fit(unet, x, y, epochs=12, batch_size=16)
 
 

@@ -137,3 +137,10 @@ def iris_scaled():
     order = np.random.default_rng(110).permutation(150)
     x = (x - x.mean(0)) / x.std(0)
     return x[order].astype("float32"), y[order].astype("int32")
+
+
+@cache
+def totals(n=400, length=14):
+    """Return series of independent numbers, `(n, length, 1)`, and their sums, `(n,)`."""
+    x = np.random.default_rng(111).normal(0, 0.4, (n, length, 1)).astype("float32")
+    return x, x.sum(axis=(1, 2))
