@@ -89,13 +89,13 @@ def can_wait(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any])
     would fail is made, and so is one of a user's own class that is built. A function that is
     compiled meanwhile would never make it.
     """
-    kind = type(optimizer)
+    kind = optimizer.__class__  # not its type, which of a weak reference is another
     is_own = (kind if optimizer.built else kind.apply).__module__.partition(".")[0] == "keras"
     if not is_own or _backends.current().compiler() is not None:
         return False
     inner = inner_of(optimizer)
     return not optimizer.built or (
-        type(inner).__module__.partition(".")[0] == "keras"
+        inner.__class__.__module__.partition(".")[0] == "keras"
         and not _unknown(optimizer, variables)
         and all(
             gradient is None or _shape_of(gradient) == tuple(variable.shape)
