@@ -181,8 +181,8 @@ def _is_left_out(original: Any, *args: Any, **kwargs: Any) -> Talk:
 def hold(variable: Any) -> Tensor | None:
     """See `Backend.hold`: arrays do not change; but code that runs eagerly may donate them.
 
-    One of a weak type, made from a number of Python, is no more so after a step: compiled for it,
-    the step would be compiled again.
+    One of a weak type, made from a number of Python, is no more so after a step, which would be
+    recompiled.
     """
     if _is_eager.get() or not isinstance(variable, keras.Variable) or variable.value.weak_type:
         return None
