@@ -201,6 +201,7 @@ def test_what_comes_second_among_four_is_no_label():
 # What a check says beside its findings.
 
 
+@pytest.mark.only_tensorflow  # its loss reads values
 def test_probes_of_rules_warn_of_nothing():
     def loss(true, pred):
         if not np.isin(ops.convert_to_numpy(true), numbers()[1]).all():
