@@ -21,7 +21,7 @@ from perigee._step.frame import Watch, current_frame
 from perigee._step.gradients import Gradients
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
-from perigee._step.updates import can_wait, inner_of, internals
+from perigee._step.updates import inner_of, internals
 
 _LOOKED_AT_FIRST = 2
 """How many gradients are computed first: of the kernel and the bias of the last layer."""
@@ -103,7 +103,7 @@ class RawRecorder:
         tracked: What it holds.
         derived: Called with the gradients of each tape.
         applied: Called with an optimizer that is to apply gradients, some of them `None`.
-        leaves_out: Tells whether the update of some variables is not made; see `Recorder`.
+        leaves_out: Tells whether an update is not made; see `Recorder`.
         looks_at_all: Whether to compute all gradients, to find updates in which all are 0. Where
             operations are compiled, the last ones are computed otherwise: those of the layers next
             to the loss, without most of the backward pass, which takes long to compile.
@@ -118,7 +118,7 @@ class RawRecorder:
         tracked: Tracked,
         derived: Callable[[Gradients], None],
         applied: Callable[[Any, Gradients], None],
-        leaves_out: Callable[[Any, Sequence[Any]], bool],
+        leaves_out: Callable[[Any, Sequence[Any], Sequence[Any]], bool],
         looks_at_all: bool = False,
     ) -> None:
         self.is_in_doubt: bool = False
@@ -247,12 +247,7 @@ class RawRecorder:
             trainable_variables = list(trainable_variables)
         update = self._update(optimizer, grads, trainable_variables)
         call = Call(original, (grads, trainable_variables), kwargs)
-        if (
-            update.moved
-            and can_wait(optimizer, update.gradients, update.variables)
-            # If it is not built: for the union of its variables, when the rehearsal is over.
-            and (not optimizer.built or self._leaves_out(optimizer, update.moved))
-        ):
+        if update.moved and self._leaves_out(optimizer, update.gradients, update.variables):
             call = Call(lambda: None, (), {})
         yield from self._within(call)
 

@@ -30,7 +30,7 @@ from perigee._step.masks import mask_of
 from perigee._step.samples import Sample
 from perigee._step.state import Tracked, track
 from perigee._step.step import Step
-from perigee._step.updates import counter_of, inner_of, internals
+from perigee._step.updates import can_wait, counter_of, inner_of, internals
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,17 +191,24 @@ class StepRecorder:
         for variable in optimizer.variables:
             self._is_held(variable)
 
-    def leaves_out(self, optimizer: Any, variables: Sequence[Any]) -> bool:
+    def leaves_out(
+        self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]
+    ) -> bool:
         """See `Recorder`.
 
         A witness sees what each update changes. And where an optimizer makes a second update, code
         may wait for the effect of the first: `while loss > 0.1`.
         """
+        if not can_wait(optimizer, gradients, variables):
+            return False
+        if not optimizer.built:  # but for the union of its variables, when the rehearsal is over
+            return True
         if self._witness is not None or id(optimizer) in self._left_out:
             return False
         self._left_out.add(id(optimizer))
         rate = inner_of(optimizer).learning_rate
-        self.assigned |= {id(v) for v in (*variables, *optimizer.variables) if v is not rate}
+        moved = [v for v, g in zip(variables, gradients, strict=True) if g is not None]
+        self.assigned |= {id(v) for v in (*moved, *optimizer.variables) if v is not rate}
         return True
 
     def _raw_derived(self, gradients: Gradients) -> None:

@@ -34,7 +34,9 @@ class Recorder(Protocol):
         """An optimizer is to apply `gradients`, under a condition or not."""
         ...
 
-    def leaves_out(self, optimizer: Any, variables: Sequence[Any]) -> bool:
+    def leaves_out(
+        self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]
+    ) -> bool:
         """Tell whether an update is not made; what it would write then counts as written."""
         ...
 

@@ -33,7 +33,7 @@ from perigee._step.objective import ObjectiveCall, inner_scalar, measured
 from perigee._step.rows import arrays_of_rows
 from perigee._step.samples import Sample
 from perigee._step.state import Holder, Tracked, nested_layers, track
-from perigee._step.updates import can_wait, inner_of, internals, update
+from perigee._step.updates import inner_of, internals, update
 from perigee._typing import Batch, Tensor, Tree
 
 Objective = Callable[..., Any]
@@ -338,10 +338,7 @@ class Step(Holder):
             frame.recorder.applied(optimizer, gradients, when is not None)
             if not optimizer.built:
                 return  # built for the union of its variables when the rehearsal is over
-            variables = gradients.variables
-            if can_wait(optimizer, gradients, variables) and frame.recorder.leaves_out(
-                optimizer, variables
-            ):
+            if frame.recorder.leaves_out(optimizer, gradients, gradients.variables):
                 return
         if frame is not None and frame.is_probed:
             return

@@ -41,17 +41,15 @@ _BETWEEN = (
 )
 
 
-def chained(evidence: Evidence, call: ModelCall) -> Iterator[tuple[Inner, Inner, list[Any]]]:
+def chained(evidence: Evidence, call: ModelCall) -> Iterator[tuple[Inner, Inner]]:
     """Yield each dense or convolutional layer with the next one that alone uses what it returns.
 
-    Tensors are followed by their values, so it does not matter how a model is written.
+    What stands between them is linear. Tensors are followed by their values, so it does not matter
+    how a model is written.
 
     Args:
         evidence: Holds what the layers return.
         call: A call of a model.
-
-    Yields:
-        Both, and the layers between them, which are linear.
     """
     if call.inputs is None:
         return
@@ -62,16 +60,16 @@ def chained(evidence: Evidence, call: ModelCall) -> Iterator[tuple[Inner, Inner,
     ]
     used = Counter(key_of(leaf) for one in evidence.inside(call) for leaf in _used(one))
     used.update(key_of(leaf) for leaf in call.outputs)
-    made: dict[tuple[int, bytes], tuple[Inner, list[Any]]] = {}
+    made: dict[tuple[int, bytes], Inner] = {}
     for one in units:
         key = key_of(one.inputs[0])
         first = made.get(key) if used[key] == 1 else None
         if _is_weighted(one.layer):
             if first is not None:
-                yield first[0], one, first[1]
-            made[key_of(one.outputs[0])] = one, []
+                yield first, one
+            made[key_of(one.outputs[0])] = one
         elif first is not None and _passes(one.layer):
-            made[key_of(one.outputs[0])] = first[0], [*first[1], one.layer]
+            made[key_of(one.outputs[0])] = first
 
 
 def _used(one: Inner) -> list[np.ndarray]:

@@ -326,8 +326,15 @@ class Evidence:
         Args:
             shows: Whether a recording of `train_step` shows it.
         """
-        others = sum(shows(self.training_redrawn(turn)) for turn in range(_DRAWS))
-        return others < _DRAWS / 2
+        return not self.is_of_most_draws(lambda turn: shows(self.training_redrawn(turn)))
+
+    def is_of_most_draws(self, shows: Callable[[int], Any]) -> bool:
+        """Return whether at least half of some other draws of the weights show something.
+
+        Args:
+            shows: Whether a draw does, given its number, which is the `turn` of `redrawn`.
+        """
+        return sum(bool(shows(turn)) for turn in range(_DRAWS)) >= _DRAWS / 2
 
     def loss(
         self, batch: Batch, times: int | None = None, change_weights: bool = False

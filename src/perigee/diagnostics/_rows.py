@@ -551,7 +551,9 @@ class _Objectives:
 
     def applied(self, optimizer: Any, gradients: Gradients, is_conditional: bool) -> None: ...
 
-    def leaves_out(self, optimizer: Any, variables: Sequence[Any]) -> bool:
+    def leaves_out(
+        self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]
+    ) -> bool:
         return False
 
     def measured(self, terms: Sequence[Any], adds: bool) -> None: ...

@@ -31,8 +31,6 @@ _LAYERS = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D)
 _FLAT, _SATURATED, _FEWEST_ROWS = 1e-4, 0.95, 8
 """A slope at which an activation passes next to nothing, and the share of values that have it."""
 _MOST_SHARES = 8
-_DRAWS = 4
-"""Other draws of the weights."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -90,9 +88,10 @@ def _of_each(evidence: Evidence, examine: _Examine) -> dict[str, str]:
     found: dict[str, str] = {}
     for call in first.values():
         items = {} if call.inputs is None else examine(call, evidence.inside(call))
-        if items:
-            draws = [examine(call, evidence.inside_redrawn(call, turn)) for turn in range(_DRAWS)]
-            found |= items if sum(map(bool, draws)) >= _DRAWS / 2 else {}
+        if items and evidence.is_of_most_draws(
+            lambda turn, call=call: examine(call, evidence.inside_redrawn(call, turn))
+        ):
+            found |= items
     return found
 
 

@@ -44,7 +44,7 @@ def check(evidence: Evidence) -> list[Finding]:
         for model in nested_layers(call.layer):
             if isinstance(model, keras.Sequential):
                 found |= dict.fromkeys(_pairs(model))
-        for first, second, _ in chained(evidence, call):
+        for first, second in chained(evidence, call):
             if type(first.layer) is not type(second.layer):
                 continue  # as the last block of a MobileNet, or a filter before a classifier
             if _are_trained(evidence, first.layer, second.layer):
